@@ -1,0 +1,42 @@
+"""`doctor`: what is wrong with this installation, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
+
+
+def doctor(
+    root: Annotated[
+        Path | None, typer.Option("--root", help='Check as after: eval "$(hippo-nnunet env --root DIR)".')
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check versions, folders, registration, what nnU-Net resolves, GPU, compiler, disk and memory.
+
+    Exit code 1 where any finding is an error.
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from hippo_nnunet.nnunet.doctor import diagnose, survey
+
+    with Console(stderr=True).status("asking nnU-Net and torch"):
+        findings = diagnose(survey(root))
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        width = max(len(finding.check) for finding in findings)
+        for finding in findings:
+            level = typer.style(finding.level.ljust(7), fg=COLOURS[finding.level])
+            typer.echo(f"{level}  {finding.check.ljust(width)}  {finding.finding}")
+            if finding.remedy:
+                typer.echo(f"{'':7}  {'':{width}}  -> {finding.remedy}")
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,72 @@
+"""The `hippo-nnunet` program: puts the command groups together and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from hippo_nnunet import __version__
+from hippo_nnunet.cli import data, doctor, predict, registration, run, submit, train
+from hippo_nnunet.errors import HippoError
+
+app = typer.Typer(
+    name="hippo-nnunet",
+    help="Attention U-Nets and comparable baselines inside nnU-Net v2: from NIfTI files to a submission.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data.app, name="data")
+for function in (
+    doctor.doctor,
+    registration.env,
+    registration.register,
+    registration.unregister,
+    registration.list_,
+    train.plan,
+    train.train,
+    run.run,
+    predict.predict,
+    submit.submit,
+):
+    app.command(name=function.__name__.rstrip("_"))(function)
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Configure logging once, before any command."""
+    logging.basicConfig(
+        level=logging.DEBUG if debug or verbose else logging.INFO,
+        format="%(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def main() -> None:
+    """Entry point: exit code 0 done, 1 a HippoError, 2 wrong usage."""
+    try:
+        app()
+    except HippoError as error:
+        if "--debug" in sys.argv:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""`env`, `register`, `unregister` and `list`: how nnU-Net and the user see what this package offers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def env(
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Holds the nnU-Net folders whose variables are not set.")
+    ] = None,
+) -> None:
+    """Print the exports that nnU-Net wants, for: eval "$(hippo-nnunet env --root DIR)".
+
+    A variable that is set already keeps its value. The folders are created.
+    """
+    from hippo_nnunet.nnunet.paths import activate, environment, export_lines
+
+    activate(root)
+    typer.echo(export_lines(environment(root)))
+
+
+def register() -> None:
+    """Make nnU-Net find our trainers and planners by name (one small file in each of two of its folders)."""
+    from hippo_nnunet.nnunet.registration import register as write_shims
+
+    written = write_shims()
+    for path in written:
+        typer.echo(f"wrote {path}")
+    if not written:
+        typer.echo("already registered")
+
+
+def unregister() -> None:
+    """Remove what `register` wrote, and nothing else."""
+    from hippo_nnunet.nnunet.registration import unregister as remove_shims
+
+    removed = remove_shims()
+    for path in removed:
+        typer.echo(f"removed {path}")
+    if not removed:
+        typer.echo("was not registered")
+
+
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the trainers, the planners, and the recipe words that may follow a trainer's name."""
+    from hippo_nnunet.planners import PLANNERS
+    from hippo_nnunet.training.recipes import BASES, WORD_GROUPS
+
+    words = [
+        {"group": group.name, "word": word, "meaning": meaning}
+        for group in WORD_GROUPS
+        for word, meaning in group.words.items()
+    ]
+    if as_json:
+        typer.echo(json.dumps({"trainers": BASES, "planners": PLANNERS, "words": words}, indent=2))
+        return
+    typer.echo("Trainers: <trainer>[_word]*, at most one word of a group, in this order")
+    _echo_rows([(name, meaning) for name, meaning in BASES.items()])
+    typer.echo("\nWords")
+    _echo_rows([(word["group"], word["word"], word["meaning"]) for word in words])
+    typer.echo("\nPlanners")
+    _echo_rows([(name, meaning) for name, meaning in PLANNERS.items()])
+
+
+def _echo_rows(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        typer.echo("  " + "  ".join([*cells, row[-1]]))

@@ -1,0 +1,55 @@
+"""`submit`: write the submission archive, or verify one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def submit(
+    predictions: Annotated[
+        Path | None, typer.Argument(help="Folder of predicted test cases, <case>.nii.gz.", show_default=False)
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of the test images (imagesTs).", show_default=False)
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Archive to write, .zip.", show_default=False)] = None,
+    verify: Annotated[
+        Path | None, typer.Option("--verify", help="Archive to verify; nothing is written.", show_default=False)
+    ] = None,
+    dataset_json: Annotated[
+        Path | None,
+        typer.Option(
+            "--dataset-json",
+            help="The task's dataset.json. [default: beside the predictions, or above the images]",
+            show_default=False,
+        ),
+    ] = None,
+    task_name: Annotated[str, typer.Option("--task-name", help="Folder in the archive.")] = "Task04_Hippocampus",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an archive that is there.")] = False,
+) -> None:
+    """Write the submission archive from predictions, or verify one and list all that is wrong with it."""
+    if images is None:
+        raise typer.BadParameter("name the folder of the test images", param_hint="--images")
+    if (predictions is None) == (verify is None):
+        raise typer.BadParameter("give either a folder of predictions or --verify ARCHIVE")
+    from hippo_nnunet.errors import DataError
+    from hippo_nnunet.inference.submission import dataset_labels, nearby_labels, verify_submission, write_submission
+
+    if verify is not None:
+        labels = dataset_labels(dataset_json) if dataset_json else nearby_labels(images.resolve().parent)
+        problems = verify_submission(verify, images, labels, task_name)
+        for problem in problems:
+            typer.echo(problem)
+        if problems:
+            raise DataError(f"{verify}: refused, {len(problems)} problems, listed on stdout: write it with submit")
+        typer.echo(f"{verify}: right")
+        return
+    if output is None:
+        raise typer.BadParameter("name the archive to write", param_hint="--output")
+    assert predictions is not None
+    allowed = dataset_labels(dataset_json) if dataset_json else None
+    cases = write_submission(predictions, images, output, task_name, overwrite, allowed)
+    typer.echo(f"{output}: {len(cases)} cases, verified")

@@ -1,0 +1,107 @@
+"""Overlap, surface and volume metrics of one case, one row per label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import surface_distance
+
+from hippo_nnunet.errors import DataError
+
+Label = int | tuple[int, ...]
+"""One label value, or the values that together make a region."""
+
+METRICS = ("dice", "nsd_1mm", "hd95_mm", "assd_mm", "volume_ref_mm3", "volume_mm3")
+"""The metric columns, in the order of `metrics/per_case.csv`."""
+
+NSD_TOLERANCE_MM = 1.0
+
+
+def case_metrics(
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    spacing_mm: Sequence[float],
+    labels: Mapping[str, Label],
+    ignore_label: int | None = None,
+) -> list[dict[str, str | float]]:
+    """Compare one predicted segmentation with its reference.
+
+    Voxels whose reference is `ignore_label` count as background in both, for every metric.
+
+    | reference | prediction | dice | nsd_1mm | hd95_mm, assd_mm |
+    |---|---|---|---|---|
+    | empty | empty | NaN | NaN | NaN: nothing to compare, left out of means, as nnU-Net does |
+    | one of the two empty | | 0 | 0 | the image's diagonal: the worst that this image could give |
+
+    Args:
+        reference: Integer-valued array of shape (d, h, w) or (h, w).
+        prediction: Integer-valued array of the reference's shape.
+        spacing_mm: Voxel size in mm along each axis, in the order of the arrays' axes.
+        labels: Name of each foreground label, and its value or, for a region, its values.
+        ignore_label: Reference value of voxels that count nowhere.
+
+    Returns:
+        One dict per label, in the order of `labels`: `label` and
+        `dice`, 2TP / (2TP + FP + FN), 0 to 1;
+        `nsd_1mm`, share of both surfaces within 1 mm of the other, 0 to 1;
+        `hd95_mm`, the larger of the two directed 95th percentiles of the surface distance;
+        `assd_mm`, the mean distance over both surfaces, weighted by surface area;
+        `volume_ref_mm3` and `volume_mm3` of reference and prediction (mm2 for 2D arrays).
+
+    Raises:
+        DataError: Shapes differ, are not 2D or 3D, or the spacing does not fit them.
+
+    Source:
+        Dice as in nnunetv2.evaluation.evaluate_predictions; surfaces after Nikolov et al. 2021
+        (doi:10.2196/26151), by their package surface-distance. The values for empty masks are ours: an
+        infinite distance would spoil every mean, and leaving the case out would reward missing a structure.
+    """
+    spacing = _checked_spacing(reference, prediction, spacing_mm)
+    use = np.ones(reference.shape, dtype=bool) if ignore_label is None else reference != ignore_label
+    rows: list[dict[str, str | float]] = []
+    for name, label in labels.items():
+        values = np.atleast_1d(np.asarray(label))
+        mask_ref = np.isin(reference, values) & use
+        mask_pred = np.isin(prediction, values) & use
+        rows.append({"label": name, **_mask_metrics(mask_ref, mask_pred, spacing)})
+    return rows
+
+
+def _checked_spacing(reference: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float]) -> tuple[float, ...]:
+    if reference.shape != prediction.shape:
+        raise DataError(
+            f"reference has shape {reference.shape} and prediction {prediction.shape}: "
+            "they must lie on the same voxel grid; predict again from the image that was labelled"
+        )
+    spacing = tuple(float(s) for s in spacing_mm)
+    if reference.ndim not in (2, 3) or len(spacing) != reference.ndim:
+        raise DataError(
+            f"cannot measure an array of shape {reference.shape} with spacing {spacing}: "
+            "give a 2D or 3D array and one spacing for each axis"
+        )
+    if not all(np.isfinite(s) and s > 0 for s in spacing):
+        raise DataError(f"spacing {spacing} mm is not positive: correct the header of the image")
+    return spacing
+
+
+def _mask_metrics(mask_ref: np.ndarray, mask_pred: np.ndarray, spacing: tuple[float, ...]) -> dict[str, float]:
+    n_ref, n_pred = int(mask_ref.sum()), int(mask_pred.sum())
+    voxel = float(np.prod(spacing))
+    volumes = {"volume_ref_mm3": n_ref * voxel, "volume_mm3": n_pred * voxel}
+    if n_ref == 0 and n_pred == 0:
+        return {"dice": np.nan, "nsd_1mm": np.nan, "hd95_mm": np.nan, "assd_mm": np.nan, **volumes}
+    if n_ref == 0 or n_pred == 0:
+        diagonal = float(np.linalg.norm(np.multiply(mask_ref.shape, spacing)))
+        return {"dice": 0.0, "nsd_1mm": 0.0, "hd95_mm": diagonal, "assd_mm": diagonal, **volumes}
+    overlap = int((mask_ref & mask_pred).sum())
+    surfaces = surface_distance.compute_surface_distances(mask_ref, mask_pred, spacing)
+    distances = np.concatenate([surfaces["distances_gt_to_pred"], surfaces["distances_pred_to_gt"]])
+    areas = np.concatenate([surfaces["surfel_areas_gt"], surfaces["surfel_areas_pred"]])
+    return {
+        "dice": 2 * overlap / (n_ref + n_pred),
+        "nsd_1mm": float(surface_distance.compute_surface_dice_at_tolerance(surfaces, NSD_TOLERANCE_MM)),
+        "hd95_mm": float(surface_distance.compute_robust_hausdorff(surfaces, 95)),
+        "assd_mm": float(np.average(distances, weights=areas)),
+        **volumes,
+    }

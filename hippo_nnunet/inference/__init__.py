@@ -1,0 +1,1 @@
+"""Prediction, ensembling and submission."""

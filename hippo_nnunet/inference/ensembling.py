@@ -1,0 +1,177 @@
+"""Segmentations from the averaged probabilities of several models."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hippo_nnunet.errors import DataError
+from hippo_nnunet.evaluation.postprocessing import postprocess
+from hippo_nnunet.evaluation.probabilities import load_probabilities
+from hippo_nnunet.evaluation.selection import EnsembleChoice
+
+MemberFiles = Mapping[str, Path]
+"""Case to `<case>.npz` of one model: see `probability_files` and `out_of_fold_files`."""
+
+
+def average_probabilities(files: Sequence[Path]) -> np.ndarray:
+    """Average the probabilities that several models give to one case.
+
+    Args:
+        files: One `<case>.npz` per model; at least one.
+
+    Returns:
+        float32 array of shape (c, z, y, x): what nnU-Net's `average_probabilities` gives, bit by bit.
+
+    Raises:
+        DataError: A file is unreadable, or the shapes differ.
+    """
+    total = load_probabilities(files[0])
+    for path in files[1:]:
+        more = load_probabilities(path)
+        if more.shape != total.shape:
+            raise DataError(
+                f"{path}: got probabilities of shape {more.shape}, {files[0]} has {total.shape}: "
+                "predict the same image with models of one dataset"
+            )
+        total = total + more
+    return total / len(files)
+
+
+def write_ensemble(
+    members: Sequence[MemberFiles],
+    output: Path,
+    model_folder: Path,
+    postprocessing: str = "none",
+    cases: Iterable[str] | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Average the members case by case and write the segmentations as nnU-Net would.
+
+    Args:
+        members: Probability files of each member, next to nnU-Net's `<case>.pkl`; one member is allowed.
+        output: Target folder; also gets `dataset.json` and `plans.json`, so that nnU-Net's commands work on it.
+        model_folder: Folder that holds `dataset.json` and `plans.json` of one member: labels, regions, file format.
+        postprocessing: One of POSTPROCESSINGS.
+        cases: The cases to write; all of the members' by default.
+        overwrite: Replace segmentations that are there.
+
+    Returns:
+        The files written, sorted by case.
+
+    Raises:
+        DataError: Members lack a case or its properties, a file is unreadable, or a target exists. Targets are
+            checked before anything is written.
+    """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    if not members:
+        raise DataError("no model to average: give the probabilities of at least one")
+    order = sorted(set().union(*members) if cases is None else cases)
+    for index, files in enumerate(members):
+        missing = [case for case in order if case not in files]
+        if missing:
+            raise DataError(
+                f"member {index + 1} of {len(members)}: no probabilities for {len(missing)} of {len(order)} cases "
+                f"({', '.join(missing[:3])}): predict them with --save_probabilities"
+            )
+    dataset_json = _read_json(model_folder / "dataset.json")
+    plans = PlansManager(_read_json(model_folder / "plans.json"))
+    manager = plans.get_label_manager(dataset_json)
+    writer = plans.image_reader_writer_class()
+    ending = str(dataset_json["file_ending"])
+    targets = {case: output / f"{case}{ending}" for case in order}
+    existing = [path for path in targets.values() if path.exists()]
+    if existing and not overwrite:
+        raise DataError(f"{existing[0]} exists already: choose another folder, or allow overwriting")
+    output.mkdir(parents=True, exist_ok=True)
+    for case, target in targets.items():
+        paths = [files[case] for files in members]
+        probabilities = average_probabilities(paths)
+        if probabilities.shape[0] != manager.num_segmentation_heads:
+            raise DataError(
+                f"{paths[0]}: got {probabilities.shape[0]} channels, {model_folder / 'dataset.json'} asks for "
+                f"{manager.num_segmentation_heads}: give the models of this dataset"
+            )
+        segmentation = np.asarray(manager.convert_probabilities_to_segmentation(probabilities))
+        segmentation = postprocess(segmentation, postprocessing, manager)
+        temporary = output / f".{os.getpid()}.{target.name}"
+        try:
+            writer.write_seg(segmentation, str(temporary), _properties(paths[0]))
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    for name in ("dataset.json", "plans.json"):
+        temporary = output / f".{os.getpid()}.{name}"
+        shutil.copyfile(model_folder / name, temporary)
+        temporary.replace(output / name)
+    return list(targets.values())
+
+
+def write_out_of_fold(
+    choice: EnsembleChoice,
+    members: Mapping[str, MemberFiles],
+    folds: Mapping[str, int],
+    output: Path,
+    model_folder: Path,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write the ensemble's out-of-fold segmentations, each case by the choice that was made without its fold.
+
+    So their per-case metrics are not optimistic, and their mean Dice is the choice's `nested_dice`.
+
+    Args:
+        choice: Result of `choose_ensemble` with at least two folds.
+        members: Out-of-fold probability files of each member that could be chosen.
+        folds: The fold that validated each case.
+        output: Target folder.
+        model_folder: See `write_ensemble`.
+        overwrite: Replace segmentations that are there.
+
+    Returns:
+        The files written.
+
+    Raises:
+        DataError: A fold has no choice of its own, a chosen member was not given, or see `write_ensemble`.
+    """
+    by_fold = {entry.fold: entry for entry in choice.per_fold}
+    lonely = sorted({fold for fold in folds.values() if fold not in by_fold})
+    if lonely:
+        raise DataError(f"no nested choice for the folds {lonely}: it needs the predictions of at least two folds")
+    absent = sorted({name for entry in choice.per_fold for name in entry.members} - set(members))
+    if absent:
+        raise DataError(f"no probabilities of the chosen member {absent[0]}: give those of every member chosen from")
+    written: list[Path] = []
+    for fold, entry in sorted(by_fold.items()):
+        cases = [case for case, of in folds.items() if of == fold]
+        files = [members[name] for name in entry.members]
+        written += write_ensemble(files, output, model_folder, entry.postprocessing, cases, overwrite)
+    return sorted(written)
+
+
+def _properties(probabilities: Path) -> dict[str, Any]:
+    """Read the geometry that nnU-Net keeps beside the probabilities: a pickle of its own, of this machine."""
+    path = probabilities.with_suffix(".pkl")
+    try:
+        with path.open("rb") as stream:
+            properties: dict[str, Any] = pickle.load(stream)
+    except (OSError, pickle.UnpicklingError, EOFError) as error:
+        raise DataError(
+            f"{path}: cannot be read ({error}): predict this case again with --save_probabilities"
+        ) from error
+    return properties
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}): give the folder of a model of nnU-Net") from error
+    return content

@@ -1,0 +1,141 @@
+"""The header of an input image, byte by byte, and a label image built upon it."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from hippo_nnunet.errors import DataError
+
+CHANGED_FIELDS = ("datatype", "bitpix", "scl_slope", "scl_inter", "cal_max", "cal_min")
+"""The fields that differ between an input image and its label image: they tell how voxels are stored and shown."""
+
+_HEADER_BYTES = 348
+_LARGEST_OFFSET = 2**26
+
+
+@dataclass(frozen=True)
+class InputHeader:
+    """Header of a single-file NIfTI-1 image.
+
+    Attributes:
+        path: The image.
+        prefix: Everything before the voxels: 348 bytes of header, then the header extensions.
+        shape: Voxels along (x, y, z).
+    """
+
+    path: Path
+    prefix: bytes
+    shape: tuple[int, ...]
+
+    def label_bytes(self, labels: np.ndarray) -> bytes:
+        """Build the label image, uncompressed.
+
+        Args:
+            labels: Array of `shape` with integers from 0 to 65535 of any dtype.
+
+        Returns:
+            The bytes of a NIfTI-1 file: this header but for CHANGED_FIELDS, then uint8 (uint16 above 255).
+        """
+        header = self._header()
+        dtype = np.dtype(np.uint8 if labels.max(initial=0) <= 255 else np.uint16).newbyteorder(header.endianness)
+        fields = header.structarr
+        fields["datatype"] = nibabel.nifti1.data_type_codes[dtype]
+        fields["bitpix"] = 8 * dtype.itemsize
+        fields["scl_slope"], fields["scl_inter"], fields["cal_max"], fields["cal_min"] = 1, 0, 0, 0
+        return header.binaryblock + self.prefix[_HEADER_BYTES:] + labels.astype(dtype).tobytes(order="F")
+
+    def differences(self, content: bytes) -> list[str]:
+        """Compare the beginning of a label image with this header.
+
+        Args:
+            content: Bytes of a NIfTI-1 file.
+
+        Returns:
+            One line for each field (outside CHANGED_FIELDS) that is not bit-equal, and one if extensions differ.
+        """
+        mine, other = (
+            self._header(),
+            nibabel.Nifti1Header(content[:_HEADER_BYTES], byte_order(self.prefix), check=False),
+        )
+        problems = []
+        for name, (dtype, offset) in ((n, f[:2]) for n, f in nibabel.Nifti1Header.template_dtype.fields.items()):
+            place = slice(offset, offset + dtype.itemsize)
+            if name not in CHANGED_FIELDS and self.prefix[place] != content[place]:
+                got, expected = other.structarr[name].tolist(), mine.structarr[name].tolist()
+                problems.append(f"header field {name} is {got}, the input image has {expected}")
+        if not problems and content[_HEADER_BYTES : len(self.prefix)] != self.prefix[_HEADER_BYTES:]:
+            problems.append("the header extensions are not those of the input image")
+        return problems
+
+    def agrees(self, affine: np.ndarray) -> bool:
+        """Say whether an image of this shape with another affine lies in the same place.
+
+        ITK and nibabel prefer different ones of sform and qform, so either will do, and where neither is coded also
+        ITK's reading of the bare voxel size.
+
+        Args:
+            affine: 4x4, voxel to RAS in mm.
+
+        Returns:
+            Whether no corner of the volume moves by more than a hundredth of the smallest voxel edge.
+        """
+        corners = np.array(list(itertools.product(*((0, n) for n in self.shape), (1,)))).T
+        header = self._header()
+        own = [header.get_best_affine()]
+        own += [a for a in (header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]) if a is not None]
+        if len(own) == 1:
+            zooms = header.get_zooms()
+            own.append(np.diag([-zooms[0], -zooms[1], zooms[2], 1.0]))
+        tolerance = 0.01 * min(float(z) for z in header.get_zooms())
+        return any(np.abs(a[:3] @ corners - affine[:3] @ corners).max() <= tolerance for a in own)
+
+    def _header(self) -> nibabel.Nifti1Header:
+        return nibabel.Nifti1Header(self.prefix[:_HEADER_BYTES], byte_order(self.prefix), check=False)
+
+
+def byte_order(header: bytes) -> str:
+    """Byte order of a NIfTI-1 header, `<` or `>`, from its size field."""
+    return "<" if int.from_bytes(header[:4], "little") == _HEADER_BYTES else ">"
+
+
+def read_input_header(path: Path) -> InputHeader:
+    """Read what stands before the voxels of an image.
+
+    Args:
+        path: Single-file NIfTI-1 image, `.nii.gz`.
+
+    Returns:
+        Its header.
+
+    Raises:
+        DataError: The file is no such image, is truncated, or is not 3D.
+    """
+    try:
+        with gzip.open(path) as stream:
+            block = stream.read(_HEADER_BYTES)
+            if len(block) < _HEADER_BYTES or block[344:348] != b"n+1\0" or _HEADER_BYTES not in _sizes(block):
+                raise ValueError("no single-file NIfTI-1 header")
+            header = nibabel.Nifti1Header(block, byte_order(block), check=False)
+            offset = float(header.structarr["vox_offset"])
+            if not (_HEADER_BYTES + 4 <= offset <= _LARGEST_OFFSET and offset == int(offset)):
+                raise ValueError(f"vox_offset {offset}")
+            rest = stream.read(int(offset) - _HEADER_BYTES)
+            if len(rest) != int(offset) - _HEADER_BYTES:
+                raise ValueError("it ends within the header")
+            shape = tuple(int(n) for n in header.get_data_shape())
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(f"{path}: not a readable .nii.gz image ({error}): replace the file") from error
+    if len(shape) != 3 or min(shape) < 1:
+        raise DataError(f"{path}: got shape {shape}, expected a 3D image: give one channel for each file")
+    return InputHeader(path, block + rest, shape)
+
+
+def _sizes(block: bytes) -> tuple[int, int]:
+    return int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")

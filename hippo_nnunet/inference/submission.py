@@ -1,0 +1,275 @@
+"""The submission archive: `<task>/<case>.nii.gz`, labels in the input images' own geometry.
+
+Every file begins with the bytes of its input image's header and header extensions. Only the fields in
+`nifti_header.CHANGED_FIELDS` differ, since they describe the voxels that follow and not where they lie: a label image
+holds integers, is not scaled, and has no display range.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Collection
+from gzip import GzipFile
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+
+from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.inference.nifti_header import InputHeader, byte_order, read_input_header
+
+TASK_NAME = "Task04_Hippocampus"
+
+_ENDING = ".nii.gz"
+_CHANNEL = re.compile(r"_\d{4}$")
+_SYMLINK = 0o120000
+_READ_ERRORS = (
+    OSError, EOFError, ValueError, RuntimeError, NotImplementedError,
+    zlib.error, zipfile.BadZipFile, ImageFileError,
+)  # fmt: skip
+
+
+def case_images(images: Path) -> dict[str, Path]:
+    """List the images of a folder by case.
+
+    Args:
+        images: Folder of `<case>.nii.gz` (MSD), or of `<case>_0000.nii.gz` (nnU-Net: all names end so, and the first
+            channel stands for the case).
+
+    Returns:
+        Case to image, sorted by case; hidden files are left out.
+
+    Raises:
+        DataError: No such folder, or no image in it.
+    """
+    stems = _stems(images)
+    if all(_CHANNEL.search(stem) for stem in stems):
+        stems = {_CHANNEL.sub("", stem): path for stem, path in stems.items() if stem.endswith("_0000")}
+    if not stems:
+        raise DataError(f"{images}: no {_ENDING} image: give the folder of the test images (imagesTs)")
+    return stems
+
+
+def dataset_labels(dataset_json: Path) -> frozenset[int]:
+    """Read the label values that a prediction may hold.
+
+    Args:
+        dataset_json: dataset.json of the MSD ("1": "Anterior") or of nnU-Net ("Anterior": 1, regions as lists).
+
+    Returns:
+        The values, background included; nnU-Net's ignore label is not among them.
+
+    Raises:
+        DataError: The file is missing or holds no labels.
+    """
+    try:
+        labels = json.loads(dataset_json.read_text(encoding="utf-8"))["labels"]
+        values: set[int] = {0}
+        for key, value in labels.items():
+            if key != "ignore":
+                entry = key if isinstance(value, str) else value
+                values.update(int(v) for v in (entry if isinstance(entry, list) else [entry]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{dataset_json}: no readable labels ({error}): give the dataset.json of the task") from error
+    return frozenset(values)
+
+
+def nearby_labels(*folders: Path) -> frozenset[int]:
+    """Label values of the first dataset.json in some folders: see `dataset_labels`.
+
+    Raises:
+        DataError: No folder has one, or it holds no labels.
+    """
+    for folder in folders:
+        if (folder / "dataset.json").is_file():
+            return dataset_labels(folder / "dataset.json")
+    raise DataError(f"no dataset.json in {' or '.join(map(str, folders))}: name it with --dataset-json")
+
+
+def write_submission(
+    predictions: Path,
+    images: Path,
+    archive: Path,
+    task_name: str = TASK_NAME,
+    overwrite: bool = False,
+    labels: Collection[int] | None = None,
+) -> list[str]:
+    """Write the archive from a folder of predictions, verify it, and only then put it in its place.
+
+    The same predictions and images give the same bytes (with one version of zlib).
+
+    Args:
+        predictions: Folder of `<case>.nii.gz`, exactly one for each image.
+        images: See `case_images`.
+        archive: Target, `.zip`.
+        task_name: Folder in the archive.
+        overwrite: Replace an archive that is there.
+        labels: Label values allowed; by default those of dataset.json beside the predictions or above the images.
+
+    Returns:
+        The cases written, sorted.
+
+    Raises:
+        ConfigError: The target is no `.zip`, or the task's name no plain folder name.
+        DataError: The archive exists; predictions are missing, too many, unreadable, on another grid than their
+            image, or hold values that are no label.
+    """
+    if archive.suffix != ".zip" or archive.is_dir():
+        raise ConfigError(f"{archive}: a submission is a .zip file: give such a name")
+    if not re.fullmatch(r"\w[\w.-]*", task_name):
+        raise ConfigError(f"task name {task_name!r}: give a plain folder name such as {TASK_NAME}")
+    if archive.exists() and not overwrite:
+        raise DataError(f"{archive} exists already: choose another name, or give --overwrite")
+    inputs = case_images(images)
+    found = _stems(predictions)
+    for cases, what in ((set(inputs) - set(found), "no prediction for"), (set(found) - set(inputs), "no image for")):
+        if cases:
+            shown = ", ".join(sorted(cases)[:5]) + (", ..." if len(cases) > 5 else "")
+            raise DataError(
+                f"{predictions}: {what} {len(cases)} cases ({shown}): expected exactly the {len(inputs)} of {images}"
+            )
+    allowed = frozenset(labels) if labels is not None else nearby_labels(predictions, images.resolve().parent)
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    temporary = archive.with_name(f".{os.getpid()}.{archive.name}")
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as target:
+            for case, image in inputs.items():
+                content = _label_image(found[case], read_input_header(image), allowed)
+                entry = zipfile.ZipInfo(f"{task_name}/{case}{_ENDING}", date_time=(1980, 1, 1, 0, 0, 0))
+                entry.create_system, entry.external_attr = 3, 0o100644 << 16
+                target.writestr(entry, content)
+        problems = verify_submission(temporary, images, allowed, task_name)
+        if problems:
+            raise DataError(f"{archive}: not written, it fails its own verification ({problems[0]}): report this")
+        temporary.replace(archive)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return list(inputs)
+
+
+def verify_submission(archive: Path, images: Path, labels: Collection[int], task_name: str = TASK_NAME) -> list[str]:
+    """Find everything that is wrong with an archive; nothing is extracted, and no entry is read beyond its due size.
+
+    Args:
+        archive: The zip file.
+        images: See `case_images`.
+        labels: Label values allowed.
+        task_name: Folder that the archive must hold.
+
+    Returns:
+        One line for each problem; empty if the archive is right.
+
+    Raises:
+        DataError: The archive or the images do not exist or an image is unreadable.
+    """
+    inputs = case_images(images)
+    if not archive.is_file():
+        raise DataError(f"{archive}: no such file")
+    expected = {f"{task_name}/{case}{_ENDING}": image for case, image in inputs.items()}
+    try:
+        with zipfile.ZipFile(archive) as source:
+            entries = source.infolist()
+            problems = _name_problems(entries, set(expected), f"{task_name}/")
+            for entry in entries:
+                if entry.orig_filename in expected and not _is_link(entry):
+                    header = read_input_header(expected[entry.orig_filename])
+                    found = _entry_problems(source, entry, header, frozenset(labels))
+                    problems += [f"{entry.orig_filename}: {problem}" for problem in found]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        return [f"not a readable zip archive: {error}"]
+    return problems
+
+
+def _stems(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    paths = sorted(path for path in folder.iterdir() if path.name.endswith(_ENDING) and not path.name.startswith("."))
+    return {path.name[: -len(_ENDING)]: path for path in paths}
+
+
+def _label_image(prediction: Path, header: InputHeader, allowed: frozenset[int]) -> bytes:
+    try:
+        image = nibabel.load(prediction)
+        voxels, affine = np.asanyarray(image.dataobj), image.affine
+    except _READ_ERRORS as error:
+        raise DataError(f"{prediction}: cannot be read ({error}): predict this case again") from error
+    if voxels.shape != header.shape:
+        raise DataError(
+            f"{prediction}: got shape {voxels.shape}, expected {header.shape} as {header.path}: predict from this image"
+        )
+    if not header.agrees(affine):
+        raise DataError(
+            f"{prediction}: got affine {affine.round(3).tolist()}, which is not where {header.path} lies: "
+            "predict from this image"
+        )
+    problem = _value_problem(voxels, allowed)
+    if problem:
+        raise DataError(f"{prediction}: {problem}: give the segmentation, not probabilities or another task's labels")
+    packed = io.BytesIO()
+    with GzipFile(filename="", mode="wb", compresslevel=9, fileobj=packed, mtime=0) as stream:
+        stream.write(header.label_bytes(voxels))
+    return packed.getvalue()
+
+
+def _value_problem(voxels: np.ndarray, allowed: frozenset[int]) -> str | None:
+    strange = np.setdiff1d(np.unique(voxels), sorted(allowed))
+    if not len(strange):
+        return None
+    return f"got the values {strange[:5].tolist()}, expected only the labels {sorted(allowed)}"
+
+
+def _is_link(entry: zipfile.ZipInfo) -> bool:
+    return (entry.external_attr >> 16) & 0o170000 == _SYMLINK
+
+
+def _name_problems(entries: list[zipfile.ZipInfo], expected: set[str], folder: str) -> list[str]:
+    problems = []
+    for name, count in Counter(entry.orig_filename for entry in entries).items():
+        if count > 1:
+            problems.append(f"{name!r}: {count} entries of this name")
+        if re.search(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:|\\|\0", name):
+            problems.append(f"{name!r}: the path leads out of the archive or is not portable")
+        elif name not in expected and name != folder:
+            problems.append(f"{name!r}: not expected; the archive must hold only {folder}<case>{_ENDING}")
+    problems += [f"{entry.orig_filename!r}: a symbolic link" for entry in entries if _is_link(entry)]
+    problems += [f"{name}: missing" for name in sorted(expected - {entry.orig_filename for entry in entries})]
+    return problems
+
+
+def _entry_problems(
+    source: zipfile.ZipFile, entry: zipfile.ZipInfo, header: InputHeader, allowed: frozenset[int]
+) -> list[str]:
+    n_voxels = int(np.prod(header.shape))
+    limit = len(header.prefix) + 8 * n_voxels
+    if entry.file_size > limit + 2**16:
+        return [f"{entry.file_size} bytes compressed, more than a label image of this shape can take"]
+    try:
+        with source.open(entry) as stream, GzipFile(fileobj=stream) as unpacked:
+            content = unpacked.read(limit + 1)
+    except _READ_ERRORS as error:
+        return [f"cannot be unpacked: {error}"]
+    if len(content) > limit:
+        return ["unpacks to more than a label image of this shape can take"]
+    if len(content) < len(header.prefix):
+        return [f"truncated: {len(content)} bytes"]
+    problems = header.differences(content)
+    found = nibabel.Nifti1Header(content[:348], byte_order(content), check=False)
+    code = int(found.structarr["datatype"])
+    dtype = nibabel.nifti1.data_type_codes.dtype.get(code, np.dtype("V1")).newbyteorder(byte_order(content))
+    slope, intercept = float(found.structarr["scl_slope"]), float(found.structarr["scl_inter"])
+    if dtype.kind not in "iu" or found.structarr["bitpix"] != 8 * dtype.itemsize:
+        return [*problems, f"voxels of type {code} ({found.structarr['bitpix']} bit), expected integers"]
+    if not (slope in (0, 1) or np.isnan(slope)) or not (intercept == 0 or np.isnan(intercept)):
+        problems.append(f"voxels are scaled (slope {slope:g}, intercept {intercept:g}), expected plain labels")
+    size = len(content) - len(header.prefix)
+    if size != n_voxels * dtype.itemsize:
+        return [*problems, f"{size} bytes of voxels, expected {n_voxels * dtype.itemsize}"]
+    problem = _value_problem(np.frombuffer(content, dtype, offset=len(header.prefix)), allowed)
+    return [*problems, problem] if problem else problems

@@ -1,0 +1,1 @@
+"""Every touchpoint with nnU-Net: registration, paths, API calls."""

@@ -1,0 +1,116 @@
+"""Data loaders for our trainers, out of nnU-Net's parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+from nnunetv2.configuration import ANISO_THRESHOLD
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+from hippo_nnunet.errors import UpstreamError
+from hippo_nnunet.nnunet.memory_cases import load_cases, memory_shortfall
+from hippo_nnunet.training.augmentation import AugmentationSpec, build_transforms
+from hippo_nnunet.training.memory_data import MemoryLoader, Sampling
+
+
+def in_plane_augmentation(trainer: Any) -> bool:
+    """Tell whether nnU-Net augments this trainer's patches slice by slice, because they are anisotropic."""
+    patch_size = trainer.configuration_manager.patch_size
+    return len(patch_size) == 3 and max(patch_size) / patch_size[0] > ANISO_THRESHOLD
+
+
+def recipe_transforms(stock: Any, spec: AugmentationSpec, patch_size: Any, in_plane: bool) -> ComposeTransforms:
+    """Put a recipe's augmentation in the place of nnU-Net's, and keep what nnU-Net does after it.
+
+    Args:
+        stock: nnU-Net's training transforms.
+        spec: The recipe.
+        patch_size: Final patch in voxels.
+        in_plane: Whether a 3D patch is augmented slice by slice.
+
+    Raises:
+        UpstreamError: nnU-Net's list no longer has the transform that ends its augmentation.
+    """
+    ends = [i for i, t in enumerate(stock.transforms) if isinstance(t, (MaskImageTransform, RemoveLabelTansform))]
+    if not ends:
+        raise UpstreamError("nnU-Net's training transforms hold no RemoveLabelTansform: use a tested nnU-Net, 2.8.x")
+    return ComposeTransforms([*build_transforms(spec, patch_size, in_plane), *stock.transforms[ends[0] :]])
+
+
+def memory_loaders(
+    trainer: Any, spec: AugmentationSpec, in_plane: bool
+) -> tuple[MemoryLoader, MemoryLoader] | None:
+    """Return training and validation loaders that hold every case in memory.
+
+    Args:
+        trainer: An initialised nnU-Net trainer.
+        spec: Augmentation of the training patches.
+        in_plane: Whether 3D patches are rotated and zoomed within their slices only.
+
+    Returns:
+        Both loaders, or None, with a line in the training log, where the ordinary loader must serve: in a cascade,
+        with masked normalisation, and where the data does not fit.
+    """
+    reason = None
+    if trainer.is_cascaded:
+        reason = "a cascade's second stage needs the first stage's segmentations"
+    elif any(trainer.configuration_manager.use_mask_for_norm):
+        reason = "images are normalised within a mask"
+    trainer.dataset_class = trainer.dataset_class or infer_dataset_class(trainer.preprocessed_dataset_folder)
+    train, validation = trainer.get_tr_and_val_datasets()
+    device = trainer.device if trainer.device.type == "cuda" else torch.device("cpu")
+    reason = reason or memory_shortfall(train, device)
+    if reason is not None:
+        trainer.print_to_log_file(f"Using nnU-Net's own data loader, not the one in memory: {reason}")
+        return None
+    # sets the axes mirrored at inference, which nnU-Net stores in the checkpoint
+    trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    return (
+        MemoryLoader(load_cases(train, device), _sampling(trainer, in_plane, stream=0), spec),
+        MemoryLoader(load_cases(validation, device), _sampling(trainer, in_plane, stream=1), AugmentationSpec()),
+    )
+
+
+def _sampling(trainer: Any, in_plane: bool, stream: int) -> Sampling:
+    labels = trainer.label_manager
+    regions = None
+    if labels.has_regions:
+        regions = [r if isinstance(r, tuple) else (int(r),) for r in labels.foreground_regions]
+        if labels.has_ignore_label:
+            regions.append((labels.ignore_label,))
+    scales = trainer._get_deep_supervision_scales()
+    return Sampling(
+        batch_size=trainer.batch_size,
+        patch_size=tuple(int(p) for p in trainer.configuration_manager.patch_size),
+        foreground_share=trainer.oversample_foreground_percent,
+        annotated_key=tuple([-1, *labels.all_labels]),
+        regions=tuple(regions) if regions is not None else None,
+        target_scales=tuple(tuple(float(s) for s in scale) for scale in scales) if scales is not None else None,
+        in_plane=in_plane,
+        seed=(trainer.seed, trainer.local_rank, stream),
+    )
+
+
+def seed_workers(loaders: tuple[Any, Any], seed: int, epoch: int) -> None:
+    """Seed nnU-Net's own loaders, and start their worker processes anew with these seeds.
+
+    The order in which several workers deliver is left to the machine, as nnU-Net leaves it.
+
+    Args:
+        loaders: What `nnUNetTrainer.get_dataloaders` returns.
+        seed: The repeat's seed.
+        epoch: The epoch about to start, so that a resumed training does not repeat its first batches.
+    """
+    np.random.seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
+    for stream, loader in enumerate(loaders):
+        if isinstance(loader, NonDetMultiThreadedAugmenter):
+            loader._finish()
+            states = np.random.SeedSequence([seed, epoch, stream]).generate_state(loader.num_processes)
+            loader.seeds = [int(s) for s in states]
+            next(loader)  # starts the workers

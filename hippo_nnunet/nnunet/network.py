@@ -1,0 +1,50 @@
+"""Builds a network of another class from the arguments in the plans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import nn
+
+PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+"""nnU-Net's default network."""
+
+
+def build_network(
+    class_path: str,
+    configuration_manager: Any,
+    num_input_channels: int,
+    num_output_channels: int,
+    deep_supervision: bool,
+) -> nn.Module:
+    """Build a network as nnU-Net would, with `class_path` in place of the plan's class.
+
+    Args:
+        class_path: Dotted path of the network class; it takes the plan's keyword arguments.
+        configuration_manager: nnU-Net's view of one configuration.
+        num_input_channels: Channels of the image.
+        num_output_channels: Segmentation heads.
+        deep_supervision: Whether forward returns every resolution.
+
+    Returns:
+        The initialised network.
+
+    Raises:
+        ConfigError: The class cannot take the plan's arguments.
+    """
+    return get_network_from_plans(
+        class_path,
+        configuration_manager.network_arch_init_kwargs,
+        configuration_manager.network_arch_init_kwargs_req_import,
+        num_input_channels,
+        num_output_channels,
+        allow_init=True,
+        deep_supervision=deep_supervision,
+    )
+
+
+def baseline_class(configuration_manager: Any) -> str:
+    """Return the dotted path of nnU-Net's own network for a plan: the plan's class unless that is one of ours."""
+    planned = str(configuration_manager.network_arch_class_name)
+    return PLAIN if planned.startswith("hippo_nnunet.") else planned

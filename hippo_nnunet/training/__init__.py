@@ -1,0 +1,1 @@
+"""Recipe words, losses, augmentation, schedules and the in-memory data pipeline."""

@@ -1,0 +1,213 @@
+"""Trainer names are recipes: the torch-free list of bases and words, and the grammar that joins them.
+
+`<Base>[_word]*`, at most one word of a group (both length words may stand), groups in the order of `WORD_GROUPS`:
+one recipe has one name, hence one result folder. Source: ours, because nnU-Net records a training recipe nowhere but in
+the trainer's name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from hippo_nnunet.errors import ConfigError
+
+BASES: dict[str, str] = {
+    "UNetTrainer": "nnU-Net's own network: the baseline",
+    "AttentionUNetTrainer": "U-Net with additive attention gates on every skip (Oktay et al. 2018)",
+}
+
+
+@dataclass(frozen=True)
+class WordGroup:
+    """One group of recipe words, of which a name holds at most one.
+
+    Attributes:
+        name: The group's name.
+        words: Word, or pattern such as `<N>epochs`, to its meaning.
+        unit: For a pattern, the fixed part of the word; empty for a group of plain words.
+        prefix: Whether the fixed part stands before the number.
+    """
+
+    name: str
+    words: dict[str, str]
+    unit: str = ""
+    prefix: bool = False
+
+    def number(self, word: str) -> int | None:
+        """Return the number in a patterned word such as `50epochs`; None where the word is of another form."""
+        pattern = rf"{self.unit}(0|[1-9]\d*)" if self.prefix else rf"([1-9]\d*){self.unit}"
+        match = re.fullmatch(pattern, word) if self.unit else None
+        return int(match.group(1)) if match else None
+
+    def holds(self, word: str) -> bool:
+        """Tell whether the word belongs to this group."""
+        return self.number(word) is not None if self.unit else word in self.words
+
+
+WORD_GROUPS: tuple[WordGroup, ...] = (
+    WordGroup(
+        "augmentation",
+        {
+            "noAug": "no augmentation",
+            "flip": "mirroring along each axis with probability 0.5",
+            "flipRot": "flip, and rotation within 10 degrees for 30 % of the samples",
+            "flipRotNoise": "flipRot, and Gaussian noise of 0.01 standard deviations for 30 % of the samples",
+        },
+    ),
+    WordGroup(
+        "loss",
+        {
+            "dice": "soft Dice alone",
+            "ce": "cross-entropy alone (binary cross-entropy with regions)",
+            "diceFocal": "soft Dice plus focal loss (gamma 2)",
+        },
+    ),
+    WordGroup("schedule", {"fast": "the short schedule: AdamW, one cycle, batches augmented in memory"}),
+    WordGroup("epochs", {"<N>epochs": "train for N epochs"}, unit="epochs"),
+    WordGroup("iterations", {"<N>iters": "N iterations per epoch"}, unit="iters"),
+    WordGroup("repeat", {"seed<N>": "seed of initialisation, sampling and augmentation"}, unit="seed", prefix=True),
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A parsed trainer name.
+
+    Attributes:
+        base: One of `BASES`.
+        words: Group name to the word that stands, for the groups that have one.
+    """
+
+    base: str
+    words: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The canonical trainer name."""
+        return "_".join([self.base, *(self.words[g.name] for g in WORD_GROUPS if g.name in self.words)])
+
+    @property
+    def augmentation(self) -> str | None:
+        """The augmentation word; None for nnU-Net's own augmentation."""
+        return self.words.get("augmentation")
+
+    @property
+    def loss(self) -> str | None:
+        """The loss word; None for nnU-Net's Dice plus cross-entropy."""
+        return self.words.get("loss")
+
+    @property
+    def fast(self) -> bool:
+        """Whether the short schedule is asked for."""
+        return "schedule" in self.words
+
+    @property
+    def epochs(self) -> int | None:
+        """Number of epochs; None for the schedule's own."""
+        return self._number("epochs")
+
+    @property
+    def iterations(self) -> int | None:
+        """Iterations per epoch; None for the schedule's own."""
+        return self._number("iterations")
+
+    @property
+    def seed(self) -> int | None:
+        """The seed; None where the name has none."""
+        return self._number("repeat")
+
+    def _number(self, group: str) -> int | None:
+        if group not in self.words:
+            return None
+        return next(g for g in WORD_GROUPS if g.name == group).number(self.words[group])
+
+
+def is_ours(name: str) -> bool:
+    """Tell whether a name claims to be one of our recipes: a base alone, or a base followed by an underscore."""
+    return any(name == base or name.startswith(f"{base}_") for base in BASES)
+
+
+@lru_cache(maxsize=1024)
+def parse(name: str) -> Recipe:
+    """Parse a trainer name.
+
+    Args:
+        name: For example `AttentionUNetTrainer_flipRot_fast_20epochs_seed1`.
+
+    Returns:
+        The recipe; `parse(name).name == name` always.
+
+    Raises:
+        ConfigError: Unknown base or word, two words of one group, or words out of order. Names the nearest right name.
+    """
+    base, *words = name.split("_")
+    if base not in BASES:
+        nearest = difflib.get_close_matches(base, BASES, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"trainer '{name}': unknown base '{base}'; the bases are {', '.join(BASES)}. "
+                          f"Did you mean '{'_'.join([nearest, *words])}'?")
+    chosen: dict[str, str] = {}
+    for word in words:
+        group = _group_of(word)
+        if group is None:
+            raise ConfigError(f"trainer '{name}': unknown word '{word}'. Did you mean '{suggest(name)}'? "
+                              "'hippo-nnunet list' shows every word.")
+        if group.name in chosen:
+            raise ConfigError(f"trainer '{name}': '{chosen[group.name]}' and '{word}' are both words of the group "
+                              f"{group.name}, of which one may stand. Did you mean '{suggest(name)}'?")
+        chosen[group.name] = word
+    recipe = Recipe(base, chosen)
+    if recipe.name != name:
+        raise ConfigError(f"trainer '{name}': the words stand in the wrong order. Did you mean '{recipe.name}'?")
+    return recipe
+
+
+def compose(base: str, words: Iterable[str] = ()) -> str:
+    """Join a base and words, given in any order, into the canonical trainer name.
+
+    Raises:
+        ConfigError: Unknown base or word, or two words of one group.
+    """
+    order = {group.name: i for i, group in enumerate(WORD_GROUPS)}
+
+    def position(word: str) -> int:
+        group = _group_of(word)
+        return order[group.name] if group else len(order)
+
+    return parse("_".join([base, *sorted(words, key=position)])).name
+
+
+def suggest(name: str) -> str:
+    """Return the valid trainer name that is nearest to a wrong one."""
+    base, *words = name.split("_")
+    if base not in BASES:
+        base = difflib.get_close_matches(base, BASES, n=1, cutoff=0.0)[0]
+    chosen: dict[str, str] = {}
+    for word in words:
+        right = _nearest_word(word)
+        group = _group_of(right) if right else None
+        if group and right:
+            chosen.setdefault(group.name, right)
+    return Recipe(base, chosen).name
+
+
+def _group_of(word: str) -> WordGroup | None:
+    return next((group for group in WORD_GROUPS if group.holds(word)), None)
+
+
+def _nearest_word(word: str) -> str | None:
+    if _group_of(word):
+        return word
+    digits = "".join(re.findall(r"\d", word)).lstrip("0")
+    letters = re.sub(r"\d", "", word)
+    candidates: dict[str, str] = {}
+    for group in WORD_GROUPS:
+        if not group.unit:
+            candidates.update({w.lower(): w for w in group.words})
+        elif digits:
+            candidates[group.unit] = f"{group.unit}{digits}" if group.prefix else f"{digits}{group.unit}"
+    found = difflib.get_close_matches(letters.lower(), candidates, n=1, cutoff=0.5)
+    return candidates[found[0]] if found else None

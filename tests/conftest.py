@@ -1,0 +1,17 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def task04() -> Path:
+    """Folder of the real Task04_Hippocampus in MSD layout; skips where HIPPO_TASK04 does not name one."""
+    value = os.environ.get("HIPPO_TASK04")
+    if not value:
+        pytest.skip("HIPPO_TASK04 is not set: the real data is not here")
+    return Path(value)

@@ -1,0 +1,227 @@
+"""Conversion through nnU-Net's own converter, and what happens where it cannot be done."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from hippo_nnunet.data.check import check_dataset
+from hippo_nnunet.data.convert import convert_msd
+from hippo_nnunet.data.synth import make_phantom
+from hippo_nnunet.errors import ConfigError, DataError, UpstreamError
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_phantom(tmp_path_factory.mktemp("source"), 5, 1, name="Task04_Hippocampus")
+
+
+@pytest.fixture
+def source(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "Task04_Hippocampus"))
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def pack(source: Path, archive: Path) -> Path:
+    with tarfile.open(archive, "w") as tar:
+        tar.add(source, arcname=source.name)
+    return archive
+
+
+def nothing_written(raw: Path) -> bool:
+    return not raw.exists() or not list(raw.iterdir())
+
+
+def test_folder(source: Path, tmp_path: Path) -> None:
+    (source / "imagesTr" / "._hippocampus_001.nii.gz").write_bytes(b"macOS")
+    raw = tmp_path / "deep" / "nnUNet_raw"
+    target = convert_msd(source, raw)
+    assert target == raw / "Dataset004_Hippocampus"
+    assert [p.name for p in raw.iterdir()] == ["Dataset004_Hippocampus"]
+    assert check_dataset(target) == []
+    content = json.loads((target / "dataset.json").read_text())
+    assert content["labels"] == {"background": 0, "Anterior": 1, "Posterior": 2}
+    assert content["channel_names"] == {"0": "MRI"}
+    assert (content["file_ending"], content["numTraining"]) == (".nii.gz", 5)
+    before = json.loads((source / "dataset.json").read_text())
+    for key in ("name", "licence", "reference", "description", "release"):
+        assert content[key] == before[key]
+    for path in (source / "imagesTr").glob("h*.nii.gz"):
+        copy = target / "imagesTr" / path.name.replace(".nii.gz", "_0000.nii.gz")
+        assert copy.read_bytes() == path.read_bytes()
+    assert sorted(p.name for p in (target / "imagesTs").iterdir()) == ["hippocampus_901_0000.nii.gz"]
+
+
+def test_nnunet_accepts_the_result(source: Path, tmp_path: Path) -> None:
+    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+
+    verify_dataset_integrity(str(convert_msd(source, tmp_path / "raw")), num_processes=1)
+
+
+def test_archive_other_name_and_id(source: Path, tmp_path: Path) -> None:
+    renamed = source.rename(tmp_path / "Task07_My_Data")
+    shutil.rmtree(renamed / "imagesTs")
+    content = json.loads((renamed / "dataset.json").read_text()) | {"test": [], "numTest": 0}
+    (renamed / "dataset.json").write_text(json.dumps(content))
+    archive = pack(renamed, tmp_path / "data.tar")
+    target = convert_msd(archive, tmp_path / "raw", dataset_id=12)
+    assert target.name == "Dataset012_My_Data"
+    assert len(list((target / "labelsTr").iterdir())) == 5
+
+
+def test_relative_source(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(source)
+    assert convert_msd(Path(), tmp_path / "raw").name == "Dataset004_Hippocampus"
+
+
+def test_existing_target(source: Path, tmp_path: Path) -> None:
+    old = tmp_path / "raw" / "Dataset004_Hippocampus"
+    old.mkdir(parents=True)
+    (old / "mine.txt").write_text("kept")
+    with pytest.raises(DataError, match="--overwrite"):
+        convert_msd(source, tmp_path / "raw")
+    assert [p.name for p in old.iterdir()] == ["mine.txt"]
+    (source / "labelsTr" / "hippocampus_001.nii.gz").unlink()
+    with pytest.raises(DataError, match="missing"):
+        convert_msd(source, tmp_path / "raw", overwrite=True)
+    assert [p.name for p in old.iterdir()] == ["mine.txt"]
+
+
+def test_overwrite(source: Path, tmp_path: Path) -> None:
+    old = tmp_path / "raw" / "Dataset004_Hippocampus"
+    old.mkdir(parents=True)
+    (old / "mine.txt").write_text("gone")
+    assert convert_msd(source, tmp_path / "raw", overwrite=True) == old
+    assert not (old / "mine.txt").exists()
+    assert [p.name for p in (tmp_path / "raw").iterdir()] == [old.name]
+
+
+@pytest.mark.parametrize("where", ["raw", "preprocessed", "results"])
+def test_id_of_another_dataset(source: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    (tmp_path / where / "Dataset004_Phantom").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"Dataset004_Phantom.*--dataset-id"):
+        convert_msd(source, tmp_path / "raw")
+
+
+@pytest.mark.parametrize("dataset_id", [0, 1000, -3])
+def test_id_out_of_range(source: Path, tmp_path: Path, dataset_id: int) -> None:
+    with pytest.raises(ConfigError, match=str(dataset_id)):
+        convert_msd(source, tmp_path / "raw", dataset_id)
+
+
+def break_missing(source: Path) -> None:
+    (source / "imagesTr/hippocampus_002.nii.gz").unlink()
+
+
+def break_truncated(source: Path) -> None:
+    path = source / "imagesTr/hippocampus_002.nii.gz"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def break_4d(source: Path) -> None:
+    path = source / "imagesTr/hippocampus_002.nii.gz"
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[..., None], image.affine), path)
+
+
+def break_labels(source: Path) -> None:
+    path = source / "labelsTr/hippocampus_002.nii.gz"
+    label = nib.load(path)
+    array = np.asarray(label.dataobj).copy()
+    array[array == 2] = 3
+    nib.save(nib.Nifti1Image(array, label.affine), path)
+
+
+def break_affine(source: Path) -> None:
+    path = source / "labelsTr/hippocampus_002.nii.gz"
+    label = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(label.dataobj), np.diag([2, 1, 1, 1])), path)
+
+
+@pytest.mark.parametrize("spoil", [break_missing, break_truncated, break_4d, break_labels, break_affine])
+def test_bad_input_is_named_and_nothing_written(source: Path, tmp_path: Path, spoil: object) -> None:
+    spoil(source)  # type: ignore[operator]
+    with pytest.raises(DataError, match="hippocampus_002") as caught:
+        convert_msd(source, tmp_path / "raw")
+    assert "\n" not in str(caught.value)
+    assert nothing_written(tmp_path / "raw")
+
+
+def test_wrong_folders(tmp_path: Path, source: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", source / "imagesTr", tmp_path / "nowhere"):
+        with pytest.raises(DataError, match=folder.name):
+            convert_msd(folder, tmp_path / "raw")
+    target = convert_msd(source, tmp_path / "raw")
+    with pytest.raises(DataError, match="nnU-Net's form already"):
+        convert_msd(target, tmp_path / "other")
+
+
+def test_damaged_archives(source: Path, tmp_path: Path) -> None:
+    archive = pack(source, tmp_path / "Task04_Hippocampus.tar")
+    content = archive.read_bytes()
+    for name, part in {"cut": content[: len(content) // 2], "html": b"<html>" * 300, "empty": b""}.items():
+        (tmp_path / f"{name}.tar").write_bytes(part)
+        with pytest.raises(DataError, match=name):
+            convert_msd(tmp_path / f"{name}.tar", tmp_path / "raw")
+    assert nothing_written(tmp_path / "raw")
+
+
+@pytest.mark.parametrize("name", ["../escaped.txt", "/tmp/hippo_escaped.txt", "Task04_Hippocampus/link"])
+def test_archive_that_reaches_outside(source: Path, tmp_path: Path, name: str) -> None:
+    archive = tmp_path / "evil.tar"
+    with tarfile.open(archive, "w") as tar:
+        member = tarfile.TarInfo(name)
+        if name.endswith("link"):
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc"
+        else:
+            member.size = 4
+        tar.addfile(member, io.BytesIO(b"evil"))
+    with pytest.raises(DataError, match="evil"):
+        convert_msd(archive, tmp_path / "raw")
+    assert not Path("/tmp/hippo_escaped.txt").exists()
+
+
+@pytest.mark.skipif(os.name != "posix" or (hasattr(os, "geteuid") and os.geteuid() == 0), reason="root may write")
+def test_read_only_target(source: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir(mode=0o500)
+    with pytest.raises(DataError, match="cannot write there.*permissions"):
+        convert_msd(source, raw)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that even root cannot write")
+def test_unwritable_file_system(source: Path) -> None:
+    with pytest.raises(DataError, match="cannot write there"):
+        convert_msd(source, Path("/proc/hippo"))
+
+
+def test_converter_that_fails(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hippo_nnunet.data.convert._CONVERTER", "raise RuntimeError('changed')")
+    with pytest.raises(UpstreamError, match="changed"):
+        convert_msd(source, tmp_path / "raw")
+    assert nothing_written(tmp_path / "raw")
+
+
+def test_leaves_the_environment_and_modules_alone(source: Path, tmp_path: Path) -> None:
+    before = dict(os.environ)
+    loaded = "nnunetv2.dataset_conversion.convert_MSD_dataset" in sys.modules
+    convert_msd(source, tmp_path / "raw")
+    assert dict(os.environ) == before
+    assert ("nnunetv2.dataset_conversion.convert_MSD_dataset" in sys.modules) == loaded

@@ -1,0 +1,84 @@
+"""The program as a whole: commands, exit codes, and what it does not import."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hippo_nnunet import __version__
+
+COMMANDS = ["data", "doctor", "env", "register", "unregister", "list", "plan", "train", "run", "predict", "submit"]
+
+
+def program(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
+    return subprocess.run(
+        [sys.executable, "-m", "hippo_nnunet.cli.main", *arguments],
+        env={**environ, "COLUMNS": "120"},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """Top-level modules that are loaded when a command is done."""
+    code = (
+        "import sys\n"
+        "from hippo_nnunet.cli.main import main\n"
+        f"sys.argv = ['hippo-nnunet', *{arguments!r}]\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.splitlines()[-1].split())
+
+
+def test_help_names_every_command() -> None:
+    done = program("--help")
+    assert done.returncode == 0
+    assert [command for command in COMMANDS if f" {command} " not in done.stdout] == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["list"], ["list", "--json"]])
+def test_help_and_list_import_nothing_heavy(arguments: list[str]) -> None:
+    heavy = {"torch", "numpy", "scipy", "pandas", "SimpleITK", "nibabel", "nnunetv2", "snakemake", "requests", "psutil"}
+    assert imported_by(*arguments) & heavy == set()
+
+
+def test_version() -> None:
+    done = program("--version")
+    assert (done.returncode, done.stdout.strip()) == (0, __version__)
+
+
+def test_an_error_of_the_user_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    done = program("env", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: nnUNet_raw, nnUNet_preprocessed, nnUNet_results not set: pass --root DIR")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = program("--debug", "env", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ConfigError" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["env", "--rooot", "x"], ["list", "surplus"]])
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    done = program(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+
+
+def test_json_is_all_there_is_on_stdout() -> None:
+    assert json.loads(program("list", "--json").stdout).keys() == {"trainers", "planners", "words"}

@@ -1,0 +1,34 @@
+"""nnU-Net trainers whose names are recipes: `UNetTrainer`, `AttentionUNetTrainer_flipRot_fast_seed1` and so on.
+
+A class is made when its name is first asked for (PEP 562), and kept: it lives here, so it pickles by reference and is
+the same class at every look-up.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from hippo_nnunet.training.recipes import is_ours, parse
+
+_HOMES = {
+    "UNetTrainer": "hippo_nnunet.trainers.recipe_trainer",
+    "AttentionUNetTrainer": "hippo_nnunet.trainers.attention_unet_trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Make the trainer class that a recipe name spells.
+
+    Raises:
+        AttributeError: The name is not one of ours.
+        ConfigError: It is ours, but no valid recipe; names the nearest valid one.
+    """
+    if not is_ours(name):
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    recipe = parse(name)
+    base = getattr(import_module(_HOMES[recipe.base]), recipe.base)
+    made = base if name == recipe.base else type(name, (base,), {"recipe": recipe, "__doc__": base.__doc__})
+    made.__module__ = __name__
+    globals()[name] = made
+    return made

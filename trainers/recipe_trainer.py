@@ -1,0 +1,239 @@
+"""The nnU-Net trainer behind every recipe: a few hooks, the work in `hippo_nnunet.training`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from hippo_nnunet.inference.validation import validate_fold
+from hippo_nnunet.nnunet.checkpoints import (
+    TrainingRecord,
+    check_same_plans,
+    check_same_schedule,
+    read_record,
+    write_checkpoint,
+)
+from hippo_nnunet.nnunet.loaders import in_plane_augmentation, memory_loaders, recipe_transforms, seed_workers
+from hippo_nnunet.nnunet.network import baseline_class, build_network
+from hippo_nnunet.training.augmentation import PUBLISHED, SHORT_SCHEDULE, AugmentationSpec, sampled_patch_size
+from hippo_nnunet.training.losses import apply_loss_word
+from hippo_nnunet.training.memory_data import MemoryLoader
+from hippo_nnunet.training.recipes import Recipe
+from hippo_nnunet.training.schedule import CycleSchedule, one_cycle, schedule_for
+
+CHECKPOINT_INTERVAL_S = 120.0
+"""Seconds of training after which `checkpoint_latest.pth` is written, also within an epoch."""
+
+
+class UNetTrainer(nnUNetTrainer):
+    """nnU-Net's own network, trained by the recipe that the class name spells.
+
+    Args:
+        plans: nnU-Net plans, with the key `continue_training`, which is taken out.
+        configuration: For example `2d` or `3d_fullres`.
+        fold: Fold number, or `all`.
+        dataset_json: The dataset's dataset.json.
+        device: Where to train.
+    """
+
+    recipe: ClassVar[Recipe] = Recipe("UNetTrainer")
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature, to the letter
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.schedule = schedule_for(self.recipe, len(self.configuration_manager.patch_size))
+        self.num_epochs = self.schedule.epochs
+        self.num_iterations_per_epoch = self.schedule.iterations
+        self.num_val_iterations_per_epoch = self.schedule.validation_iterations
+        if self.schedule.fast:
+            self.initial_lr, self.weight_decay = self.schedule.max_lr, self.schedule.weight_decay
+        self.seed = self.recipe.seed if self.recipe.seed is not None else 0 if self.recipe.fast else None
+        self.record = TrainingRecord(self.schedule.as_dict(), self.seed)
+        self._resumed: TrainingRecord | None = None
+        self._clock = self._saved = time.monotonic()
+
+    @classmethod
+    def augmentation(cls) -> AugmentationSpec | None:
+        """Return what the recipe does to a patch; None for nnU-Net's own augmentation."""
+        if cls.recipe.augmentation is not None:
+            return PUBLISHED[cls.recipe.augmentation]
+        return SHORT_SCHEDULE if cls.recipe.fast else None
+
+    # -- network, loss, optimiser ---------------------------------------------------------------------------------
+
+    def initialize(self) -> None:
+        """Seed, then build network, optimiser and loss as nnU-Net does."""
+        if self.seed is not None:
+            torch.manual_seed(self.seed)
+        super().initialize()
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> torch.nn.Module:
+        """Build nnU-Net's own network: the plan's class, or PlainConvUNet where the plan names one of ours."""
+        return build_network(
+            baseline_class(configuration_manager),
+            configuration_manager,
+            num_input_channels,
+            num_output_channels,
+            enable_deep_supervision,
+        )
+
+    def _build_loss(self) -> torch.nn.Module:
+        loss = super()._build_loss()
+        labels = self.label_manager
+        apply_loss_word(loss, self.recipe.loss, labels.has_regions, labels.ignore_label)
+        return loss
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """Return AdamW with one cycle for `fast`, nnU-Net's SGD with polynomial decay otherwise."""
+        if not self.schedule.fast:
+            return super().configure_optimizers()
+        return one_cycle(self.network.parameters(), self.schedule)
+
+    # -- data -----------------------------------------------------------------------------------------------------
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802 - nnU-Net's name
+        """Return nnU-Net's four augmentation settings, adapted to the recipe; sets the axes mirrored at inference."""
+        rotation, in_plane, initial_patch_size, mirror_axes = (
+            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        spec = self.augmentation()
+        if spec is None:
+            return rotation, in_plane, initial_patch_size, mirror_axes
+        patch_size = self.configuration_manager.patch_size
+        mirror_axes = spec.axes(len(patch_size))
+        self.inference_allowed_mirroring_axes = mirror_axes or None
+        return rotation, in_plane, sampled_patch_size(spec, patch_size, in_plane), mirror_axes
+
+    @classmethod
+    def get_training_transforms(
+        cls,
+        patch_size: Any,
+        rotation_for_DA: Any,  # noqa: N803 - nnU-Net's name
+        deep_supervision_scales: Any,
+        mirror_axes: Any,
+        do_dummy_2d_data_aug: bool,
+        **kwargs: Any,
+    ) -> Any:
+        """Return nnU-Net's transforms, their augmentation replaced where an augmentation word stands."""
+        stock = nnUNetTrainer.get_training_transforms(
+            patch_size, rotation_for_DA, deep_supervision_scales, mirror_axes, do_dummy_2d_data_aug, **kwargs
+        )
+        if cls.recipe.augmentation is None:
+            return stock
+        return recipe_transforms(stock, PUBLISHED[cls.recipe.augmentation], patch_size, do_dummy_2d_data_aug)
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Return the in-memory loaders for `fast` where the data fits, nnU-Net's own otherwise."""
+        spec = self.augmentation()
+        if self.schedule.fast and spec is not None:
+            loaders = memory_loaders(self, spec, in_plane_augmentation(self))
+            if loaders is not None:
+                return loaders
+        loaders = super().get_dataloaders()
+        if self.recipe.seed is not None:
+            seed_workers(loaders, self.recipe.seed, self.current_epoch)
+        return loaders
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Refuse a checkpoint of another schedule before anything is written, then start as nnU-Net does."""
+        if self._resumed is not None:
+            check_same_schedule(self._resumed, self.record, self.output_folder)
+        super().on_train_start()
+        self._clock = self._saved = time.monotonic()
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch where a checkpoint within it stopped."""
+        super().on_train_epoch_start()
+        done = len(self.record.epoch_outputs)
+        self.num_iterations_per_epoch = self.schedule.iterations - done
+        if isinstance(self.dataloader_train, MemoryLoader):
+            self.dataloader_train.step = self.current_epoch * self.schedule.iterations + done
+
+    def train_step(self, batch: dict) -> dict:
+        """Run nnU-Net's training step, move the cycle on, and write a checkpoint when it is time."""
+        output = super().train_step(batch)
+        self.record.epoch_outputs.append(output)
+        if isinstance(self.lr_scheduler, CycleSchedule):
+            self.lr_scheduler.advance()
+        if time.monotonic() - self._saved > CHECKPOINT_INTERVAL_S:
+            self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
+        return output
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """Log the loss over the whole epoch, the part before a resumption included."""
+        super().on_train_epoch_end(self.record.epoch_outputs)
+        self.num_iterations_per_epoch = self.schedule.iterations
+
+    def on_validation_epoch_start(self) -> None:
+        """Draw the same validation batches in every epoch of the in-memory loader."""
+        super().on_validation_epoch_start()
+        if isinstance(self.dataloader_val, MemoryLoader):
+            self.dataloader_val.step = 0
+
+    def on_epoch_end(self) -> None:
+        """Close the epoch; checkpoints written from here on stand between two epochs."""
+        self.record.epoch_outputs = []
+        super().on_epoch_end()
+
+    def on_train_end(self) -> None:
+        """Write the final checkpoint, and what the training took."""
+        super().on_train_end()
+        if self.local_rank == 0:
+            self.record.write_summary(Path(self.output_folder), self.device)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Validate with batched slices; nnU-Net's own way where processes share the work or a next stage follows."""
+        if self.is_ddp or self.is_cascaded or self.configuration_manager.next_stage_names:
+            super().perform_actual_validation(save_probabilities)
+        else:
+            validate_fold(self, save_probabilities)
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write nnU-Net's checkpoint with our record, whole or not at all."""
+        if self.local_rank != 0:
+            return
+        if self.disable_checkpointing:
+            self.print_to_log_file("No checkpoint written, checkpointing is disabled")
+            return
+        now = time.monotonic()
+        self.record.trained_seconds += now - self._clock
+        self._clock = now
+        write_checkpoint(self, self.record, Path(filename))
+        if Path(filename).name == "checkpoint_latest.pth":
+            self._saved = now
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """Load nnU-Net's checkpoint and go on with its schedule.
+
+        Raises:
+            ConfigError: It was made with other plans.
+        """
+        checkpoint = read_record(Path(filename_or_checkpoint))
+        check_same_plans(checkpoint.plans, self, filename_or_checkpoint)
+        super().load_checkpoint(filename_or_checkpoint)
+        if isinstance(self.lr_scheduler, CycleSchedule) and checkpoint.cycle is not None:
+            self.lr_scheduler.load_state_dict(checkpoint.cycle)
+        if checkpoint.record is not None:
+            self._resumed = checkpoint.record
+            self.record.go_on_from(checkpoint.record)
