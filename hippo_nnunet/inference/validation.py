@@ -13,7 +13,6 @@ from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from hippo_nnunet.inference.batched_predictor import BatchedPredictor
 
 
-
 def validate_fold(trainer: Any, save_probabilities: bool) -> None:
     """Predict the fold's validation cases and write what nnU-Net's own validation writes.
 

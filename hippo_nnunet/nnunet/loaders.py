@@ -43,9 +43,7 @@ def recipe_transforms(stock: Any, spec: AugmentationSpec, patch_size: Any, in_pl
     return ComposeTransforms([*build_transforms(spec, patch_size, in_plane), *stock.transforms[ends[0] :]])
 
 
-def memory_loaders(
-    trainer: Any, spec: AugmentationSpec, in_plane: bool
-) -> tuple[MemoryLoader, MemoryLoader] | None:
+def memory_loaders(trainer: Any, spec: AugmentationSpec, in_plane: bool) -> tuple[MemoryLoader, MemoryLoader] | None:
     """Return training and validation loaders that hold every case in memory.
 
     Args:
@@ -89,7 +87,7 @@ def _sampling(trainer: Any, in_plane: bool, stream: int) -> Sampling:
         batch_size=trainer.batch_size,
         patch_size=tuple(int(p) for p in trainer.configuration_manager.patch_size),
         foreground_share=trainer.oversample_foreground_percent,
-        annotated_key=tuple([-1, *labels.all_labels]),
+        annotated_key=(-1, *labels.all_labels),
         regions=tuple(regions) if regions is not None else None,
         target_scales=tuple(tuple(float(s) for s in scale) for scale in scales) if scales is not None else None,
         in_plane=in_plane,

@@ -36,9 +36,7 @@ def load_cases(dataset: Any, device: torch.device) -> list[MemoryCase]:
                 "and run 'hippo-nnunet plan' again"
             ) from error
         locations = {
-            name: np.asarray(voxels)[:, 1:]
-            for name, voxels in properties["class_locations"].items()
-            if len(voxels) > 0
+            name: np.asarray(voxels)[:, 1:] for name, voxels in properties["class_locations"].items() if len(voxels) > 0
         }
         cases.append(
             MemoryCase(
@@ -69,4 +67,7 @@ def memory_shortfall(dataset: Any, device: torch.device, share: float = 0.5) -> 
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if needed <= share * free:
         return None
-    return f"the preprocessed cases need {needed / 1e9:.1f} GB, {share:.0%} of the free memory is {share * free / 1e9:.1f} GB"
+    allowed = share * free
+    return (
+        f"the cases need {needed / 1e9:.1f} GB, {share:.0%} of the free memory is {allowed / 1e9:.1f} GB"
+    )

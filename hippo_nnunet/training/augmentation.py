@@ -87,9 +87,7 @@ SHORT_SCHEDULE = AugmentationSpec(
 """Augmentation of `fast` where no augmentation word stands."""
 
 
-def sampled_patch_size(
-    spec: AugmentationSpec, patch_size: Sequence[int], in_plane: bool = False
-) -> tuple[int, ...]:
+def sampled_patch_size(spec: AugmentationSpec, patch_size: Sequence[int], in_plane: bool = False) -> tuple[int, ...]:
     """Return the patch to cut before rotating and zooming, so that little of the final patch lies outside it.
 
     Args:

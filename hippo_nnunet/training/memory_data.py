@@ -156,4 +156,3 @@ def _shrink(seg: torch.Tensor, scale: Sequence[float]) -> torch.Tensor:
         return seg
     size = [round(n * s) for n, s in zip(seg.shape[2:], scale, strict=True)]
     return torch.nn.functional.interpolate(seg.float(), size, mode="nearest-exact").to(seg.dtype)
-

@@ -147,17 +147,23 @@ def parse(name: str) -> Recipe:
     base, *words = name.split("_")
     if base not in BASES:
         nearest = difflib.get_close_matches(base, BASES, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"trainer '{name}': unknown base '{base}'; the bases are {', '.join(BASES)}. "
-                          f"Did you mean '{'_'.join([nearest, *words])}'?")
+        raise ConfigError(
+            f"trainer '{name}': unknown base '{base}'; the bases are {', '.join(BASES)}. "
+            f"Did you mean '{'_'.join([nearest, *words])}'?"
+        )
     chosen: dict[str, str] = {}
     for word in words:
         group = _group_of(word)
         if group is None:
-            raise ConfigError(f"trainer '{name}': unknown word '{word}'. Did you mean '{suggest(name)}'? "
-                              "'hippo-nnunet list' shows every word.")
+            raise ConfigError(
+                f"trainer '{name}': unknown word '{word}'. Did you mean '{suggest(name)}'? "
+                "'hippo-nnunet list' shows every word."
+            )
         if group.name in chosen:
-            raise ConfigError(f"trainer '{name}': '{chosen[group.name]}' and '{word}' are both words of the group "
-                              f"{group.name}, of which one may stand. Did you mean '{suggest(name)}'?")
+            raise ConfigError(
+                f"trainer '{name}': '{chosen[group.name]}' and '{word}' are both words of the group "
+                f"{group.name}, of which one may stand. Did you mean '{suggest(name)}'?"
+            )
         chosen[group.name] = word
     recipe = Recipe(base, chosen)
     if recipe.name != name:

@@ -1,0 +1,127 @@
+"""The images to predict: found by name, grouped into cases, and checked before any network runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hippo_nnunet.data.nifti import Volume, read_volume, shift_mm
+from hippo_nnunet.errors import DataError
+
+ENDINGS = (".nii.gz", ".nii")
+
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
+_TOLERANCE_MM = 1e-3
+
+
+@dataclass(frozen=True)
+class InputCase:
+    """The images of one case.
+
+    Attributes:
+        case: Identifier: the file's name without ending and without nnU-Net's channel number.
+        files: One image for each channel, in order.
+    """
+
+    case: str
+    files: tuple[Path, ...]
+
+
+def find_cases(inputs: Path | Sequence[Path], channels: int) -> list[InputCase]:
+    """Group images into cases by their names; reads no image.
+
+    Args:
+        inputs: Folders or files. Names are nnU-Net's (`<case>_0000.nii.gz`, one file for each channel) or, for one
+            channel, also the plain `<case>.nii.gz` of the MSD; hidden files in folders are left out.
+        channels: Channels that the model takes.
+
+    Returns:
+        The cases, sorted.
+
+    Raises:
+        DataError: A file or folder is missing or empty, a file is no NIfTI by name, a case has another number of
+            channels, or two files are the same channel of the same case.
+    """
+    files = {path: _stem(path) for path in _files([inputs] if isinstance(inputs, Path) else inputs)}
+    stems = set(files.values())
+    found: dict[str, dict[int, Path]] = {}
+    for path, stem in files.items():
+        case, channel = _case_and_channel(path, stem, stems, channels)
+        if channel in found.setdefault(case, {}):
+            raise DataError(
+                f"{path} and {found[case][channel]} are both channel {channel:04d} of case {case}: take one away"
+            )
+        found[case][channel] = path
+    for case, images in found.items():
+        if sorted(images) != list(range(channels)):
+            got = ", ".join(f"{channel:04d}" for channel in sorted(images))
+            raise DataError(
+                f"case {case} in {next(iter(images.values())).parent}: got the channels {got}, but the model takes "
+                f"{channels}: give _0000 to _{channels - 1:04d}; where a number belongs to the case's name, add _0000"
+            )
+    return [InputCase(case, tuple(images[c] for c in range(channels))) for case, images in sorted(found.items())]
+
+
+def check_images(case: InputCase) -> None:
+    """Read the images of a case and refuse what nnU-Net would misread in silence.
+
+    Raises:
+        DataError: An image is unreadable, truncated, not 3D, empty or holds a NaN or an infinite voxel, or the
+            channels differ in shape or place.
+    """
+    first: Volume | None = None
+    for path in case.files:
+        volume = read_volume(path, case.case)
+        if volume.non_finite:
+            raise DataError(f"{path}: {volume.non_finite} voxels are NaN or infinite: replace them by real intensities")
+        if not volume.array.any():
+            raise DataError(f"{path}: every voxel is 0, there is nothing to segment: replace the file")
+        first = first or volume
+        if volume.shape != first.shape:
+            raise DataError(
+                f"{path}: got shape {volume.shape}, but {first.path} has {first.shape}: resample the channels of a "
+                "case to one grid"
+            )
+        shift = shift_mm(volume.itk_affine, first.itk_affine, volume.shape)
+        if shift > _TOLERANCE_MM:
+            raise DataError(
+                f"{path} lies {shift:.3g} mm away from {first.path}: resample the channels of a case to one grid"
+            )
+
+
+def _files(inputs: Iterable[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.name.endswith(ENDINGS) and not p.name.startswith("."))
+            if not inside:
+                raise DataError(f"{path}: no image ({' or '.join(ENDINGS)}) in this folder: name the folder of images")
+            files += inside
+        elif not path.is_file():
+            raise DataError(f"{path}: no such file or folder: name the images to predict")
+        elif not path.name.endswith(ENDINGS):
+            raise DataError(f"{path}: not a NIfTI image by its name: expected {' or '.join(ENDINGS)}")
+        else:
+            files.append(path)
+    if not files:
+        raise DataError("no images to predict: name a folder or files")
+    return list(dict.fromkeys(files))
+
+
+def _stem(path: Path) -> str:
+    return next(path.name.removesuffix(ending) for ending in ENDINGS if path.name.endswith(ending))
+
+
+def _case_and_channel(path: Path, stem: str, stems: set[str], channels: int) -> tuple[str, int]:
+    """Read a name; four digits at the end of a single-channel image are its own unless `<case>_0000` is there."""
+    match = _CHANNEL.fullmatch(stem)
+    if match and (channels > 1 or match[2] == "0000" or f"{match[1]}_0000" in stems):
+        return match[1], int(match[2])
+    if channels > 1:
+        raise DataError(
+            f"{path}: the model takes {channels} channels, and this name says not which one it is: call it "
+            f"{stem}_0000 and so on"
+        )
+    return stem, 0

@@ -1,0 +1,170 @@
+"""The trained models that predict together: found, checked to fit one another, and loaded once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hippo_nnunet.errors import ConfigError, DataError, HippoError
+from hippo_nnunet.inference.cases import ENDINGS
+from hippo_nnunet.nnunet.paths import EXT_VARIABLE, environment
+
+if TYPE_CHECKING:
+    import torch
+
+    from hippo_nnunet.inference.batched_predictor import BatchedPredictor
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model folder, its checkpoints seen but not loaded.
+
+    Attributes:
+        folder: nnU-Net's `{trainer}__{plans}__{configuration}`.
+        folds: The folds whose logits are averaged.
+        checkpoint: File name in each fold's folder.
+        dataset_json: Content of dataset.json.
+        plans: Content of plans.json.
+    """
+
+    folder: Path
+    folds: tuple[int | str, ...]
+    checkpoint: str
+    dataset_json: dict[str, Any]
+    plans: dict[str, Any]
+
+    @property
+    def channels(self) -> int:
+        """Number of image channels."""
+        return len(self.dataset_json.get("channel_names") or self.dataset_json["modality"])
+
+
+def find_members(models: Sequence[Path], folds: Sequence[int | str] | None, checkpoint: str) -> list[Member]:
+    """Look at model folders without loading a network.
+
+    Args:
+        models: nnU-Net's model folders; several are an ensemble.
+        folds: Folds to take of each; None for all that have the checkpoint, the fold `all` left out, as in nnU-Net.
+        checkpoint: File name in each fold's folder.
+
+    Returns:
+        The members, in the order given.
+
+    Raises:
+        ConfigError: No model, one twice, a missing folder, fold or checkpoint, or models that do not belong together.
+        DataError: A model's dataset.json or plans.json cannot be read.
+    """
+    if not models:
+        raise ConfigError("no model to predict with: name a model folder such as UNetTrainer__nnUNetPlans__2d")
+    repeated = sorted({str(model) for model in models if [m.resolve() for m in models].count(model.resolve()) > 1})
+    if repeated:
+        raise ConfigError(f"model {repeated[0]} is given twice: name each member of the ensemble once")
+    members = []
+    for model in models:
+        if not model.is_dir():
+            raise ConfigError(f"model folder {model} is missing: name a folder like UNetTrainer__nnUNetPlans__2d")
+        dataset_json, plans = _read_json(model / "dataset.json"), _read_json(model / "plans.json")
+        members.append(Member(model, _folds(model, folds, checkpoint), checkpoint, dataset_json, plans))
+    for member in members[1:]:
+        _check_together(members[0], member)
+    ending = members[0].dataset_json["file_ending"]
+    if ending not in ENDINGS:
+        raise ConfigError(f"{models[0]} was trained on {ending} images; predict these with nnUNetv2_predict")
+    return members
+
+
+def load_member(member: Member, device: torch.device, use_mirroring: bool) -> BatchedPredictor:
+    """Load the weights of every fold of a model.
+
+    Args:
+        member: The model.
+        device: Where it shall predict.
+        use_mirroring: Whether predictions are averaged over the mirrored axes that the training allowed.
+
+    Returns:
+        nnU-Net's predictor, ready.
+
+    Raises:
+        ConfigError: The trainer is not known here, or the model is the second stage of a cascade.
+        DataError: A checkpoint cannot be read or does not fit the plans.
+    """
+    from hippo_nnunet.inference.batched_predictor import BatchedPredictor
+
+    # nnU-Net looks a trainer up by name, and this works without its folders or `hippo-nnunet register`.
+    os.environ[EXT_VARIABLE] = environment(member.folder)[EXT_VARIABLE]
+    predictor = BatchedPredictor(
+        use_mirroring=use_mirroring,
+        perform_everything_on_device=device.type == "cuda",
+        device=device,
+        allow_tqdm=False,
+    )
+    try:
+        predictor.initialize_from_trained_model_folder(str(member.folder), member.folds, member.checkpoint)
+        for parameters in predictor.list_of_parameters[1:]:
+            predictor.network.load_state_dict(parameters)
+    except HippoError:
+        raise
+    except Exception as error:  # torch.load and nnU-Net raise many kinds
+        reason = " ".join(str(error).split())[:300]
+        if "Could not find requested nnunet trainer" in reason:
+            raise ConfigError(
+                f"{member.folder}: its trainer is not installed here: put the trainer's folder into {EXT_VARIABLE}"
+            ) from error
+        raise DataError(
+            f"{member.folder}: {member.checkpoint} of the folds {', '.join(map(str, member.folds))} cannot be loaded "
+            f"({type(error).__name__}: {reason}): name other folds, or train it again"
+        ) from error
+    if predictor.configuration_manager.previous_stage_name is not None:
+        raise ConfigError(
+            f"{member.folder} is the second stage of a cascade: predict the first one, then use "
+            "nnUNetv2_predict -prev_stage_predictions"
+        )
+    return predictor
+
+
+def _folds(model: Path, folds: Sequence[int | str] | None, checkpoint: str) -> tuple[int | str, ...]:
+    trained = {path.parent.name.removeprefix("fold_") for path in model.glob(f"fold_*/{checkpoint}")}
+    there = ", ".join(sorted(trained)) or "none"
+    if folds is None:
+        numbered = sorted(int(fold) for fold in trained if fold.isdigit())
+        if not numbered:
+            raise ConfigError(f"{model}: no numbered fold has {checkpoint} (folds that have it: {there}): train it")
+        return tuple(numbered)
+    missing = [fold for fold in folds if str(fold) not in trained]
+    if missing or not folds:
+        named = model / f"fold_{missing[0]}" / checkpoint if missing else model
+        raise ConfigError(f"{named}: no such checkpoint (folds that have it: {there}): name other folds, or train it")
+    return tuple(dict.fromkeys(folds))
+
+
+def _check_together(first: Member, other: Member) -> None:
+    mine, theirs = _identity(first), _identity(other)
+    for what, value in mine.items():
+        if theirs[what] != value:
+            raise ConfigError(
+                f"{first.folder} and {other.folder} cannot predict together: {what} {value} and {theirs[what]}; "
+                "give models of one dataset"
+            )
+
+
+def _identity(member: Member) -> dict[str, Any]:
+    description = member.dataset_json
+    return {
+        "dataset": member.plans["dataset_name"],
+        "labels": list(description["labels"].items()),
+        "regions_class_order": description.get("regions_class_order"),
+        "number of channels": member.channels,
+        "image reader": member.plans["image_reader_writer"],
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}): give the folder of a model of nnU-Net") from error
+    return content

@@ -1,0 +1,292 @@
+"""nnU-Net's planning, preprocessing and training, called from Python with the checks that nnU-Net leaves out.
+
+nnU-Net and torch are imported inside the functions: its number of worker processes is read at its import, and eight
+processes, each importing torch, are slow on a small machine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hippo_nnunet.errors import ConfigError, DataError, DependencyError
+from hippo_nnunet.nnunet import preprocessed
+from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One fold to train and validate.
+
+    Attributes:
+        dataset: Id or full name.
+        configuration: Such as `2d`.
+        fold: Index from 0, or `all`.
+        trainer: Class name: one of our recipes, nnU-Net's own, or one in `nnUNet_extTrainer`.
+        plans: Plans name.
+        device: `auto`, `cpu`, `cuda` or `mps`; `auto` is CUDA where there is a device, else the CPU.
+        npz: Save the validation's softmax, which ensembling needs.
+        threads: CPU threads of torch; None for all. Ignored on CUDA, where more than one does not help.
+        num_gpus: Above 1: nnU-Net's distributed training.
+        pretrained_weights: Checkpoint to start from; not with a training that is resumed.
+        validate_best: Validate `checkpoint_best` instead of `checkpoint_final`.
+        disable_checkpointing: Write no checkpoints; such a training cannot be resumed.
+    """
+
+    dataset: str
+    configuration: str
+    fold: int | str
+    trainer: str = "nnUNetTrainer"
+    plans: str = "nnUNetPlans"
+    device: str = "auto"
+    npz: bool = True
+    threads: int | None = None
+    num_gpus: int = 1
+    pretrained_weights: Path | None = None
+    validate_best: bool = False
+    disable_checkpointing: bool = False
+
+
+def limit_processes() -> None:
+    """Let nnU-Net start no more worker processes than there are CPUs, where the user has not chosen a number.
+
+    Has to run before nnU-Net is imported.
+    """
+    for variable in ("nnUNet_def_n_proc", "nnUNet_n_proc_DA"):
+        os.environ.setdefault(variable, str(cpu_count()))
+
+
+def cpu_count() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def resolve_device(device: str) -> str:
+    """Return `cpu`, `cuda` or `mps`; `auto` becomes `cuda` where there is such a device, else `cpu`.
+
+    Raises:
+        ConfigError: Another name.
+        DependencyError: The device that was asked for is not there; nothing falls back to another.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"device '{device}' is unknown; take auto, cpu, cuda or mps")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DependencyError("device 'cuda' was asked for, but torch finds none; pass --device cpu, or see doctor")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise DependencyError("device 'mps' was asked for, but torch finds none; pass --device cpu")
+    return device
+
+
+def planner_class(name: str) -> type:
+    """Find an experiment planner by its class name: ours first, then nnU-Net's.
+
+    Raises:
+        ConfigError: There is no such planner.
+    """
+    limit_processes()
+    import nnunetv2
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    found = getattr(importlib.import_module("hippo_nnunet.planners"), name, None) or recursive_find_python_class(
+        str(Path(nnunetv2.__path__[0]) / "experiment_planning"), name, current_module="nnunetv2.experiment_planning"
+    )
+    if not (isinstance(found, type) and issubclass(found, ExperimentPlanner)):
+        raise ConfigError(f"planner '{name}' is unknown; see 'hippo-nnunet list', or take ExperimentPlanner")
+    return found
+
+
+def trainer_class(name: str) -> type:
+    """Find a trainer by its class name, as nnU-Net will.
+
+    Raises:
+        ConfigError: There is no such trainer, or a wrong recipe; names the nearest right name.
+    """
+    limit_processes()
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    from hippo_nnunet.training import recipes
+
+    if recipes.is_ours(name):
+        recipes.parse(name)
+    try:
+        return recursive_find_trainer_class_by_name(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"trainer '{name}' is unknown to nnU-Net and to us; did you mean '{recipes.suggest(name)}'? "
+            "'hippo-nnunet list' shows the names"
+        ) from error
+
+
+def plan_and_preprocess(
+    dataset_id: int | str,
+    planner: str = "ExperimentPlanner",
+    configurations: Sequence[str] = ("2d",),
+    num_processes: int | None = None,
+) -> str:
+    """Do what nnUNetv2_plan_and_preprocess does, where it is not done yet, and make the cross-validation splits.
+
+    Existing fingerprint, plans, splits and complete preprocessed data are kept.
+
+    Args:
+        dataset_id: Id or full name of a dataset in `nnUNet_raw`.
+        planner: Class name of an experiment planner, ours or nnU-Net's.
+        configurations: Configurations to preprocess; none: plan only.
+        num_processes: Worker processes; None for the number of CPUs.
+
+    Returns:
+        The name of the plans.
+
+    Raises:
+        ConfigError: No such dataset, planner or configuration.
+        DataError: nnU-Net's integrity check fails, or there are fewer cases than folds.
+    """
+    limit_processes()
+    from nnunetv2.experiment_planning import plan_and_preprocess_api as upstream
+
+    folders = folders_for(None)
+    name = preprocessed.dataset_name(dataset_id, folders)
+    number = int(name[7:10])
+    processes = num_processes or cpu_count()
+    found_planner = planner_class(planner)
+    cases = preprocessed.raw_cases(name, folders)
+    if preprocessed.read_splits(name, folders) is None:
+        preprocessed.check_number_of_cases(name, len(cases))
+
+    fingerprint = folders.preprocessed / name / "dataset_fingerprint.json"
+    if not fingerprint.is_file():
+        try:
+            upstream.extract_fingerprint_dataset(
+                number, num_processes=processes, check_dataset_integrity=True, clean=True, verbose=False
+            )
+        except (AssertionError, RuntimeError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise DataError(
+                f"{folders.raw / name}: nnU-Net's integrity check failed: {first}; find every problem with "
+                f"'hippo-nnunet data check {folders.raw / name}'"
+            ) from error
+    plans_name = str(inspect.signature(found_planner).parameters["plans_name"].default)
+    if not (folders.preprocessed / name / f"{plans_name}.json").is_file():
+        _, plans_name = upstream.plan_experiment_dataset(number, found_planner)
+    plans = preprocessed.read_plans(name, plans_name, folders)
+    missing = [c for c in configurations if not _is_preprocessed(plans, c, cases, folders)]
+    for configuration in missing:
+        preprocessed.signature_file(preprocessed.data_folder(plans, configuration, folders)).unlink(missing_ok=True)
+    upstream.preprocess_dataset(number, plans_name, missing, [processes] * len(missing))
+    for configuration in missing:
+        record = preprocessed.signature_file(preprocessed.data_folder(plans, configuration, folders))
+        record.write_text(preprocessed.signature(plans, configuration) + "\n")
+    preprocessed.make_splits(name, cases, folders)
+    return plans_name
+
+
+def _is_preprocessed(plans: dict[str, Any], configuration: str, cases: set[str], folders: NnunetFolders) -> bool:
+    folder = preprocessed.data_folder(plans, configuration, folders)
+    record = preprocessed.signature_file(folder)
+    fits = not record.is_file() or record.read_text().strip() == preprocessed.signature(plans, configuration)
+    return fits and preprocessed.stored_cases(folder) == cases
+
+
+def fold_folder(job: TrainJob, folders: NnunetFolders) -> Path:
+    """Return the folder that nnU-Net writes for the job, which need not exist."""
+    name = preprocessed.dataset_name(job.dataset, folders)
+    return folders.results / name / f"{job.trainer}__{job.plans}__{job.configuration}" / f"fold_{job.fold}"
+
+
+def is_finished(folder: Path, npz: bool = True) -> bool:
+    """Tell whether a fold is trained and validated; `npz`: with the softmax of the validation cases."""
+    validation = folder / "validation"
+    written = (folder / "checkpoint_final.pth").is_file() and (validation / "summary.json").is_file()
+    return written and (not npz or any(validation.glob("*.npz")))
+
+
+def train_fold(job: TrainJob, validation_only: bool = False) -> Path:
+    """Train and validate one fold, from where it was left.
+
+    A finished fold is left alone, a trained one is only validated, an interrupted one is resumed.
+
+    Args:
+        job: What to train.
+        validation_only: Validate again, also where that is done; the fold has to be trained.
+
+    Returns:
+        The folder of the fold.
+
+    Raises:
+        ConfigError: Wrong dataset, configuration, fold, trainer, plans or device, or preprocessed data that is missing
+            or of another plan; found before anything is trained.
+        DataError: Fewer cases than folds, or a file that cannot be read.
+        DependencyError: The device is not there.
+    """
+    limit_processes()
+    folders = folders_for(None)
+    name = preprocessed.dataset_name(job.dataset, folders)
+    plans = preprocessed.check_preprocessed(name, job.plans, job.configuration, folders)
+    if job.fold != "all":
+        cases = preprocessed.stored_cases(preprocessed.data_folder(plans, job.configuration, folders))
+        preprocessed.check_fold(name, _fold_index(job.fold), len(cases), folders)
+    folder = fold_folder(job, folders)
+    trained = (folder / "checkpoint_final.pth").is_file()
+    if is_finished(folder, job.npz) and not validation_only:
+        log.info("%s is finished", folder)
+        return folder
+    if validation_only and not trained:
+        raise ConfigError(f"{folder} is not trained to the end, so it cannot be validated; train it first")
+    device = resolve_device(job.device)
+    trainer_class(job.trainer)
+
+    from nnunetv2.run import run_training as upstream
+
+    _set_threads(device, job.threads)
+    started = any((folder / f"checkpoint_{which}.pth").is_file() for which in ("latest", "best"))
+    upstream.run_training(
+        name,
+        job.configuration,
+        job.fold,
+        job.trainer,
+        job.plans,
+        pretrained_weights=str(job.pretrained_weights) if job.pretrained_weights and not started else None,
+        num_gpus=job.num_gpus,
+        export_validation_probabilities=job.npz,
+        continue_training=started and not trained,
+        only_run_validation=trained,
+        disable_checkpointing=job.disable_checkpointing,
+        val_with_best=job.validate_best,
+        device=_torch_device(device),
+    )
+    return folder
+
+
+def _fold_index(fold: int | str) -> int:
+    try:
+        return int(fold)
+    except ValueError:
+        raise ConfigError(f"fold '{fold}' is neither a number nor 'all'") from None
+
+
+def _torch_device(device: str) -> torch.device:
+    import torch
+
+    return torch.device(device)
+
+
+def _set_threads(device: str, threads: int | None) -> None:
+    """Set torch's threads as nnUNetv2_train does."""
+    import torch
+
+    torch.set_num_threads(1 if device == "cuda" else threads or cpu_count())

@@ -1,0 +1,240 @@
+"""What nnU-Net has planned and preprocessed for a dataset, read and checked without torch.
+
+Source: ours, because nnU-Net itself trusts that the folders fit together, and fails late or trains on the wrong data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.nnunet.paths import NnunetFolders
+
+DEFAULT_FOLDS = 5
+_CONFIGURATION_KEYS = (
+    "data_identifier",
+    "preprocessor_name",
+    "spacing",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "resampling_fn_data",
+    "resampling_fn_data_kwargs",
+    "resampling_fn_seg",
+    "resampling_fn_seg_kwargs",
+)
+_PLANS_KEYS = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({error}); delete it and plan again") from error
+
+
+def dataset_name(dataset: int | str, folders: NnunetFolders) -> str:
+    """Return the full name of a dataset given by id or name, looked up in the raw and the preprocessed folder.
+
+    Args:
+        dataset: `4`, `"4"`, `"004"` or `"Dataset004_Hippocampus"`.
+        folders: nnU-Net's folders.
+
+    Raises:
+        ConfigError: Not an id or a name, no such dataset, or several with one id.
+    """
+    text = str(dataset)
+    pattern = text if text.startswith("Dataset") else f"Dataset{int(text):03d}_*" if text.isdigit() else ""
+    if not pattern:
+        raise ConfigError(f"dataset '{text}' is neither an id (4) nor a name (Dataset004_Hippocampus)")
+    found = sorted({p.name for root in (folders.raw, folders.preprocessed) for p in root.glob(pattern) if p.is_dir()})
+    if not found:
+        raise ConfigError(
+            f"dataset '{text}' is not in {folders.raw}; convert it first: hippo-nnunet data convert SOURCE, "
+            "or check nnUNet_raw"
+        )
+    if len(found) > 1:
+        raise ConfigError(f"dataset id {text} is ambiguous: {', '.join(found)}; rename or remove all but one")
+    return found[0]
+
+
+def configuration_of(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
+    """Return a configuration of a plans file with everything that it inherits.
+
+    Raises:
+        ConfigError: The plans hold no such configuration.
+    """
+    available = plans["configurations"]
+    if configuration not in available:
+        raise ConfigError(
+            f"configuration '{configuration}' is not in {plans['plans_name']} of {plans['dataset_name']}; "
+            f"it has {', '.join(available)}"
+        )
+    own = available[configuration]
+    parent = own.get("inherits_from")
+    return {**(configuration_of(plans, parent) if parent else {}), **own}
+
+
+def signature(plans: dict[str, Any], configuration: str) -> str:
+    """Hash those parts of the plans that decide what the preprocessed files hold (not patch, batch or network)."""
+    parts = configuration_of(plans, configuration)
+    relevant = [{k: parts.get(k) for k in _CONFIGURATION_KEYS}, {k: plans.get(k) for k in _PLANS_KEYS}]
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+
+
+def data_folder(plans: dict[str, Any], configuration: str, folders: NnunetFolders) -> Path:
+    """Return the folder of the configuration's preprocessed cases, which need not exist."""
+    identifier = configuration_of(plans, configuration)["data_identifier"]
+    return folders.preprocessed / plans["dataset_name"] / identifier
+
+
+def signature_file(folder: Path) -> Path:
+    """Return the file beside a folder of preprocessed cases that records of which plan they are."""
+    return folder.with_name(f"{folder.name}.plan.sha256")
+
+
+def stored_cases(folder: Path) -> set[str]:
+    """Return the cases whose properties, which nnU-Net writes last, are in a folder of preprocessed cases."""
+    return {p.stem for p in folder.glob("*.pkl") if p.stat().st_size > 0}
+
+
+def raw_cases(dataset: str, folders: NnunetFolders) -> set[str]:
+    """Return the identifiers of the labelled cases in nnU-Net's raw folder.
+
+    Raises:
+        DataError: The dataset has no dataset.json.
+    """
+    folder = folders.raw / dataset
+    description = read_json(folder / "dataset.json")
+    if "dataset" in description:
+        return set(description["dataset"])
+    ending = description["file_ending"]
+    return {p.name.removesuffix(ending) for p in (folder / "labelsTr").glob(f"[!.]*{ending}")}
+
+
+def read_plans(dataset: str, plans: str, folders: NnunetFolders) -> dict[str, Any]:
+    """Read a plans file.
+
+    Raises:
+        ConfigError: The dataset is not planned, or not with these plans.
+        DataError: The file cannot be read.
+    """
+    folder = folders.preprocessed / dataset
+    file = folder / f"{plans}.json"
+    if not file.is_file():
+        others = sorted(p.stem for p in folder.glob("*.json") if "configurations" in (read_json(p) or {}))
+        there = f"there are {', '.join(others)}" if others else "nothing is planned yet"
+        raise ConfigError(
+            f"{file} is missing ({there}); plan and preprocess first: "
+            f"hippo-nnunet plan --dataset {int(dataset[7:10])} --planner PLANNER"
+        )
+    return dict(read_json(file))
+
+
+def read_splits(dataset: str, folders: NnunetFolders) -> list[dict[str, list[str]]] | None:
+    """Return the cross-validation splits, or None where none are made yet.
+
+    Raises:
+        DataError: The file holds no list of `{"train": [...], "val": [...]}`.
+    """
+    file = folders.preprocessed / dataset / "splits_final.json"
+    if not file.is_file():
+        return None
+    splits = read_json(file)
+    if not isinstance(splits, list) or not all(isinstance(s, dict) and {"train", "val"} <= set(s) for s in splits):
+        raise DataError(f"{file} is not a list of train/val splits; delete it to let nnU-Net's own be made")
+    return splits
+
+
+def make_splits(dataset: str, cases: set[str], folders: NnunetFolders) -> None:
+    """Write nnU-Net's own splits where there are none: folds that start at the same time would race for it."""
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    if read_splits(dataset, folders) is not None:
+        return
+    splits = generate_crossval_split(sorted(cases), seed=12345, n_splits=DEFAULT_FOLDS)
+    plain = [{part: [str(case) for case in split[part]] for part in ("train", "val")} for split in splits]
+    file = folders.preprocessed / dataset / "splits_final.json"
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(plain, indent=4))
+    temporary.replace(file)
+
+
+def check_fold(dataset: str, fold: int, cases: int, folders: NnunetFolders) -> None:
+    """Refuse a fold outside the split, for which nnU-Net would quietly draw a random one.
+
+    Args:
+        dataset: Full name.
+        fold: Index from 0.
+        cases: Number of cases; counts only where no split is made yet.
+        folders: nnU-Net's folders.
+
+    Raises:
+        ConfigError: The fold is outside the split.
+        DataError: There are fewer cases than folds.
+    """
+    splits = read_splits(dataset, folders)
+    if splits is None:
+        check_number_of_cases(dataset, cases)
+    number = DEFAULT_FOLDS if splits is None else len(splits)
+    if not 0 <= fold < number:
+        raise ConfigError(f"fold {fold} is outside the split of {dataset}, which has folds 0 to {number - 1}")
+
+
+def check_number_of_cases(dataset: str, cases: int) -> None:
+    """Refuse to split fewer cases than folds.
+
+    Raises:
+        DataError: There are fewer cases than folds.
+    """
+    if cases < DEFAULT_FOLDS:
+        raise DataError(
+            f"{dataset} has {cases} labelled cases, fewer than the {DEFAULT_FOLDS} folds of cross-validation; "
+            "add cases, or write your own splits_final.json beside the plans"
+        )
+
+
+def check_preprocessed(dataset: str, plans_name: str, configuration: str, folders: NnunetFolders) -> dict[str, Any]:
+    """Refuse to train on data that is not there, not complete, or preprocessed by another plan.
+
+    Returns:
+        The plans.
+
+    Raises:
+        ConfigError: No such dataset, plans or configuration, or the data does not fit the plans.
+        DataError: A file cannot be read.
+    """
+    plans = read_plans(dataset, plans_name, folders)
+    folder = data_folder(plans, configuration, folders)
+    remedy = (
+        f"preprocess it: hippo-nnunet plan --dataset {int(dataset[7:10])} --planner PLANNER "
+        f"--configurations {configuration}"
+    )
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{folder} is missing: {dataset} is not preprocessed for {plans_name} {configuration}; {remedy}"
+        )
+    record = signature_file(folder)
+    if record.is_file() and record.read_text().strip() != signature(plans, configuration):
+        raise ConfigError(
+            f"{folder} holds data preprocessed by another plan than {plans_name}.json "
+            f"(spacing, normalisation or resampling differ); {remedy}"
+        )
+    splits = read_splits(dataset, folders) or []
+    wanted = {case for split in splits for case in (*split["train"], *split["val"])}
+    missing = sorted(wanted - stored_cases(folder))
+    if missing:
+        raise ConfigError(
+            f"{folder}: {len(missing)} of {len(wanted)} cases are missing, first '{missing[0]}'; {remedy}"
+        )
+    return plans

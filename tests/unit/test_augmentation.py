@@ -1,0 +1,157 @@
+"""The batched augmentation: geometry by hand, frequencies by counting, agreement with batchgeneratorsv2."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.training.augmentation import (
+    PUBLISHED,
+    SHORT_SCHEDULE,
+    AugmentationSpec,
+    augment_batch,
+    build_transforms,
+    sampled_patch_size,
+)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def batch_of(n: int, *size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    image = torch.randn(n, 1, *size, generator=generator(1))
+    labels = (image > 0.5).to(torch.int16) + (image > 1.5).to(torch.int16)
+    return image, labels
+
+
+def test_no_augmentation_changes_nothing():
+    image, labels = batch_of(4, 9, 7)
+    out, seg = augment_batch(image, labels, (9, 7), AugmentationSpec(), generator())
+    assert torch.equal(out, image)
+    assert torch.equal(seg, labels)
+
+
+@pytest.mark.parametrize("size", [(8, 6), (4, 6, 8)])
+def test_mirroring_flips_each_axis_in_half_of_the_samples_and_labels_follow(size):
+    n = 400
+    image, labels = batch_of(1, *size)
+    image, labels = image.expand(n, *image.shape[1:]), labels.expand(n, *labels.shape[1:])
+    out, seg = augment_batch(image, labels, size, PUBLISHED["flip"], generator())
+    assert torch.equal(seg, (out > 0.5).to(torch.int16) + (out > 1.5).to(torch.int16))
+    seen = {tuple(o.flatten().tolist()) for o in out}
+    assert len(seen) == 2 ** len(size)
+    share = sum(torch.equal(o, image[0]) for o in out) / n
+    assert share == pytest.approx(0.5 ** len(size), abs=0.06)
+
+
+def test_only_the_axes_named_are_mirrored():
+    image, labels = batch_of(50, 5, 5)
+    out, _ = augment_batch(image, labels, (5, 5), AugmentationSpec(p_mirror=1.0, mirror_axes=(1,)), generator())
+    assert torch.equal(out, image.flip(3))
+
+
+def test_a_quarter_turn_moves_a_voxel_where_it_belongs():
+    image = torch.zeros(1, 1, 5, 5)
+    image[0, 0, 0, 2] = 1.0  # two voxels above the centre
+    labels = image.to(torch.int16)
+    # the angle is uniform in +-90 degrees: over many draws, find near quarter turns
+    spec = AugmentationSpec(p_rotation=1.0, rotation_deg=90)
+    ends = []
+    for seed in range(300):
+        out, seg = augment_batch(image, labels, (5, 5), spec, generator(seed))
+        row, column = divmod(int(out[0, 0].argmax()), 5)
+        assert math.hypot(row - 2, column - 2) == pytest.approx(2, abs=0.9)
+        assert seg.max() <= 1
+        ends.append((row, column))
+    assert (2, 0) in ends or (2, 4) in ends
+    assert (4, 2) not in ends  # half a turn is beyond the limit
+
+
+def test_zooming_in_magnifies():
+    image = torch.zeros(1, 1, 21, 21)
+    image[..., 8:13, 8:13] = 1
+    spec = AugmentationSpec(p_scaling=1.0, scaling=(2.0, 2.0))
+    out, seg = augment_batch(image, image.to(torch.int16), (21, 21), spec, generator())
+    assert 81 <= int(seg.sum()) <= 121  # 5x5 becomes about 10x10
+    assert out.max() == 1
+
+
+def test_what_lies_outside_is_zero_and_marked():
+    image, labels = torch.ones(1, 1, 9, 9), torch.ones(1, 1, 9, 9, dtype=torch.int16)
+    spec = AugmentationSpec(p_scaling=1.0, scaling=(0.5, 0.5))
+    out, seg = augment_batch(image, labels, (9, 9), spec, generator())
+    assert out[0, 0, 0, 0] == 0
+    assert seg[0, 0, 0, 0] == -1
+    assert seg[0, 0, 4, 4] == 1
+
+
+def test_in_plane_rotation_leaves_slices_apart():
+    image = torch.zeros(8, 1, 5, 9, 9)
+    image[:, :, 2] = 1
+    spec = AugmentationSpec(p_rotation=1.0, rotation_deg=45, p_scaling=1.0, scaling=(0.9, 1.1))
+    out, _ = augment_batch(image, image.to(torch.int16), (5, 9, 9), spec, generator(), in_plane=True)
+    assert out[:, :, [0, 1, 3, 4]].abs().max() < 1e-5
+    assert out[:, :, 2, 4, 4] == pytest.approx(1)
+
+
+def test_noise_has_the_published_strength_and_frequency():
+    image, labels = torch.zeros(3000, 1, 6, 6), torch.zeros(3000, 1, 6, 6, dtype=torch.int16)
+    spec = AugmentationSpec(p_noise=0.3, noise_std=(0.01, 0.01))
+    out, _ = augment_batch(image, labels, (6, 6), spec, generator())
+    noisy = out.flatten(1).abs().amax(1) > 0
+    assert noisy.float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert out[noisy].std().item() == pytest.approx(0.01, rel=0.05)
+
+
+def test_intensity_changes_keep_what_they_promise():
+    image, labels = batch_of(64, 16, 16)
+    gamma, _ = augment_batch(image, labels, (16, 16), AugmentationSpec(p_gamma=1.0, gamma=(0.7, 1.5)), generator())
+    assert torch.allclose(gamma.mean((2, 3)), image.mean((2, 3)), atol=1e-4)
+    assert torch.allclose(gamma.std((2, 3)), image.std((2, 3)), rtol=1e-3)
+    assert not torch.allclose(gamma, image)
+    spec = AugmentationSpec(p_contrast=1.0, contrast=(1.5, 1.5))
+    contrast, _ = augment_batch(image, labels, (16, 16), spec, generator())
+    assert (contrast.amax((2, 3)) <= image.amax((2, 3)) + 1e-6).all()
+    spec = AugmentationSpec(p_brightness=1.0, brightness=(1.25, 1.25))
+    bright, _ = augment_batch(image, labels, (16, 16), spec, generator())
+    assert torch.allclose(bright, image * 1.25)
+
+
+def test_a_seed_fixes_the_batch():
+    image, labels = batch_of(6, 30, 24)
+    first, one = augment_batch(image, labels, (20, 16), SHORT_SCHEDULE, generator(3))
+    second, two = augment_batch(image, labels, (20, 16), SHORT_SCHEDULE, generator(3))
+    other, _ = augment_batch(image, labels, (20, 16), SHORT_SCHEDULE, generator(4))
+    assert first.shape == (6, 1, 20, 16)
+    assert torch.equal(first, second)
+    assert torch.equal(one, two)
+    assert not torch.equal(first, other)
+
+
+def test_the_cut_covers_the_rotated_patch():
+    assert sampled_patch_size(AugmentationSpec(), (56, 40)) == (56, 40)
+    size = sampled_patch_size(AugmentationSpec(p_rotation=1, rotation_deg=10), (56, 40))
+    assert size[0] >= 56 * math.cos(math.radians(10)) + 40 * math.sin(math.radians(10))
+    assert size[1] >= 40 * math.cos(math.radians(10)) + 56 * math.sin(math.radians(10))
+    zoomed = sampled_patch_size(AugmentationSpec(p_scaling=1, scaling=(0.5, 1)), (5, 56, 40), in_plane=True)
+    assert zoomed == (5, 112, 80)
+
+
+def test_batchgeneratorsv2_runs_the_published_recipe_with_the_same_noise():
+    transforms = build_transforms(PUBLISHED["flipRotNoise"], (12, 12))
+    assert [type(t).__name__ for t in transforms] == ["SpatialTransform", "RandomTransform", "MirrorTransform"]
+    image, labels = torch.zeros(1, 12, 12), torch.zeros(1, 12, 12, dtype=torch.int16)
+    noise = transforms[1].transform
+    noisy = noise(image=image.clone(), segmentation=labels)["image"]
+    assert noisy.std().item() == pytest.approx(0.01, rel=0.3)
+    assert transforms[1].apply_probability == 0.3
+    assert len(build_transforms(PUBLISHED["noAug"], (12, 12))) == 1
+
+
+def test_batchgeneratorsv2_cannot_run_the_short_schedules_augmentation():
+    with pytest.raises(ConfigError, match="only mirroring, rotation and noise"):
+        build_transforms(SHORT_SCHEDULE, (12, 12))

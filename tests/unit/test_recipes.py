@@ -1,0 +1,81 @@
+"""Trainer names: one recipe, one name; wrong names lead to the nearest right one."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.training.recipes import BASES, WORD_GROUPS, compose, is_ours, parse, suggest
+
+
+@st.composite
+def word_lists(draw: st.DrawFn) -> list[str]:
+    words = []
+    for group in WORD_GROUPS:
+        if not draw(st.booleans()):
+            continue
+        if not group.unit:
+            words.append(draw(st.sampled_from(sorted(group.words))))
+            continue
+        number = draw(st.integers(0 if group.prefix else 1, 10_000))
+        words.append(f"{group.unit}{number}" if group.prefix else f"{number}{group.unit}")
+    return words
+
+
+@given(st.sampled_from(sorted(BASES)), word_lists(), st.randoms())
+def test_a_recipe_has_one_name_whatever_the_order_of_its_words(base, words, random):
+    name = compose(base, words)
+    shuffled = list(words)
+    random.shuffle(shuffled)
+    assert compose(base, shuffled) == name
+    recipe = parse(name)
+    assert recipe.name == name
+    assert sorted(recipe.words.values()) == sorted(words)
+    assert "__" not in name
+
+
+@given(st.text(alphabet="abcdefgFRNU_0123456789", max_size=40))
+def test_a_suggestion_is_always_a_valid_name(text):
+    for base in BASES:
+        assert parse(suggest(f"{base}_{text}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint", "suggestion"),
+    [
+        ("AttentionUNetTrainer_flp", "unknown word 'flp'", "AttentionUNetTrainer_flip"),
+        ("UNetTrainer_flipRotNois", "unknown word", "UNetTrainer_flipRotNoise"),
+        ("UNetTrainer_flip_noAug", "both words of the group augmentation", "UNetTrainer_flip"),
+        ("UNetTrainer_dice_ce", "both words of the group loss", "UNetTrainer_dice"),
+        ("UNetTrainer_fast_flip", "wrong order", "UNetTrainer_flip_fast"),
+        ("UNetTrainer_10epoch", "unknown word", "UNetTrainer_10epochs"),
+        ("UNetTrainer_0epochs", "unknown word", "UNetTrainer"),
+        ("UNetTrainer_007epochs", "unknown word", "UNetTrainer_7epochs"),
+        ("UNetTrainer__fast", "unknown word ''", "UNetTrainer_fast"),
+        ("AtentionUNetTrainer_fast", "unknown base", "AttentionUNetTrainer_fast"),
+    ],
+)
+def test_a_wrong_name_is_refused_with_the_nearest_right_one(name, complaint, suggestion):
+    with pytest.raises(ConfigError, match=re.escape(complaint)) as refusal:
+        parse(name)
+    assert f"Did you mean '{suggestion}'?" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_words_are_read_out():
+    recipe = parse("AttentionUNetTrainer_flipRot_diceFocal_fast_20epochs_5iters_seed0")
+    assert (recipe.augmentation, recipe.loss, recipe.fast) == ("flipRot", "diceFocal", True)
+    assert (recipe.epochs, recipe.iterations, recipe.seed) == (20, 5, 0)
+    bare = parse("UNetTrainer")
+    assert (bare.augmentation, bare.loss, bare.fast, bare.epochs, bare.iterations, bare.seed) == (
+        None, None, False, None, None, None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainer_5epochs", "UNetTrainerX", "__file__", "_UNetTrainer"])
+def test_foreign_names_are_not_ours(name):
+    assert not is_ours(name)
