@@ -11,7 +11,7 @@ from typing import Any
 
 PLANNERS: dict[str, str] = {
     "AttentionUNetPlanner": "AttentionUNetPlans: nnU-Net's default, for AttentionUNet, gates in the memory estimate",
-    "CompactPlanner": "CompactPlans: 16 to 128 features, batches of at most 48 (2d) and 2 (3d); for CPUs and laptops",
+    "CompactPlanner": "CompactPlans: 16 to 128 features, batches of at most 32 (2d) and 2 (3d); for CPUs and laptops",
     "Pad64Planner": "Pad64Plans: the published 64x64x64 padding (64x64 in 2d) and z-score normalization",
 }
 """Name and one-line description of each planner."""

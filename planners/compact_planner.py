@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
-MAX_BATCH_SIZE = {2: 48, 3: 2}
+MAX_BATCH_SIZE = {2: 32, 3: 2}
 """Largest batch by number of patch axes. Source: ours, measured on Task04 on two CPU cores."""
 
 

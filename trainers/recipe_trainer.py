@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,13 @@ from hippo_nnunet.nnunet.checkpoints import (
 )
 from hippo_nnunet.nnunet.loaders import in_plane_augmentation, memory_loaders, recipe_transforms, seed_workers
 from hippo_nnunet.nnunet.network import baseline_class, build_network
-from hippo_nnunet.training.augmentation import PUBLISHED, SHORT_SCHEDULE, AugmentationSpec, sampled_patch_size
+from hippo_nnunet.training.augmentation import (
+    PUBLISHED,
+    SHORT_SCHEDULE,
+    AugmentationSpec,
+    left_right_axes,
+    sampled_patch_size,
+)
 from hippo_nnunet.training.losses import apply_loss_word
 from hippo_nnunet.training.memory_data import MemoryLoader
 from hippo_nnunet.training.recipes import Recipe
@@ -58,16 +65,19 @@ class UNetTrainer(nnUNetTrainer):
         if self.schedule.fast:
             self.initial_lr, self.weight_decay = self.schedule.max_lr, self.schedule.weight_decay
         self.seed = self.recipe.seed if self.recipe.seed is not None else 0 if self.recipe.fast else None
+        self.augmentation = self._augmentation()
         self.record = TrainingRecord(self.schedule.as_dict(), self.seed)
         self._resumed: TrainingRecord | None = None
         self._clock = self._saved = time.monotonic()
 
-    @classmethod
-    def augmentation(cls) -> AugmentationSpec | None:
+    def _augmentation(self) -> AugmentationSpec | None:
         """Return what the recipe does to a patch; None for nnU-Net's own augmentation."""
-        if cls.recipe.augmentation is not None:
-            return PUBLISHED[cls.recipe.augmentation]
-        return SHORT_SCHEDULE if cls.recipe.fast else None
+        if self.recipe.augmentation is not None:
+            return PUBLISHED[self.recipe.augmentation]
+        if not self.recipe.fast:
+            return None
+        axes = left_right_axes(self.plans_manager.transpose_forward, len(self.configuration_manager.patch_size))
+        return replace(SHORT_SCHEDULE, mirror_axes=axes)
 
     # -- network, loss, optimiser ---------------------------------------------------------------------------------
 
@@ -113,7 +123,7 @@ class UNetTrainer(nnUNetTrainer):
         rotation, in_plane, initial_patch_size, mirror_axes = (
             super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
-        spec = self.augmentation()
+        spec = self.augmentation
         if spec is None:
             return rotation, in_plane, initial_patch_size, mirror_axes
         patch_size = self.configuration_manager.patch_size
@@ -141,11 +151,12 @@ class UNetTrainer(nnUNetTrainer):
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return the in-memory loaders for `fast` where the data fits, nnU-Net's own otherwise."""
-        spec = self.augmentation()
-        if self.schedule.fast and spec is not None:
-            loaders = memory_loaders(self, spec, in_plane_augmentation(self))
+        if self.schedule.fast:
+            loaders = memory_loaders(self, in_plane_augmentation(self))
             if loaders is not None:
                 return loaders
+            if self.recipe.augmentation is None:
+                self.augmentation = None
         loaders = super().get_dataloaders()
         if self.recipe.seed is not None:
             seed_workers(loaders, self.recipe.seed, self.current_epoch)

@@ -43,12 +43,11 @@ def recipe_transforms(stock: Any, spec: AugmentationSpec, patch_size: Any, in_pl
     return ComposeTransforms([*build_transforms(spec, patch_size, in_plane), *stock.transforms[ends[0] :]])
 
 
-def memory_loaders(trainer: Any, spec: AugmentationSpec, in_plane: bool) -> tuple[MemoryLoader, MemoryLoader] | None:
+def memory_loaders(trainer: Any, in_plane: bool) -> tuple[MemoryLoader, MemoryLoader] | None:
     """Return training and validation loaders that hold every case in memory.
 
     Args:
-        trainer: An initialised nnU-Net trainer.
-        spec: Augmentation of the training patches.
+        trainer: An initialised trainer of ours; its `augmentation` is what is done to the training patches.
         in_plane: Whether 3D patches are rotated and zoomed within their slices only.
 
     Returns:
@@ -70,7 +69,7 @@ def memory_loaders(trainer: Any, spec: AugmentationSpec, in_plane: bool) -> tupl
     # sets the axes mirrored at inference, which nnU-Net stores in the checkpoint
     trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     return (
-        MemoryLoader(load_cases(train, device), _sampling(trainer, in_plane, stream=0), spec),
+        MemoryLoader(load_cases(train, device), _sampling(trainer, in_plane, stream=0), trainer.augmentation),
         MemoryLoader(load_cases(validation, device), _sampling(trainer, in_plane, stream=1), AugmentationSpec()),
     )
 

@@ -68,6 +68,4 @@ def memory_shortfall(dataset: Any, device: torch.device, share: float = 0.5) -> 
     if needed <= share * free:
         return None
     allowed = share * free
-    return (
-        f"the cases need {needed / 1e9:.1f} GB, {share:.0%} of the free memory is {allowed / 1e9:.1f} GB"
-    )
+    return f"the cases need {needed / 1e9:.1f} GB, {share:.0%} of the free memory is {allowed / 1e9:.1f} GB"

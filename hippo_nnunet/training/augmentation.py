@@ -84,7 +84,26 @@ SHORT_SCHEDULE = AugmentationSpec(
     p_gamma=0.3,
     gamma=(0.7, 1.5),
 )
-"""Augmentation of `fast` where no augmentation word stands."""
+"""Augmentation of `fast` where no augmentation word stands; mirrored left to right alone (`left_right_axes`).
+
+Source: ours. Mirrored along every axis, as nnU-Net does it, the hippocampus' head and tail are exchanged in half of the
+samples; on fold 0 of Task04 that cost 0.006 Dice after 1000 steps in 2D.
+"""
+
+
+def left_right_axes(transpose_forward: Sequence[int], dim: int) -> tuple[int, ...]:
+    """Return the patch axes along which mirroring exchanges left and right.
+
+    Args:
+        transpose_forward: The plan's order of the image axes, which nnU-Net's readers return as (z, y, x).
+        dim: Dimensions of the patch, 2 or 3.
+
+    Returns:
+        One axis, or none where slices are cut across it. It holds for images stored with x from left to right or back,
+        as axial scans usually are; other images are mirrored along their x all the same.
+    """
+    axis = list(transpose_forward).index(2) - (3 - dim)
+    return (axis,) if axis >= 0 else ()
 
 
 def sampled_patch_size(spec: AugmentationSpec, patch_size: Sequence[int], in_plane: bool = False) -> tuple[int, ...]:

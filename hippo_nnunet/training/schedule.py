@@ -39,8 +39,8 @@ STOCK = Schedule(epochs=1000, iterations=250, validation_iterations=50)
 """nnU-Net's own length."""
 
 FAST: dict[int, Schedule] = {
-    2: Schedule(epochs=36, iterations=50, validation_iterations=4, fast=True, max_lr=4e-3, weight_decay=1e-2),
-    3: Schedule(epochs=36, iterations=50, validation_iterations=8, fast=True, max_lr=2e-3, weight_decay=1e-2),
+    2: Schedule(epochs=16, iterations=100, validation_iterations=6, fast=True, max_lr=4e-3, weight_decay=1e-2),
+    3: Schedule(epochs=11, iterations=100, validation_iterations=10, fast=True, max_lr=2e-3, weight_decay=1e-2),
 }
 """The short schedule for patches of two and of three dimensions."""
 

@@ -67,9 +67,15 @@ def test_folder(source: Path, tmp_path: Path) -> None:
 
 
 def test_nnunet_accepts_the_result(source: Path, tmp_path: Path) -> None:
-    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+    from nnunetv2.experiment_planning.verify_dataset_integrity import check_cases, verify_labels
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-    verify_dataset_integrity(str(convert_msd(source, tmp_path / "raw")), num_processes=1)
+    cases = get_filenames_of_train_images_and_targets(str(convert_msd(source, tmp_path / "raw")))
+    assert len(cases) == 5
+    for case in cases.values():
+        assert check_cases(case["images"], case["label"], 1, SimpleITKIO)
+        assert verify_labels(case["label"], [0, 1, 2], SimpleITKIO)
 
 
 def test_archive_other_name_and_id(source: Path, tmp_path: Path) -> None:
@@ -202,7 +208,7 @@ def test_archive_that_reaches_outside(source: Path, tmp_path: Path, name: str) -
 def test_read_only_target(source: Path, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir(mode=0o500)
-    with pytest.raises(DataError, match="cannot write there.*permissions"):
+    with pytest.raises(DataError, match=r"cannot write there.*permissions"):
         convert_msd(source, raw)
 
 

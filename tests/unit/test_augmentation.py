@@ -14,6 +14,7 @@ from hippo_nnunet.training.augmentation import (
     AugmentationSpec,
     augment_batch,
     build_transforms,
+    left_right_axes,
     sampled_patch_size,
 )
 
@@ -155,3 +156,11 @@ def test_batchgeneratorsv2_runs_the_published_recipe_with_the_same_noise():
 def test_batchgeneratorsv2_cannot_run_the_short_schedules_augmentation():
     with pytest.raises(ConfigError, match="only mirroring, rotation and noise"):
         build_transforms(SHORT_SCHEDULE, (12, 12))
+
+
+@pytest.mark.parametrize(
+    ("order", "dim", "axes"),
+    [([0, 1, 2], 3, (2,)), ([0, 1, 2], 2, (1,)), ([1, 0, 2], 2, (1,)), ([2, 0, 1], 3, (0,)), ([2, 0, 1], 2, ())],
+)
+def test_left_and_right_are_found_in_the_transposed_patch(order, dim, axes):
+    assert left_right_axes(order, dim) == axes

@@ -1,0 +1,1 @@
+"""Task04 and other datasets: fetch, check, convert, synthesise."""

@@ -1,0 +1,163 @@
+"""Turn a task of the Medical Segmentation Decathlon (MSD) into a dataset of nnUNet_raw."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hippo_nnunet.data.check import check_dataset
+from hippo_nnunet.data.finding import Finding, FoundProblem
+from hippo_nnunet.data.layout import Dataset, read_dataset
+from hippo_nnunet.data.staging import staged
+from hippo_nnunet.errors import ConfigError, DataError, DependencyError, UpstreamError
+
+logger = logging.getLogger(__name__)
+
+_TASK = re.compile(r"Task(\d{1,3})_(.+)")
+_CONVERTER = "from nnunetv2.dataset_conversion.convert_MSD_dataset import entry_point; entry_point()"
+_DEFAULT_ID = 4
+
+
+def convert_msd(
+    source: Path,
+    raw_root: Path,
+    dataset_id: int | None = None,
+    overwrite: bool = False,
+    show_progress: bool = False,
+) -> Path:
+    """Check an MSD task and write it as ``raw_root/DatasetXXX_Name``.
+
+    nnU-Net's own converter does the work. Because it asserts instead of explaining, wants one exact folder name, and
+    leaves half a dataset behind when it fails, it is given a checked task and a scratch folder to write to.
+
+    Args:
+        source: the task's folder (``Task04_Hippocampus``) or the published ``.tar`` (also ``.tar.gz``).
+        raw_root: the folder that ``nnUNet_raw`` names; made if need be.
+        dataset_id: 1 to 999; without it the task's own number (4 where its folder's name has none).
+        overwrite: replace an existing dataset of the same id and name.
+        show_progress: show a progress bar on stderr.
+
+    Returns:
+        The dataset's folder. Its dataset.json keeps name, licence, reference and all else but the list of files.
+
+    Raises:
+        ConfigError: the id is out of range, or another dataset has it.
+        DataError: the source is no MSD task or has errors (nothing is written), or the target exists or is read-only.
+        DependencyError: this Python cannot extract archives safely.
+        UpstreamError: nnU-Net's converter failed on checked data.
+
+    Source: ``nnunetv2/dataset_conversion/convert_MSD_dataset.py``.
+    """
+    with _task_folder(Path(source)) as folder:
+        dataset = _read(Path(source), folder)
+        if dataset.form != "msd":
+            raise DataError(f"{source}: is in nnU-Net's form already; copy the folder to {raw_root}")
+        number, name = _number_and_name(dataset)
+        chosen = number if dataset_id is None else dataset_id
+        target = raw_root / f"Dataset{chosen:03d}_{name}"
+        _refuse_taken_id(target, chosen)
+        with staged(target, overwrite) as fresh:
+            _refuse_errors(Path(source), folder, check_dataset(folder, show_progress))
+            _run_converter(dataset, chosen, fresh)
+    logger.info("wrote %s: %d training and %d test cases", target, len(dataset.training), len(dataset.test))
+    return target
+
+
+@contextmanager
+def _task_folder(source: Path) -> Iterator[Path]:
+    if not source.is_file():
+        yield source.absolute()
+        return
+    if not hasattr(tarfile, "data_filter"):
+        raise DependencyError(f"Python {sys.version.split()[0]} cannot extract archives safely; update it")
+    with tempfile.TemporaryDirectory(prefix="hippo-task-") as scratch:
+        try:
+            with tarfile.open(source) as archive:
+                archive.extractall(scratch, filter="data")
+        except (tarfile.TarError, EOFError, OSError) as error:
+            message = f"{source}: no archive, damaged or unsafe ({error}); fetch it again with: hippo-nnunet data fetch"
+            raise DataError(message) from error
+        tops = [path for path in Path(scratch).iterdir() if path.is_dir() and not path.name.startswith(".")]
+        if len(tops) != 1:
+            raise DataError(f"{source}: holds {len(tops)} folders, expected one task folder; extract it and give that")
+        yield tops[0]
+
+
+def _read(source: Path, folder: Path) -> Dataset:
+    try:
+        return read_dataset(folder)
+    except FoundProblem as problem:
+        if source.is_dir() or not source.exists():
+            raise
+        # The user knows the archive, not the scratch folder that it was extracted to.
+        raise DataError(f"{source}: {problem.finding.describe(folder.parent)}") from problem
+
+
+def _number_and_name(dataset: Dataset) -> tuple[int, str]:
+    match = _TASK.fullmatch(dataset.folder.name)
+    name = match[2] if match else str(dataset.description.get("name", ""))
+    name = re.sub(r"[^A-Za-z0-9_-]+", "", name)
+    if not name:
+        message = "its folder is not called TaskXX_Name and dataset.json has no name"
+        raise DataError(f"{dataset.folder}: {message}; rename the folder")
+    return (int(match[1]) if match else _DEFAULT_ID), name
+
+
+def _refuse_taken_id(target: Path, dataset_id: int) -> None:
+    if not 1 <= dataset_id <= 999:
+        raise ConfigError(f"dataset id {dataset_id}: expected 1 to 999; pass another --dataset-id")
+    others = [os.environ.get(variable) for variable in ("nnUNet_preprocessed", "nnUNet_results")]
+    for root in (target.parent, *(Path(other) for other in others if other)):
+        for other in sorted(root.glob(f"Dataset{dataset_id:03d}_*")):
+            if other.name != target.name:
+                message = f"dataset id {dataset_id} is taken by {other}, but nnU-Net needs one dataset for each id"
+                raise ConfigError(f"{message}; pass another --dataset-id")
+
+
+def _refuse_errors(source: Path, folder: Path, findings: list[Finding]) -> None:
+    for finding in findings:
+        if finding.severity == "warning":
+            logger.warning("%s: %s", source, finding.describe(folder))
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        rest = f" (and {len(errors) - 1} more: see hippo-nnunet data check)" if len(errors) > 1 else ""
+        raise DataError(f"{source}: {errors[0].describe(folder)}{rest}")
+
+
+def _run_converter(dataset: Dataset, dataset_id: int, fresh: Path) -> None:
+    # The converter splits the folder's name at every '_' and wants all three folders to exist.
+    task = fresh.parent / f"Task{dataset_id:03d}_Source"
+    task.mkdir()
+    for part in ("imagesTr", "labelsTr", "imagesTs"):
+        if (dataset.folder / part).is_dir():
+            (task / part).symlink_to(dataset.folder / part, target_is_directory=True)
+        else:
+            (task / part).mkdir()
+    (task / "dataset.json").write_text(json.dumps(dataset.description), encoding="utf-8")
+    output = fresh.parent / "output"
+    output.mkdir()
+    elsewhere = str(fresh.parent / "none")
+    # A process of its own: the converter spawns workers, which would import the caller's main module again.
+    result = subprocess.run(
+        [sys.executable, "-c", _CONVERTER, "-i", str(task), "-overwrite_id", str(dataset_id), "-np", "1"],
+        env={**os.environ, "nnUNet_raw": str(output), "nnUNet_preprocessed": elsewhere, "nnUNet_results": elsewhere},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    converted = output / f"Dataset{dataset_id:03d}_Source"
+    wanted = {"imagesTr": dataset.training, "labelsTr": dataset.training, "imagesTs": dataset.test}
+    complete = all(len(list((converted / part).glob("*.nii.gz"))) == len(cases) for part, cases in wanted.items())
+    if result.returncode or not complete or not (converted / "dataset.json").is_file():
+        reason = (result.stderr.strip().splitlines() or ["files are missing from its output"])[-1]
+        raise UpstreamError(f"{dataset.folder}: nnU-Net's MSD converter failed ({reason}); use nnunetv2 2.8.x")
+    converted.rename(fresh)

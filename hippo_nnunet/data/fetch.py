@@ -1,0 +1,196 @@
+"""Download the published Task04 archive: resumed, retried, its length and checksum verified."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import requests
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from hippo_nnunet.errors import ConfigError, DataError, DependencyError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar"
+DEFAULT_MD5 = "9d24dba78a72977dbd1d2e110310f31b"
+_CHUNK = 1 << 16
+_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+_WORTH_A_RETRY = (408, 425, 429, 500, 502, 503, 504)
+
+
+class _BrokenOffError(Exception):
+    """The connection ended early or was never made; what came is kept, and trying again may help."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the server said about the body it sent."""
+
+    content_type: str
+    total: int | None
+
+
+def fetch_task04(
+    target_dir: Path,
+    url: str = DEFAULT_URL,
+    md5: str | None = DEFAULT_MD5,
+    overwrite: bool = False,
+    attempts: int = 5,
+    pause_s: float = 1.0,
+    timeout_s: float = 30.0,
+    show_progress: bool = False,
+) -> Path:
+    """Download an archive into a folder.
+
+    What arrives is kept in ``NAME.part``: a later attempt, or a later call, asks only for the rest. The archive gets
+    its name when length and checksum are right, so a file of that name is always whole.
+
+    Args:
+        target_dir: the folder to download to; made if need be.
+        url: http or https address of the archive.
+        md5: the archive's MD5 in hexadecimal; None checks the length only.
+        overwrite: replace a file of the same name that has another checksum.
+        attempts: how often to try before giving up.
+        pause_s: pause before the second attempt; doubles with each further one.
+        timeout_s: how long the server may stay silent.
+        show_progress: show a progress bar on stderr.
+
+    Returns:
+        The archive's path. Without any request if it is there already with the right checksum.
+
+    Raises:
+        ConfigError: the address is no http address of a file.
+        DataError: the server refuses, serves something else or keeps breaking off, or the folder cannot be written.
+        DependencyError: the disk has too little space.
+
+    Source: ours; ranges and status codes after RFC 9110, section 14.
+    """
+    parts = urlsplit(url)
+    name = unquote(parts.path).rsplit("/", 1)[-1]
+    if parts.scheme not in ("http", "https") or not parts.netloc or name in ("", ".", ".."):
+        raise ConfigError(f"--url {url!r}: expected the http(s) address of a file")
+    target = Path(target_dir) / name
+    if _is_there(target, md5, overwrite):
+        return target
+    part = target.with_name(f"{name}.part")
+    resumed = part.exists()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        answer = _download(url, part, attempts, pause_s, timeout_s, show_progress)
+        if resumed and _mismatch(part, md5, answer):
+            logger.warning("%s: the part left by an earlier download belongs to another file; starting anew", part)
+            part.unlink()
+            answer = _download(url, part, attempts, pause_s, timeout_s, show_progress)
+        problem = _mismatch(part, md5, answer)
+        if problem:
+            part.unlink()
+            raise DataError(f"{url}: {problem}; check the address, or try again later")
+        part.replace(target)
+    except OSError as error:
+        remedy = "choose another folder or mend its permissions"
+        raise DataError(f"{target}: could not be written ({error}); {remedy}") from error
+    return target
+
+
+def _is_there(target: Path, md5: str | None, overwrite: bool) -> bool:
+    if not target.exists():
+        return False
+    if target.is_file() and md5 is not None and _md5(target) == md5.lower():
+        logger.info("%s is there already, with the right checksum", target)
+        return True
+    if not overwrite:
+        known = "another checksum" if md5 is not None else "no checksum to compare with"
+        raise DataError(f"{target}: exists already, with {known}; move it away or pass --overwrite to replace it")
+    return False
+
+
+def _mismatch(part: Path, md5: str | None, answer: _Answer) -> str | None:
+    size = part.stat().st_size
+    got = f"got {size} bytes of {answer.content_type or 'unknown type'}"
+    if md5 is not None:
+        found = _md5(part)
+        return None if found == md5.lower() else f"wrong content: {got} with MD5 {found}, expected MD5 {md5.lower()}"
+    return None if answer.total in (None, size) else f"wrong length: {got}, expected {answer.total} bytes"
+
+
+def _md5(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _download(url: str, part: Path, attempts: int, pause_s: float, timeout_s: float, show_progress: bool) -> _Answer:
+    shown = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*shown, console=Console(stderr=True), transient=True, disable=not show_progress) as progress:
+        for attempt in range(1, attempts + 1):
+            try:
+                return _request(url, part, timeout_s, progress)
+            except _BrokenOffError as error:
+                size = part.stat().st_size if part.exists() else 0
+                logger.warning("attempt %d of %d: %s; %d bytes are kept in %s", attempt, attempts, error, size, part)
+                last = error
+            if attempt < attempts:
+                time.sleep(pause_s * 2 ** (attempt - 1))
+    message = f"gave up after {attempts} attempts ({last})"
+    raise DataError(f"{url}: {message}; run the command again: it goes on from {part}")
+
+
+def _request(url: str, part: Path, timeout_s: float, progress: Progress) -> _Answer:
+    have = part.stat().st_size if part.exists() else 0
+    # Without "identity" a server may send compressed bytes, whose length and offsets are not the file's.
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=timeout_s) as response:
+            content_type = response.headers.get("Content-Type", "")
+            match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if response.status_code == 416:
+                # Nothing lies beyond what is here: either it is complete, or it is not this file.
+                if match and match[2] != "*":
+                    return _Answer(content_type, int(match[2]))
+                part.unlink(missing_ok=True)
+                raise _BrokenOffError("the server cannot resume this file")
+            if response.status_code in _WORTH_A_RETRY:
+                raise _BrokenOffError(f"the server answered {response.status_code} {response.reason}")
+            if response.status_code not in (200, 206):
+                answer = f"the server answered {response.status_code} {response.reason}"
+                raise DataError(f"{url}: {answer}; check the address, or give a mirror with --url")
+            if response.status_code == 206 and not (match and match[1] and int(match[1]) == have):
+                part.unlink()
+                raise _BrokenOffError(f"asked for bytes from {have}, got {response.headers.get('Content-Range')!r}")
+            start = have if response.status_code == 206 else 0
+            length = response.headers.get("Content-Length", "")
+            total = start + int(length) if length.isdigit() else None
+            _require_space(part, (total or 0) - start)
+            task = progress.add_task(part.stem, total=total, completed=start)
+            with part.open("ab" if start else "wb") as stream:
+                for chunk in response.iter_content(_CHUNK):
+                    stream.write(chunk)
+                    progress.advance(task, len(chunk))
+            size = part.stat().st_size
+    except requests.RequestException as error:
+        raise _BrokenOffError(f"the connection failed: {type(error).__name__}") from error
+    if total is not None and size < total:
+        raise _BrokenOffError(f"the connection ended after {size} of {total} bytes")
+    return _Answer(content_type, total)
+
+
+def _require_space(part: Path, needed: int) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if needed > free:
+        raise DependencyError(f"{part.parent}: {needed} bytes needed, {free} free; make room or choose another folder")

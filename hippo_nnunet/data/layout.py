@@ -1,0 +1,213 @@
+"""Recognise a dataset folder, Medical Segmentation Decathlon (MSD) or nnU-Net raw, and pair its images and labels."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hippo_nnunet.data.finding import Finding, FoundProblem
+
+CHANNEL = re.compile(r"_(\d{4})$")
+NIFTI_ENDINGS = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case of a dataset; the files need not exist.
+
+    Args:
+        id: the file name without ending and, in nnU-Net's layout, without channel number.
+        images: one file a channel, in the order of the channels.
+        label: the label file; None for a test case.
+        listed: whether dataset.json names it (always True in nnU-Net's layout, which has no list).
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    label: Path | None
+    listed: bool = True
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset folder as it was found.
+
+    Args:
+        folder: the folder with dataset.json.
+        form: ``msd`` or ``nnunet``.
+        description: the content of dataset.json.
+        labels: name of each label or region, and the values that it covers; the ignore label included.
+        channels: number of image channels (files a case in nnU-Net's layout).
+        file_ending: ``.nii.gz`` or ``.nii``.
+        training: the cases of imagesTr and labelsTr, sorted by id.
+        test: the cases of imagesTs, sorted by id.
+    """
+
+    folder: Path
+    form: Literal["msd", "nnunet"]
+    description: Mapping[str, Any]
+    labels: Mapping[str, tuple[int, ...]]
+    channels: int
+    file_ending: str
+    training: tuple[Case, ...]
+    test: tuple[Case, ...]
+
+    @property
+    def label_values(self) -> frozenset[int]:
+        """Every value that a label file may hold."""
+        return frozenset(value for values in self.labels.values() for value in values)
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """Read dataset.json and list the cases, without opening an image.
+
+    Args:
+        folder: an MSD task folder (``modality``, ``training`` and ``test`` in dataset.json) or a dataset of nnUNet_raw
+            (``channel_names`` and ``file_ending``).
+
+    Returns:
+        The dataset. Hidden files (``._x``, ``.x``) are no cases. A file that is listed but missing makes a case.
+
+    Raises:
+        FoundProblem: there is no such folder, it is empty, or its dataset.json is missing or cannot be understood.
+
+    Source: ours; the rules are those of nnU-Net 2.8 (``utilities/utils.py``, ``dataset_conversion``).
+    """
+    folder = Path(folder)
+    description = _read_description(folder)
+    if "channel_names" in description:
+        return _read_nnunet(folder, description)
+    if "modality" in description:
+        return _read_msd(folder, description)
+    raise _problem(
+        folder / "dataset.json",
+        "dataset-json",
+        "has neither 'modality' (MSD) nor 'channel_names' (nnU-Net v2)",
+        "give the folder of a dataset in one of these two forms",
+    )
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """List the files of a folder that are not hidden, sorted by name; a missing folder has none."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+
+
+def _problem(path: Path, problem: str, message: str, remedy: str) -> FoundProblem:
+    return FoundProblem(Finding(path, None, problem, message, remedy))
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "there is no such folder"
+        raise _problem(folder, "no-folder", what, "give the folder that holds dataset.json, imagesTr and labelsTr")
+    path = folder / "dataset.json"
+    if not path.is_file():
+        nested = sorted(p.parent for p in folder.glob("*/dataset.json"))
+        if nested:
+            message, remedy = "has no dataset.json", f"give {nested[0]} instead"
+        elif any(folder.iterdir()):
+            message = "has no dataset.json, so it is no dataset folder"
+            remedy = "give the folder that holds dataset.json, imagesTr and labelsTr, such as Task04_Hippocampus"
+        else:
+            message, remedy = "the folder is empty", "fetch the data with: hippo-nnunet data fetch"
+        raise _problem(folder, "no-dataset-json", message, remedy)
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        message = f"cannot be read as JSON ({error})"
+        raise _problem(path, "dataset-json", message, "take it from the source anew") from error
+    if not isinstance(description, dict):
+        raise _problem(path, "dataset-json", "holds no JSON object", "take it from the source anew")
+    return description
+
+
+def _read_msd(folder: Path, description: dict[str, Any]) -> Dataset:
+    path = folder / "dataset.json"
+    try:
+        listed = {_case_id(entry["image"]): (entry["image"], entry["label"]) for entry in description["training"]}
+        listed_test = {_case_id(entry): entry for entry in description.get("test", [])}
+        labels = {str(name): (int(value),) for value, name in description["labels"].items()}
+        channels = len(description["modality"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _problem(
+            path,
+            "dataset-json",
+            f"is not in MSD form ({type(error).__name__}: {error})",
+            "it needs modality {'0': 'MRI'}, labels {'0': 'background', ...}, training [{'image', 'label'}, ...]",
+        ) from error
+    if len(labels) < len(description["labels"]):
+        raise _problem(path, "dataset-json", "gives two labels the same name", "give each label a name of its own")
+    images, label_files = _by_id(folder / "imagesTr"), _by_id(folder / "labelsTr")
+    training = []
+    for case in sorted({*listed, *images, *label_files}):
+        names = listed.get(case, (f"imagesTr/{case}.nii.gz", f"labelsTr/{case}.nii.gz"))
+        image = images.get(case, folder / names[0])
+        training.append(Case(case, (image,), label_files.get(case, folder / names[1]), case in listed))
+    found = _by_id(folder / "imagesTs")
+    test = [
+        Case(case, (found[case] if case in found else folder / listed_test[case],), None, case in listed_test)
+        for case in sorted({*listed_test, *found})
+    ]
+    return Dataset(folder, "msd", description, labels, channels, ".nii.gz", tuple(training), tuple(test))
+
+
+def _read_nnunet(folder: Path, description: dict[str, Any]) -> Dataset:
+    path = folder / "dataset.json"
+    try:
+        labels = {
+            str(name): tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else (int(value),)
+            for name, value in description["labels"].items()
+        }
+        channels = len(description["channel_names"])
+        ending = str(description["file_ending"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _problem(
+            path,
+            "dataset-json",
+            f"is not in nnU-Net v2's form ({type(error).__name__}: {error})",
+            "it needs channel_names, labels, numTraining and file_ending: see nnU-Net's dataset_format.md",
+        ) from error
+    if ending not in NIFTI_ENDINGS:
+        raise _problem(path, "file-ending", f"names file_ending {ending!r}", "only .nii.gz and .nii are supported")
+    if "dataset" in description:
+        message = "lists the files one by one under 'dataset'"
+        raise _problem(path, "dataset-json", message, "put them into imagesTr and labelsTr and remove that entry")
+    label_files = _by_id(folder / "labelsTr")
+    images = _channels_by_id(folder / "imagesTr", ending)
+    training = []
+    for case in sorted({*images, *label_files}):
+        files = images.get(case) or _expected_channels(folder / "imagesTr", case, channels, ending)
+        training.append(Case(case, files, label_files.get(case, folder / "labelsTr" / f"{case}{ending}")))
+    test = [Case(case, files, None) for case, files in _channels_by_id(folder / "imagesTs", ending).items()]
+    return Dataset(folder, "nnunet", description, labels, channels, ending, tuple(training), tuple(test))
+
+
+def _case_id(name: str) -> str:
+    base = Path(name).name
+    for ending in NIFTI_ENDINGS:
+        if base.endswith(ending):
+            return base[: -len(ending)]
+    raise ValueError(f"{name!r} does not end in .nii.gz")
+
+
+def _by_id(folder: Path) -> dict[str, Path]:
+    return {_case_id(p.name): p for p in visible_files(folder) if p.name.endswith(NIFTI_ENDINGS)}
+
+
+def _channels_by_id(folder: Path, ending: str) -> dict[str, tuple[Path, ...]]:
+    cases: dict[str, list[Path]] = {}
+    for path in visible_files(folder):
+        stem = path.name[: -len(ending)]
+        if path.name.endswith(ending) and CHANNEL.search(stem):
+            cases.setdefault(CHANNEL.sub("", stem), []).append(path)
+    return {case: tuple(files) for case, files in sorted(cases.items())}
+
+
+def _expected_channels(folder: Path, case: str, channels: int, ending: str) -> tuple[Path, ...]:
+    return tuple(folder / f"{case}_{channel:04d}{ending}" for channel in range(channels))

@@ -1,0 +1,141 @@
+"""Read one NIfTI volume as nnU-Net will, and refuse what nnU-Net would misread in silence."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk  # noqa: N813 - the field's habit
+
+from hippo_nnunet.data.finding import Finding, FoundProblem
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A three-dimensional image or label.
+
+    Args:
+        path: its file.
+        array: the voxels as SimpleITK, and so nnU-Net, reads them; shape (z, y, x).
+        is_integer: whether the voxels are whole numbers by type, header scaling included.
+        non_finite: number of NaN and infinite voxels in the file; SimpleITK reads each as 0 without a word.
+        affine: nibabel's voxel-to-world matrix, shape (4, 4), for voxel indices (x, y, z), in mm, RAS+.
+        itk_affine: the same matrix as SimpleITK understands the header, shape (4, 4), in mm, RAS+.
+        spacing_mm: SimpleITK's spacing (x, y, z).
+    """
+
+    path: Path
+    array: npt.NDArray[np.generic]
+    is_integer: bool
+    non_finite: int
+    affine: npt.NDArray[np.float64]
+    itk_affine: npt.NDArray[np.float64]
+    spacing_mm: tuple[float, float, float]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Size as (x, y, z), in voxels."""
+        return self.array.shape[::-1]
+
+
+def read_volume(path: Path, case: str | None = None) -> Volume:
+    """Read a NIfTI file whole, with its integrity and its header checked first.
+
+    SimpleITK reads a truncated file without complaint and fills the rest with whatever was in memory, so the length
+    and, for ``.nii.gz``, gzip's own checksum are verified here. It reads NaN and infinity as 0, so nibabel counts them.
+
+    Args:
+        path: a ``.nii.gz`` or ``.nii`` file.
+        case: the case id to name in a problem.
+
+    Returns:
+        The volume.
+
+    Raises:
+        FoundProblem: the file is missing, empty, truncated, damaged, no NIfTI image, not 3D, not real-valued, without a
+            usable affine, or refused by SimpleITK.
+    """
+
+    def problem(code: str, message: str, remedy: str) -> FoundProblem:
+        return FoundProblem(Finding(path, case, code, message, remedy))
+
+    again = "copy or download it again"
+    if not path.is_file():
+        raise problem("missing-file", "the file is missing", "add it, or take the case out of the dataset")
+    try:
+        length = _content_length(path)
+        image = nib.load(path)
+    except (EOFError, zlib.error, OSError) as error:
+        raise problem("unreadable", f"truncated or damaged ({error})", again) from error
+    except Exception as error:  # nibabel raises a family of its own for what is no image
+        raise problem("unreadable", f"no NIfTI image ({' '.join(str(error).split())})", again) from error
+    if not isinstance(image, nib.Nifti1Image):
+        raise problem("unreadable", f"a {type(image).__name__}, no NIfTI image", "save it as .nii.gz")
+    if len(image.shape) != 3:
+        remedy = "split the channels: one 3D file each" if len(image.shape) == 4 else "save it as a 3D image"
+        raise problem("not-3d", f"{len(image.shape)}D image of shape {image.shape}, expected 3D", remedy)
+    if min(image.shape) < 1:
+        raise problem("not-3d", f"no voxels: shape {image.shape}", again)
+    dtype = image.get_data_dtype()
+    if dtype.kind not in "iuf":
+        raise problem("unreadable", f"voxel type {dtype}, expected real numbers", "save it as int16 or float32")
+    needed = int(image.dataobj.offset) + int(np.prod(image.shape)) * dtype.itemsize
+    if length < needed:
+        raise problem("unreadable", f"truncated: {length} bytes of {needed}", again)
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+        raise problem("affine", "the affine is not finite or flattens the image", "write a valid affine")
+    try:
+        read = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        remedy = "resample it to orthogonal axes" if "orthonormal" in reason else again
+        raise problem("unreadable", f"SimpleITK, with which nnU-Net reads, refuses it ({reason})", remedy) from error
+    is_integer = dtype.kind in "iu" and (image.dataobj.slope, image.dataobj.inter) == (1.0, 0.0)
+    return Volume(
+        path=path,
+        array=sitk.GetArrayFromImage(read),
+        is_integer=is_integer,
+        non_finite=0 if is_integer else int(np.count_nonzero(~np.isfinite(np.asarray(image.dataobj)))),
+        affine=affine,
+        itk_affine=_affine_of(read),
+        spacing_mm=read.GetSpacing(),
+    )
+
+
+def shift_mm(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], shape: tuple[int, ...]) -> float:
+    """Largest distance, in mm, by which two affines place a corner voxel differently.
+
+    Args:
+        first: voxel-to-world matrix, shape (4, 4), mm.
+        second: the other one.
+        shape: size of the volume as (x, y, z), in voxels.
+    """
+    corners = np.array([[*corner, 1.0] for corner in product(*((0.0, size - 1.0) for size in shape))])
+    return float(np.linalg.norm((corners @ (first - second).T)[:, :3], axis=1).max())
+
+
+def _content_length(path: Path) -> int:
+    if path.suffix != ".gz":
+        return path.stat().st_size
+    length = 0
+    with gzip.open(path) as stream:
+        while chunk := stream.read(_CHUNK):
+            length += len(chunk)
+    return length
+
+
+def _affine_of(image: sitk.Image) -> npt.NDArray[np.float64]:
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return _LPS_TO_RAS @ affine

@@ -1,0 +1,1 @@
+"""The Snakemake workflow behind `hippo-nnunet run`."""

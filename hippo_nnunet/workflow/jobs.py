@@ -1,0 +1,152 @@
+"""The jobs of the workflow: `python -m hippo_nnunet.workflow.jobs JOB ...`, run in an experiment's folder.
+
+Each says in a file why it failed, so that `run` can repeat it in one line. nnU-Net's folders come from its variables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from hippo_nnunet.errors import ConfigError, DataError, HippoError
+from hippo_nnunet.nnunet import api
+from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
+from hippo_nnunet.workflow import products
+from hippo_nnunet.workflow.experiment import DONE, FAILURE, FILE, Cell, Experiment
+from hippo_nnunet.workflow.manifest import build_manifest, write_manifest
+from hippo_nnunet.workflow.presets import preset
+from hippo_nnunet.workflow.process import end_with_workers
+
+log = logging.getLogger(__name__)
+
+
+def data(experiment: Experiment, folders: NnunetFolders, source: Path | None) -> None:
+    """Check the dataset, and convert it where it is a Decathlon task.
+
+    Raises:
+        ConfigError: The dataset is not there, and no source was named.
+        DataError: The data has errors.
+    """
+    from hippo_nnunet.data.check import check_dataset
+    from hippo_nnunet.data.convert import convert_msd
+
+    raw = folders.raw / experiment.dataset
+    if (raw / "dataset.json").is_file():
+        errors = [finding for finding in check_dataset(raw) if finding.severity == "error"]
+        if errors:
+            raise DataError(f"{errors[0].describe(raw)} ({len(errors)} errors: see hippo-nnunet data check {raw})")
+    elif source is not None:
+        made = convert_msd(source, folders.raw)
+        if made.name != experiment.dataset:
+            raise ConfigError(
+                f"{source} holds {made.name}, not {experiment.dataset}; name it as the task that it holds"
+            )
+    elif not (folders.preprocessed / experiment.dataset / "gt_segmentations").is_dir():
+        raise ConfigError(f"{raw} is missing; name the task that it is made from with --task")
+
+
+def plan(experiment: Experiment) -> None:
+    """Extract the fingerprint, plan, and make the splits."""
+    api.plan_and_preprocess(experiment.dataset, preset(experiment.preset).planner, ())
+
+
+def preprocess(experiment: Experiment, configuration: str) -> None:
+    """Preprocess one configuration."""
+    api.plan_and_preprocess(experiment.dataset, preset(experiment.preset).planner, (configuration,))
+
+
+def train(experiment: Experiment, cell: Cell, device: str, threads: int) -> None:
+    """Train and validate one fold; waits where another process is at the same fold."""
+    from filelock import FileLock
+
+    lock = DONE / "locks" / f"{cell.variant}-{cell.configuration}-{cell.fold}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        api.train_fold(
+            api.TrainJob(
+                dataset=experiment.dataset,
+                configuration=cell.configuration,
+                fold=cell.fold,
+                trainer=cell.trainer,
+                plans=experiment.plans,
+                device=device,
+                threads=threads,
+            )
+        )
+
+
+def cell_of(experiment: Experiment, variant: str, configuration: str, fold: int) -> Cell:
+    """Return a cell of the experiment.
+
+    Raises:
+        ConfigError: The experiment has no such cell.
+    """
+    for cell in experiment.cells():
+        if (cell.variant, cell.configuration, cell.fold) == (variant, configuration, fold):
+            return cell
+    raise ConfigError(f"{FILE} asks for no {variant} {configuration} fold {fold}")
+
+
+def run_job(name: str, job: Callable[[], None], log_file: str) -> int:
+    """Run a job and return its exit code; the reason of the first failure goes to a file for `run`.
+
+    Args:
+        name: The job in words: `train UNet 2d fold 0`.
+        job: The work.
+        log_file: Where its output goes.
+    """
+    DONE.mkdir(exist_ok=True)
+    try:
+        job()
+    except Exception as error:
+        traceback.print_exc()
+        message = str(error) if isinstance(error, HippoError) else f"{type(error).__name__}: {error}"
+        if not FAILURE.exists():
+            FAILURE.write_text(json.dumps({"job": name, "message": " ".join(message.split()), "log": log_file}))
+        return 1
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line of one job and run it in the current folder."""
+    parser = argparse.ArgumentParser(prog="hippo_nnunet.workflow.jobs", description=__doc__)
+    parser.add_argument("--log", default="")
+    parser.add_argument("job", choices=[*_JOBS])
+    parser.add_argument("--source", default="")
+    parser.add_argument("--variant", default="")
+    parser.add_argument("--configuration", default="")
+    parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=None)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+
+    def job() -> None:
+        api.limit_processes()
+        _JOBS[options.job](Experiment.load(Path(FILE)), folders_for(None), options)
+
+    words = [options.job, options.variant, options.configuration, f"fold {options.fold}" * (options.job == "train")]
+    return run_job(" ".join(word for word in words if word), job, options.log)
+
+
+_JOBS: dict[str, Callable[[Experiment, NnunetFolders, argparse.Namespace], None]] = {
+    "data": lambda e, f, o: data(e, f, Path(o.source) if o.source else None),
+    "plan": lambda e, f, o: plan(e),
+    "preprocess": lambda e, f, o: preprocess(e, o.configuration),
+    "train": lambda e, f, o: train(e, cell_of(e, o.variant, o.configuration, o.fold), o.device, o.threads),
+    "ensemble": lambda e, f, o: products.ensemble(e, f, Path()),
+    "evaluate": lambda e, f, o: products.evaluate(e, f, Path()),
+    "predict": lambda e, f, o: products.predict(e, f, Path(), o.variant, o.device),
+    "submission": lambda e, f, o: products.submission(e, f, Path()),
+    "manifest": lambda e, f, o: write_manifest(build_manifest(e, Path(), f, o.device), Path("manifest.json")),
+}
+
+
+if __name__ == "__main__":
+    end_with_workers()
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""`run` from its options to what it prints."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.table import Table
+
+from hippo_nnunet.nnunet.api import limit_processes, resolve_device
+from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES, NnunetFolders, activate, folders_for
+from hippo_nnunet.workflow import estimate, launch, results
+from hippo_nnunet.workflow.experiment import Experiment
+from hippo_nnunet.workflow.request import Request, resolve
+
+log = logging.getLogger(__name__)
+
+
+def perform(
+    folder: Path, request: Request, root: Path | None, device: str, parallel: int, profile: str, dry_run: bool
+) -> Iterator[Table | str]:
+    """Run an experiment, or say what that would do.
+
+    Args:
+        folder: The experiment's folder.
+        request: What is asked.
+        root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        parallel: Trainings at the same time.
+        profile: `local`, `slurm` or the folder of a Snakemake profile.
+        dry_run: Change nothing, and say what would be done.
+
+    Yields:
+        What to print, in order.
+
+    Raises:
+        HippoError: A wrong request, or a job that failed; see `resolve` and `run_experiment`.
+    """
+    folder = folder.expanduser().absolute()
+    if root is not None:
+        for variable in FOLDER_VARIABLES:
+            os.environ.pop(variable, None)
+    limit_processes()
+    root = (root or folder / "nnunet").expanduser().absolute()
+    folders = folders_for(root)
+    experiment = resolve(request, folder, folders)
+    here = device if device == "auto" and profile != "local" else resolve_device(device)
+    settings = launch.Settings(here, parallel, profile, request.task)
+    if dry_run:
+        yield from _dry_run(experiment, folder, folders, settings)
+        return
+    activate(root)
+    left = launch.duration(launch.remaining_seconds(experiment, folder, folders, settings))
+    log.info("%s on %s: about %s of training", folder, settings.device, left)
+    launch.run_experiment(experiment, folder, folders, settings)
+    yield results.results_table(experiment, folder)
+    yield "\n".join(results.notes(experiment, folder, folders.results))
+
+
+def _dry_run(
+    experiment: Experiment, folder: Path, folders: NnunetFolders, settings: launch.Settings
+) -> Iterator[Table | str]:
+    yield launch.dry_run(experiment, folder, folders, settings)
+    expected = estimate.missing_trainings(experiment, folder, folders.results, settings.device)
+    if expected:
+        yield results.plan_table(expected)
+    seconds = sum(item.seconds for item in expected) / settings.parallel
+    unknown = " (no estimate for this device)" if math.isnan(seconds) else ""
+    yield f"expected time of training on {settings.device}: {launch.duration(seconds)}{unknown}"

@@ -1,0 +1,78 @@
+"""The presets of `run`, and how a variant's name becomes a trainer's."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.training import recipes
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Plans and recipe that every variant of an experiment shares.
+
+    Attributes:
+        planner: Class name of the experiment planner.
+        plans: Name of the plans that it writes.
+        words: Recipe words that every trainer gets, unless the variant has a word of the same group.
+        summary: One line for people.
+    """
+
+    planner: str
+    plans: str
+    words: tuple[str, ...]
+    summary: str
+
+
+PRESETS: dict[str, Preset] = {
+    "laptop": Preset("CompactPlanner", "CompactPlans", ("fast",), "half the width, short schedule; needs no GPU"),
+    "standard": Preset("ExperimentPlanner", "nnUNetPlans", ("50epochs",), "nnU-Net's own plans, 50 epochs; GPU"),
+    "paper": Preset("ExperimentPlanner", "nnUNetPlans", (), "nnU-Net's full recipe, 1000 epochs; GPU"),
+}
+
+
+def preset(name: str) -> Preset:
+    """Return a preset by name.
+
+    Raises:
+        ConfigError: There is no such preset.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"preset '{name}' is unknown; take {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def trainer_name(variant: str, preset_name: str, epochs: int | None = None, iterations: int | None = None) -> str:
+    """Return the trainer of a variant under a preset.
+
+    Args:
+        variant: A base without `Trainer`, and recipe words: `AttentionUNet_flip`.
+        preset_name: One of `PRESETS`.
+        epochs: Replaces the preset's number of epochs.
+        iterations: Replaces the preset's iterations per epoch.
+
+    Returns:
+        For example `AttentionUNetTrainer_flip_fast`. A word of the variant wins over the preset's of the same group.
+
+    Raises:
+        ConfigError: Unknown variant or preset, a number below 1, or words that recipes refuse.
+    """
+    base, *words = variant.split("_")
+    known = {name.removesuffix("Trainer"): name for name in recipes.BASES}
+    if base not in known:
+        nearest = difflib.get_close_matches(base, known, n=1, cutoff=0.0)[0]
+        raise ConfigError(
+            f"variant '{variant}': unknown base '{base}'; the bases are {', '.join(known)}. "
+            f"Did you mean '{'_'.join([nearest, *words])}'?"
+        )
+    for what, number in (("epochs", epochs), ("iterations", iterations)):
+        if number is not None and number < 1:
+            raise ConfigError(f"--{what} {number}: at least 1 is needed")
+    lengths = [f"{epochs}epochs"] if epochs else []
+    lengths += [f"{iterations}iters"] if iterations else []
+    own = recipes.parse("_".join([known[base], *words]))
+    common = recipes.parse(recipes.compose(known[base], preset(preset_name).words))
+    asked = recipes.parse(recipes.compose(known[base], lengths))
+    return recipes.Recipe(own.base, {**common.words, **asked.words, **own.words}).name

@@ -1,0 +1,34 @@
+"""Ties the life of a process to its parent's, so that nothing goes on training after `run` was killed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from types import FrameType
+
+PR_SET_PDEATHSIG = 1
+"""Linux prctl(2): the signal that this process gets when its parent ends."""
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def die_with_parent(signal_number: int = signal.SIGKILL) -> None:
+    """Ask the kernel to signal this process when its parent ends; does nothing except on Linux."""
+    if _LIBC is not None:
+        _LIBC.prctl(PR_SET_PDEATHSIG, signal_number)
+
+
+def end_with_workers() -> None:
+    """Make SIGTERM, and the parent's end, stop this process together with its worker processes."""
+
+    def stop(signal_number: int, frame: FrameType | None) -> None:
+        import psutil
+
+        for child in psutil.Process().children(recursive=True):
+            child.kill()
+        os._exit(128 + signal_number)
+
+    signal.signal(signal.SIGTERM, stop)
+    die_with_parent(signal.SIGTERM)

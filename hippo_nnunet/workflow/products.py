@@ -1,0 +1,124 @@
+"""What an experiment makes of its trained folds: ensemble, metrics, test predictions, submission."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hippo_nnunet.errors import DataError
+from hippo_nnunet.nnunet.api import cpu_count
+from hippo_nnunet.nnunet.paths import NnunetFolders
+from hippo_nnunet.nnunet.preprocessed import read_json, read_splits
+from hippo_nnunet.workflow.experiment import ENSEMBLE, Experiment
+
+log = logging.getLogger(__name__)
+
+CHOICE = Path(ENSEMBLE) / "choice.json"
+OUT_OF_FOLD = Path(ENSEMBLE) / "out_of_fold"
+
+
+def ensemble(experiment: Experiment, folders: NnunetFolders, folder: Path) -> None:
+    """Choose the ensemble among all variants in all complete configurations, and write its out-of-fold predictions.
+
+    Members are named as nnU-Net names their folders. Configurations with some folds only are left out, and named in
+    the log.
+    """
+    from hippo_nnunet.evaluation.probabilities import out_of_fold_files
+    from hippo_nnunet.evaluation.selection import choose_ensemble
+    from hippo_nnunet.inference.ensembling import write_out_of_fold
+
+    results = folders.results / experiment.dataset
+    for configuration in experiment.folds:
+        if not experiment.complete(configuration):
+            log.info("%s is not ensembled: not all of its folds are asked for", configuration)
+    members: dict[str, dict[str, Path]] = {}
+    folds: dict[str, int] = {}
+    for configuration in experiment.complete_configurations():
+        for variant in experiment.variants:
+            model = experiment.model(variant, configuration)
+            members[model], folds = out_of_fold_files(results / model, experiment.folds[configuration])
+    gt = folders.preprocessed / experiment.dataset / "gt_segmentations"
+    choice = choose_ensemble(members, gt, _dataset_json(experiment, folders), folds)
+    choice.to_json(folder / CHOICE, overwrite=True)
+    write_out_of_fold(choice, members, folds, folder / OUT_OF_FOLD, results / choice.members[0], overwrite=True)
+
+
+def evaluate(experiment: Experiment, folders: NnunetFolders, folder: Path) -> None:
+    """Measure every validation case of every trained fold, and the ensemble's, and write the tables."""
+    import pandas as pd
+
+    from hippo_nnunet.evaluation.labels import named_labels
+    from hippo_nnunet.evaluation.tables import evaluate_folder, tag, write_tables
+
+    dataset_json = _dataset_json(experiment, folders)
+    labels, ignore_label = named_labels(dataset_json)
+    splits = read_splits(experiment.dataset, folders)
+    if splits is None:
+        raise DataError(f"{folders.preprocessed / experiment.dataset}: no splits_final.json; it was there in training")
+
+    def measure(predictions: Path, cases: list[str]) -> pd.DataFrame:
+        return evaluate_folder(
+            predictions,
+            folders.preprocessed / experiment.dataset / "gt_segmentations",
+            labels,
+            str(dataset_json["file_ending"]),
+            cases,
+            n_jobs=cpu_count(),
+            ignore_label=ignore_label,
+        )
+
+    tables = []
+    for cell in experiment.cells():
+        validation = experiment.result_folder(cell, folders.results) / "validation"
+        table = measure(validation, splits[cell.fold]["val"])
+        tables.append(tag(table, cell.variant, cell.configuration, cell.fold))
+    if experiment.complete_configurations():
+        fold_of: Mapping[str, int] = {case: k for k, split in enumerate(splits) for case in split["val"]}
+        table = measure(folder / OUT_OF_FOLD, list(fold_of))
+        tables.append(tag(table, ENSEMBLE, "+".join(experiment.complete_configurations()), fold_of))
+    write_tables(pd.concat(tables, ignore_index=True), folder / "metrics", overwrite=True)
+
+
+def predict(experiment: Experiment, folders: NnunetFolders, folder: Path, variant: str, device: str) -> None:
+    """Segment the test images with all folds of a variant, its configurations averaged, or with the ensemble."""
+    from hippo_nnunet.evaluation.selection import EnsembleChoice
+    from hippo_nnunet.inference.predict import predict as predict_images
+
+    configurations = experiment.configurations_to_predict()
+    models: Sequence[str]
+    if variant == ENSEMBLE:
+        choice = EnsembleChoice.from_json(folder / CHOICE)
+        models, postprocessing = choice.members, choice.postprocessing
+    else:
+        models, postprocessing = [experiment.model(variant, c) for c in configurations], None
+    predict_images(
+        folders.raw / experiment.dataset / "imagesTs",
+        folder / "predictions" / variant,
+        [folders.results / experiment.dataset / model for model in models],
+        experiment.folds[configurations[0]],
+        device,
+        overwrite=True,
+        postprocessing=postprocessing,
+    )
+
+
+def submission(experiment: Experiment, folders: NnunetFolders, folder: Path) -> None:
+    """Pack the ensemble's test predictions, and verify the archive."""
+    from hippo_nnunet.inference.submission import dataset_labels, write_submission
+
+    raw = folders.raw / experiment.dataset
+    cases = write_submission(
+        folder / "predictions" / ENSEMBLE,
+        raw / "imagesTs",
+        folder / "submission" / f"{experiment.task}.zip",
+        task_name=experiment.task,
+        overwrite=True,
+        labels=dataset_labels(raw / "dataset.json"),
+    )
+    log.info("%d cases are in the archive", len(cases))
+
+
+def _dataset_json(experiment: Experiment, folders: NnunetFolders) -> dict[str, Any]:
+    return dict(read_json(folders.preprocessed / experiment.dataset / "dataset.json"))

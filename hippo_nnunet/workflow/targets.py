@@ -1,0 +1,121 @@
+"""Which markers an experiment ends with, what each needs, and which of them lie.
+
+A marker below `.done/` says that a job is done. Paths are relative to the experiment's folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from hippo_nnunet.nnunet.api import is_finished
+from hippo_nnunet.nnunet.paths import NnunetFolders
+from hippo_nnunet.nnunet.preprocessed import read_json
+from hippo_nnunet.workflow.experiment import DONE, ENSEMBLE, Cell, Experiment
+
+PRODUCTS = ("predictions", "submission")
+"""What is made of the test images."""
+
+
+def ensemble_cells(experiment: Experiment) -> list[Cell]:
+    """Return the trainings that can be members of the ensemble: those of complete configurations."""
+    complete = experiment.complete_configurations()
+    return [cell for cell in experiment.cells() if cell.configuration in complete]
+
+
+def evaluated(experiment: Experiment) -> list[Path]:
+    """Return the markers that the metrics need: every training, and the ensemble where there can be one."""
+    markers = [cell.marker for cell in experiment.cells()]
+    return [*markers, DONE / "ensemble"] if ensemble_cells(experiment) else markers
+
+
+def predictors(experiment: Experiment, variant: str) -> list[Path]:
+    """Return the markers that predicting the test images with a variant, or with the ensemble, needs."""
+    if variant == ENSEMBLE:
+        return [DONE / "ensemble"]
+    wanted = experiment.configurations_to_predict()
+    return [c.marker for c in experiment.cells() if c.variant == variant and c.configuration in wanted]
+
+
+def results(experiment: Experiment, products: Collection[str]) -> list[Path]:
+    """Return the markers of everything but the manifest.
+
+    Args:
+        experiment: What was asked.
+        products: What the data allows, of PRODUCTS.
+    """
+    markers = [DONE / "evaluate"]
+    ensembled = bool(ensemble_cells(experiment))
+    if "predictions" in products:
+        markers += [DONE / "predict" / variant for variant in experiment.variants]
+        markers += [DONE / "predict" / ENSEMBLE] if ensembled else []
+    if "submission" in products and ensembled:
+        markers.append(DONE / "submission")
+    return markers
+
+
+def final(experiment: Experiment, products: Collection[str]) -> list[Path]:
+    """Return the markers that the workflow ends with."""
+    return [*results(experiment, products), DONE / "manifest"]
+
+
+def all_markers(experiment: Experiment, products: Collection[str]) -> list[Path]:
+    """Return the marker of every job, in the order of the work."""
+    first = [DONE / "data", DONE / "plan", *(DONE / "preprocess" / c for c in experiment.folds)]
+    return [*first, *evaluated(experiment), *final(experiment, products)]
+
+
+def products_of(dataset: Path, source: Path | None) -> tuple[str, ...]:
+    """Tell what can be made of the test images: predictions where there are some, an archive where they are .nii.gz.
+
+    Args:
+        dataset: The dataset's raw folder, which need not exist yet.
+        source: The Decathlon task that it will be converted from; an archive is taken to hold test images.
+    """
+    if dataset.is_dir():
+        images = [p for p in (dataset / "imagesTs").glob("[!.]*") if p.is_file()]
+        archive = bool(images) and all(p.name.endswith(".nii.gz") for p in images)
+        return PRODUCTS if archive else PRODUCTS[:1] if images else ()
+    if source is None or source.is_file() or any((source / "imagesTs").glob("[!.]*")):
+        return PRODUCTS
+    return ()
+
+
+def lost(experiment: Experiment, folder: Path, folders: NnunetFolders) -> list[Path]:
+    """Return the markers that lie although somebody has deleted what they stand for.
+
+    Preprocessed data that is gone counts only while a training still needs it.
+
+    Args:
+        experiment: What was asked.
+        folder: The experiment's folder.
+        folders: nnU-Net's folders.
+    """
+    files = {
+        DONE / "evaluate": [folder / "metrics" / "per_case.csv", folder / "metrics" / "summary.json"],
+        DONE / "ensemble": [folder / "ensemble" / "choice.json"],
+        DONE / "submission": [folder / "submission" / f"{experiment.task}.zip"],
+        DONE / "manifest": [folder / "manifest.json"],
+        **{DONE / "predict" / v: [folder / "predictions" / v] for v in (*experiment.variants, ENSEMBLE)},
+    }
+    gone = [marker for marker, paths in files.items() if not all(path.exists() for path in paths)]
+    untrained = [
+        cell.marker for cell in experiment.cells() if not is_finished(experiment.result_folder(cell, folders.results))
+    ]
+    if untrained:
+        gone += untrained + _lost_preparations(experiment, folders)
+    return [marker for marker in gone if (folder / marker).exists()]
+
+
+def _lost_preparations(experiment: Experiment, folders: NnunetFolders) -> list[Path]:
+    """Return the markers of preprocessing that is needed again for a training but was deleted."""
+    preprocessed = folders.preprocessed / experiment.dataset
+    plans_file = preprocessed / f"{experiment.plans}.json"
+    if not plans_file.is_file():
+        return [DONE / "data", DONE / "plan", *(DONE / "preprocess" / c for c in experiment.folds)]
+    configurations = read_json(plans_file)["configurations"]
+    return [
+        DONE / "preprocess" / c
+        for c in experiment.folds
+        if not (preprocessed / configurations.get(c, {}).get("data_identifier", c)).is_dir()
+    ]

@@ -1,0 +1,41 @@
+"""Fixtures of the tests that use nnU-Net itself: a tiny dataset, and models trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tiny_dataset import ATTENTION, UNET, TinyDataset, make_dataset
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
+    """A preprocessed dataset with two labels."""
+    return make_dataset(
+        tmp_path_factory.mktemp("tiny"), "Dataset901_Tiny", configurations=("2d", "3d_fullres", "3d_lowres")
+    )
+
+
+@pytest.fixture
+def in_tiny(tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyDataset]:
+    """The dataset, with nnU-Net's variables set in this process."""
+    for name, value in tiny.environ.items():
+        monkeypatch.setenv(name, value)
+    yield tiny
+
+
+@pytest.fixture(scope="session")
+def trained(tiny: TinyDataset) -> TinyDataset:
+    """The dataset with UNET and ATTENTION trained and validated with probabilities in 2d, folds 0 and 1.
+
+    ATTENTION is also trained in 3d_fullres, fold 0.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in tiny.environ.items():
+            patch.setenv(name, value)
+        for trainer, fold in [(UNET, 0), (UNET, 1), (ATTENTION, 0), (ATTENTION, 1)]:
+            made = tiny.trainer(trainer, "2d", fold)
+            made.run_training()
+            made.perform_actual_validation(save_probabilities=True)
+        tiny.trainer(ATTENTION, "3d_fullres", 0).run_training()
+    return tiny

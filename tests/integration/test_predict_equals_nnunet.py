@@ -1,0 +1,141 @@
+"""Our predictions are nnU-Net's: one model with its folds, and an ensemble, against nnU-Net's own commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+from tiny_dataset import ATTENTION, PLANS, TEST_CASES, UNET, TinyDataset
+from typer.testing import CliRunner
+
+from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.inference.predict import predict
+
+FILES = {f"{case}.nii.gz" for case in TEST_CASES}
+PROBABILITY_TOLERANCE = 1e-3  # nnU-Net sums logits in half precision
+
+
+def voxels(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def assert_same_segmentations(ours: Path, theirs: Path) -> None:
+    same = [voxels(ours / name) == voxels(theirs / name) for name in sorted(FILES)]
+    assert np.mean([s.mean() for s in same]) >= 0.9999
+    assert any(voxels(ours / name).any() for name in FILES), "an empty segmentation proves nothing"
+
+
+def assert_same_probabilities(ours: Path, theirs: Path) -> None:
+    for case in TEST_CASES:
+        mine, stock = (np.load(folder / f"{case}.npz")["probabilities"] for folder in (ours, theirs))
+        assert mine.dtype == stock.dtype == np.float32
+        assert np.abs(mine - stock).max() < PROBABILITY_TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def stock(trained: TinyDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What nnU-Net's own commands predict: `unet` and `attention`, and `ensemble` of both."""
+    folder = tmp_path_factory.mktemp("stock")
+    for name, trainer, configuration, folds in [
+        ("unet", UNET, "2d", (0, 1)),
+        ("attention", ATTENTION, "3d_fullres", (0,)),
+    ]:
+        options = ("-c", configuration, "-p", PLANS, "-f", *folds, "-device", "cpu", "-npp", 1, "-nps", 1)
+        where = ("-i", trained.images, "-o", folder / name)
+        trained.command(
+            "nnUNetv2_predict", *where, "-d", trained.number, "-tr", trainer, *options, "--save_probabilities"
+        )
+    members = (folder / "unet", folder / "attention")
+    trained.command("nnUNetv2_ensemble", "-i", *members, "-o", folder / "ensemble", "-np", 1, "--save_npz")
+    return folder
+
+
+def test_folds_of_one_model(trained: TinyDataset, stock: Path, tmp_path: Path) -> None:
+    written = predict(trained.images, tmp_path / "out", [trained.model(UNET)], device="cpu", save_probabilities=True)
+    assert {path.name for path in written} == FILES
+    assert_same_segmentations(tmp_path / "out", stock / "unet")
+    assert_same_probabilities(tmp_path / "out", stock / "unet")
+
+
+def test_ensemble_of_2d_and_3d(trained: TinyDataset, stock: Path, tmp_path: Path) -> None:
+    models = [trained.model(UNET), trained.model(ATTENTION, "3d_fullres")]
+    predict(trained.images, tmp_path / "out", models, device="cpu", save_probabilities=True)
+    assert_same_segmentations(tmp_path / "out", stock / "ensemble")
+    assert_same_probabilities(tmp_path / "out", stock / "ensemble")
+
+
+def test_geometry_is_the_images(trained: TinyDataset, tmp_path: Path) -> None:
+    """Voxels are anisotropic and oblique, the plans transpose, resample and crop."""
+    predict(trained.images, tmp_path / "out", [trained.model(UNET)], folds=[1], device="cpu")
+    for case in TEST_CASES:
+        image = sitk.ReadImage(str(trained.images / f"{case}_0000.nii.gz"))
+        segmentation = sitk.ReadImage(str(tmp_path / "out" / f"{case}.nii.gz"))
+        assert segmentation.GetSize() == image.GetSize()
+        assert "integer" in segmentation.GetPixelIDTypeAsString()
+        for get in ("GetSpacing", "GetOrigin", "GetDirection"):
+            assert getattr(segmentation, get)() == pytest.approx(getattr(image, get)(), abs=1e-5)
+
+
+def test_model_finds_what_it_was_trained_on(trained: TinyDataset, tmp_path: Path) -> None:
+    """A transposed or shifted output would be on the right grid, with wrong content."""
+    predict(trained.images, tmp_path / "out", [trained.model(UNET)], device="cpu", use_mirroring=False)
+    for case in TEST_CASES:
+        image = voxels(trained.images / f"{case}_0000.nii.gz")
+        found, bright = voxels(tmp_path / "out" / f"{case}.nii.gz") > 0, image > 2
+        assert 2 * (found & bright).sum() / (found.sum() + bright.sum()) > 0.8
+
+
+def test_nothing_is_left_but_the_results(trained: TinyDataset, tmp_path: Path) -> None:
+    models = [trained.model(UNET)]
+    predict(trained.images, tmp_path / "out", models, device="cpu")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | {"dataset.json", "plans.json"}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(DataError, match=r"tiny_901.nii.gz exists already.*--overwrite"):
+        predict(trained.images, tmp_path / "out", models, device="cpu")
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    other = [trained.model(ATTENTION, "3d_fullres")]
+    one = trained.images / f"{TEST_CASES[0]}_0000.nii.gz"
+    predict(one, tmp_path / "out", other, device="cpu", overwrite=True)
+
+
+def test_damaged_checkpoint(trained: TinyDataset, tmp_path: Path) -> None:
+    copy = tmp_path / trained.model(UNET).name
+    (copy / "fold_0").mkdir(parents=True)
+    for name in ("dataset.json", "plans.json"):
+        (copy / name).write_bytes((trained.model(UNET) / name).read_bytes())
+    whole = (trained.model(UNET) / "fold_0" / "checkpoint_final.pth").read_bytes()
+    (copy / "fold_0" / "checkpoint_final.pth").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"checkpoint_final.pth of the folds 0 cannot be loaded"):
+        predict(trained.images, tmp_path / "out", [copy], device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_of_another_network(trained: TinyDataset, tmp_path: Path) -> None:
+    """A second fold that does not fit is found before the first case is predicted."""
+    copy = tmp_path / trained.model(UNET).name
+    for fold, source in ((0, UNET), (1, ATTENTION)):
+        (copy / f"fold_{fold}").mkdir(parents=True)
+        content = (trained.model(source) / f"fold_{fold}" / "checkpoint_final.pth").read_bytes()
+        (copy / f"fold_{fold}" / "checkpoint_final.pth").write_bytes(content)
+    for name in ("dataset.json", "plans.json"):
+        (copy / name).write_bytes((trained.model(UNET) / name).read_bytes())
+    with pytest.raises(DataError, match="cannot be loaded"):
+        predict(trained.images, tmp_path / "out", [copy], device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_command(trained: TinyDataset, tmp_path: Path) -> None:
+    from hippo_nnunet.cli.main import app
+
+    one = trained.images / f"{TEST_CASES[0]}_0000.nii.gz"
+    options = ["--input", str(one), "--output", str(tmp_path / "out"), "--device", "cpu", "--no-mirroring"]
+    result = CliRunner().invoke(app, ["predict", *options, "--model", str(trained.model(UNET)), "--folds", "0"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split() == [str(tmp_path / "out" / f"{TEST_CASES[0]}.nii.gz")]
+
+
+def test_fold_that_is_not_trained(trained: TinyDataset, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"fold_3.checkpoint_final.pth.*folds that have it: 0, 1"):
+        predict(trained.images, tmp_path / "out", [trained.model(UNET)], folds=[0, 3], device="cpu")

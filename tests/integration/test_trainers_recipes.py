@@ -1,0 +1,157 @@
+"""Trainer classes: look-up, identity, recipes, and what nnU-Net must keep for them to work."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+import hippo_nnunet.trainers as trainers
+from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.networks.attention_unet import AttentionUNet
+from hippo_nnunet.training.memory_data import MemoryLoader
+
+
+def test_classes_are_made_once_and_pickle_by_reference():
+    made = trainers.AttentionUNetTrainer_flipRot_fast_seed3
+    assert made is trainers.AttentionUNetTrainer_flipRot_fast_seed3
+    assert pickle.loads(pickle.dumps(made)) is made
+    assert made.__name__ == "AttentionUNetTrainer_flipRot_fast_seed3"
+    assert made.recipe.seed == 3
+    assert issubclass(made, trainers.AttentionUNetTrainer)
+    assert trainers.UNetTrainer.recipe.words == {}
+
+
+def test_foreign_names_are_not_answered_and_wrong_ones_explained():
+    assert not hasattr(trainers, "nnUNetTrainer")
+    assert not hasattr(trainers, "__wrapped__")
+    with pytest.raises(ConfigError, match="Did you mean 'UNetTrainer_flip'"):
+        _ = trainers.UNetTrainer_flp
+
+
+@pytest.mark.parametrize(
+    ("hook", "parameters"),
+    [
+        ("__init__", ["self", "plans", "configuration", "fold", "dataset_json", "device"]),
+        (
+            "build_network_architecture",
+            [
+                "plans_manager",
+                "configuration_manager",
+                "num_input_channels",
+                "num_output_channels",
+                "enable_deep_supervision",
+            ],
+        ),
+        ("train_step", ["self", "batch"]),
+        ("on_train_epoch_end", ["self", "train_outputs"]),
+        ("save_checkpoint", ["self", "filename"]),
+        ("load_checkpoint", ["self", "filename_or_checkpoint"]),
+        ("perform_actual_validation", ["self", "save_probabilities"]),
+    ],
+)
+def test_the_hooks_that_we_override_have_not_changed_in_nnunet(hook, parameters):
+    """Contract."""
+    assert list(inspect.signature(getattr(nnUNetTrainer, hook)).parameters) == parameters
+    assert list(inspect.signature(getattr(trainers.UNetTrainer, hook)).parameters) == parameters
+
+
+def test_each_trainer_builds_its_network_from_any_plans(in_tiny):
+    attention = in_tiny.trainer("AttentionUNetTrainer_fast")
+    attention.initialize()
+    assert isinstance(attention.network, AttentionUNet)
+    plain = in_tiny.trainer("UNetTrainer_fast")
+    planned = plain.plans_manager.plans["configurations"]["2d"]["architecture"]
+    planned["network_class_name"] = "hippo_nnunet.networks.attention_unet.AttentionUNet"
+    plain.initialize()
+    assert type(plain.network).__name__ == "PlainConvUNet"
+
+
+def test_bare_trainers_keep_nnunets_recipe(in_tiny):
+    ours, theirs = in_tiny.trainer("UNetTrainer"), in_tiny.trainer("nnUNetTrainer")
+    for name in (
+        "num_epochs",
+        "num_iterations_per_epoch",
+        "num_val_iterations_per_epoch",
+        "initial_lr",
+        "weight_decay",
+    ):
+        assert getattr(ours, name) == getattr(theirs, name)
+    settings = [t.configure_rotation_dummyDA_mirroring_and_inital_patch_size() for t in (ours, theirs)]
+    assert str(settings[0]) == str(settings[1])
+    arguments = ((16, 16), (-0.2, 0.2), [[1.0, 1.0], [0.5, 0.5]], (0, 1), False)
+    assert [type(t) for t in ours.get_training_transforms(*arguments).transforms] == [
+        type(t) for t in theirs.get_training_transforms(*arguments).transforms
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "mirrored", "kinds"),
+    [
+        ("noAug", None, ["SpatialTransform"]),
+        ("flip", (0, 1), ["SpatialTransform", "MirrorTransform"]),
+        ("flipRot", (0, 1), ["SpatialTransform", "MirrorTransform"]),
+        ("flipRotNoise", (0, 1), ["SpatialTransform", "RandomTransform", "MirrorTransform"]),
+    ],
+)
+def test_an_augmentation_word_replaces_nnunets_augmentation_alone(in_tiny, word, mirrored, kinds):
+    trainer = in_tiny.trainer(f"UNetTrainer_{word}")
+    trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert trainer.inference_allowed_mirroring_axes == mirrored
+    transforms = trainer.get_training_transforms(
+        (16, 16),
+        (-0.2, 0.2),
+        [[1.0, 1.0], [0.5, 0.5]],
+        mirrored,
+        False,
+        regions=[(1, 2), (2,)],
+        foreground_labels=[1, 2],
+    )
+    tail = ["RemoveLabelTansform", "ConvertSegmentationToRegionsTransform", "DownsampleSegForDSTransform"]
+    assert [type(t).__name__ for t in transforms.transforms] == kinds + tail
+    out = transforms(image=torch.zeros(1, 20, 20), segmentation=torch.ones(1, 20, 20, dtype=torch.int16))
+    assert out["image"].shape == (1, 16, 16)
+    assert [tuple(t.shape) for t in out["segmentation"]] == [(2, 16, 16), (2, 8, 8)]
+
+
+def test_fast_draws_from_memory_and_equal_seeds_give_equal_batches(in_tiny):
+    batches = []
+    for name in ("UNetTrainer_fast_seed5", "AttentionUNetTrainer_fast_seed5", "UNetTrainer_fast_seed6"):
+        trainer = in_tiny.trainer(name)
+        trainer.initialize()
+        train, validation = trainer.get_dataloaders()
+        assert isinstance(train, MemoryLoader)
+        assert isinstance(validation, MemoryLoader)
+        batches.append(next(train)["data"])
+    assert torch.equal(batches[0], batches[1])  # variants see the same patches
+    assert not torch.equal(batches[0], batches[2])
+
+
+def test_data_that_does_not_fit_into_memory_uses_nnunets_loader(in_tiny, monkeypatch, capsys):
+    from hippo_nnunet.nnunet import memory_cases
+
+    class Memory:
+        available = 1000
+
+    monkeypatch.setattr(memory_cases.psutil, "virtual_memory", lambda: Memory)
+    trainer = in_tiny.trainer("UNetTrainer_fast")
+    trainer.initialize()
+    train, _ = trainer.get_dataloaders()
+    assert not isinstance(train, MemoryLoader)
+    assert "not the one in memory" in capsys.readouterr().out
+    assert next(train)["data"].shape[0] == trainer.batch_size
+
+
+def test_a_seed_reaches_nnunets_own_loader(in_tiny):
+    batches = []
+    for _ in range(2):
+        trainer = in_tiny.trainer("UNetTrainer_1epochs_1iters_seed4")
+        trainer.initialize()
+        train, _ = trainer.get_dataloaders()
+        torch.manual_seed(0)
+        batches.append(next(train)["keys"])
+    assert np.array_equal(batches[0], batches[1])

@@ -1,0 +1,166 @@
+"""StoppedError trainings go on exactly, and never leave a checkpoint that cannot be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.run.run_training import maybe_load_checkpoint
+from tiny_dataset import TinyDataset
+
+from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.trainers import recipe_trainer
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop_after(trainer, steps: int) -> None:
+    """Make the trainer break off after so many training steps, as a crash would."""
+    real = trainer.train_step
+
+    def train_step(batch: dict) -> dict:
+        nonlocal steps
+        if steps == 0:
+            raise StoppedError
+        steps -= 1
+        return real(batch)
+
+    trainer.train_step = train_step
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=False)["network_weights"]
+
+
+def run_to_the_end(tiny: TinyDataset, name: str, resume: bool = False):
+    trainer = tiny.trainer(name)
+    maybe_load_checkpoint(trainer, resume, False)
+    trainer.run_training()
+    return trainer
+
+
+@pytest.mark.parametrize("steps", [1, 4, 7])
+def test_a_resumed_training_ends_with_the_same_weights(in_tiny, monkeypatch, steps):
+    name = "AttentionUNetTrainer_fast_2epochs_4iters"
+    whole = run_to_the_end(in_tiny, name)
+    folder = Path(whole.output_folder)
+    undisturbed, logged = weights_of(folder / "checkpoint_final.pth"), whole.logger.get_value("train_losses", None)
+    for file in folder.iterdir():
+        if file.is_file():
+            file.unlink()
+
+    monkeypatch.setattr(recipe_trainer, "CHECKPOINT_INTERVAL_S", 0.0)
+    broken = in_tiny.trainer(name)
+    stop_after(broken, steps)
+    with pytest.raises(StoppedError):
+        broken.run_training()
+    assert torch.load(folder / "checkpoint_latest.pth", weights_only=False)["current_epoch"] == steps // 4
+    resumed = run_to_the_end(in_tiny, name, resume=True)
+
+    final = weights_of(folder / "checkpoint_final.pth")
+    assert all(torch.equal(final[key], value) for key, value in undisturbed.items())
+    assert resumed.logger.get_value("train_losses", None) == pytest.approx(logged)
+    summary = json.loads((folder / "hippo_training.json").read_text())
+    assert summary["resumed"] == 1
+    assert summary["iterations"] == 8
+    assert summary["seed"] == 0
+    assert not (folder / "checkpoint_latest.pth").exists()
+
+
+def test_a_folder_of_another_schedule_is_refused(in_tiny, monkeypatch):
+    monkeypatch.setattr(recipe_trainer, "CHECKPOINT_INTERVAL_S", 0.0)
+    broken = in_tiny.trainer("UNetTrainer_fast_3epochs_2iters")
+    stop_after(broken, 3)
+    with pytest.raises(StoppedError):
+        broken.run_training()
+    before = sorted(p.name for p in Path(broken.output_folder).iterdir())
+
+    changed = in_tiny.trainer("UNetTrainer_fast_3epochs_2iters")
+    changed.record.schedule["max_lr"] = 0.5
+    maybe_load_checkpoint(changed, True, False)
+    with pytest.raises(ConfigError, match=r"begun with another schedule \(max_lr was .*, is now 0.5\)"):
+        changed.run_training()
+    assert {*before} <= {p.name for p in Path(broken.output_folder).iterdir()}
+
+
+def test_a_checkpoint_of_other_plans_is_refused(trained, monkeypatch):
+    for key, value in trained.environ.items():
+        monkeypatch.setenv(key, value)
+    name = "UNetTrainer_fast_1epochs_40iters_seed1"
+    trainer = trained.trainer(name)
+    trainer.plans_manager.plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 4, 4]
+    with pytest.raises(ConfigError, match="trained with other plans: architecture was"):
+        trainer.load_checkpoint(str(trained.model(name) / "fold_0" / "checkpoint_final.pth"))
+
+
+def test_a_truncated_checkpoint_is_named(in_tiny, tmp_path):
+    trainer = in_tiny.trainer("UNetTrainer_fast_1epochs_1iters")
+    trainer.initialize()
+    path = tmp_path / "checkpoint_final.pth"
+    trainer.save_checkpoint(str(path))
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(DataError, match=r"checkpoint_final.pth cannot be read .* delete it"):
+        trainer.load_checkpoint(str(path))
+
+
+def test_a_checkpoint_holds_everything_that_nnunets_own_holds(in_tiny, tmp_path):
+    """Contract: our writer must not forget what a later nnU-Net adds."""
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    trainer = in_tiny.trainer("UNetTrainer_fast_1epochs_1iters")
+    trainer.initialize()
+    nnUNetTrainer.save_checkpoint(trainer, str(tmp_path / "theirs.pth"))
+    trainer.save_checkpoint(str(tmp_path / "ours.pth"))
+    theirs = torch.load(tmp_path / "theirs.pth", weights_only=False)
+    ours = torch.load(tmp_path / "ours.pth", weights_only=False)
+    assert set(ours) == {*theirs, "hippo_nnunet"}
+    assert all(torch.equal(ours["network_weights"][k], v) for k, v in theirs["network_weights"].items())
+    assert ours["current_epoch"] == theirs["current_epoch"]
+
+
+def test_a_killed_training_leaves_a_readable_checkpoint_and_goes_on(in_tiny):
+    """SIGKILL at three moments; a checkpoint is written after every step here."""
+    name = "UNetTrainer_fast_5epochs_8iters_seed7"
+    folder = in_tiny.model(name) / "fold_0"
+    program = f"""
+import torch
+torch.set_num_threads(1)
+from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+from hippo_nnunet.trainers import recipe_trainer
+recipe_trainer.CHECKPOINT_INTERVAL_S = 0.0
+trainer = get_trainer_from_args({in_tiny.name!r}, "2d", 0, {name!r}, "TinyPlans", device=torch.device("cpu"))
+maybe_load_checkpoint(trainer, True, False)
+trainer.run_training()
+"""
+    latest, reached = folder / "checkpoint_latest.pth", 0
+    for wait_s in (0.0, 0.21, 0.47):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], env={**os.environ, **in_tiny.environ}, stdout=subprocess.DEVNULL
+        )
+        begun = time.monotonic()
+        stamp = latest.stat().st_mtime_ns if latest.exists() else 0
+        while not (latest.exists() and latest.stat().st_mtime_ns != stamp):
+            assert process.poll() is None, "the training ended before it was killed"
+            assert time.monotonic() - begun < 120
+            time.sleep(0.01)
+        time.sleep(wait_s)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if (folder / "checkpoint_final.pth").exists():
+            break
+        checkpoint = torch.load(latest, weights_only=False)
+        done = checkpoint["current_epoch"] * 8 + len(checkpoint["hippo_nnunet"]["record"]["epoch_outputs"])
+        assert done > reached
+        reached = done
+    trainer = run_to_the_end(in_tiny, name, resume=True)
+    assert trainer.current_epoch == 5
+    assert len(trainer.logger.get_value("train_losses", None)) == 5

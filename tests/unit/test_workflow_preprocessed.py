@@ -1,0 +1,111 @@
+"""Training refuses data that is not there, not complete, or of another plan, before anything heavy starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.nnunet import preprocessed
+from hippo_nnunet.nnunet.api import TrainJob, resolve_device, train_fold
+from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES, NnunetFolders
+
+NAME = "Dataset004_X"
+CASES = [f"case_{i}" for i in range(5)]
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NnunetFolders:
+    """A dataset that is planned and preprocessed, in name."""
+    found = NnunetFolders(*(tmp_path / variable for variable in FOLDER_VARIABLES))
+    for variable, folder in zip(FOLDER_VARIABLES, (found.raw, found.preprocessed, found.results), strict=True):
+        monkeypatch.setenv(variable, str(folder))
+        (folder / NAME).mkdir(parents=True)
+    plans = {
+        "plans_name": "P",
+        "dataset_name": NAME,
+        "transpose_forward": [0, 1, 2],
+        "configurations": {
+            "2d": {"data_identifier": "P_2d", "spacing": [1.0, 1.0]},
+            "2d_wide": {"inherits_from": "2d", "batch_size": 9},
+        },
+    }
+    folder = found.preprocessed / NAME
+    (folder / "P.json").write_text(json.dumps(plans))
+    (folder / "P_2d").mkdir()
+    for case in CASES:
+        (folder / "P_2d" / f"{case}.pkl").write_bytes(b"x")
+    preprocessed.signature_file(folder / "P_2d").write_text(preprocessed.signature(plans, "2d") + "\n")
+    splits = [{"train": [c for c in CASES if c != case], "val": [case]} for case in CASES]
+    (folder / "splits_final.json").write_text(json.dumps(splits))
+    return found
+
+
+def test_sound_data_passes(folders: NnunetFolders) -> None:
+    assert preprocessed.check_preprocessed(NAME, "P", "2d", folders)["plans_name"] == "P"
+    preprocessed.check_preprocessed(NAME, "P", "2d_wide", folders)
+    preprocessed.check_fold(NAME, 4, len(CASES), folders)
+
+
+def change_plan(folder: Path) -> None:
+    plans = json.loads((folder / "P.json").read_text())
+    plans["configurations"]["2d"]["spacing"] = [2.0, 2.0]
+    (folder / "P.json").write_text(json.dumps(plans))
+
+
+@pytest.mark.parametrize(
+    ("damage", "job", "says"),
+    [
+        (lambda f: None, {"dataset": "5"}, "dataset '5' is not in"),
+        (lambda f: None, {"dataset": "hippo"}, "neither an id"),
+        (lambda f: None, {"plans": "Q"}, "there are P"),
+        (lambda f: None, {"configuration": "3d_fullres"}, "it has 2d"),
+        (lambda f: None, {"fold": 5}, "folds 0 to 4"),
+        (lambda f: None, {"fold": "x"}, "neither a number"),
+        (lambda f: (f / "P_2d").rename(f / "Q_2d"), {}, "not preprocessed for P 2d"),
+        (lambda f: (f / "P_2d" / "case_3.pkl").unlink(), {}, "first 'case_3'"),
+        (change_plan, {}, "another plan"),
+    ],
+)
+def test_refused_before_training(
+    folders: NnunetFolders, damage: Callable[[Path], object], job: dict[str, object], says: str
+) -> None:
+    damage(folders.preprocessed / NAME)
+    values = {"dataset": "4", "configuration": "2d", "fold": 0, "trainer": "UNetTrainer", "plans": "P", "device": "cpu"}
+    with pytest.raises(ConfigError, match=says) as caught:
+        train_fold(TrainJob(**{**values, **job}))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert not list((folders.results / NAME).iterdir())
+
+
+def test_fewer_cases_than_folds(folders: NnunetFolders) -> None:
+    (folders.preprocessed / NAME / "splits_final.json").unlink()
+    with pytest.raises(DataError, match="4 labelled cases, fewer than the 5 folds"):
+        preprocessed.check_fold(NAME, 0, 4, folders)
+
+
+def test_ambiguous_dataset_id(folders: NnunetFolders) -> None:
+    (folders.raw / "Dataset004_Y").mkdir()
+    with pytest.raises(ConfigError, match="Dataset004_X, Dataset004_Y"):
+        preprocessed.dataset_name(4, folders)
+
+
+def test_a_finished_fold_is_left_alone(folders: NnunetFolders) -> None:
+    fold = folders.results / NAME / "UNetTrainer__P__2d" / "fold_0"
+    (fold / "validation").mkdir(parents=True)
+    for name in ("checkpoint_final.pth", "validation/summary.json", "validation/case_0.npz"):
+        (fold / name).touch()
+    assert train_fold(TrainJob("4", "2d", 0, "UNetTrainer", "P", "cpu")) == fold
+
+
+def test_validation_of_an_untrained_fold(folders: NnunetFolders) -> None:
+    with pytest.raises(ConfigError, match="not trained to the end"):
+        train_fold(TrainJob("4", "2d", 0, "UNetTrainer", "P", "cpu"), validation_only=True)
+
+
+def test_unknown_device() -> None:
+    with pytest.raises(ConfigError, match="device 'gpu'"):
+        resolve_device("gpu")

@@ -1,0 +1,194 @@
+"""From typed options to an experiment, and what an experiment's folder refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.nnunet.paths import NnunetFolders
+from hippo_nnunet.workflow.experiment import Experiment
+from hippo_nnunet.workflow.presets import trainer_name
+from hippo_nnunet.workflow.request import Request, dataset_of_task, parse_folds, resolve
+
+ALL = (0, 1, 2, 3, 4)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> NnunetFolders:
+    return NnunetFolders(*(tmp_path / name for name in ("raw", "preprocessed", "results")))
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    (tmp_path / "Task04_Hippocampus").mkdir()
+    return tmp_path / "Task04_Hippocampus"
+
+
+def experiment(**changes: object) -> Experiment:
+    values = {
+        "dataset": "Dataset004_Hippocampus",
+        "preset": "laptop",
+        "variants": ("UNet", "AttentionUNet"),
+        "folds": {"2d": ALL, "3d_fullres": (0,)},
+    }
+    return Experiment(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("variant", "preset", "lengths", "expected"),
+    [
+        ("UNet", "laptop", {}, "UNetTrainer_fast"),
+        ("AttentionUNet_flip", "laptop", {}, "AttentionUNetTrainer_flip_fast"),
+        ("AttentionUNet_flip_dice_seed3", "laptop", {"epochs": 4}, "AttentionUNetTrainer_flip_dice_fast_4epochs_seed3"),
+        ("UNet", "standard", {}, "UNetTrainer_50epochs"),
+        ("UNet", "standard", {"epochs": 2, "iterations": 7}, "UNetTrainer_2epochs_7iters"),
+        ("UNet_9epochs", "standard", {"epochs": 2}, "UNetTrainer_9epochs"),
+        ("UNet", "paper", {}, "UNetTrainer"),
+    ],
+)
+def test_trainer_of_a_variant(variant: str, preset: str, lengths: dict[str, int], expected: str) -> None:
+    assert trainer_name(variant, preset, **lengths) == expected
+
+
+@pytest.mark.parametrize(
+    ("variant", "preset", "epochs", "says"),
+    [
+        ("AtentionUNet_flip", "laptop", None, "AttentionUNet_flip"),
+        ("AttentionUNet_flp", "laptop", None, "flip"),
+        ("AttentionUNet_fast_flip", "laptop", None, "wrong order"),
+        ("UNet", "desktop", None, "laptop, standard, paper"),
+        ("UNet", "laptop", 0, "--epochs 0"),
+    ],
+)
+def test_wrong_variant_or_preset(variant: str, preset: str, epochs: int | None, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        trainer_name(variant, preset, epochs)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("all", {"2d": ALL, "3d_fullres": ALL}),
+        ("3,0", {"2d": (0, 3), "3d_fullres": (0, 3)}),
+        ("1-3", {"2d": (1, 2, 3), "3d_fullres": (1, 2, 3)}),
+        ("2d=0-4,3d_fullres=0", {"2d": ALL, "3d_fullres": (0,)}),
+        ("2d=0,2,3d_fullres=1-2", {"2d": (0, 2), "3d_fullres": (1, 2)}),
+        ("3d_fullres=0", {"2d": ALL, "3d_fullres": (0,)}),
+    ],
+)
+def test_folds(text: str, expected: dict[str, tuple[int, ...]]) -> None:
+    assert parse_folds(text, ["2d", "3d_fullres"], 5) == expected
+
+
+@pytest.mark.parametrize("text", ["", "x", "0,,1", "3d_lowres=0", "2d=", "-1", "4-"])
+def test_folds_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError, match="--folds"):
+        parse_folds(text, ["2d"], 5)
+
+
+def test_fold_outside_the_split(task: Path, tmp_path: Path, folders: NnunetFolders) -> None:
+    with pytest.raises(ConfigError, match="folds 0 to 4"):
+        resolve(Request(task=task, folds="5"), tmp_path / "exp", folders)
+
+
+def test_the_splits_file_decides_what_all_folds_are(task: Path, tmp_path: Path, folders: NnunetFolders) -> None:
+    file = folders.preprocessed / "Dataset004_Hippocampus" / "splits_final.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps([{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}]))
+    found = resolve(Request(task=task), tmp_path / "exp", folders)
+    assert found.folds == {"2d": (0, 1)}
+    assert found.complete("2d")
+
+
+def test_defaults_and_what_the_folder_already_says(task: Path, tmp_path: Path, folders: NnunetFolders) -> None:
+    folder = tmp_path / "exp"
+    first = resolve(Request(task=task), folder, folders)
+    assert (first.variants, first.folds, first.preset) == (("UNet", "AttentionUNet"), {"2d": ALL}, "laptop")
+    first.save(folder / "experiment.yaml")
+    assert resolve(Request(), folder, folders) == first
+    added = resolve(Request(configurations="2d,3d_fullres"), folder, folders)
+    assert added.folds == {"2d": ALL, "3d_fullres": ALL}
+    assert resolve(Request(variants="UNet,AttentionUNet,UNet_flip"), folder, folders).variants[-1] == "UNet_flip"
+
+
+def test_adding_a_configuration_keeps_the_folds_of_the_others(
+    task: Path, tmp_path: Path, folders: NnunetFolders
+) -> None:
+    folder = tmp_path / "exp"
+    resolve(Request(task=task, folds="0,1"), folder, folders).save(folder / "experiment.yaml")
+    assert resolve(Request(configurations="2d,3d_fullres"), folder, folders).folds["2d"] == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        (Request(preset="paper"), "preset is laptop there, paper now"),
+        (Request(epochs=3), "epochs is the default there, 3 now"),
+        (Request(variants="UNet"), "without AttentionUNet"),
+        (Request(folds="0"), "2d folds 0,1,2,3,4 there, 0 now"),
+        (Request(configurations="3d_fullres"), "2d folds 0,1,2,3,4 there, none now"),
+    ],
+)
+def test_another_request_on_the_same_folder(
+    request_: Request, says: str, task: Path, tmp_path: Path, folders: NnunetFolders
+) -> None:
+    folder = tmp_path / "exp"
+    resolve(Request(task=task), folder, folders).save(folder / "experiment.yaml")
+    with pytest.raises(ConfigError, match=says):
+        resolve(request_, folder, folders)
+
+
+def test_data_is_named_exactly_once(task: Path, tmp_path: Path, folders: NnunetFolders) -> None:
+    with pytest.raises(ConfigError, match="--task"):
+        resolve(Request(), tmp_path / "exp", folders)
+    with pytest.raises(ConfigError, match="one of them"):
+        resolve(Request(task=task, dataset="4"), tmp_path / "exp", folders)
+    with pytest.raises(ConfigError, match="no such folder"):
+        resolve(Request(task=tmp_path / "Task05_None"), tmp_path / "exp", folders)
+    with pytest.raises(ConfigError, match="dataset '7'"):
+        resolve(Request(dataset="7"), tmp_path / "exp", folders)
+
+
+def test_dataset_of_a_task(tmp_path: Path) -> None:
+    (tmp_path / "Task04_Hippocampus.tar").touch()
+    assert dataset_of_task(tmp_path / "Task04_Hippocampus.tar") == "Dataset004_Hippocampus"
+    (tmp_path / "hippo").mkdir()
+    with pytest.raises(ConfigError, match="form Task04_Hippocampus"):
+        dataset_of_task(tmp_path / "hippo")
+
+
+def test_experiment_file_round_trip(tmp_path: Path) -> None:
+    asked = experiment(epochs=3)
+    asked.save(tmp_path / "experiment.yaml")
+    assert Experiment.load(tmp_path / "experiment.yaml") == asked
+    assert str(tmp_path) not in (tmp_path / "experiment.yaml").read_text()
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "dataset: x", "a: [", "dataset: d\nvariants: [UNet]\nfolds: {2d: [x]}"])
+def test_broken_experiment_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "experiment.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"experiment\.yaml"):
+        Experiment.load(tmp_path / "experiment.yaml")
+
+
+def test_cells_and_completeness() -> None:
+    asked = experiment()
+    cells = asked.cells()
+    assert len(cells) == 12
+    assert [str(c) for c in cells[:2]] == ["UNet 2d fold 0", "AttentionUNet 2d fold 0"]
+    assert asked.complete_configurations() == ["2d"]
+    assert asked.configurations_to_predict() == ["2d"]
+    assert experiment(folds={"2d": (0,)}).configurations_to_predict() == ["2d"]
+    assert asked.task == "Task04_Hippocampus"
+
+
+def test_refused_experiments() -> None:
+    with pytest.raises(ConfigError, match="same trainer"):
+        experiment(variants=("UNet", "UNet_fast"))
+    with pytest.raises(ConfigError, match="cascade"):
+        experiment(folds={"3d_cascade_fullres": ALL})
+    with pytest.raises(ConfigError, match="at least one"):
+        experiment(variants=())

@@ -1,0 +1,118 @@
+"""Which jobs an experiment has, which of them are done, what is left, and what the manifest tells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hippo_nnunet.nnunet.paths import NnunetFolders
+from hippo_nnunet.workflow import estimate, targets
+from hippo_nnunet.workflow.experiment import DONE, Cell, Experiment
+from hippo_nnunet.workflow.launch import duration
+from hippo_nnunet.workflow.manifest import build_manifest, write_manifest
+
+ASKED = Experiment("Dataset004_X", "laptop", ("UNet", "AttentionUNet"), {"2d": (0, 1), "3d_fullres": (0,)}, 2)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> NnunetFolders:
+    return NnunetFolders(*(tmp_path / name for name in ("raw", "preprocessed", "results")))
+
+
+def finish(cell: Cell, folders: NnunetFolders, seconds: float = 100.0) -> Path:
+    fold = ASKED.result_folder(cell, folders.results)
+    (fold / "validation").mkdir(parents=True)
+    (fold / "checkpoint_final.pth").touch()
+    (fold / "validation" / "summary.json").touch()
+    (fold / "validation" / "case.npz").touch()
+    (fold / "hippo_training.json").write_text(json.dumps({"trained_seconds": seconds, "device": "cpu"}))
+    return fold
+
+
+def mark(folder: Path, markers: list[Path]) -> None:
+    for marker in markers:
+        (folder / marker).parent.mkdir(parents=True, exist_ok=True)
+        (folder / marker).touch()
+
+
+def test_incomplete_configurations_are_evaluated_but_not_ensembled() -> None:
+    assert {c.configuration for c in targets.ensemble_cells(ASKED)} == {"2d"}
+    assert len(targets.evaluated(ASKED)) == 2 * 2 + 2 + 1
+    assert {m.parts[-2] for m in targets.predictors(ASKED, "UNet")} == {"2d"}
+
+
+def test_nothing_is_submitted_without_an_ensemble() -> None:
+    partial = Experiment("Dataset004_X", "laptop", ("UNet",), {"2d": (0,)})
+    assert targets.results(partial, targets.PRODUCTS) == [DONE / "evaluate", DONE / "predict" / "UNet"]
+    assert targets.results(partial, ()) == [DONE / "evaluate"]
+
+
+def test_products_follow_the_test_images(tmp_path: Path) -> None:
+    dataset = tmp_path / "Dataset004_X"
+    assert targets.products_of(dataset, tmp_path / "Task04_X.tar") == ()
+    (tmp_path / "Task04_X.tar").touch()
+    assert targets.products_of(dataset, tmp_path / "Task04_X.tar") == targets.PRODUCTS
+    (dataset / "imagesTs").mkdir(parents=True)
+    (dataset / "imagesTs" / "._x_0000.nii.gz").touch()
+    assert targets.products_of(dataset, None) == ()
+    (dataset / "imagesTs" / "x_0000.png").touch()
+    assert targets.products_of(dataset, None) == ("predictions",)
+    (dataset / "imagesTs" / "x_0000.png").rename(dataset / "imagesTs" / "x_0000.nii.gz")
+    assert targets.products_of(dataset, None) == targets.PRODUCTS
+
+
+def test_deleted_results_are_noticed(tmp_path: Path, folders: NnunetFolders) -> None:
+    folder = tmp_path / "exp"
+    mark(folder, targets.all_markers(ASKED, targets.PRODUCTS))
+    for cell in ASKED.cells():
+        finish(cell, folders)
+    for name in ("metrics", "ensemble", "submission", *(f"predictions/{v}" for v in (*ASKED.variants, "ensemble"))):
+        (folder / name).mkdir(parents=True)
+    for name in ("metrics/per_case.csv", "metrics/summary.json", "ensemble/choice.json", "manifest.json"):
+        (folder / name).touch()
+    (folder / "submission" / "Task04_X.zip").touch()
+    assert targets.lost(ASKED, folder, folders) == []
+
+    (folder / "submission" / "Task04_X.zip").unlink()
+    assert targets.lost(ASKED, folder, folders) == [DONE / "submission"]
+    cell = ASKED.cells()[0]
+    (ASKED.result_folder(cell, folders.results) / "checkpoint_final.pth").unlink()
+    lost = targets.lost(ASKED, folder, folders)
+    assert cell.marker in lost
+    assert DONE / "plan" in lost, "the plans are gone, and now a training needs them"
+
+
+def test_expected_time_prefers_what_was_measured(tmp_path: Path, folders: NnunetFolders) -> None:
+    cells = ASKED.cells()
+    for cell, seconds in zip(cells[:2], (100.0, 300.0), strict=True):
+        finish(cell, folders, seconds)
+    mark(tmp_path, [c.marker for c in cells[:2]])
+    expected = {str(e.cell): e for e in estimate.missing_trainings(ASKED, tmp_path, folders.results, "cpu")}
+    assert set(expected) == {str(c) for c in cells[2:]}
+    assert expected["UNet 2d fold 1"].seconds == 100 + estimate.OVERHEAD_S
+    assert expected["AttentionUNet 2d fold 1"].seconds == 300 + estimate.OVERHEAD_S
+    assert not expected["UNet 3d_fullres fold 0"].measured
+    assert estimate.stated_seconds("UNetTrainer_fast", "2d", "mps") is None
+
+
+def test_duration() -> None:
+    assert [duration(s) for s in (45, 720, 6000, float("nan"))] == ["45 s", "12 min", "1 h 40 min", "an unknown time"]
+
+
+def test_manifest_names_no_folder_of_the_machine(tmp_path: Path, folders: NnunetFolders) -> None:
+    finish(ASKED.cells()[0], folders, 12.5)
+    splits = folders.preprocessed / "Dataset004_X" / "splits_final.json"
+    splits.parent.mkdir(parents=True)
+    splits.write_text("[]")
+    write_manifest(build_manifest(ASKED, tmp_path / "exp", folders, "cpu"), tmp_path / "manifest.json")
+    text = (tmp_path / "manifest.json").read_text()
+    content = json.loads(text)
+    assert str(tmp_path) not in text
+    assert str(Path.home()) not in text
+    assert content["sha256"]["splits"] == "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945"
+    assert content["folds"][0]["trained_seconds"] == 12.5
+    assert content["folds"][1]["trained_seconds"] is None
+    assert content["not_ensembled"] == ["3d_fullres"]
+    assert content["arguments"]["folds"] == {"2d": [0, 1], "3d_fullres": [0]}
