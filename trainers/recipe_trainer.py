@@ -224,12 +224,12 @@ class UNetTrainer(nnUNetTrainer):
         """Write nnU-Net's checkpoint with our record, whole or not at all."""
         if self.local_rank != 0:
             return
-        if self.disable_checkpointing:
-            self.print_to_log_file("No checkpoint written, checkpointing is disabled")
-            return
         now = time.monotonic()
         self.record.trained_seconds += now - self._clock
         self._clock = now
+        if self.disable_checkpointing:
+            self.print_to_log_file("No checkpoint written, checkpointing is disabled")
+            return
         write_checkpoint(self, self.record, Path(filename))
         if Path(filename).name == "checkpoint_latest.pth":
             self._saved = now

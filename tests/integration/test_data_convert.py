@@ -75,7 +75,7 @@ def test_nnunet_accepts_the_result(source: Path, tmp_path: Path) -> None:
     assert len(cases) == 5
     for case in cases.values():
         assert check_cases(case["images"], case["label"], 1, SimpleITKIO)
-        assert verify_labels(case["label"], [0, 1, 2], SimpleITKIO)
+        assert verify_labels(case["label"], SimpleITKIO, [0, 1, 2])
 
 
 def test_archive_other_name_and_id(source: Path, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_compact_plans_on_a_dataset_of_task04s_size(dataset: Path) -> None:
     planner = planners.CompactPlanner(DATASET)
     planner.dataset_json = {**planner.dataset_json, "numTraining": 260}
     configurations = planner.plan_experiment()["configurations"]
-    assert configurations["2d"]["batch_size"] == 48
+    assert configurations["2d"]["batch_size"] == 32
     assert configurations["3d_fullres"]["batch_size"] == 2
     for key, patch in (("2d", (56, 40)), ("3d_fullres", (40, 56, 40))):
         assert sorted(configurations[key]["patch_size"]) == sorted(patch)

@@ -1,0 +1,78 @@
+"""The commands in README and docs exist, with the options and names that the text gives them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from hippo_nnunet.cli.main import app
+from hippo_nnunet.planners import PLANNERS
+from hippo_nnunet.training import recipes
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Every `hippo-nnunet` and `nnUNetv2_` line of the bash blocks."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), flags=re.DOTALL):
+            for line in block.splitlines():
+                words = shlex.split(line, comments=True)
+                if words and (words[0] == "hippo-nnunet" or words[0].startswith("nnUNetv2_")):
+                    found.append((page.name, words))
+    return found
+
+
+@pytest.mark.parametrize(("page", "words"), commands(), ids=lambda value: " ".join(value) if value else "")
+def test_a_command_of_the_docs_is_understood(page, words):
+    if words[0] == "hippo-nnunet":
+        command, rest = typer.main.get_command(app), words[1:]
+        while rest and hasattr(command, "commands"):
+            command, rest = command.commands[rest[0]], rest[1:]
+        command.make_context(" ".join(words), list(rest))  # raises on an unknown option or a missing argument
+    trainers = [words[i + 1] for i, word in enumerate(words) if word == "-tr"]
+    planners = [words[i + 1] for i, word in enumerate(words) if word == "-pl"]
+    assert all(recipes.parse(name) for name in trainers)
+    assert set(planners) <= set(PLANNERS)
+
+
+def test_there_are_commands_to_check():
+    assert len(commands()) >= 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_recipes_that_the_text_names_are_right(page):
+    for name in re.findall(r"`((?:Attention)?UNetTrainer[A-Za-z0-9_]*)`", page.read_text()):
+        assert recipes.parse(name).name == name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_files_that_the_text_names_exist(page):
+    text = page.read_text()
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    scripts = re.findall(r"`(?:python )?(scripts/[\w.]+)", text)
+    for target in links:
+        assert (page.parent / target).exists(), target
+    for target in scripts:
+        assert (ROOT / target).exists(), target
+
+
+def test_every_word_is_in_the_recipes_page():
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    words = [word for group in recipes.WORD_GROUPS for word in group.words]
+    assert [word for word in [*recipes.BASES, *words] if f"`{word}`" not in text] == []
+
+
+def test_the_readmes_table_is_the_results():
+    text = (ROOT / "README.md").read_text()
+    command = [sys.executable, str(ROOT / "scripts" / "results_table.py"), str(ROOT / "results" / "task04-laptop")]
+    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert text.partition("<!-- results -->")[2].partition("<!-- /results -->")[0].strip() == table
