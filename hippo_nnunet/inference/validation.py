@@ -11,6 +11,7 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 
 from hippo_nnunet.inference.batched_predictor import BatchedPredictor
+from hippo_nnunet.nnunet.api import cpu_count
 
 
 def validate_fold(trainer: Any, save_probabilities: bool) -> None:
@@ -68,7 +69,7 @@ def validate_fold(trainer: Any, save_probabilities: bool) -> None:
         labels.foreground_regions if labels.has_regions else labels.foreground_labels,
         labels.ignore_label,
         chill=True,
-        num_processes=default_num_processes,
+        num_processes=min(default_num_processes, cpu_count()),
     )
     for label, values in metrics["mean"].items():
         trainer.logger.log_summary(f"final_val/class_{label}_dice", values["Dice"])
