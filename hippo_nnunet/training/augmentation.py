@@ -125,7 +125,9 @@ def sampled_patch_size(spec: AugmentationSpec, patch_size: Sequence[int], in_pla
     zoom_out = 1 / spec.scaling[0] if spec.p_scaling else 1.0
     sizes = [float(p) for p in patch_size]
     spread = [s * math.cos(angle) + math.sin(angle) * max([*sizes[:i], *sizes[i + 1 :]]) for i, s in enumerate(sizes)]
-    return tuple(math.ceil(max(a, b) * zoom_out) for a, b in zip(spread, sizes, strict=True))
+    cut = [math.ceil(max(a, b) * zoom_out) for a, b in zip(spread, sizes, strict=True)]
+    # of the patch's parity: else both grids lie half a voxel apart, and samples that are left alone would be blurred
+    return tuple(n + (n - int(p)) % 2 for n, p in zip(cut, patch_size, strict=True))
 
 
 def augment_batch(

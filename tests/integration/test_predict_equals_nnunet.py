@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+import torch
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tiny_dataset import ATTENTION, PLANS, TEST_CASES, UNET, TinyDataset
 from typer.testing import CliRunner
 
@@ -14,7 +17,7 @@ from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.inference.predict import predict
 
 FILES = {f"{case}.nii.gz" for case in TEST_CASES}
-PROBABILITY_TOLERANCE = 1e-3  # nnU-Net sums logits in half precision
+TOLERANCE = 1e-3
 
 
 def voxels(path: Path) -> np.ndarray:
@@ -28,10 +31,13 @@ def assert_same_segmentations(ours: Path, theirs: Path) -> None:
 
 
 def assert_same_probabilities(ours: Path, theirs: Path) -> None:
+    """nnU-Net sums in half precision, whose smallest numbers are coarse: it shows in the corners of the image."""
     for case in TEST_CASES:
         mine, stock = (np.load(folder / f"{case}.npz")["probabilities"] for folder in (ours, theirs))
         assert mine.dtype == stock.dtype == np.float32
-        assert np.abs(mine - stock).max() < PROBABILITY_TOLERANCE
+        difference = np.abs(mine - stock)
+        assert (difference < TOLERANCE).mean() > 0.99
+        assert difference.max() < 20 * TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +70,24 @@ def test_ensemble_of_2d_and_3d(trained: TinyDataset, stock: Path, tmp_path: Path
     predict(trained.images, tmp_path / "out", models, device="cpu", save_probabilities=True)
     assert_same_segmentations(tmp_path / "out", stock / "ensemble")
     assert_same_probabilities(tmp_path / "out", stock / "ensemble")
+
+
+def test_only_the_precision_of_sums_differs(
+    trained: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nnU-Net's own predictor, made to sum in single precision, gives our probabilities."""
+    models = [trained.model(UNET), trained.model(ATTENTION, "3d_fullres")]
+    image = trained.images / f"{TEST_CASES[0]}_0000.nii.gz"
+    predict(image, tmp_path / "out", models, device="cpu", save_probabilities=True)
+    monkeypatch.setattr(torch, "half", torch.float32)
+    expected = []
+    for model in models:
+        predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(str(model), None)
+        data, properties = SimpleITKIO().read_images([str(image)])
+        expected.append(predictor.predict_single_npy_array(data, properties, save_or_return_probabilities=True)[1])
+    ours = np.load(tmp_path / "out" / f"{TEST_CASES[0]}.npz")["probabilities"]
+    assert np.abs(ours - np.mean(expected, axis=0)).max() < 1e-5
 
 
 def test_geometry_is_the_images(trained: TinyDataset, tmp_path: Path) -> None:

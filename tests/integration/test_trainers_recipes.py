@@ -111,7 +111,7 @@ def test_an_augmentation_word_replaces_nnunets_augmentation_alone(in_tiny, word,
         regions=[(1, 2), (2,)],
         foreground_labels=[1, 2],
     )
-    tail = ["RemoveLabelTansform", "ConvertSegmentationToRegionsTransform", "DownsampleSegForDSTransform"]
+    tail = ["RemoveLabelTransform", "ConvertSegmentationToRegionsTransform", "DownsampleSegForDSTransform"]
     assert [type(t).__name__ for t in transforms.transforms] == kinds + tail
     out = transforms(image=torch.zeros(1, 20, 20), segmentation=torch.ones(1, 20, 20, dtype=torch.int16))
     assert out["image"].shape == (1, 16, 16)

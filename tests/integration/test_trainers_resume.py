@@ -41,6 +41,12 @@ def weights_of(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=False)["network_weights"]
 
 
+def steps_in(path: Path, iterations: int) -> int:
+    """How many training steps a checkpoint has behind it."""
+    checkpoint = torch.load(path, weights_only=False)
+    return checkpoint["current_epoch"] * iterations + len(checkpoint["hippo_nnunet"]["record"]["epoch_outputs"])
+
+
 def run_to_the_end(tiny: TinyDataset, name: str, resume: bool = False):
     trainer = tiny.trainer(name)
     maybe_load_checkpoint(trainer, resume, False)
@@ -63,7 +69,7 @@ def test_a_resumed_training_ends_with_the_same_weights(in_tiny, monkeypatch, ste
     stop_after(broken, steps)
     with pytest.raises(StoppedError):
         broken.run_training()
-    assert torch.load(folder / "checkpoint_latest.pth", weights_only=False)["current_epoch"] == steps // 4
+    assert steps_in(folder / "checkpoint_latest.pth", 4) == steps
     resumed = run_to_the_end(in_tiny, name, resume=True)
 
     final = weights_of(folder / "checkpoint_final.pth")
@@ -157,8 +163,7 @@ trainer.run_training()
         process.wait()
         if (folder / "checkpoint_final.pth").exists():
             break
-        checkpoint = torch.load(latest, weights_only=False)
-        done = checkpoint["current_epoch"] * 8 + len(checkpoint["hippo_nnunet"]["record"]["epoch_outputs"])
+        done = steps_in(latest, 8)
         assert done > reached
         reached = done
     trainer = run_to_the_end(in_tiny, name, resume=True)

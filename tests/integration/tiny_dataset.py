@@ -19,8 +19,8 @@ from hippo_nnunet.nnunet.paths import environment
 PLANS = "TinyPlans"
 CASES = ("tiny_001", "tiny_002", "tiny_003", "tiny_004")
 TEST_CASES = ("tiny_901", "tiny_902")
-UNET = "UNetTrainer_fast_1epochs_40iters_seed1"
-ATTENTION = "AttentionUNetTrainer_fast_1epochs_40iters_seed1"
+UNET = "UNetTrainer_fast_1epochs_100iters_seed1"
+ATTENTION = "AttentionUNetTrainer_fast_1epochs_100iters_seed1"
 PLAIN_LABELS = {"background": 0, "anterior": 1, "posterior": 2}
 
 
@@ -151,12 +151,12 @@ def _plans(dataset: str) -> dict[str, Any]:
 
 
 def tiny_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image and label, (z, y, x): two bright boxes side by side, a dark rim of zeros that nnU-Net crops."""
+    """Image and label, (z, y, x): two bright boxes side by side along x, a dark rim of zeros that nnU-Net crops."""
     rng = np.random.default_rng(seed)
     label = np.zeros((20, 26, 22), np.uint8)
     z, y, x = (int(n) for n in rng.integers((5, 5, 5), (8, 8, 8)))
-    label[z : z + 8, y : y + 6, x : x + 9] = 1
-    label[z : z + 8, y + 6 : y + 13, x : x + 9] = 2
+    label[z : z + 8, y : y + 12, x : x + 6] = 1
+    label[z : z + 8, y : y + 12, x + 6 : x + 12] = 2
     image = rng.normal(1, 0.2, label.shape).astype(np.float32) + 2 * label
     rim = np.ones_like(label, bool)
     rim[1:-2, 2:-1, 1:-1] = False

@@ -142,6 +142,16 @@ def test_the_cut_covers_the_rotated_patch():
     assert zoomed == (5, 112, 80)
 
 
+@pytest.mark.parametrize("patch", [(56, 40), (55, 41), (10, 13, 12)])
+def test_samples_that_are_left_alone_stay_sharp(patch):
+    spec = AugmentationSpec(p_rotation=1e-9, rotation_deg=20, p_scaling=1e-9, scaling=(0.8, 1.25))
+    image, labels = batch_of(3, *sampled_patch_size(spec, patch))
+    out, seg = augment_batch(image, labels, patch, spec, generator())
+    inner = [slice((n - p) // 2, (n + p) // 2) for n, p in zip(image.shape[2:], patch, strict=True)]
+    assert torch.allclose(out, image[(..., *inner)], atol=1e-4)
+    assert torch.equal(seg, labels[(..., *inner)])
+
+
 def test_batchgeneratorsv2_runs_the_published_recipe_with_the_same_noise():
     transforms = build_transforms(PUBLISHED["flipRotNoise"], (12, 12))
     assert [type(t).__name__ for t in transforms] == ["SpatialTransform", "RandomTransform", "MirrorTransform"]
