@@ -26,7 +26,7 @@ def results_table(experiment: Path) -> str:
             seconds = [
                 fold["trained_seconds"]
                 for fold in manifest["folds"]
-                if (fold["variant"], fold["configuration"]) == (variant, configuration)
+                if (fold["variant"], fold["configuration"]) == (variant, configuration) and fold["trained_seconds"]
             ]
             rows.append(
                 (

@@ -18,7 +18,8 @@ from hippo_nnunet.nnunet.checkpoints import (
     read_record,
     write_checkpoint,
 )
-from hippo_nnunet.nnunet.loaders import in_plane_augmentation, memory_loaders, recipe_transforms, seed_workers
+from hippo_nnunet.nnunet.finished import SUMMARY
+from hippo_nnunet.nnunet.loaders import memory_loaders, recipe_transforms, seed_workers
 from hippo_nnunet.nnunet.network import baseline_class, build_network
 from hippo_nnunet.training.augmentation import (
     PUBLISHED,
@@ -29,8 +30,9 @@ from hippo_nnunet.training.augmentation import (
 )
 from hippo_nnunet.training.losses import apply_loss_word
 from hippo_nnunet.training.memory_data import MemoryLoader
+from hippo_nnunet.training.one_cycle import CycleSchedule, one_cycle
 from hippo_nnunet.training.recipes import Recipe
-from hippo_nnunet.training.schedule import CycleSchedule, one_cycle, schedule_for
+from hippo_nnunet.training.schedule import schedule_for
 
 CHECKPOINT_INTERVAL_S = 120.0
 """Seconds of training after which `checkpoint_latest.pth` is written, also within an epoch."""
@@ -107,8 +109,7 @@ class UNetTrainer(nnUNetTrainer):
     def _build_loss(self) -> torch.nn.Module:
         loss = super()._build_loss()
         labels = self.label_manager
-        apply_loss_word(loss, self.recipe.loss, labels.has_regions, labels.ignore_label)
-        return loss
+        return apply_loss_word(loss, self.recipe.loss, labels.has_regions, labels.ignore_label)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Return AdamW with one cycle for `fast`, nnU-Net's SGD with polynomial decay otherwise."""
@@ -152,14 +153,14 @@ class UNetTrainer(nnUNetTrainer):
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return the in-memory loaders for `fast` where the data fits, nnU-Net's own otherwise."""
         if self.schedule.fast:
-            loaders = memory_loaders(self, in_plane_augmentation(self))
+            loaders = memory_loaders(self)
             if loaders is not None:
                 return loaders
             if self.recipe.augmentation is None:
                 self.augmentation = None
         loaders = super().get_dataloaders()
         if self.recipe.seed is not None:
-            seed_workers(loaders, self.recipe.seed, self.current_epoch)
+            seed_workers(loaders, [self.recipe.seed, self.local_rank, self.current_epoch])
         return loaders
 
     # -- training -------------------------------------------------------------------------------------------------
@@ -185,9 +186,18 @@ class UNetTrainer(nnUNetTrainer):
         self.record.epoch_outputs.append(output)
         if isinstance(self.lr_scheduler, CycleSchedule):
             self.lr_scheduler.advance()
+        self._checkpoint_when_due()
+        return output
+
+    def validation_step(self, batch: dict) -> dict:
+        """Run nnU-Net's validation step, and write a checkpoint when it is time: one that repeats the validation."""
+        output = super().validation_step(batch)
+        self._checkpoint_when_due()
+        return output
+
+    def _checkpoint_when_due(self) -> None:
         if time.monotonic() - self._saved > CHECKPOINT_INTERVAL_S:
             self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
-        return output
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """Log the loss over the whole epoch, the part before a resumption included."""
@@ -213,6 +223,9 @@ class UNetTrainer(nnUNetTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate with batched slices; nnU-Net's own way where processes share the work or a next stage follows."""
+        if self.local_rank == 0 and not (Path(self.output_folder) / SUMMARY).exists():
+            # killed between the final checkpoint and this file
+            self.record.write_summary(Path(self.output_folder), self.device)
         if self.is_ddp or self.is_cascaded or self.configuration_manager.next_stage_names:
             super().perform_actual_validation(save_probabilities)
         else:
@@ -227,12 +240,12 @@ class UNetTrainer(nnUNetTrainer):
         now = time.monotonic()
         self.record.trained_seconds += now - self._clock
         self._clock = now
+        if Path(filename).name == "checkpoint_latest.pth":
+            self._saved = now
         if self.disable_checkpointing:
             self.print_to_log_file("No checkpoint written, checkpointing is disabled")
             return
         write_checkpoint(self, self.record, Path(filename))
-        if Path(filename).name == "checkpoint_latest.pth":
-            self._saved = now
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """Load nnU-Net's checkpoint and go on with its schedule.

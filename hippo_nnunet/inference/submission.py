@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Collection
+from contextlib import suppress
 from gzip import GzipFile
 from pathlib import Path
 
@@ -136,9 +137,9 @@ def write_submission(
                 f"{predictions}: {what} {len(cases)} cases ({shown}): expected exactly the {len(inputs)} of {images}"
             )
     allowed = frozenset(labels) if labels is not None else nearby_labels(predictions, images.resolve().parent)
-    archive.parent.mkdir(parents=True, exist_ok=True)
     temporary = archive.with_name(f".{os.getpid()}.{archive.name}")
     try:
+        archive.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as target:
             for case, image in inputs.items():
                 content = _label_image(found[case], read_input_header(image), allowed)
@@ -149,8 +150,11 @@ def write_submission(
         if problems:
             raise DataError(f"{archive}: not written, it fails its own verification ({problems[0]}): report this")
         temporary.replace(archive)
+    except OSError as error:
+        raise DataError(f"{archive}: could not be written ({error}): choose another folder, or make room") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return list(inputs)
 
 

@@ -44,6 +44,7 @@ def validate_fold(trainer: Any, save_probabilities: bool) -> None:
     )
     folder = Path(trainer.output_folder) / "validation"
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "summary.json").unlink(missing_ok=True)  # it says that the validation is complete
     _, keys = trainer.do_split()
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, keys)
     for key in dataset.identifiers:

@@ -11,7 +11,6 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
-from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.networks.attention_gate import AttentionGate
 from hippo_nnunet.networks.gated_decoder import GatedUNetDecoder
 
@@ -32,7 +31,7 @@ class AttentionUNet(PlainConvUNet):
         **kwargs: As ``PlainConvUNet``.
 
     Raises:
-        ConfigError: An argument that ``PlainConvUNet`` does not know, or one that is missing or has the wrong length.
+        ValueError: An argument that ``PlainConvUNet`` does not know, or one that is missing or has the wrong length.
 
     Source:
         Oktay et al. 2018, Attention U-Net, arXiv:1804.03999.
@@ -87,7 +86,7 @@ def _bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     signature = inspect.signature(PlainConvUNet)
     unknown = sorted(set(kwargs) - set(signature.parameters))
     if unknown:
-        raise ConfigError(
+        raise ValueError(
             f"AttentionUNet got the argument {', '.join(unknown)}, which PlainConvUNet's plans do not have (other "
             "networks' plans, such as ResidualEncoderUNet's, do not fit): plan with AttentionUNetPlanner, e.g. "
             "`nnUNetv2_plan_experiment -d DATASET -pl AttentionUNetPlanner`"
@@ -95,7 +94,7 @@ def _bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise ConfigError(f"AttentionUNet: {error}; plan with AttentionUNetPlanner to get all of them") from error
+        raise ValueError(f"AttentionUNet: {error}; plan with AttentionUNetPlanner to get all of them") from error
     bound.apply_defaults()
     arguments = bound.arguments
     n_stages = arguments["n_stages"]
@@ -113,13 +112,13 @@ def _gate_features(asked: int | Sequence[int] | None, skip_features: Sequence[in
     result = [asked] * len(skip_features) if isinstance(asked, int) else list(asked)
     _check_length("gate_features", result, len(skip_features), "one per skip connection")
     if min(result, default=1) < 1:
-        raise ConfigError(f"AttentionUNet: gate_features must be at least 1, got {asked}; leave it out for the default")
+        raise ValueError(f"AttentionUNet: gate_features must be at least 1, got {asked}; leave it out for the default")
     return result
 
 
 def _check_length(name: str, value: Sequence[Any], expected: int, reason: str) -> None:
     if len(value) != expected:
-        raise ConfigError(
+        raise ValueError(
             f"AttentionUNet: {name} must have {expected} entries ({reason}), got {len(value)}: {value}; "
             "mend it in the plans file or plan again with AttentionUNetPlanner"
         )

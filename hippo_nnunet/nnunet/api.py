@@ -17,12 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from hippo_nnunet.errors import ConfigError, DataError, DependencyError
 from hippo_nnunet.nnunet import preprocessed
+from hippo_nnunet.nnunet.finished import check_finished, is_finished
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
+
+STOCK_PROCESSES, STOCK_AUGMENTERS = 8, 12
+"""nnU-Net's own numbers of worker processes, in general and for augmentation."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,14 @@ class TrainJob:
 
 
 def limit_processes() -> None:
-    """Let nnU-Net start no more worker processes than there are CPUs, where the user has not chosen a number.
+    """Let nnU-Net start no more worker processes than there are CPUs, nor than it would by itself.
+
+    A number that the user has chosen stays.
 
     Has to run before nnU-Net is imported.
     """
-    for variable in ("nnUNet_def_n_proc", "nnUNet_n_proc_DA"):
-        os.environ.setdefault(variable, str(cpu_count()))
+    for variable, stock in (("nnUNet_def_n_proc", STOCK_PROCESSES), ("nnUNet_n_proc_DA", STOCK_AUGMENTERS)):
+        os.environ.setdefault(variable, str(min(stock, cpu_count())))
 
 
 def cpu_count() -> int:
@@ -147,7 +153,7 @@ def plan_and_preprocess(
         dataset_id: Id or full name of a dataset in `nnUNet_raw`.
         planner: Class name of an experiment planner, ours or nnU-Net's.
         configurations: Configurations to preprocess; none: plan only.
-        num_processes: Worker processes; None for the number of CPUs.
+        num_processes: Worker processes; None for the number of CPUs, at most 8.
 
     Returns:
         The name of the plans.
@@ -162,7 +168,7 @@ def plan_and_preprocess(
     folders = folders_for(None)
     name = preprocessed.dataset_name(dataset_id, folders)
     number = int(name[7:10])
-    processes = num_processes or cpu_count()
+    processes = num_processes or min(STOCK_PROCESSES, cpu_count())
     found_planner = planner_class(planner)
     cases = preprocessed.raw_cases(name, folders)
     if preprocessed.read_splits(name, folders) is None:
@@ -208,13 +214,6 @@ def fold_folder(job: TrainJob, folders: NnunetFolders) -> Path:
     return folders.results / name / f"{job.trainer}__{job.plans}__{job.configuration}" / f"fold_{job.fold}"
 
 
-def is_finished(folder: Path, npz: bool = True) -> bool:
-    """Tell whether a fold is trained and validated; `npz`: with the softmax of the validation cases."""
-    validation = folder / "validation"
-    written = (folder / "checkpoint_final.pth").is_file() and (validation / "summary.json").is_file()
-    return written and (not npz or any(validation.glob("*.npz")))
-
-
 def train_fold(job: TrainJob, validation_only: bool = False) -> Path:
     """Train and validate one fold, from where it was left.
 
@@ -242,6 +241,8 @@ def train_fold(job: TrainJob, validation_only: bool = False) -> Path:
         preprocessed.check_fold(name, _fold_index(job.fold), len(cases), folders)
     folder = fold_folder(job, folders)
     trained = (folder / "checkpoint_final.pth").is_file()
+    if trained:
+        check_finished(folder, job.trainer, plans, job.configuration)
     if is_finished(folder, job.npz) and not validation_only:
         log.info("%s is finished", folder)
         return folder

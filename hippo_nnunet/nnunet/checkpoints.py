@@ -14,13 +14,11 @@ from torch._dynamo import OptimizedModule
 
 from hippo_nnunet import __version__
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.training.schedule import CycleSchedule
+from hippo_nnunet.nnunet.finished import SUMMARY, plan_difference, schedule_difference
+from hippo_nnunet.training.one_cycle import CycleSchedule
 
 KEY = "hippo_nnunet"
 """Where our record stands in nnU-Net's checkpoint."""
-
-SUMMARY = "hippo_training.json"
-"""File beside the final checkpoint that says what the training took."""
 
 
 @dataclass
@@ -140,17 +138,12 @@ def check_same_plans(plans: dict[str, Any], trainer: Any, path: str | Path) -> N
     Raises:
         ConfigError: Names the first difference and the way out.
     """
-    name = trainer.configuration_name
-    stored = plans.get("configurations", {}).get(name)
-    current = trainer.plans_manager.plans["configurations"][name]
-    if stored is None:
-        raise ConfigError(f"checkpoint {path} knows no configuration '{name}'; delete its folder, or use its own plans")
-    for key in ("architecture", "patch_size", "spacing", "batch_size", "normalization_schemes", "data_identifier"):
-        if _plain(stored.get(key)) != _plain(current.get(key)):
-            raise ConfigError(
-                f"checkpoint {path} was trained with other plans: {key} was {_plain(stored.get(key))}, the plans now "
-                f"say {_plain(current.get(key))}; restore the old plans file, or delete the checkpoint's folder"
-            )
+    difference = plan_difference(plans, trainer.plans_manager.plans, trainer.configuration_name)
+    if difference:
+        raise ConfigError(
+            f"checkpoint {path} was trained with other plans: {difference}; restore the old plans file, or delete the "
+            "checkpoint's folder"
+        )
 
 
 def check_same_schedule(stored: TrainingRecord, current: TrainingRecord, folder: str | Path) -> None:
@@ -159,18 +152,9 @@ def check_same_schedule(stored: TrainingRecord, current: TrainingRecord, folder:
     Raises:
         ConfigError: Names what differs.
     """
-    differences = [
-        f"{key} was {stored.schedule.get(key)}, is now {value}"
-        for key, value in current.schedule.items()
-        if stored.schedule.get(key) != value
-    ]
-    if differences:
+    difference = schedule_difference(stored.schedule, current.schedule)
+    if difference:
         raise ConfigError(
-            f"{folder} was begun with another schedule ({'; '.join(differences)}): continuing would mix the two. "
-            "Delete that folder, or name the old length in the trainer, for example UNetTrainer_fast_20epochs"
+            f"{folder} was begun with another schedule ({difference}): continuing would mix the two. Delete that "
+            "folder, or name the old length in the trainer, for example UNetTrainer_fast_20epochs"
         )
-
-
-def _plain(value: Any) -> Any:
-    """Make tuples and lists, numpy and Python numbers comparable."""
-    return json.loads(json.dumps(value, default=lambda v: v.item() if hasattr(v, "item") else str(v)))

@@ -137,7 +137,7 @@ def check_folders(at: Surroundings) -> list[Finding]:
 def _check_folder(variable: str, value: str) -> Finding:
     if not value:
         return Finding(variable, "error", "not set", 'eval "$(hippo-nnunet env --root DIR)"')
-    folder = Path(value)
+    folder = Path(value).absolute()
     if folder.exists() and not folder.is_dir():
         return Finding(variable, "error", f"{folder} is a file", f"export {variable}=FOLDER")
     existing = _nearest_existing(folder)

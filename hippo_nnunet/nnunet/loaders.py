@@ -10,19 +10,11 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMu
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
-from nnunetv2.configuration import ANISO_THRESHOLD
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
 from hippo_nnunet.errors import UpstreamError
 from hippo_nnunet.nnunet.memory_cases import load_cases, memory_shortfall
 from hippo_nnunet.training.augmentation import AugmentationSpec, build_transforms
 from hippo_nnunet.training.memory_data import MemoryLoader, Sampling
-
-
-def in_plane_augmentation(trainer: Any) -> bool:
-    """Tell whether nnU-Net augments this trainer's patches slice by slice, because they are anisotropic."""
-    patch_size = trainer.configuration_manager.patch_size
-    return len(patch_size) == 3 and max(patch_size) / patch_size[0] > ANISO_THRESHOLD
 
 
 def recipe_transforms(stock: Any, spec: AugmentationSpec, patch_size: Any, in_plane: bool) -> ComposeTransforms:
@@ -43,12 +35,11 @@ def recipe_transforms(stock: Any, spec: AugmentationSpec, patch_size: Any, in_pl
     return ComposeTransforms([*build_transforms(spec, patch_size, in_plane), *stock.transforms[ends[0] :]])
 
 
-def memory_loaders(trainer: Any, in_plane: bool) -> tuple[MemoryLoader, MemoryLoader] | None:
+def memory_loaders(trainer: Any) -> tuple[MemoryLoader, MemoryLoader] | None:
     """Return training and validation loaders that hold every case in memory.
 
     Args:
         trainer: An initialised trainer of ours; its `augmentation` is what is done to the training patches.
-        in_plane: Whether 3D patches are rotated and zoomed within their slices only.
 
     Returns:
         Both loaders, or None, with a line in the training log, where the ordinary loader must serve: in a cascade,
@@ -59,15 +50,14 @@ def memory_loaders(trainer: Any, in_plane: bool) -> tuple[MemoryLoader, MemoryLo
         reason = "a cascade's second stage needs the first stage's segmentations"
     elif any(trainer.configuration_manager.use_mask_for_norm):
         reason = "images are normalised within a mask"
-    trainer.dataset_class = trainer.dataset_class or infer_dataset_class(trainer.preprocessed_dataset_folder)
     train, validation = trainer.get_tr_and_val_datasets()
     device = trainer.device if trainer.device.type == "cuda" else torch.device("cpu")
-    reason = reason or memory_shortfall(train, device)
+    reason = reason or memory_shortfall([train, validation], device)
     if reason is not None:
         trainer.print_to_log_file(f"Using nnU-Net's own data loader, not the one in memory: {reason}")
         return None
     # sets the axes mirrored at inference, which nnU-Net stores in the checkpoint
-    trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    _, in_plane, _, _ = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     return (
         MemoryLoader(load_cases(train, device), _sampling(trainer, in_plane, stream=0), trainer.augmentation),
         MemoryLoader(load_cases(validation, device), _sampling(trainer, in_plane, stream=1), AugmentationSpec()),
@@ -94,20 +84,20 @@ def _sampling(trainer: Any, in_plane: bool, stream: int) -> Sampling:
     )
 
 
-def seed_workers(loaders: tuple[Any, Any], seed: int, epoch: int) -> None:
+def seed_workers(loaders: tuple[Any, Any], seed: list[int]) -> None:
     """Seed nnU-Net's own loaders, and start their worker processes anew with these seeds.
 
     The order in which several workers deliver is left to the machine, as nnU-Net leaves it.
 
     Args:
         loaders: What `nnUNetTrainer.get_dataloaders` returns.
-        seed: The repeat's seed.
-        epoch: The epoch about to start, so that a resumed training does not repeat its first batches.
+        seed: The repeat's seed, the process's rank, and the epoch about to start, so that neither two processes nor a
+            resumed training draw the same batches again.
     """
-    np.random.seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
+    np.random.seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
     for stream, loader in enumerate(loaders):
         if isinstance(loader, NonDetMultiThreadedAugmenter):
             loader._finish()
-            states = np.random.SeedSequence([seed, epoch, stream]).generate_state(loader.num_processes)
+            states = np.random.SeedSequence([*seed, stream]).generate_state(loader.num_processes)
             loader.seeds = [int(s) for s in states]
             next(loader)  # starts the workers

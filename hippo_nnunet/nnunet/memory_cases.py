@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,11 @@ def load_cases(dataset: Any, device: torch.device) -> list[MemoryCase]:
     return cases
 
 
-def memory_shortfall(dataset: Any, device: torch.device, share: float = 0.5) -> str | None:
+def memory_shortfall(datasets: Sequence[Any], device: torch.device, share: float = 0.5) -> str | None:
     """Tell whether the cases would fit into memory.
 
     Args:
-        dataset: An nnU-Net dataset.
+        datasets: nnU-Net datasets.
         device: Where the tensors shall live.
         share: Part of the free memory that they may take.
 
@@ -61,7 +62,7 @@ def memory_shortfall(dataset: Any, device: torch.device, share: float = 0.5) -> 
         None where they fit; otherwise a sentence with both figures.
     """
     needed = 0
-    for key in dataset.identifiers:
+    for dataset, key in [(d, k) for d in datasets for k in d.identifiers]:
         data, _, _, _ = dataset.load_case(key)
         needed += int(np.prod(data.shape[1:])) * (4 * data.shape[0] + 2)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

@@ -7,6 +7,8 @@ from typing import Any
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
+from hippo_nnunet.errors import ConfigError
+
 PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 """nnU-Net's default network."""
 
@@ -33,15 +35,18 @@ def build_network(
     Raises:
         ConfigError: The class cannot take the plan's arguments.
     """
-    return get_network_from_plans(
-        class_path,
-        configuration_manager.network_arch_init_kwargs,
-        configuration_manager.network_arch_init_kwargs_req_import,
-        num_input_channels,
-        num_output_channels,
-        allow_init=True,
-        deep_supervision=deep_supervision,
-    )
+    try:
+        return get_network_from_plans(
+            class_path,
+            configuration_manager.network_arch_init_kwargs,
+            configuration_manager.network_arch_init_kwargs_req_import,
+            num_input_channels,
+            num_output_channels,
+            allow_init=True,
+            deep_supervision=deep_supervision,
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{class_path.rpartition('.')[2]} cannot be built from the plans: {error}") from error
 
 
 def baseline_class(configuration_manager: Any) -> str:

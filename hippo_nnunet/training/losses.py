@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import nn
 from torch.nn import functional
 
@@ -56,21 +59,48 @@ class BinaryFocalLoss(nn.Module):
         return focal.mean() if self.reduction == "mean" else focal
 
 
-def apply_loss_word(loss: nn.Module, word: str | None, has_regions: bool, ignore_label: int | None) -> None:
-    """Change nnU-Net's loss into the one that a recipe word names.
+class LabelCrossEntropy(FocalLoss):
+    """Cross-entropy in the place of nnU-Net's whole compound loss.
+
+    nnU-Net's own, with the weight of Dice at 0, returns a plain number without gradient where every voxel is ignored.
+
+    Args:
+        ignore_index: Label whose voxels do not count; None where every voxel does.
+    """
+
+    def __init__(self, ignore_index: int | None = None) -> None:
+        super().__init__(gamma=0.0, ignore_index=ignore_index)
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the mean over voxels that count, for logits (batch, class, *spatial), target (batch, 1, *spatial)."""
+        return super().forward(logits, target[:, 0])
+
+
+def apply_loss_word(loss: nn.Module, word: str | None, has_regions: bool, ignore_label: int | None) -> nn.Module:
+    """Turn nnU-Net's loss into the one that a recipe word names.
 
     Args:
         loss: `DC_and_CE_loss` or, with regions, `DC_and_BCE_loss`; bare or in a `DeepSupervisionWrapper`.
         word: `dice`, `ce`, `diceFocal`, or None to leave the loss as it is.
         has_regions: Whether labels overlap, so that outputs are sigmoids.
         ignore_label: Label whose voxels do not count, or None.
+
+    Returns:
+        The loss, changed in place, or what stands for it.
     """
-    compound = getattr(loss, "loss", loss)
+    wrapped = isinstance(loss, DeepSupervisionWrapper)
+    compound: Any = loss.loss if wrapped else loss
     if word == "dice":
         compound.weight_ce = 0
-    elif word == "ce":
+    elif word == "ce" and has_regions:
         compound.weight_dice = 0
+    elif word == "ce":
+        entropy = LabelCrossEntropy(ignore_label)
+        if not wrapped:
+            return entropy
+        loss.loss = entropy
     elif word == "diceFocal" and has_regions:
         compound.ce = BinaryFocalLoss(reduction="mean" if ignore_label is None else "none")
     elif word == "diceFocal":
         compound.ce = FocalLoss(ignore_index=ignore_label)
+    return loss

@@ -1,11 +1,8 @@
-"""How long a recipe trains and how its learning rate runs."""
+"""How long a recipe trains, and the numbers of its optimiser; torch-free."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-
-import torch
 
 from hippo_nnunet.training.recipes import Recipe
 
@@ -58,38 +55,3 @@ def schedule_for(recipe: Recipe, dim: int) -> Schedule:
         "iterations": recipe.iterations or base.iterations,
     }
     return Schedule(**values)  # type: ignore[arg-type]
-
-
-class CycleSchedule(torch.optim.lr_scheduler.OneCycleLR):
-    """One cycle of the learning rate, moved by `advance` after every iteration.
-
-    nnU-Net calls `step(epoch)` once an epoch, which must not move it.
-
-    Source: Smith and Topin 2017 (arXiv:1708.07120).
-    """
-
-    def step(self, epoch: int | None = None) -> None:
-        """Do nothing for nnU-Net's call, which names the epoch."""
-        if epoch is None:
-            super().step()
-
-    def advance(self) -> None:
-        """Move to the next iteration; stays at the end once there."""
-        if self.last_epoch + 1 < self.total_steps:
-            self.step()
-
-
-def one_cycle(
-    parameters: Iterable[torch.nn.Parameter], schedule: Schedule
-) -> tuple[torch.optim.Optimizer, CycleSchedule]:
-    """Return AdamW and its cycle. The numbers are ours, from trials on Task04."""
-    optimizer = torch.optim.AdamW(parameters, lr=schedule.max_lr, weight_decay=schedule.weight_decay)
-    cycle = CycleSchedule(
-        optimizer,
-        max_lr=schedule.max_lr,
-        total_steps=schedule.epochs * schedule.iterations,
-        pct_start=0.15,
-        div_factor=10,
-        final_div_factor=1000,
-    )
-    return optimizer, cycle

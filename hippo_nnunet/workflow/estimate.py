@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hippo_nnunet.errors import DataError
+from hippo_nnunet.nnunet.finished import SUMMARY
 from hippo_nnunet.nnunet.preprocessed import read_json
 from hippo_nnunet.workflow.experiment import Cell, Experiment
 
-TRAINING_RECORD = "hippo_training.json"
 OVERHEAD_S = 45.0
 """Start of the process, and validation of one fold of Task04 (44 cases)."""
 
@@ -35,7 +35,7 @@ class Expected:
 def trained_seconds(fold_folder: Path) -> float | None:
     """Return the seconds that a finished fold trained for; None where it is not recorded."""
     try:
-        return float(read_json(fold_folder / TRAINING_RECORD)["trained_seconds"])
+        return float(read_json(fold_folder / SUMMARY)["trained_seconds"])
     except (DataError, KeyError, TypeError, ValueError):
         return None
 

@@ -88,8 +88,8 @@ class Experiment:
         return preset(self.preset).plans
 
     def complete(self, configuration: str) -> bool:
-        """Tell whether all folds of a configuration are trained, which ensembling needs."""
-        return len(self.folds[configuration]) == self.number_of_folds
+        """Tell whether all folds of a configuration are asked for, and more than one, which ensembling needs."""
+        return self.number_of_folds > 1 and len(self.folds[configuration]) == self.number_of_folds
 
     @property
     def task(self) -> str:

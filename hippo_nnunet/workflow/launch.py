@@ -56,7 +56,7 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
         settings: How.
 
     Raises:
-        ConfigError: Another `run` is at work in the folder.
+        ConfigError: Another `run` is at work in the folder, or a fold was trained by another schedule or plans.
         DependencyError: The profile's plugin is not installed.
         HippoError: A job failed; holds the job's own message and the log file.
     """
@@ -64,6 +64,7 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
     problem = folder_problem(folder)
     if problem:
         raise ConfigError(f"{folder}: {problem}; choose a folder that you can write to")
+    targets.check_trained(experiment, folders)
     with _only_run(folder):
         experiment.save(folder / FILE)
         for marker in targets.lost(experiment, folder, folders):

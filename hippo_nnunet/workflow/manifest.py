@@ -14,9 +14,9 @@ from typing import Any
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.nnunet.api import cpu_count
+from hippo_nnunet.nnunet.finished import SUMMARY
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import read_json
-from hippo_nnunet.workflow.estimate import TRAINING_RECORD
 from hippo_nnunet.workflow.experiment import Experiment
 
 PACKAGES = (
@@ -96,7 +96,7 @@ def _fold(experiment: Experiment, cell: Any, folders: NnunetFolders) -> dict[str
         "trainer": cell.trainer,
     }
     try:
-        return {**named, **read_json(experiment.result_folder(cell, folders.results) / TRAINING_RECORD)}
+        return {**named, **read_json(experiment.result_folder(cell, folders.results) / SUMMARY)}
     except DataError:
         return {**named, "trained_seconds": None}
 

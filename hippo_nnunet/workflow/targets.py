@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from hippo_nnunet.nnunet.api import is_finished
+from hippo_nnunet.nnunet.finished import check_finished, is_finished
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import read_json
 from hippo_nnunet.workflow.experiment import DONE, ENSEMBLE, Cell, Experiment
@@ -105,6 +105,22 @@ def lost(experiment: Experiment, folder: Path, folders: NnunetFolders) -> list[P
     if untrained:
         gone += untrained + _lost_preparations(experiment, folders)
     return [marker for marker in gone if (folder / marker).exists()]
+
+
+def check_trained(experiment: Experiment, folders: NnunetFolders) -> None:
+    """Refuse folds that are trained already, but by another schedule or with other plans than now.
+
+    Raises:
+        ConfigError: Names the fold and what differs.
+    """
+    plans_file = folders.preprocessed / experiment.dataset / f"{experiment.plans}.json"
+    if not plans_file.is_file():
+        return
+    plans = read_json(plans_file)
+    for cell in experiment.cells():
+        folder = experiment.result_folder(cell, folders.results)
+        if is_finished(folder):
+            check_finished(folder, cell.trainer, plans, cell.configuration)
 
 
 def _lost_preparations(experiment: Experiment, folders: NnunetFolders) -> list[Path]:

@@ -71,7 +71,7 @@ class TinyDataset:
         assert done.returncode == 0, done.stdout
         return done.stdout
 
-    def trainer(self, name: str, configuration: str = "2d", fold: int = 0) -> Any:
+    def trainer(self, name: str, configuration: str = "2d", fold: int | str = 0) -> Any:
         """Make a trainer as nnUNetv2_train does."""
         import torch
         from nnunetv2.run.run_training import get_trainer_from_args

@@ -1,4 +1,4 @@
-"""The download against a local server that misbehaves in every way that the issue names."""
+"""The download against a local server that misbehaves in every way that servers do."""
 
 from __future__ import annotations
 

@@ -72,7 +72,10 @@ def test_every_word_is_in_the_recipes_page():
 
 
 def test_the_readmes_table_is_the_results():
-    text = (ROOT / "README.md").read_text()
-    command = [sys.executable, str(ROOT / "scripts" / "results_table.py"), str(ROOT / "results" / "task04-laptop")]
-    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    assert text.partition("<!-- results -->")[2].partition("<!-- /results -->")[0].strip() == table
+    shown = (ROOT / "README.md").read_text().partition("<!-- results -->")[2].partition("<!-- /results -->")[0].strip()
+    results = ROOT / "results" / "task04-laptop"
+    if not results.exists():
+        assert "|" not in shown, "a table without results"
+        return
+    command = [sys.executable, str(ROOT / "scripts" / "results_table.py"), str(results)]
+    assert shown == subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -50,8 +50,8 @@ def test_without_focusing_it_is_cross_entropy(logits, target):
 
 def test_dice_and_ce_are_the_two_parts_of_nnunets_loss(logits, target):
     whole, dice, entropy = label_loss(), label_loss(), label_loss()
-    apply_loss_word(dice, "dice", False, None)
-    apply_loss_word(entropy, "ce", False, None)
+    dice = apply_loss_word(dice, "dice", False, None)
+    entropy = apply_loss_word(entropy, "ce", False, None)
     total = dice(logits, target) + entropy(logits, target)
     assert total.item() == pytest.approx(whole(logits, target).item(), rel=1e-6)
     assert entropy(logits, target).item() == pytest.approx(
@@ -63,7 +63,7 @@ def test_dice_and_ce_are_the_two_parts_of_nnunets_loss(logits, target):
 @pytest.mark.parametrize("word", [None, "dice", "ce", "diceFocal"])
 def test_voxels_with_the_ignore_label_do_not_count(word, logits, target):
     loss = label_loss(ignore=3)
-    apply_loss_word(loss, word, False, 3)
+    loss = apply_loss_word(loss, word, False, 3)
     target = target.clone()
     target[0, 0, :2] = 3
     changed = logits.clone()
@@ -77,10 +77,10 @@ def test_voxels_with_the_ignore_label_do_not_count(word, logits, target):
 def test_regions_with_and_without_ignore(word, logits, target):
     regions = torch.cat([target > 0, target > 1, target == 2], 1)
     plain = region_loss()
-    apply_loss_word(plain, word, True, None)
+    plain = apply_loss_word(plain, word, True, None)
     assert torch.isfinite(plain(logits, regions))
     loss = region_loss(ignore=True)
-    apply_loss_word(loss, word, True, 3)
+    loss = apply_loss_word(loss, word, True, 3)
     ignored = torch.zeros(2, 1, 5, 4, dtype=torch.bool)
     ignored[0, 0, :2] = True
     full = torch.cat([regions, ignored], 1)
@@ -91,10 +91,20 @@ def test_regions_with_and_without_ignore(word, logits, target):
 
 def test_the_word_reaches_the_loss_inside_deep_supervision(logits, target):
     wrapped = DeepSupervisionWrapper(label_loss(), [1.0])
-    apply_loss_word(wrapped, "diceFocal", False, None)
+    wrapped = apply_loss_word(wrapped, "diceFocal", False, None)
     assert isinstance(wrapped.loss.ce, FocalLoss)
     assert torch.isfinite(wrapped([logits], [target]))
 
 
 def test_all_voxels_ignored_gives_zero_not_nan():
     assert FocalLoss(ignore_index=3)(torch.randn(1, 3, 4), torch.full((1, 4), 3)) == 0
+
+
+def test_cross_entropy_without_annotated_voxels_can_be_trained_on(logits):
+    loss = apply_loss_word(label_loss(ignore=3), "ce", False, 3)
+    logits.requires_grad_()
+    value = loss(logits, torch.full((2, 1, 5, 4), 3.0))
+    value.backward()
+    assert value == 0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()

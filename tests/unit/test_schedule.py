@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from hippo_nnunet.training.one_cycle import one_cycle
 from hippo_nnunet.training.recipes import parse
-from hippo_nnunet.training.schedule import FAST, STOCK, one_cycle, schedule_for
+from hippo_nnunet.training.schedule import FAST, STOCK, schedule_for
 
 
 def test_length_words_change_the_length_alone():

@@ -11,7 +11,9 @@ import pytest
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.nnunet import preprocessed
 from hippo_nnunet.nnunet.api import TrainJob, resolve_device, train_fold
+from hippo_nnunet.nnunet.finished import is_finished
 from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES, NnunetFolders
+from hippo_nnunet.training.schedule import STOCK
 
 NAME = "Dataset004_X"
 CASES = [f"case_{i}" for i in range(5)]
@@ -29,7 +31,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NnunetFolders:
         "dataset_name": NAME,
         "transpose_forward": [0, 1, 2],
         "configurations": {
-            "2d": {"data_identifier": "P_2d", "spacing": [1.0, 1.0]},
+            "2d": {"data_identifier": "P_2d", "spacing": [1.0, 1.0], "patch_size": [8, 8]},
             "2d_wide": {"inherits_from": "2d", "batch_size": 9},
         },
     }
@@ -93,12 +95,44 @@ def test_ambiguous_dataset_id(folders: NnunetFolders) -> None:
         preprocessed.dataset_name(4, folders)
 
 
-def test_a_finished_fold_is_left_alone(folders: NnunetFolders) -> None:
+@pytest.fixture
+def finished_fold(folders: NnunetFolders) -> Path:
+    """A fold with the files of a finished training of `UNetTrainer`, and its record."""
     fold = folders.results / NAME / "UNetTrainer__P__2d" / "fold_0"
     (fold / "validation").mkdir(parents=True)
-    for name in ("checkpoint_final.pth", "validation/summary.json", "validation/case_0.npz"):
+    for name in ("checkpoint_final.pth", "validation/case_0.npz", "validation/case_1.npz"):
         (fold / name).touch()
-    assert train_fold(TrainJob("4", "2d", 0, "UNetTrainer", "P", "cpu")) == fold
+    (fold / "validation" / "summary.json").write_text(json.dumps({"metric_per_case": [{}, {}]}))
+    (fold / "hippo_training.json").write_text(json.dumps({"schedule": STOCK.as_dict()}))
+    (fold.parent / "plans.json").write_bytes((folders.preprocessed / NAME / "P.json").read_bytes())
+    return fold
+
+
+def test_a_finished_fold_is_left_alone(finished_fold: Path) -> None:
+    assert train_fold(TrainJob("4", "2d", 0, "UNetTrainer", "P", "cpu")) == finished_fold
+
+
+def test_a_fold_without_the_softmax_of_every_case_is_not_finished(finished_fold: Path) -> None:
+    assert is_finished(finished_fold)
+    (finished_fold / "validation" / "case_1.npz").unlink()
+    assert not is_finished(finished_fold)
+    assert is_finished(finished_fold, npz=False)
+
+
+def test_a_finished_fold_of_another_schedule_is_refused(finished_fold: Path) -> None:
+    record = finished_fold / "hippo_training.json"
+    record.write_text(json.dumps({"schedule": {**STOCK.as_dict(), "epochs": 7}}))
+    with pytest.raises(ConfigError, match="epochs was 7, is now 1000"):
+        train_fold(TrainJob("4", "2d", 0, "UNetTrainer", "P", "cpu"))
+    assert (finished_fold / "checkpoint_final.pth").exists()
+
+
+def test_a_finished_fold_of_other_plans_is_refused(finished_fold: Path) -> None:
+    stored = json.loads((finished_fold.parent / "plans.json").read_text())
+    stored["configurations"]["2d"]["patch_size"] = [7, 7]
+    (finished_fold.parent / "plans.json").write_text(json.dumps(stored))
+    with pytest.raises(ConfigError, match="other plans: patch_size was"):
+        train_fold(TrainJob("4", "2d", 0, "UNetTrainer", "P", "cpu"))
 
 
 def test_validation_of_an_untrained_fold(folders: NnunetFolders) -> None:

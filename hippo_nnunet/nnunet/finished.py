@@ -1,0 +1,79 @@
+"""What a fold's folder holds, and whether it was made as is asked now; torch-free."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.nnunet.preprocessed import configuration_of, read_json
+from hippo_nnunet.training import recipes
+from hippo_nnunet.training.schedule import schedule_for
+
+SUMMARY = "hippo_training.json"
+"""File beside the final checkpoint that says what the training took."""
+
+_PLAN_KEYS = ("architecture", "patch_size", "spacing", "batch_size", "normalization_schemes", "data_identifier")
+
+
+def is_finished(folder: Path, npz: bool = True) -> bool:
+    """Tell whether a fold is trained and validated; `npz`: with the softmax of every validation case."""
+    summary = folder / "validation" / "summary.json"
+    if not (folder / "checkpoint_final.pth").is_file() or not summary.is_file():
+        return False
+    try:
+        cases = len(read_json(summary)["metric_per_case"])
+    except (DataError, KeyError, TypeError):  # the validation was killed while it wrote this file
+        return False
+    return not npz or len(list(summary.parent.glob("*.npz"))) >= cases
+
+
+def check_finished(folder: Path, trainer: str, plans: dict[str, Any], configuration: str) -> None:
+    """Refuse a finished fold that was made by another schedule or with other plans.
+
+    Args:
+        folder: `.../{trainer}__{plans}__{configuration}/fold_X`; a fold that nnU-Net's own trainer made says nothing
+            about its schedule.
+        trainer: Name of the trainer.
+        plans: The plans as they are now.
+        configuration: Such as `2d`.
+
+    Raises:
+        ConfigError: Names what differs.
+    """
+    stored_plans = folder.parent / "plans.json"
+    if stored_plans.is_file():
+        difference = plan_difference(read_json(stored_plans), plans, configuration)
+        if difference:
+            raise ConfigError(f"{folder} was trained with other plans: {difference}; delete it to train it anew")
+    if recipes.is_ours(trainer) and (folder / SUMMARY).is_file():
+        dim = len(configuration_of(plans, configuration)["patch_size"])
+        current = schedule_for(recipes.parse(trainer), dim).as_dict()
+        difference = schedule_difference(read_json(folder / SUMMARY).get("schedule", {}), current)
+        if difference:
+            raise ConfigError(f"{folder} was trained by another schedule ({difference}); delete it to train it anew")
+
+
+def plan_difference(stored: dict[str, Any], current: dict[str, Any], configuration: str) -> str:
+    """Say how plans differ in what decides a network and its patches; empty where they agree."""
+    if configuration not in stored.get("configurations", {}):
+        return f"they have no configuration {configuration}"
+    before, now = configuration_of(stored, configuration), configuration_of(current, configuration)
+    for key in _PLAN_KEYS:
+        old, new = _plain(before.get(key)), _plain(now.get(key))
+        if old != new:
+            return f"{key} was {old}, is now {new}"
+    return ""
+
+
+def schedule_difference(stored: dict[str, Any], current: dict[str, Any]) -> str:
+    """Say how two schedules differ; empty where they agree."""
+    return "; ".join(
+        f"{key} was {stored.get(key)}, is now {value}" for key, value in current.items() if stored.get(key) != value
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Make tuples and lists, numpy and Python numbers comparable."""
+    return json.loads(json.dumps(value, default=lambda v: v.item() if hasattr(v, "item") else str(v)))
