@@ -31,13 +31,14 @@ def assert_same_segmentations(ours: Path, theirs: Path) -> None:
 
 
 def assert_same_probabilities(ours: Path, theirs: Path) -> None:
-    """nnU-Net sums in half precision, which is coarse where a patch has little weight: in the image's corners."""
+    """Compare but for rounding: nnU-Net sums in half precision, which is coarse where patches have little weight.
+
+    In the corners of a 3D image that costs it hundredths; test_only_the_precision_of_sums_differs is strict.
+    """
     for case in TEST_CASES:
         mine, stock = (np.load(folder / f"{case}.npz")["probabilities"] for folder in (ours, theirs))
         assert mine.dtype == stock.dtype == np.float32
-        difference = np.abs(mine - stock)
-        assert (difference < TOLERANCE).mean() > 0.97
-        assert difference.max() < 20 * TOLERANCE
+        assert (np.abs(mine - stock) < TOLERANCE).mean() > 0.97
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def stock(trained: TinyDataset, tmp_path_factory: pytest.TempPathFactory) -> Pat
         ("unet", UNET, "2d", (0, 1)),
         ("attention", ATTENTION, "3d_fullres", (0,)),
     ]:
-        options = ("-c", configuration, "-p", PLANS, "-f", *folds, "-device", "cpu", "-npp", 1, "-nps", 1)
+        options = ("-c", configuration, "-p", PLANS, "-f", *folds, "-device", "cpu", "-npp", 0, "-nps", 0)
         where = ("-i", trained.images, "-o", folder / name)
         trained.command(
             "nnUNetv2_predict", *where, "-d", trained.number, "-tr", trainer, *options, "--save_probabilities"
@@ -77,17 +78,18 @@ def test_only_the_precision_of_sums_differs(
 ) -> None:
     """nnU-Net's own predictor, made to sum in single precision, gives our probabilities."""
     models = [trained.model(UNET), trained.model(ATTENTION, "3d_fullres")]
-    image = trained.images / f"{TEST_CASES[0]}_0000.nii.gz"
-    predict(image, tmp_path / "out", models, device="cpu", save_probabilities=True)
+    predict(trained.images, tmp_path / "out", models, device="cpu", save_probabilities=True)
     monkeypatch.setattr(torch, "half", torch.float32)
-    expected = []
-    for model in models:
-        predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictors = [nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False) for _ in models]
+    for predictor, model in zip(predictors, models, strict=True):
         predictor.initialize_from_trained_model_folder(str(model), None)
-        data, properties = SimpleITKIO().read_images([str(image)])
-        expected.append(predictor.predict_single_npy_array(data, properties, save_or_return_probabilities=True)[1])
-    ours = np.load(tmp_path / "out" / f"{TEST_CASES[0]}.npz")["probabilities"]
-    assert np.abs(ours - np.mean(expected, axis=0)).max() < 1e-5
+    for case in TEST_CASES:
+        expected = []
+        for predictor in predictors:
+            data, properties = SimpleITKIO().read_images([str(trained.images / f"{case}_0000.nii.gz")])
+            expected.append(predictor.predict_single_npy_array(data, properties, save_or_return_probabilities=True)[1])
+        ours = np.load(tmp_path / "out" / f"{case}.npz")["probabilities"]
+        assert np.abs(ours - np.mean(expected, axis=0)).max() < 1e-5
 
 
 def test_geometry_is_the_images(trained: TinyDataset, tmp_path: Path) -> None:
@@ -122,6 +124,12 @@ def test_nothing_is_left_but_the_results(trained: TinyDataset, tmp_path: Path) -
     other = [trained.model(ATTENTION, "3d_fullres")]
     one = trained.images / f"{TEST_CASES[0]}_0000.nii.gz"
     predict(one, tmp_path / "out", other, device="cpu", overwrite=True)
+
+
+def test_output_that_cannot_be_written(trained: TinyDataset, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file/out: cannot write there \(.*\): choose another folder"):
+        predict(trained.images, tmp_path / "file" / "out", [trained.model(UNET)], device="cpu")
 
 
 def test_damaged_checkpoint(trained: TinyDataset, tmp_path: Path) -> None:
