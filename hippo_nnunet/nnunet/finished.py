@@ -68,9 +68,11 @@ def plan_difference(stored: dict[str, Any], current: dict[str, Any], configurati
 
 
 def schedule_difference(stored: dict[str, Any], current: dict[str, Any]) -> str:
-    """Say how two schedules differ; empty where they agree."""
+    """Say how two schedules differ in what trains the weights; empty where they agree."""
     return "; ".join(
-        f"{key} was {stored.get(key)}, is now {value}" for key, value in current.items() if stored.get(key) != value
+        f"{key} was {stored.get(key)}, is now {value}"
+        for key, value in current.items()
+        if stored.get(key) != value and key != "validation_iterations"
     )
 
 
