@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
@@ -16,6 +15,7 @@ from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.postprocessing import postprocess
 from hippo_nnunet.evaluation.probabilities import load_probabilities
 from hippo_nnunet.evaluation.selection import EnsembleChoice
+from hippo_nnunet.inference.members import read_model_json
 
 MemberFiles = Mapping[str, Path]
 """Case to `<case>.npz` of one model: see `probability_files` and `out_of_fold_files`."""
@@ -82,8 +82,8 @@ def write_ensemble(
                 f"member {index + 1} of {len(members)}: no probabilities for {len(missing)} of {len(order)} cases "
                 f"({', '.join(missing[:3])}): predict them with --save_probabilities"
             )
-    dataset_json = _read_json(model_folder / "dataset.json")
-    plans = PlansManager(_read_json(model_folder / "plans.json"))
+    dataset_json = read_model_json(model_folder / "dataset.json")
+    plans = PlansManager(read_model_json(model_folder / "plans.json"))
     manager = plans.get_label_manager(dataset_json)
     writer = plans.image_reader_writer_class()
     ending = str(dataset_json["file_ending"])
@@ -167,11 +167,3 @@ def _properties(probabilities: Path) -> dict[str, Any]:
             f"{path}: cannot be read ({error}): predict this case again with --save_probabilities"
         ) from error
     return properties
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}): give the folder of a model of nnU-Net") from error
-    return content

@@ -67,7 +67,7 @@ def find_members(models: Sequence[Path], folds: Sequence[int | str] | None, chec
     for model in models:
         if not model.is_dir():
             raise ConfigError(f"model folder {model} is missing: name a folder like UNetTrainer__nnUNetPlans__2d")
-        dataset_json, plans = _read_json(model / "dataset.json"), _read_json(model / "plans.json")
+        dataset_json, plans = read_model_json(model / "dataset.json"), read_model_json(model / "plans.json")
         members.append(Member(model, _folds(model, folds, checkpoint), checkpoint, dataset_json, plans))
     for member in members[1:]:
         _check_together(members[0], member)
@@ -162,7 +162,12 @@ def _identity(member: Member) -> dict[str, Any]:
     }
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_model_json(path: Path) -> dict[str, Any]:
+    """Read a model folder's dataset.json or plans.json.
+
+    Raises:
+        DataError: The file is missing or is not JSON.
+    """
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -17,19 +17,17 @@ class Preset:
         planner: Class name of the experiment planner.
         plans: Name of the plans that it writes.
         words: Recipe words that every trainer gets, unless the variant has a word of the same group.
-        summary: One line for people.
     """
 
     planner: str
     plans: str
     words: tuple[str, ...]
-    summary: str
 
 
 PRESETS: dict[str, Preset] = {
-    "laptop": Preset("CompactPlanner", "CompactPlans", ("fast",), "half the width, short schedule; needs no GPU"),
-    "standard": Preset("ExperimentPlanner", "nnUNetPlans", ("50epochs",), "nnU-Net's own plans, 50 epochs; GPU"),
-    "paper": Preset("ExperimentPlanner", "nnUNetPlans", (), "nnU-Net's full recipe, 1000 epochs; GPU"),
+    "laptop": Preset("CompactPlanner", "CompactPlans", ("fast",)),
+    "standard": Preset("ExperimentPlanner", "nnUNetPlans", ("50epochs",)),
+    "paper": Preset("ExperimentPlanner", "nnUNetPlans", ()),
 }
 
 
