@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -49,13 +50,21 @@ def processes_below(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def wait_for(condition: object, seconds: float) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float, of: subprocess.Popen | None = None) -> None:
+    """Wait until the condition holds, and not longer than the process lives that shall make it so."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():  # type: ignore[operator]
+    while time.monotonic() < end and (of is None or of.poll() is None):
+        if condition():
             return
         time.sleep(0.2)
-    raise AssertionError("waited in vain")
+    assert condition(), "waited in vain" if of is None else f"waited in vain; exit code {of.poll()}"
+
+
+def what_happened(folder: Path) -> str:
+    """Return the end of every log and the processes that still live, for a failure that cannot be repeated."""
+    logs = [f"{log}:\n{log.read_text(errors='replace')[-2000:]}" for log in sorted(folder.rglob("*.log"))]
+    alive = [f"{process.pid} {process.status()} {' '.join(process.cmdline())}" for process in processes_below(folder)]
+    return "\n".join([*logs, *alive])
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +84,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "expected time of training on cpu" in dry.stdout
     assert not (folder / "exp" / "experiment.yaml").exists()
 
-    first = subprocess.Popen(command(folder, *request), env=environment(), stderr=subprocess.DEVNULL)
+    with (folder / "first.log").open("w") as output:
+        first = subprocess.Popen(command(folder, *request), env=environment(), stdout=output, stderr=output)
     logs = folder / "exp" / "logs" / "train"
-    wait_for(lambda: any("Epoch 0" in log.read_text() for log in logs.rglob("*.log")), 300)
+    try:
+        wait_for(lambda: any("Epoch 0" in log.read_text() for log in logs.rglob("*.log")), 300, first)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{what_happened(folder)}") from None
     first.send_signal(signal.SIGKILL)
     first.wait()
     wait_for(lambda: not processes_below(folder / "exp"), 30)
