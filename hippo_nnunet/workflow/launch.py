@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,6 @@ from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.paths import NnunetFolders, folder_problem
 from hippo_nnunet.workflow import estimate, targets
 from hippo_nnunet.workflow.experiment import DONE, FAILURE, FILE, Experiment
-from hippo_nnunet.workflow.process import die_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
         snakemake_log = folder / "logs" / "snakemake.log"
         snakemake_log.parent.mkdir(exist_ok=True)
         with snakemake_log.open("a") as stream:
-            process = subprocess.Popen(command, stdout=stream, stderr=stream, preexec_fn=die_with_parent)
+            process = subprocess.Popen(command, stdout=stream, stderr=stream)
             try:
                 _watch(process, targets.all_markers(experiment, products), experiment, folder, folders, settings)
             except KeyboardInterrupt:
@@ -132,7 +132,7 @@ def _command(folder: Path, settings: Settings, products: Collection[str]) -> lis
     if settings.source is not None:
         config["source"] = str(settings.source.resolve())
     return [
-        *(sys.executable, "-m", "snakemake"),
+        *(sys.executable, "-m", "hippo_nnunet.workflow.process", str(os.getpid())),
         *("--snakefile", str(HERE / "Snakefile")),
         *("--directory", str(folder)),
         *("--workflow-profile", str(packaged if packaged.is_dir() else Path(settings.profile).resolve())),

@@ -1,9 +1,13 @@
-"""Ties the life of a process to its parent's, so that nothing goes on training after `run` was killed."""
+"""Ties the life of a process to its parent's, so that nothing goes on training after `run` was killed.
+
+`python -m hippo_nnunet.workflow.process PID ...` is Snakemake, tied so to the `run` that started it, whose PID is given.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import runpy
 import signal
 import sys
 from types import FrameType
@@ -32,3 +36,10 @@ def end_with_workers() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     die_with_parent(signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    parent = int(sys.argv.pop(1))
+    die_with_parent()
+    if os.getppid() == parent:  # else it ended before it could be watched
+        runpy.run_module("snakemake", run_name="__main__", alter_sys=True)
