@@ -1,6 +1,6 @@
 """Ties the life of a process to its parent's, so that nothing goes on training after `run` was killed.
 
-`python -m hippo_nnunet.workflow.process PID ...` is Snakemake, tied so to the `run` that started it, whose PID is given.
+`python -m hippo_nnunet.workflow.process PID ...` is Snakemake, tied so to the `run` whose process PID started it.
 """
 
 from __future__ import annotations
