@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from hippo_nnunet.inference.validation import validate_fold
@@ -33,6 +35,7 @@ from hippo_nnunet.training.memory_data import MemoryLoader
 from hippo_nnunet.training.one_cycle import CycleSchedule, one_cycle
 from hippo_nnunet.training.recipes import Recipe
 from hippo_nnunet.training.schedule import schedule_for
+from hippo_nnunet.training.step import EAGER, autocast, build, fastest, make_deterministic, on_device, update
 
 CHECKPOINT_INTERVAL_S = 120.0
 """Seconds of training after which `checkpoint_latest.pth` is written, also within an epoch."""
@@ -84,10 +87,13 @@ class UNetTrainer(nnUNetTrainer):
     # -- network, loss, optimiser ---------------------------------------------------------------------------------
 
     def initialize(self) -> None:
-        """Seed, then build network, optimiser and loss as nnU-Net does."""
+        """Seed, then build network, optimiser and loss as nnU-Net does; a seed word also asks for determinism."""
         if self.seed is not None:
             torch.manual_seed(self.seed)
+        if self.recipe.seed is not None:
+            make_deterministic(self.device)
         super().initialize()
+        self._forward_loss = build(self.network, self.loss, EAGER)
 
     @staticmethod
     def build_network_architecture(
@@ -112,10 +118,19 @@ class UNetTrainer(nnUNetTrainer):
         return apply_loss_word(loss, self.recipe.loss, labels.has_regions, labels.ignore_label)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """Return AdamW with one cycle for `fast`, nnU-Net's SGD with polynomial decay otherwise."""
-        if not self.schedule.fast:
-            return super().configure_optimizers()
-        return one_cycle(self.network.parameters(), self.schedule)
+        """Return AdamW with one cycle for `fast`, nnU-Net's SGD with polynomial decay otherwise; fused on a GPU."""
+        fused = self.device.type == "cuda" or None
+        if self.schedule.fast:
+            return one_cycle(self.network.parameters(), self.schedule, fused)
+        optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            self.initial_lr,
+            weight_decay=self.weight_decay,
+            momentum=0.99,
+            nesterov=True,
+            fused=fused,
+        )
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     # -- data -----------------------------------------------------------------------------------------------------
 
@@ -171,6 +186,17 @@ class UNetTrainer(nnUNetTrainer):
             check_same_schedule(self._resumed, self.record, self.output_folder)
         super().on_train_start()
         self._clock = self._saved = time.monotonic()
+        if self.recipe.seed is None and not self.is_ddp:
+            self._take_fastest_step()
+
+    def _take_fastest_step(self) -> None:
+        """Compile the training step where that is measured to be faster on this machine, and pays."""
+        batch = next(self.dataloader_train)
+        left = self.schedule.iterations * (self.num_epochs - self.current_epoch)
+        with self.batch_context(batch):
+            mode = fastest(self.network, self.loss, *on_device(batch, self.device), left)
+        self._forward_loss = build(self.network, self.loss, mode)
+        self.print_to_log_file(f"Training step: {mode.name}")
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch where a checkpoint within it stopped."""
@@ -181,8 +207,16 @@ class UNetTrainer(nnUNetTrainer):
             self.dataloader_train.step = self.current_epoch * self.schedule.iterations + done
 
     def train_step(self, batch: dict) -> dict:
-        """Run nnU-Net's training step, move the cycle on, and write a checkpoint when it is time."""
-        output = super().train_step(batch)
+        """Do nnU-Net's training step, move the cycle on, and write a checkpoint when it is time.
+
+        Returns:
+            `loss`: 0-d tensor on the device; nothing waits for it before the epoch's end.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.batch_context(batch), autocast(self.device):
+            loss = self._forward_loss(*on_device(batch, self.device))
+        update(loss, self.network, self.optimizer, self.grad_scaler)
+        output = {"loss": loss.detach()}
         self.record.epoch_outputs.append(output)
         if isinstance(self.lr_scheduler, CycleSchedule):
             self.lr_scheduler.advance()
@@ -191,9 +225,14 @@ class UNetTrainer(nnUNetTrainer):
 
     def validation_step(self, batch: dict) -> dict:
         """Run nnU-Net's validation step, and write a checkpoint when it is time: one that repeats the validation."""
-        output = super().validation_step(batch)
+        with self.batch_context(batch):
+            output = super().validation_step(batch)
         self._checkpoint_when_due()
         return output
+
+    def batch_context(self, batch: dict) -> AbstractContextManager[None]:
+        """Return the context in which the network sees a batch; for subclasses whose network takes more than images."""
+        return nullcontext()
 
     def _checkpoint_when_due(self) -> None:
         if time.monotonic() - self._saved > CHECKPOINT_INTERVAL_S:
@@ -201,7 +240,8 @@ class UNetTrainer(nnUNetTrainer):
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """Log the loss over the whole epoch, the part before a resumption included."""
-        super().on_train_epoch_end(self.record.epoch_outputs)
+        losses = [torch.as_tensor(output["loss"], device=self.device) for output in self.record.epoch_outputs]
+        super().on_train_epoch_end([{"loss": loss} for loss in torch.stack(losses).tolist()])
         self.num_iterations_per_epoch = self.schedule.iterations
 
     def on_validation_epoch_start(self) -> None:

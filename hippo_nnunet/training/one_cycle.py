@@ -29,10 +29,10 @@ class CycleSchedule(torch.optim.lr_scheduler.OneCycleLR):
 
 
 def one_cycle(
-    parameters: Iterable[torch.nn.Parameter], schedule: Schedule
+    parameters: Iterable[torch.nn.Parameter], schedule: Schedule, fused: bool | None = None
 ) -> tuple[torch.optim.Optimizer, CycleSchedule]:
     """Return AdamW and its cycle. The numbers are ours, from trials on Task04."""
-    optimizer = torch.optim.AdamW(parameters, lr=schedule.max_lr, weight_decay=schedule.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=schedule.max_lr, weight_decay=schedule.weight_decay, fused=fused)
     cycle = CycleSchedule(
         optimizer,
         max_lr=schedule.max_lr,
