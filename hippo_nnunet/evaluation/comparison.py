@@ -1,0 +1,258 @@
+"""The comparison of an experiment's models: who is better, who is equivalent, and where nobody can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.evaluation.fold_means import SHARED_DATA, corrected_test, verdict_retrained
+from hippo_nnunet.evaluation.pairing import Model, models_of, pairs_of
+from hippo_nnunet.evaluation.side_by_side import MEAN, QUALITY, model_table, rank_table, scores_of
+from hippo_nnunet.evaluation.statistics import (
+    ALPHA,
+    MIN_CASES,
+    RESAMPLES,
+    PairedResult,
+    detectable_difference,
+    holm,
+    paired_result,
+    verdict,
+)
+
+ROPE = {"dice": 0.005, "nsd_1mm": 0.005}
+"""Region of practical equivalence where none is given; distances in mm have no customary one."""
+
+PUBLISHED = "published"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compare.
+
+    Attributes:
+        metric: One of QUALITY.
+        rope: Half-width of the region of practical equivalence, in the metric's unit; None: ROPE's.
+        baseline: See `pairs_of`.
+        number_of_folds: Folds of the split, of which some may not be trained; None: as many as the table has.
+        alpha: Two-sided error.
+        n_resamples: Of the bootstraps.
+        seed: Of the bootstraps.
+    """
+
+    metric: str = "dice"
+    rope: float | None = None
+    baseline: str | None = None
+    number_of_folds: int | None = None
+    alpha: float = ALPHA
+    n_resamples: int = RESAMPLES
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be compared."""
+        if self.metric not in QUALITY:
+            raise ConfigError(f"metric '{self.metric}' cannot be compared; take {', '.join(QUALITY)}")
+        if self.rope is None and self.metric not in ROPE:
+            raise ConfigError(f"{self.metric} has no customary region of equivalence: state yours with --rope, in mm")
+        if not self.margin > 0:
+            raise ConfigError(f"--rope {self.rope}: got a region without width, expected more than 0")
+
+    @property
+    def margin(self) -> float:
+        """Half-width of the region of practical equivalence."""
+        return ROPE[self.metric] if self.rope is None else self.rope
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found; the tables are described in docs/statistics.md.
+
+    Attributes:
+        options: How it was compared.
+        models: See `model_table`.
+        pairs: A row for each pair and scope: `comparison.csv`.
+        ranks: See `rank_table`.
+        notes: What a reader has to know: what was left out, and what these figures cannot say.
+    """
+
+    options: Options
+    models: pd.DataFrame
+    pairs: pd.DataFrame
+    ranks: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def compare(
+    table: pd.DataFrame, options: Options | None = None, published: Mapping[str, pd.DataFrame] | None = None
+) -> Comparison:
+    """Compare every model of a table of per-case metrics.
+
+    Args:
+        table: Of `read_per_case`, or checked by `check_design`.
+        options: How to compare; the defaults where None.
+        published: Per-case results of others by method: see `read_published`.
+
+    Raises:
+        ConfigError: The baseline is not in the table, or published Dice shall be compared in another metric.
+    """
+    options = options or Options()
+    if published and options.metric != "dice":
+        raise ConfigError(f"the published results are Dice: they cannot be compared in {options.metric}")
+    models = models_of(table)
+    scores = scores_of(table, models, options.metric)
+    number_of_folds = options.number_of_folds or table["fold"].nunique()
+    notes: list[str] = []
+    rows: list[dict[str, object]] = []
+    for pair in pairs_of(models, options.baseline):
+        one, other = scores[pair.one], scores[pair.other]
+        if not len(one.index.intersection(other.index)):
+            notes.append(f"{pair.one} and {pair.other} have no fold in common and are not compared.")
+            continue
+        notes += _restriction(pair.one, one, pair.other, other)
+        difference = QUALITY[options.metric] * (one - other).loc[one.index.intersection(other.index)]
+        named = _names(pair.kind, pair.one, pair.other)
+        rows += _pair_rows(named, difference, options, number_of_folds, notes)
+    if published:
+        notes.append("Published models come from other splits: they are compared case by case, not fold by fold.")
+    for method, theirs in (published or {}).items():
+        for model in models:
+            difference, absent = _against_published(scores[model], theirs)
+            if absent:
+                notes.append(f"{method} has no result for {absent} of {model}'s cases: compared on the others.")
+            named = _names(PUBLISHED, model, Model(method, ""))
+            rows += _pair_rows(named, difference, options, 0, notes)
+    pairs = _with_verdicts(pd.DataFrame(rows), options) if rows else pd.DataFrame()
+    side_by_side = model_table(table, models, options.metric)
+    notes += _general_notes(side_by_side, pairs)
+    ranks = rank_table(scores, options.metric, options.n_resamples, options.seed)
+    return Comparison(options, side_by_side, pairs, ranks, tuple(dict.fromkeys(notes)))
+
+
+def _names(kind: str, one: Model, other: Model) -> dict[str, object]:
+    return {
+        "kind": kind,
+        "variant": one.recipe,
+        "configuration": one.configuration,
+        "against": other.recipe,
+        "against_configuration": other.configuration,
+    }
+
+
+def _pair_rows(
+    named: dict[str, object], difference: pd.DataFrame, options: Options, number_of_folds: int, notes: list[str]
+) -> list[dict[str, object]]:
+    """Describe the differences over all labels and for each; `number_of_folds` 0: no test of means over folds."""
+    rows = []
+    labels = list(difference.columns) if difference.shape[1] > 1 else []
+    for scope in (MEAN, *labels):
+        values = difference.mean(axis=1) if scope == MEAN else difference[scope]
+        defined = values.dropna()
+        if len(defined) < len(values):
+            notes.append(
+                f"{named['variant']} {named['configuration']} against {named['against']}, {scope}: "
+                f"{len(values) - len(defined)} cases have no difference, since a label that neither reference nor "
+                "prediction holds has no metric."
+            )
+        folds = defined.index.get_level_values("fold").to_numpy()
+        result = paired_result(
+            defined.to_numpy(), options.margin, folds, options.alpha, options.n_resamples, options.seed
+        )
+        over_folds = corrected_test(defined.groupby("fold").mean().to_numpy(), number_of_folds, options.alpha)
+        rows.append(
+            {
+                **named,
+                "metric": options.metric,
+                "scope": scope,
+                "rope": options.margin,
+                "alpha": options.alpha,
+                "result": result,
+                "folds": ",".join(map(str, sorted(set(folds)))),
+                "fold_sd": over_folds.sd,
+                "low_retrained": over_folds.low,
+                "high_retrained": over_folds.high,
+                "p_retrained": over_folds.p,
+                "verdict_retrained": verdict_retrained(over_folds, options.margin, options.alpha),
+            }
+        )
+    return rows
+
+
+def _with_verdicts(rows: pd.DataFrame, options: Options) -> pd.DataFrame:
+    """Correct each family's p-values, and add results and verdicts."""
+    results: list[PairedResult] = list(rows.pop("result"))
+    family = rows["kind"] + np.where(rows["scope"] == MEAN, "", ", labels")
+    p = pd.Series([result.p_wilcoxon for result in results], index=rows.index)
+    p_holm = p.groupby(family).transform(lambda values: holm(list(values)))
+    sizes = p.groupby(family).transform("count").clip(lower=1)
+    details = pd.DataFrame(
+        {
+            "family": family,
+            "n": [r.n for r in results],
+            "difference": [r.mean for r in results],
+            "sd": [r.sd for r in results],
+            "low": [r.low for r in results],
+            "high": [r.high for r in results],
+            "low_equivalence": [r.low_equivalence for r in results],
+            "high_equivalence": [r.high_equivalence for r in results],
+            "p_wilcoxon": p,
+            "p_holm": p_holm,
+            "p_equivalence": [r.p_equivalence for r in results],
+            "rank_biserial": [r.rank_biserial for r in results],
+            "cohens_dz": [r.cohens_dz for r in results],
+            "detectable": [
+                detectable_difference(r.sd, r.n, int(size), options.alpha)
+                for r, size in zip(results, sizes, strict=True)
+            ],
+            "verdict": [
+                verdict(r, corrected, options.margin, options.alpha)
+                for r, corrected in zip(results, p_holm, strict=True)
+            ],
+        },
+        index=rows.index,
+    )
+    return pd.concat([rows, details], axis=1)[list(PAIR_COLUMNS)]
+
+
+PAIR_COLUMNS = (
+    *("kind", "variant", "configuration", "against", "against_configuration", "metric", "scope", "folds", "n"),
+    *("difference", "low", "high", "verdict", "rope", "alpha", "detectable", "sd", "family", "p_wilcoxon", "p_holm"),
+    *("p_equivalence", "low_equivalence", "high_equivalence", "rank_biserial", "cohens_dz"),
+    *("fold_sd", "low_retrained", "high_retrained", "p_retrained", "verdict_retrained"),
+)
+"""The columns of `metrics/comparison.csv`."""
+
+
+def _restriction(one: Model, ours: pd.DataFrame, other: Model, theirs: pd.DataFrame) -> list[str]:
+    folds = [set(frame.index.get_level_values("fold")) for frame in (ours, theirs)]
+    if folds[0] == folds[1]:
+        return []
+    common, (first, second) = folds[0] & folds[1], (",".join(map(str, sorted(f))) for f in folds)
+    shown = ",".join(map(str, sorted(common)))
+    return [f"{one} has folds {first} and {other} has {second}: compared on fold {shown} alone."]
+
+
+def _against_published(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    cases = ours.index.get_level_values("case")
+    known = cases.isin(theirs.index)
+    matched = ours[known]
+    return matched - theirs.loc[cases[known], list(ours.columns)].to_numpy(), int((~known).sum())
+
+
+def _general_notes(models: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    notes = []
+    if pairs.empty:
+        notes.append("There is one model only: nothing to compare it with.")
+    elif (pairs["n"] < MIN_CASES).any():
+        notes.append(
+            f"Comparisons of fewer than {MIN_CASES} cases get no verdict: no test could show a difference with them."
+        )
+    if models["folds"].str.contains(",").any():
+        notes.append(SHARED_DATA)
+    if (models["repeats"] < 2).all():
+        notes.append(
+            "No recipe was trained with several seeds: how much of a difference is luck of training is not known here."
+        )
+    return notes

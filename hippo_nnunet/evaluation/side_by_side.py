@@ -1,0 +1,139 @@
+"""Every model's own figures: mean and spread of every metric, per label, per fold and per seed; and their ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from hippo_nnunet.evaluation.fold_means import rank_shares
+from hippo_nnunet.evaluation.metrics import METRICS
+from hippo_nnunet.evaluation.pairing import ENSEMBLE, Model, recipe_of
+
+QUALITY = {"dice": 1, "nsd_1mm": 1, "hd95_mm": -1, "assd_mm": -1}
+"""Metrics that can be compared, and whether more is better (1) or less (-1)."""
+MEAN = "mean"
+"""Scope of a figure over all labels; the other scopes are the labels' names."""
+
+Scores = Mapping[Model, pd.DataFrame]
+"""Of each model a row for each (fold, case), a column for each label; repeats averaged; NaN where undefined."""
+
+
+def scores_of(table: pd.DataFrame, models: Iterable[Model], metric: str) -> dict[Model, pd.DataFrame]:
+    """Arrange one metric by model, case and label.
+
+    Args:
+        table: Checked table of per-case metrics: see `check_design`.
+        models: Of `models_of`.
+        metric: One of METRICS.
+    """
+    order = list(dict.fromkeys(table["label"]))
+    return {
+        model: table[_rows_of(table, model)]
+        .groupby(["fold", "case", "label"])[metric]
+        .mean()
+        .unstack("label")
+        .reindex(columns=order)
+        for model in models
+    }
+
+
+def common_folds(scores: Scores) -> list[int]:
+    """Return the folds that every model has."""
+    folds = [set(frame.index.get_level_values("fold")) for frame in scores.values()]
+    return sorted(set.intersection(*folds)) if folds else []
+
+
+def model_table(table: pd.DataFrame, models: Sequence[Model], metric: str) -> pd.DataFrame:
+    """Put the models side by side.
+
+    Where configurations were trained on different folds, a model with more of them than all others have gets a second
+    block of rows on the common folds, so that there are figures that can be compared.
+
+    Args:
+        table: Checked table of per-case metrics.
+        models: Of `models_of`.
+        metric: The metric whose spread between folds and seeds is given.
+
+    Returns:
+        A row for each model, set of folds and scope (MEAN, then the labels): `variant` (recipe), `configuration`,
+        `repeats`, `folds` ("0,1,2"), `cases`, `scope`; each metric's mean and `<metric>_sd` between cases (as
+        summary.json: the mean of the labels' means, and the deviation of a case's mean over labels); and for MEAN
+        `<metric>_fold_sd` between the folds' means and `<metric>_seed_sd` between the means of the repeats.
+    """
+    by_metric = {name: scores_of(table, models, name) for name in METRICS}
+    common = common_folds(by_metric[metric])
+    rows = []
+    for model in models:
+        own = sorted(table.loc[_rows_of(table, model), "fold"].unique())
+        sets = [own] if own == common or not common else [own, common]
+        for folds in sets:
+            part = {name: _on_folds(scores[model], folds) for name, scores in by_metric.items()}
+            measured = table[_rows_of(table, model) & table["fold"].isin(folds)]
+            named = {
+                "variant": model.recipe,
+                "configuration": model.configuration,
+                "repeats": measured["variant"].nunique(),
+                "folds": ",".join(map(str, folds)),
+                "cases": measured["case"].nunique(),
+            }
+            rows += [{**named, **_figures(part, scope)} for scope in (MEAN, *part[metric].columns)]
+            by_seed = measured.groupby(["variant", "label"])[metric].mean().groupby("variant").mean()
+            by_fold = part[metric].mean(axis=1).groupby("fold").mean()
+            spread = {f"{metric}_fold_sd": by_fold.std(ddof=1), f"{metric}_seed_sd": by_seed.std(ddof=1)}
+            rows[-1 - len(part[metric].columns)].update(spread)
+    return pd.DataFrame(rows)
+
+
+def rank_table(scores: Scores, metric: str, n_resamples: int, seed: int) -> pd.DataFrame:
+    """Tell how often each model takes each rank when cases are resampled: see `rank_shares`.
+
+    Args:
+        scores: Of `scores_of`, for `metric`.
+        metric: One of QUALITY.
+        n_resamples: Number of resamples.
+        seed: Of the resamples.
+
+    Returns:
+        Rows for the models of each configuration and, where there are several, for all models on their common folds:
+        `among`, `variant`, `configuration`, `rank`, `share`. Empty where nothing can be ranked.
+    """
+    sets: dict[str, list[Model]] = {}
+    for model in scores:
+        if model.recipe != ENSEMBLE:
+            sets.setdefault(model.configuration, []).append(model)
+    if len(sets) > 1:
+        sets["all"] = list(scores)
+    rows = []
+    for name, models in sets.items():
+        chosen = {model: scores[model] for model in models}
+        folds = common_folds(chosen)
+        columns = [_on_folds(frame, folds).mean(axis=1) for frame in chosen.values()]
+        values = QUALITY[metric] * pd.concat(columns, axis=1, keys=range(len(models))).dropna()
+        if len(models) < 2 or values.empty:
+            continue
+        shares = rank_shares(values, values.index.get_level_values("fold").to_numpy(), n_resamples, seed)
+        rows += [
+            {"among": name, "variant": m.recipe, "configuration": m.configuration, "rank": rank, "share": share}
+            for position, m in enumerate(models)
+            for rank, share in shares.loc[position].items()
+        ]
+    return pd.DataFrame(rows, columns=["among", "variant", "configuration", "rank", "share"])
+
+
+def _rows_of(table: pd.DataFrame, model: Model) -> pd.Series:
+    return (table["variant"].map(recipe_of) == model.recipe) & (table["configuration"] == model.configuration)
+
+
+def _on_folds(frame: pd.DataFrame, folds: Sequence[int]) -> pd.DataFrame:
+    return frame[frame.index.get_level_values("fold").isin(folds)]
+
+
+def _figures(part: Mapping[str, pd.DataFrame], scope: str) -> dict[str, object]:
+    figures: dict[str, object] = {"scope": scope}
+    for name, frame in part.items():
+        values = frame.mean(axis=1) if scope == MEAN else frame[scope]
+        figures[name] = float(frame.mean().mean() if scope == MEAN else values.mean())
+        figures[f"{name}_sd"] = float(values.std(ddof=1)) if values.count() > 1 else np.nan
+    return figures

@@ -1,0 +1,251 @@
+"""Paired differences between two models on the same cases: interval, tests, effect size, verdict.
+
+The unit is the case. What a verdict here speaks of is the models *as they were trained*, on further cases of the same
+kind; what training again would show is `hippo_nnunet.evaluation.fold_means`. See docs/statistics.md.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+ALPHA = 0.05
+"""Two-sided error of every test and interval."""
+POWER = 0.8
+"""Power at which the smallest detectable difference is given."""
+RESAMPLES = 9999
+MIN_CASES = 6
+"""Fewer pairs get no verdict: with 5 no two-sided signed-rank test can reach 0.05."""
+MIN_FOLD_CASES = 10
+"""Folds with fewer cases are resampled together: a bootstrap within m cases lacks 1/m of the variance."""
+
+BETTER, WORSE, EQUIVALENT, CANNOT_TELL = "better", "worse", "equivalent", "cannot tell"
+
+
+@dataclass(frozen=True)
+class PairedResult:
+    """What the paired differences of one comparison say; NaN where the sample is too small for a number.
+
+    Attributes:
+        n: Cases with a difference.
+        mean: Mean difference, in the metric's unit.
+        sd: Standard deviation of the differences between cases.
+        low: Lower end of the `1 - alpha` interval of the mean.
+        high: Upper end.
+        low_equivalence: Lower end of the `1 - 2 alpha` interval, which equivalence is judged by.
+        high_equivalence: Upper end.
+        p_wilcoxon: Two-sided p of the signed-rank test, not corrected for several comparisons.
+        p_equivalence: p of the two one-sided t-tests against the region of practical equivalence.
+        rank_biserial: Matched-pairs rank-biserial correlation, -1 to 1: (W+ - W-) / (W+ + W-).
+        cohens_dz: Mean over standard deviation of the differences.
+    """
+
+    n: int
+    mean: float
+    sd: float
+    low: float
+    high: float
+    low_equivalence: float
+    high_equivalence: float
+    p_wilcoxon: float
+    p_equivalence: float
+    rank_biserial: float
+    cohens_dz: float
+
+
+def paired_result(
+    differences: np.ndarray,
+    rope: float,
+    folds: np.ndarray | None = None,
+    alpha: float = ALPHA,
+    n_resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> PairedResult:
+    """Describe and test the paired differences of one comparison.
+
+    Args:
+        differences: Shape (cases,), finite; positive where the first model is better.
+        rope: Half-width of the region of practical equivalence, above 0, in the metric's unit.
+        folds: Fold of each case, shape (cases,). Cases are resampled within their folds, which a split has fixed,
+            where every fold has MIN_FOLD_CASES; else all together.
+        alpha: Two-sided error.
+        n_resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+
+    Returns:
+        The result; with no case, `n` 0 and NaN.
+
+    Source:
+        Bootstrap BCa: Efron 1987, by scipy.stats.bootstrap. Wilcoxon with Pratt's treatment of zeros, by scipy. TOST:
+        Schuirmann 1987, by statsmodels. Rank-biserial: Kerby 2014 (doi:10.2466/11.IT.3.1). dz: Lakens 2013
+        (doi:10.3389/fpsyg.2013.00863).
+    """
+    d = np.asarray(differences, dtype=float)
+    n = len(d)
+    mean = float(d.mean()) if n else np.nan
+    if n < 2:
+        return PairedResult(n, mean, *[np.nan] * 9)
+    sd = float(d.std(ddof=1))
+    inner, outer = bootstrap_intervals(d, folds, (1 - 2 * alpha, 1 - alpha), n_resamples, seed)
+    return PairedResult(
+        n=n,
+        mean=mean,
+        sd=sd,
+        low=outer[0],
+        high=outer[1],
+        low_equivalence=inner[0],
+        high_equivalence=inner[1],
+        p_wilcoxon=_wilcoxon(d),
+        p_equivalence=_tost(d, rope),
+        rank_biserial=rank_biserial(d),
+        cohens_dz=mean / sd if sd > 0 else np.nan,
+    )
+
+
+def bootstrap_intervals(
+    values: np.ndarray,
+    folds: np.ndarray | None = None,
+    levels: Sequence[float] = (1 - ALPHA,),
+    n_resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[tuple[float, float]]:
+    """Compute BCa bootstrap intervals of a mean, all levels from the same resamples.
+
+    Args:
+        values: Shape (cases,), finite, at least two.
+        folds: See `paired_result`.
+        levels: Confidence levels, 0 to 1.
+        n_resamples: Number of resamples.
+        seed: Same seed, same interval.
+
+    Returns:
+        Lower and upper end for each level. Values that are all equal give that value twice.
+    """
+    if np.ptp(values) == 0:
+        return [(float(values[0]), float(values[0]))] * len(levels)
+    samples = _strata(values, folds)
+    result = None
+    intervals = []
+    for level in levels:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # an interval of NaN gives no verdict
+            result = stats.bootstrap(
+                samples,
+                _mean_of_all,
+                vectorized=True,
+                confidence_level=level,
+                n_resamples=0 if result else n_resamples,
+                method="BCa",
+                rng=np.random.default_rng(seed),
+                bootstrap_result=result,
+            )
+        intervals.append((float(result.confidence_interval.low), float(result.confidence_interval.high)))
+    return intervals
+
+
+def verdict(result: PairedResult, p_holm: float, rope: float, alpha: float = ALPHA) -> str:
+    """Say what a comparison has shown; each answer but the last needs two methods to agree.
+
+    | verdict | needs |
+    |---|---|
+    | `equivalent` | the `1 - 2 alpha` bootstrap interval within the region, and TOST's p at most alpha |
+    | `better`, `worse` | not equivalent; Holm's p at most alpha, and the `1 - alpha` interval without 0 |
+    | `cannot tell` | everything else, and fewer than MIN_CASES cases |
+
+    So a difference that is surely there but surely too small to matter is `equivalent`.
+
+    Args:
+        result: Of `paired_result`.
+        p_holm: Its signed-rank p, corrected for all comparisons of its family.
+        rope: Half-width of the region of practical equivalence.
+        alpha: Two-sided error.
+    """
+    if result.n < MIN_CASES:
+        return CANNOT_TELL
+    within = -rope < result.low_equivalence and result.high_equivalence < rope
+    if within and result.p_equivalence <= alpha:
+        return EQUIVALENT
+    if p_holm <= alpha and result.low > 0:
+        return BETTER
+    if p_holm <= alpha and result.high < 0:
+        return WORSE
+    return CANNOT_TELL
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Correct the p-values of one family for their number.
+
+    Args:
+        p_values: NaN (no test) stays NaN and does not count.
+
+    Returns:
+        Adjusted p-values, shape (len(p_values),).
+
+    Source:
+        Holm 1979, by statsmodels.
+    """
+    from statsmodels.stats.multitest import multipletests
+
+    adjusted = np.asarray(p_values, dtype=float).copy()
+    tested = ~np.isnan(adjusted)
+    if tested.any():
+        adjusted[tested] = multipletests(adjusted[tested], method="holm")[1]
+    return adjusted
+
+
+def detectable_difference(sd: float, n: int, comparisons: int = 1, alpha: float = ALPHA, power: float = POWER) -> float:
+    """Compute the smallest true difference that so many cases would have shown, in the unit of `sd`.
+
+    Args:
+        sd: Standard deviation of the paired differences.
+        n: Cases.
+        comparisons: Tests in the family: the first of Holm's steps is taken, alpha over their number.
+        alpha: Two-sided error.
+        power: Chance to show it.
+
+    Returns:
+        The difference; 0 for sd 0, NaN for fewer than MIN_CASES cases.
+
+    Source:
+        Power of the paired t-test, by statsmodels. On normal differences the signed-rank test needs 5 % more cases.
+    """
+    from statsmodels.stats.power import TTestPower
+
+    if n < MIN_CASES or np.isnan(sd):
+        return np.nan
+    effect = TTestPower().solve_power(nobs=n, alpha=alpha / comparisons, power=power, alternative="two-sided")
+    return float(np.squeeze(effect)) * sd
+
+
+def rank_biserial(differences: np.ndarray) -> float:
+    """Compute the matched-pairs rank-biserial correlation: 1 where every difference is positive, 0 where all are 0."""
+    d = differences[differences != 0]
+    ranks = stats.rankdata(np.abs(d))
+    return float(np.sum(np.sign(d) * ranks) / ranks.sum()) if len(d) else 0.0
+
+
+def _strata(values: np.ndarray, folds: np.ndarray | None) -> tuple[np.ndarray, ...]:
+    if folds is None:
+        return (values,)
+    parts = tuple(values[folds == fold] for fold in np.unique(folds))
+    return parts if min(map(len, parts)) >= MIN_FOLD_CASES else (values,)
+
+
+def _mean_of_all(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+    return np.asarray(np.concatenate(samples, axis=axis).mean(axis=axis))
+
+
+def _wilcoxon(d: np.ndarray) -> float:
+    return float(stats.wilcoxon(d, zero_method="pratt").pvalue) if d.any() else 1.0
+
+
+def _tost(d: np.ndarray, rope: float) -> float:
+    from statsmodels.stats.weightstats import DescrStatsW
+
+    if np.ptp(d) == 0:
+        return 0.0 if abs(d[0]) < rope else 1.0
+    return float(DescrStatsW(d).ttost_mean(-rope, rope)[0])

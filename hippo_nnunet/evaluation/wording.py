@@ -1,0 +1,59 @@
+"""A comparison in sentences: the same words for the terminal and the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from hippo_nnunet.evaluation.side_by_side import MEAN
+from hippo_nnunet.evaluation.statistics import BETTER, CANNOT_TELL, EQUIVALENT, POWER
+
+METRIC_NAMES = {"dice": "Dice", "nsd_1mm": "NSD at 1 mm", "hd95_mm": "mm HD95", "assd_mm": "mm ASSD"}
+
+
+def sentence(row: Mapping[Any, Any]) -> str:
+    """Say what one row of `comparison.csv` has shown, and what it has not.
+
+    Args:
+        row: Column to value: one row of `Comparison.pairs`.
+
+    Returns:
+        One or two sentences. Differences are given so that a positive one speaks for the first model.
+    """
+    digits = ".4f" if row["metric"] in ("dice", "nsd_1mm") else ".2f"
+    metric = METRIC_NAMES.get(row["metric"], row["metric"])
+    label = "" if row["scope"] == MEAN else f", {row['scope']}"
+    names = f"{row['variant']} {row['configuration']} against {row['against']} {row['against_configuration']}".rstrip()
+    difference = f"{row['difference']:+{digits}} {metric}"
+    between = f"{1 - row['alpha']:.0%} interval {row['low']:+{digits}} to {row['high']:+{digits}}"
+    cases = f"{row['n']} case{'' if row['n'] == 1 else 's'}"
+    start = f"{names}{label}: {row['verdict']}"
+    if math.isnan(row["low"]):
+        return f"{start}; {difference} on {cases}, too few for an interval."
+    if row["verdict"] == EQUIVALENT:
+        narrow = f"{row['low_equivalence']:+{digits}} to {row['high_equivalence']:+{digits}}"
+        text = (
+            f"{start}; {difference}, {1 - 2 * row['alpha']:.0%} interval {narrow}, within ±{row['rope']:g} ({cases})."
+        )
+        real = row["p_holm"] <= row["alpha"] and row["low"] * row["high"] > 0
+        return f"{text} The difference is there, but too small to matter." if real else text
+    if row["verdict"] == CANNOT_TELL:
+        text = f"{start}; {difference}, {between}, {cases}."
+        if math.isnan(row["detectable"]):
+            return text
+        return f"{text} A true difference of {row['detectable']:{digits}} would have shown with {POWER:.0%} power."
+    beyond = min(abs(row["low"]), abs(row["high"])) > row["rope"]
+    size = f", by more than {row['rope']:g}" if beyond else ""
+    text = f"{start}{size}; {difference}, {between}, {cases}, corrected p {_p(row['p_holm'])}."
+    if "," not in str(row["folds"]):
+        return f"{text} It rests on one fold, which tells nothing of new trainings."
+    if row["verdict_retrained"] == row["verdict"] or math.isnan(row["p_retrained"]):
+        return text
+    folds = f"{row['low_retrained']:+{digits}} to {row['high_retrained']:+{digits}}"
+    word = "better" if row["verdict"] == BETTER else "worse"
+    return f"{text} This holds for these trained models; that new trainings would be {word} is not shown ({folds})."
+
+
+def _p(value: float) -> str:
+    return "below 0.001" if value < 0.001 else f"{value:.3f}"

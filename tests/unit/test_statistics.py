@@ -1,0 +1,135 @@
+"""Paired statistics against other ways to compute them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from hippo_nnunet.evaluation.fold_means import corrected_test, rank_shares, verdict_retrained
+from hippo_nnunet.evaluation.statistics import (
+    bootstrap_intervals,
+    detectable_difference,
+    holm,
+    paired_result,
+    rank_biserial,
+    verdict,
+)
+
+ROPE = 0.005
+
+
+@pytest.fixture(scope="module")
+def differences() -> np.ndarray:
+    return stats.skewnorm.rvs(4, loc=-0.004, scale=0.02, size=80, random_state=3)
+
+
+def test_the_interval_is_between_t_and_percentile(differences: np.ndarray) -> None:
+    ((low, high),) = bootstrap_intervals(differences, n_resamples=4000)
+    by_t = stats.t.interval(0.95, 79, differences.mean(), stats.sem(differences))
+    rng = np.random.default_rng(7)
+    means = differences[rng.integers(0, 80, (4000, 80))].mean(axis=1)
+    np.testing.assert_allclose([low, high], by_t, atol=0.1 * (high - low))
+    np.testing.assert_allclose([low, high], np.percentile(means, [2.5, 97.5]), atol=0.1 * (high - low))
+    assert (low, high) == bootstrap_intervals(differences, n_resamples=4000)[0]
+
+
+def test_resampling_within_folds_leaves_the_folds_differences_out() -> None:
+    rng = np.random.default_rng(1)
+    folds = np.repeat(np.arange(5), 20)
+    values = rng.normal(0, 0.01, 100) + 0.05 * folds
+    within = bootstrap_intervals(values, folds, n_resamples=1000)[0]
+    together = bootstrap_intervals(values, None, n_resamples=1000)[0]
+    expected = 2 * 1.96 * 0.01 / 10
+    assert np.ptp(within) == pytest.approx(expected, rel=0.25)
+    assert np.ptp(together) > 4 * np.ptp(within)
+    few = bootstrap_intervals(values[::4], folds[::4], n_resamples=1000)[0]  # 5 cases a fold: together
+    assert np.ptp(few) > 4 * np.ptp(within)
+
+
+def test_result_by_hand() -> None:
+    d = np.array([0.01, 0.02, 0.03, -0.01, 0.04, 0.05, 0.0, 0.06])
+    result = paired_result(d, ROPE, n_resamples=200)
+    assert result.mean == pytest.approx(0.025)
+    assert result.cohens_dz == pytest.approx(0.025 / np.std(d, ddof=1))
+    # ranks of |d| without the zero: 1.5 3 4 1.5 5 6 7, of which the second 1.5 is negative
+    assert result.rank_biserial == pytest.approx((26.5 - 1.5) / 28)
+    error = np.std(d, ddof=1) / np.sqrt(8)
+    one_sided = max(stats.t.sf((0.025 + ROPE) / error, 7), stats.t.cdf((0.025 - ROPE) / error, 7))
+    assert result.p_equivalence == pytest.approx(one_sided)
+
+
+def test_wilcoxon_equals_all_sign_flips() -> None:
+    d = np.array([1.1, -0.4, 2.3, 0.7, 3.1, 1.9, -0.2, 2.8, 0.9])
+    ranks = stats.rankdata(np.abs(d))
+    signs = np.array(np.meshgrid(*[[0, 1]] * 9)).reshape(9, -1)
+    sums = ranks @ signs
+    observed = ranks[d > 0].sum()
+    exact = 2 * min((sums >= observed).mean(), (sums <= observed).mean())
+    assert paired_result(d, ROPE, n_resamples=100).p_wilcoxon == pytest.approx(exact)
+
+
+def test_rank_biserial_is_the_balance_of_favourable_pairs() -> None:
+    d = np.array([0.3, -0.1, 0.5, 0.2])
+    walsh = [d[i] + d[j] for i in range(4) for j in range(i, 4)]  # Walsh sums
+    assert rank_biserial(d) == pytest.approx(np.mean(np.sign(walsh)))
+    assert rank_biserial(np.zeros(3)) == 0
+
+
+def test_holm_by_hand() -> None:
+    np.testing.assert_allclose(holm([0.01, 0.04, np.nan, 0.03]), [0.03, 0.06, np.nan, 0.06])
+    assert np.isnan(holm([np.nan])).all()
+
+
+def test_detectable_difference_has_its_power() -> None:
+    found = detectable_difference(0.02, 50, comparisons=2)
+    critical = stats.t.ppf(1 - 0.0125, 49)
+    shift = found / 0.02 * np.sqrt(50)
+    power = stats.nct.sf(critical, 49, shift) + stats.nct.cdf(-critical, 49, shift)
+    assert power == pytest.approx(0.8, abs=1e-4)
+    assert detectable_difference(0.0, 50) == 0
+    assert np.isnan(detectable_difference(0.02, 5))
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "p", "expected"),
+    [
+        (0.02, 0.01, 0.001, "better"),
+        (-0.02, 0.01, 0.001, "worse"),
+        (0.02, 0.01, 0.2, "cannot tell"),  # Holm does not agree
+        (0.001, 0.002, 0.001, "equivalent"),  # surely there, surely small
+        (0.0, 0.05, 0.9, "cannot tell"),
+    ],
+)
+def test_verdicts(mean: float, sd: float, p: float, expected: str) -> None:
+    d = stats.norm.ppf((np.arange(40) + 0.5) / 40) * sd + mean
+    assert verdict(paired_result(d, ROPE, n_resamples=500), p, ROPE) == expected
+
+
+def test_no_verdict_from_five_cases_and_none_from_none() -> None:
+    assert verdict(paired_result(np.full(5, 0.1), ROPE), 0.001, ROPE) == "cannot tell"
+    empty = paired_result(np.array([]), ROPE)
+    assert empty.n == 0
+    assert np.isnan(empty.mean)
+
+
+def test_the_correction_by_hand() -> None:
+    means = np.array([0.01, 0.02, 0.03, 0.02, 0.02])
+    result = corrected_test(means, 5)
+    t = 0.02 / (np.std(means, ddof=1) * np.sqrt(1 / 5 + 1 / 4))
+    assert result.p == pytest.approx(2 * stats.t.sf(t, 4))
+    assert result.high - result.low == pytest.approx(1.5 * 2 * stats.t.ppf(0.975, 4) * np.std(means, ddof=1) / 5**0.5)
+    assert verdict_retrained(result, ROPE) == "better"
+    assert verdict_retrained(corrected_test(-means, 5), ROPE) == "worse"
+    assert verdict_retrained(corrected_test(means - 0.02, 5), 0.03) == "equivalent"
+    assert verdict_retrained(corrected_test(means[:1], 5), ROPE) == "cannot tell"
+
+
+def test_rank_shares_of_two_models_are_the_bootstraps_p(differences: np.ndarray) -> None:
+    scores = pd.DataFrame({"a": differences, "b": 0.0, "c": 0.0})
+    shares = rank_shares(scores, np.zeros(80), n_resamples=4000)
+    expected = stats.norm.cdf(differences.mean() / (differences.std() / np.sqrt(80)))
+    assert shares.loc["a", 1] == pytest.approx(expected, abs=0.03)
+    assert shares.loc["b", 1] == shares.loc["c", 1] == pytest.approx(1 - shares.loc["a", 1])  # a tie shares the better
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
