@@ -79,10 +79,8 @@ class UNetTrainer(nnUNetTrainer):
         """Return what the recipe does to a patch; None for nnU-Net's own augmentation."""
         if self.recipe.augmentation is not None:
             return PUBLISHED[self.recipe.augmentation]
-        if not self.recipe.fast:
-            return None
         axes = left_right_axes(self.plans_manager.transpose_forward, len(self.configuration_manager.patch_size))
-        return replace(SHORT_SCHEDULE, mirror_axes=axes)
+        return replace(SHORT_SCHEDULE, mirror_axes=axes) if self.recipe.fast else None
 
     # -- network, loss, optimiser ---------------------------------------------------------------------------------
 
@@ -166,13 +164,12 @@ class UNetTrainer(nnUNetTrainer):
         return recipe_transforms(stock, PUBLISHED[cls.recipe.augmentation], patch_size, do_dummy_2d_data_aug)
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """Return the in-memory loaders for `fast` where the data fits, nnU-Net's own otherwise."""
-        if self.schedule.fast:
-            loaders = memory_loaders(self)
-            if loaders is not None:
-                return loaders
-            if self.recipe.augmentation is None:
-                self.augmentation = None
+        """Return the in-memory loaders where the data fits, nnU-Net's own otherwise."""
+        loaders = memory_loaders(self)
+        if loaders is not None:
+            return loaders
+        if self.schedule.fast and self.recipe.augmentation is None:
+            self.augmentation = None
         loaders = super().get_dataloaders()
         if self.recipe.seed is not None:
             seed_workers(loaders, [self.recipe.seed, self.local_rank, self.current_epoch])
@@ -245,10 +242,11 @@ class UNetTrainer(nnUNetTrainer):
         self.num_iterations_per_epoch = self.schedule.iterations
 
     def on_validation_epoch_start(self) -> None:
-        """Draw the same validation batches in every epoch of the in-memory loader."""
+        """Draw the epoch's validation batches from the in-memory loader; for `fast` the same ones in every epoch."""
         super().on_validation_epoch_start()
         if isinstance(self.dataloader_val, MemoryLoader):
-            self.dataloader_val.step = 0
+            epoch = 0 if self.schedule.fast else self.current_epoch
+            self.dataloader_val.step = epoch * self.num_val_iterations_per_epoch
 
     def on_epoch_end(self) -> None:
         """Close the epoch; checkpoints written from here on stand between two epochs."""
@@ -270,8 +268,6 @@ class UNetTrainer(nnUNetTrainer):
             super().perform_actual_validation(save_probabilities)
         else:
             validate_fold(self, save_probabilities)
-
-    # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, filename: str) -> None:
         """Write nnU-Net's checkpoint with our record, whole or not at all."""

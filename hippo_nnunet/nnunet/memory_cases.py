@@ -1,8 +1,9 @@
-"""Reads nnU-Net's preprocessed cases into memory for `hippo_nnunet.training.memory_data`."""
+"""Reads nnU-Net's preprocessed cases into memory for `hippo_nnunet.training.memory_data`, where they fit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,22 @@ import psutil
 import torch
 
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.training.memory_data import MemoryCase
+from hippo_nnunet.training.case_bank import CaseBank, MemoryCase
+
+CPU_SHARE = 0.5
+"""Part of the free memory that the cases may take."""
+
+CUDA_SHARE = 0.25
+"""The same on a GPU, where the network's feature maps, yet to come, need the larger part."""
 
 
-def load_cases(dataset: Any, device: torch.device) -> list[MemoryCase]:
+def load_bank(dataset: Any, device: torch.device, label_dtype: torch.dtype = torch.int16) -> CaseBank:
     """Load every case of a preprocessed dataset.
 
     Args:
         dataset: An nnU-Net dataset (`nnUNetBaseDataset`) without segmentations of a previous stage.
         device: Where the tensors shall live.
+        label_dtype: Integer type that holds every label and -1.
 
     Returns:
         The cases in the order of `dataset.identifiers`.
@@ -26,47 +34,114 @@ def load_cases(dataset: Any, device: torch.device) -> list[MemoryCase]:
     Raises:
         DataError: A preprocessed file is missing or cannot be read; names the case.
     """
-    cases = []
+    voxels = sum(int(np.prod(shape[1:])) for shape in _shapes(dataset))
+    return CaseBank(_read_cases(dataset), voxels, device, label_dtype)
+
+
+def _read_cases(dataset: Any) -> Iterator[MemoryCase]:
     for key in dataset.identifiers:
         try:
             data, seg, _, properties = dataset.load_case(key)
             image, labels = np.ascontiguousarray(data[:]), np.ascontiguousarray(seg[:])
         except Exception as error:  # blosc2 and numpy raise many kinds for a damaged file
-            raise DataError(
-                f"preprocessed case '{key}' in {dataset.source_folder} cannot be read ({error}): delete that folder "
-                "and run 'hippo-nnunet plan' again"
-            ) from error
+            raise _unreadable(dataset, key, error) from error
         locations = {
-            name: np.asarray(voxels)[:, 1:] for name, voxels in properties["class_locations"].items() if len(voxels) > 0
+            name: compact(np.asarray(voxels)[:, 1:], labels.shape[1:])
+            for name, voxels in properties["class_locations"].items()
+            if len(voxels) > 0
         }
-        cases.append(
-            MemoryCase(
-                key,
-                torch.from_numpy(image.astype(np.float32, copy=False)).to(device),
-                torch.from_numpy(labels[0].astype(np.int16, copy=False)).to(device),
-                locations,
-            )
+        yield MemoryCase(
+            key, torch.from_numpy(image.astype(np.float32, copy=False)), torch.from_numpy(labels[0]), locations
         )
-    return cases
 
 
-def memory_shortfall(datasets: Sequence[Any], device: torch.device, share: float = 0.5) -> str | None:
+def _shapes(dataset: Any) -> Iterator[tuple[int, ...]]:
+    """Yield each case's shape (channel, z, y, x); voxels stay on disk."""
+    for key in dataset.identifiers:
+        try:
+            data, _, _, _ = dataset.load_case(key)
+        except Exception as error:
+            raise _unreadable(dataset, key, error) from error
+        yield data.shape
+
+
+def _unreadable(dataset: Any, key: str, error: Exception) -> DataError:
+    return DataError(
+        f"preprocessed case '{key}' in {dataset.source_folder} cannot be read ({error}): delete that folder "
+        "and run 'hippo-nnunet plan' again"
+    )
+
+
+def compact(voxels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return voxel indices (n, 3) in the smallest of int16 and int32 that holds every index of a shape.
+
+    nnU-Net keeps up to 10000 voxels of every class and case as int64.
+    """
+    return voxels.astype(np.int16 if max(shape) <= np.iinfo(np.int16).max else np.int32)
+
+
+def memory_shortfall(datasets: Sequence[Any], device: torch.device, label_bytes: int = 2) -> str | None:
     """Tell whether the cases would fit into memory.
 
     Args:
         datasets: nnU-Net datasets.
         device: Where the tensors shall live.
-        share: Part of the free memory that they may take.
+        label_bytes: Bytes of a label.
 
     Returns:
         None where they fit; otherwise a sentence with both figures.
+
+    Raises:
+        DataError: A preprocessed file is missing or cannot be read; names the case.
     """
     needed = 0
-    for dataset, key in [(d, k) for d in datasets for k in d.identifiers]:
-        data, _, _, _ = dataset.load_case(key)
-        needed += int(np.prod(data.shape[1:])) * (4 * data.shape[0] + 2)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    if needed <= share * free:
+    for shape in (shape for dataset in datasets for shape in _shapes(dataset)):
+        needed += int(np.prod(shape[1:])) * (4 * shape[0] + label_bytes)
+    on_gpu = device.type == "cuda"
+    share = CUDA_SHARE if on_gpu else CPU_SHARE
+    allowed = share * (torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory())
+    if needed <= allowed:
         return None
-    allowed = share * free
-    return f"the cases need {needed / 1e9:.1f} GB, {share:.0%} of the free memory is {allowed / 1e9:.1f} GB"
+    of_what = f"the free memory of {device}" if on_gpu else "the free memory"
+    return f"the cases need {needed / 1e9:.1f} GB, {share:.0%} of {of_what} is {allowed / 1e9:.1f} GB"
+
+
+def free_memory(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Return how much memory this process may still take, in bytes.
+
+    Args:
+        groups: Where Linux shows control groups, of which containers and batch systems make use.
+        own: Where it shows this process's groups.
+
+    Returns:
+        The machine's available memory, or what the tightest group leaves; page cache counts as free.
+    """
+    free = psutil.virtual_memory().available
+    for group, limit, used, cache in _memory_groups(groups, own):
+        try:
+            allowed = int((group / limit).read_text())
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            free = min(free, allowed - int((group / used).read_text()) + int(stat.get(cache, 0)))
+        except (OSError, ValueError):  # no such group or file here, or "max": no limit
+            continue
+    return max(free, 0)
+
+
+def _memory_groups(groups: Path, own: Path) -> Iterator[tuple[Path, str, str, str]]:
+    """Yield this process's groups and their parents, each with its files' names: limit, use, kind of page cache."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, names = groups, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root = groups / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for depth in range(len(parts), -1, -1):
+            yield root.joinpath(*parts[:depth]), *names

@@ -1,133 +1,41 @@
-"""Augmentation recipes as data, and the two engines that run them.
+"""The engines that run an augmentation recipe, and the recipes themselves by name.
 
-`AugmentationSpec` says what is done and how often. `build_transforms` turns it into batchgeneratorsv2 transforms for
-nnU-Net's ordinary data loader; `augment_batch` does the same to a whole batch at once, for the in-memory loader.
+`augment_batch` augments a whole batch at once, for the in-memory loader; `build_transforms` turns a published recipe
+into batchgeneratorsv2 transforms for nnU-Net's ordinary loader. nnU-Net's own augmentation is in `stock_augmentation`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
 from hippo_nnunet.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class AugmentationSpec:
-    """What is done to a patch, and how often. Probabilities are per sample.
-
-    Attributes:
-        p_mirror: Probability for each axis of `mirror_axes` on its own.
-        mirror_axes: Spatial axes (of the patch: 0 and 1 in 2D, 0 to 2 in 3D) that may be mirrored; None for all.
-        p_rotation: Probability of a rotation.
-        rotation_deg: Angles are uniform in plus or minus this, about every axis in 3D.
-        p_scaling: Probability of a zoom.
-        scaling: Range of the zoom factor (above 1 magnifies).
-        p_noise: Probability of Gaussian noise.
-        noise_std: Range of the noise's standard deviation, in units of the normalised image.
-        p_brightness: Probability of a multiplicative change of brightness.
-        brightness: Range of the factor.
-        p_contrast: Probability of a change of contrast about the mean, range kept.
-        contrast: Range of the factor.
-        p_gamma: Probability of a gamma curve, mean and deviation kept.
-        gamma: Range of the exponent.
-    """
-
-    p_mirror: float = 0.0
-    mirror_axes: tuple[int, ...] | None = None
-    p_rotation: float = 0.0
-    rotation_deg: float = 0.0
-    p_scaling: float = 0.0
-    scaling: tuple[float, float] = (1.0, 1.0)
-    p_noise: float = 0.0
-    noise_std: tuple[float, float] = (0.0, 0.0)
-    p_brightness: float = 0.0
-    brightness: tuple[float, float] = (1.0, 1.0)
-    p_contrast: float = 0.0
-    contrast: tuple[float, float] = (1.0, 1.0)
-    p_gamma: float = 0.0
-    gamma: tuple[float, float] = (1.0, 1.0)
-
-    def axes(self, dim: int) -> tuple[int, ...]:
-        """Return the axes that mirroring may use in `dim` dimensions; empty without mirroring."""
-        if self.p_mirror == 0:
-            return ()
-        return tuple(range(dim)) if self.mirror_axes is None else tuple(a for a in self.mirror_axes if a < dim)
-
-
-PUBLISHED: dict[str, AugmentationSpec] = {
-    "noAug": AugmentationSpec(),
-    "flip": AugmentationSpec(p_mirror=0.5),
-    "flipRot": AugmentationSpec(p_mirror=0.5, p_rotation=0.3, rotation_deg=10),
-    "flipRotNoise": AugmentationSpec(
-        p_mirror=0.5, p_rotation=0.3, rotation_deg=10, p_noise=0.3, noise_std=(0.01, 0.01)
-    ),
-}
-"""The four experiments of the notebooks, by recipe word."""
-
-SHORT_SCHEDULE = AugmentationSpec(
-    p_mirror=0.5,
-    p_rotation=0.5,
-    rotation_deg=20,
-    p_scaling=0.4,
-    scaling=(0.8, 1.25),
-    p_noise=0.15,
-    noise_std=(0.0, 0.2),
-    p_brightness=0.15,
-    brightness=(0.75, 1.25),
-    p_contrast=0.2,
-    contrast=(0.7, 1.4),
-    p_gamma=0.3,
-    gamma=(0.7, 1.5),
+from hippo_nnunet.training.augmentation_spec import (
+    PUBLISHED,
+    SHORT_SCHEDULE,
+    AugmentationSpec,
+    StockSpec,
+    left_right_axes,
+    sampled_patch_size,
+    stock_spec,
 )
-"""Augmentation of `fast` where no augmentation word stands; mirrored left to right alone (`left_right_axes`).
+from hippo_nnunet.training.spatial import present_labels
+from hippo_nnunet.training.transfer import constant
 
-Source: ours. Mirrored along every axis, as nnU-Net does it, the hippocampus' head and tail are exchanged in half of the
-samples; that cost Dice in trials on fold 0 of Task04.
-"""
-
-
-def left_right_axes(transpose_forward: Sequence[int], dim: int) -> tuple[int, ...]:
-    """Return the patch axes along which mirroring exchanges left and right.
-
-    Args:
-        transpose_forward: The plan's order of the image axes, which nnU-Net's readers return as (z, y, x).
-        dim: Dimensions of the patch, 2 or 3.
-
-    Returns:
-        One axis, or none where slices are cut across it. It holds for images stored with x from left to right or back,
-        as axial scans usually are; other images are mirrored along their x all the same.
-    """
-    axis = list(transpose_forward).index(2) - (3 - dim)
-    return (axis,) if axis >= 0 else ()
-
-
-def sampled_patch_size(spec: AugmentationSpec, patch_size: Sequence[int], in_plane: bool = False) -> tuple[int, ...]:
-    """Return the patch to cut before rotating and zooming, so that little of the final patch lies outside it.
-
-    Args:
-        spec: The recipe.
-        patch_size: Final patch, in voxels.
-        in_plane: Whether a 3D patch is rotated and zoomed within its slices only.
-
-    Returns:
-        Size in voxels, at least `patch_size` along each axis.
-    """
-    if spec.p_rotation == 0 and spec.p_scaling == 0:
-        return tuple(int(p) for p in patch_size)
-    if in_plane:
-        return (int(patch_size[0]), *sampled_patch_size(spec, patch_size[1:]))
-    angle = math.radians(min(spec.rotation_deg, 45)) if spec.p_rotation else 0.0
-    zoom_out = 1 / spec.scaling[0] if spec.p_scaling else 1.0
-    sizes = [float(p) for p in patch_size]
-    spread = [s * math.cos(angle) + math.sin(angle) * max([*sizes[:i], *sizes[i + 1 :]]) for i, s in enumerate(sizes)]
-    cut = [math.ceil(max(a, b) * zoom_out) for a, b in zip(spread, sizes, strict=True)]
-    # of the patch's parity: else both grids lie half a voxel apart, and samples that are left alone would be blurred
-    return tuple(n + (n - int(p)) % 2 for n, p in zip(cut, patch_size, strict=True))
+__all__ = [
+    "PUBLISHED",
+    "SHORT_SCHEDULE",
+    "AugmentationSpec",
+    "StockSpec",
+    "augment_batch",
+    "build_transforms",
+    "left_right_axes",
+    "sampled_patch_size",
+    "stock_spec",
+]
 
 
 def augment_batch(
@@ -137,6 +45,7 @@ def augment_batch(
     spec: AugmentationSpec,
     generator: torch.Generator,
     in_plane: bool = False,
+    values: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Augment a whole batch and cut it to the final patch.
 
@@ -147,13 +56,14 @@ def augment_batch(
         spec: The recipe.
         generator: Source of every random number, on the device of `image`.
         in_plane: Whether a 3D patch is rotated and zoomed within its slices (the last two axes) only.
+        values: Labels that may occur, ascending; None to look for them, for which a GPU must be waited for.
 
     Returns:
         Image (batch, channel, *patch) and labels (batch, 1, *patch), of the dtypes given.
 
     Source: the operations are nnU-Net's (batchgeneratorsv2), drawn per sample, computed per batch.
     """
-    image, labels = _spatial(image, labels, patch_size, spec, generator, in_plane)
+    image, labels = _spatial(image, labels, patch_size, spec, generator, in_plane, values)
     return _intensity(image, spec, generator), labels
 
 
@@ -173,6 +83,7 @@ def _spatial(
     spec: AugmentationSpec,
     generator: torch.Generator,
     in_plane: bool,
+    values: Sequence[int] | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     batch, dim = image.shape[0], image.ndim - 2
     zoom = torch.ones(batch, device=image.device)
@@ -195,8 +106,9 @@ def _spatial(
         scale[:, axis] = sign
         matrix = matrix * scale[:, None, :]
     if not (spec.p_rotation or spec.p_scaling):
-        return _mirror_only(image, matrix, dim), _mirror_only(labels, matrix, dim)
-    return _resample(image, labels, patch_size, matrix)
+        axes = spec.axes(dim)
+        return _mirror_only(image, matrix, axes), _mirror_only(labels, matrix, axes)
+    return _resample(image, labels, patch_size, matrix, present_labels(labels, values))
 
 
 def _plane_rotation(angle: torch.Tensor, dim: int, first: int, second: int) -> torch.Tensor:
@@ -207,24 +119,26 @@ def _plane_rotation(angle: torch.Tensor, dim: int, first: int, second: int) -> t
     return rotation
 
 
-def _mirror_only(tensor: torch.Tensor, matrix: torch.Tensor, dim: int) -> torch.Tensor:
-    for axis in range(dim):
+def _mirror_only(tensor: torch.Tensor, matrix: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+    for axis in axes:
         flipped = (matrix[:, axis, axis] < 0).view(-1, *[1] * (tensor.ndim - 1))
-        if flipped.any():
-            tensor = torch.where(flipped, tensor.flip(axis + 2), tensor)
+        tensor = torch.where(flipped, tensor.flip(axis + 2), tensor)
     return tensor
 
 
 def _resample(
-    image: torch.Tensor, labels: torch.Tensor, patch_size: Sequence[int], matrix: torch.Tensor
+    image: torch.Tensor,
+    labels: torch.Tensor,
+    patch_size: Sequence[int],
+    matrix: torch.Tensor,
+    values: tuple[int, ...],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sample image and labels at `matrix @ x`, x in voxels from the centre: linear, labels by the largest share."""
-    sizes = torch.tensor(image.shape[2:], device=image.device, dtype=torch.float32)
+    sizes = constant(tuple(image.shape[2:]), torch.float32, image.device)
     axes = [torch.arange(n, device=image.device) - (n - 1) / 2 for n in patch_size]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(1, -1, len(patch_size))
     where = points @ matrix.transpose(1, 2)
     grid = (2 * where / sizes).flip(-1).view(image.shape[0], *patch_size, len(patch_size))
-    values = torch.unique(labels)
     # -1 (outside) shares the interpolation, so that the rim is decided as inside is
     shares = torch.cat([(labels == v) for v in values], dim=1).float()
     both = functional.grid_sample(
@@ -232,8 +146,9 @@ def _resample(
     )
     channels = image.shape[1]
     share, index = both[:, channels:].max(dim=1, keepdim=True)
-    found = torch.where(share > 0, values[index], torch.full_like(index, -1).to(values.dtype))
-    return both[:, :channels], found.to(labels.dtype)
+    table = constant(values, labels.dtype, labels.device)
+    found = torch.where(share > 0, table[index], torch.full_like(index, -1).to(labels.dtype))
+    return both[:, :channels], found
 
 
 def _intensity(image: torch.Tensor, spec: AugmentationSpec, generator: torch.Generator) -> torch.Tensor:

@@ -6,31 +6,17 @@ that a resumed training sees what an undisturbed one would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from hippo_nnunet.training.augmentation import AugmentationSpec, augment_batch, sampled_patch_size
-
-
-@dataclass(frozen=True)
-class MemoryCase:
-    """One preprocessed case.
-
-    Attributes:
-        key: Case identifier.
-        image: Float tensor (channel, z, y, x), normalised by nnU-Net's preprocessing.
-        labels: int16 tensor (z, y, x); -1 outside the image's nonzero region.
-        locations: For each label (or region, or the tuple of all annotated labels) that nnU-Net sampled, voxel
-            indices (n, 3); classes without a voxel are left out.
-    """
-
-    key: str
-    image: torch.Tensor
-    labels: torch.Tensor
-    locations: dict[object, np.ndarray]
+from hippo_nnunet.training.augmentation import AugmentationSpec, StockSpec, augment_batch, sampled_patch_size
+from hippo_nnunet.training.case_bank import CaseBank, MemoryCase
+from hippo_nnunet.training.prefetch import CudaPrefetcher
+from hippo_nnunet.training.stock_augmentation import augment_stock, draw_stock
+from hippo_nnunet.training.transfer import constant
 
 
 @dataclass(frozen=True)
@@ -42,8 +28,12 @@ class Sampling:
         patch_size: Final patch in voxels, two or three numbers; with two, slices along the first axis are drawn.
         foreground_share: The last `round(batch_size * foreground_share)` samples are centred on foreground, as in
             nnU-Net's loader.
+        probabilistic: Whether each sample is centred on foreground with that probability instead, as nnU-Net's loader
+            does for trainers with `probabilistic_oversampling`.
         annotated_key: Key of `MemoryCase.locations` under which nnU-Net keeps all annotated voxels of a dataset with
             an ignore label: its patches are drawn from these, and its foreground from the other keys.
+        masked_channels: Channels set to 0 outside the image's nonzero region after augmentation: those whose
+            normalisation uses that mask.
         regions: Label tuples of region-based training, the ignore label last; None for plain labels.
         target_scales: Deep supervision's scale of each target and axis; None for a single target.
         in_plane: Whether a 3D patch is rotated and zoomed within its slices only, as for anisotropic data.
@@ -53,7 +43,9 @@ class Sampling:
     batch_size: int
     patch_size: tuple[int, ...]
     foreground_share: float
+    probabilistic: bool = False
     annotated_key: object | None = None
+    masked_channels: tuple[int, ...] = ()
     regions: tuple[tuple[int, ...], ...] | None = None
     target_scales: tuple[tuple[float, ...], ...] | None = None
     in_plane: bool = False
@@ -61,10 +53,10 @@ class Sampling:
 
 
 class MemoryLoader(Iterator[dict]):
-    """Draws batches from cases in memory.
+    """Draws batches from cases in memory, on the device where these are.
 
     Args:
-        cases: The cases, on the device where batches are wanted.
+        bank: The cases.
         sampling: What a batch looks like.
         augmentation: What is done to it.
 
@@ -72,41 +64,64 @@ class MemoryLoader(Iterator[dict]):
         step: Number of the next batch; set it to continue where a training stopped.
     """
 
-    def __init__(self, cases: Sequence[MemoryCase], sampling: Sampling, augmentation: AugmentationSpec) -> None:
-        self.cases = list(cases)
+    def __init__(self, bank: CaseBank, sampling: Sampling, augmentation: AugmentationSpec | StockSpec) -> None:
+        self.bank = bank
         self.sampling = sampling
         self.augmentation = augmentation
         self.step = 0
         cut = sampled_patch_size(augmentation, sampling.patch_size, sampling.in_plane)
         self._cut = (1, *cut) if len(cut) == 2 else cut
         self._final = (1, *sampling.patch_size) if len(cut) == 2 else sampling.patch_size
+        # on the CPU, a thread would compete with the training for the cores
+        self._prefetch = CudaPrefetcher(self._draw, bank.device) if bank.device.type == "cuda" else None
 
     def __next__(self) -> dict:
         """Return the next batch.
 
         Returns:
             `data`: float tensor (batch, channel, *patch); `target`: int16 tensor (batch, 1, *patch), or bool
-            (batch, region, *patch), or a list of such, one for each scale; `keys`: the case of each sample.
+            (batch, region, *patch), or a list of such, one for each scale; `keys`: the case of each sample; `corners`:
+            int64 tensor (batch, 3) on the CPU, the lower corner of each final patch in voxels of its preprocessed
+            case, before rotation, zoom and mirroring: negative where the patch overhangs, in 2D (slice, y, x).
         """
-        sampling = self.sampling
-        rng = np.random.default_rng([*sampling.seed, self.step])
-        device = self.cases[0].image.device
-        generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
+        step = self.step
         self.step += 1
+        return self._draw(step) if self._prefetch is None else self._prefetch(step)
+
+    def _draw(self, step: int) -> dict:
+        sampling = self.sampling
+        rng = np.random.default_rng([*sampling.seed, step])
+        generator = torch.Generator(self.bank.device).manual_seed(int(rng.integers(2**63)))
         plain = round(sampling.batch_size * (1 - sampling.foreground_share))
-        chosen = rng.integers(len(self.cases), size=sampling.batch_size)
-        image, labels, keys = [], [], []
+        chosen = rng.integers(len(self.bank.cases), size=sampling.batch_size)
+        corners = np.empty((sampling.batch_size, 3), np.int64)
         for position, index in enumerate(chosen):
-            case = self.cases[index]
-            corner = self._corner(case, position >= plain, rng)
-            image.append(_cut(case.image, corner, self._cut, 0))
-            labels.append(_cut(case.labels[None], corner, self._cut, -1))
-            keys.append(case.key)
-        data, seg = torch.stack(image), torch.stack(labels)
+            foreground = rng.random() < sampling.foreground_share if sampling.probabilistic else position >= plain
+            corners[position] = self._corner(self.bank.cases[index], foreground, rng)
+        data, seg = self.bank.cut(chosen, corners, self._cut)
         if len(sampling.patch_size) == 2:
             data, seg = data[:, :, 0], seg[:, :, 0]
-        data, seg = augment_batch(data, seg, sampling.patch_size, self.augmentation, generator, sampling.in_plane)
-        return {"data": data, "target": self._targets(seg.clamp(min=0)), "keys": keys}
+        data, seg = self._augment(data, seg, rng, generator)
+        if sampling.masked_channels:
+            outside = seg[:, 0] < 0
+            for channel in sampling.masked_channels:
+                data[:, channel].masked_fill_(outside, 0)
+        inner = [cut // 2 - final // 2 for cut, final in zip(self._cut, self._final, strict=True)]
+        return {
+            "data": data,
+            "target": self._targets(seg.clamp(min=0)),
+            "keys": [self.bank.cases[index].key for index in chosen],
+            "corners": torch.from_numpy(corners + inner),
+        }
+
+    def _augment(
+        self, data: torch.Tensor, seg: torch.Tensor, rng: np.random.Generator, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        patch, in_plane, values = self.sampling.patch_size, self.sampling.in_plane, self.bank.values
+        if isinstance(self.augmentation, StockSpec):
+            draw = draw_stock(self.augmentation, data.shape[0], data.shape[1], len(patch), in_plane, rng)
+            return augment_stock(data, seg, patch, draw, generator, values)
+        return augment_batch(data, seg, patch, self.augmentation, generator, in_plane, values)
 
     def _corner(self, case: MemoryCase, foreground: bool, rng: np.random.Generator) -> list[int]:
         """Draw the corner of a patch as nnU-Net's loader does; it may lie outside the image."""
@@ -130,27 +145,17 @@ class MemoryLoader(Iterator[dict]):
         return case.locations[classes[rng.integers(len(classes))]] if classes else None
 
     def _targets(self, seg: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        if self.sampling.regions is not None:
-            regions = [torch.isin(seg, torch.tensor(r, device=seg.device)) for r in self.sampling.regions]
+        if self.sampling.regions is None:
+            seg = seg.to(torch.int16)
+        else:
+            regions = [torch.isin(seg, constant(r, seg.dtype, seg.device)) for r in self.sampling.regions]
             seg = torch.cat(regions, dim=1)
         if self.sampling.target_scales is None:
             return seg
         return [_shrink(seg, scale) for scale in self.sampling.target_scales]
 
 
-def _cut(volume: torch.Tensor, corner: Sequence[int], size: Sequence[int], fill: int) -> torch.Tensor:
-    """Cut a patch from (channel, z, y, x), filling what lies outside."""
-    out = volume.new_full((volume.shape[0], *size), fill)
-    source, target = [slice(None)], [slice(None)]
-    for low, length, extent in zip(corner, size, volume.shape[1:], strict=True):
-        first, last = max(low, 0), min(low + length, extent)
-        source.append(slice(first, max(last, first)))
-        target.append(slice(first - low, max(last, first) - low))
-    out[tuple(target)] = volume[tuple(source)]
-    return out
-
-
-def _shrink(seg: torch.Tensor, scale: Sequence[float]) -> torch.Tensor:
+def _shrink(seg: torch.Tensor, scale: tuple[float, ...]) -> torch.Tensor:
     """Shrink a target as nnU-Net's DownsampleSegForDSTransform does."""
     if all(s == 1 for s in scale):
         return seg

@@ -13,6 +13,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 import hippo_nnunet.trainers as trainers
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.networks.attention_unet import AttentionUNet
+from hippo_nnunet.nnunet import memory_cases
 from hippo_nnunet.training.memory_data import MemoryLoader
 
 
@@ -65,7 +66,7 @@ def test_each_trainer_builds_its_network_from_any_plans(in_tiny):
     attention.initialize()
     assert isinstance(attention.network, AttentionUNet)
     plain = in_tiny.trainer("UNetTrainer_fast")
-    planned = plain.plans_manager.plans["configurations"]["2d"]["architecture"]
+    planned = plain.configuration_manager.configuration["architecture"]
     planned["network_class_name"] = "hippo_nnunet.networks.attention_unet.AttentionUNet"
     plain.initialize()
     assert type(plain.network).__name__ == "PlainConvUNet"
@@ -146,7 +147,8 @@ def test_data_that_does_not_fit_into_memory_uses_nnunets_loader(in_tiny, monkeyp
     assert next(train)["data"].shape[0] == trainer.batch_size
 
 
-def test_a_seed_reaches_nnunets_own_loader(in_tiny):
+def test_a_seed_reaches_nnunets_own_loader(in_tiny, monkeypatch):
+    monkeypatch.setattr(memory_cases, "free_memory", lambda: 1000)
     batches = []
     for _ in range(2):
         trainer = in_tiny.trainer("UNetTrainer_1epochs_1iters_seed4")

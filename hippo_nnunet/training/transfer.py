@@ -1,0 +1,26 @@
+"""Small arrays on their way to the device, without making the host wait for it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+
+def upload(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return an array as a tensor on a device.
+
+    Args:
+        array: Any shape; on the CPU its memory is shared.
+        device: Where it is wanted. To a GPU it goes from pinned memory: a copy from ordinary memory waits for whatever
+            the GPU still has to do.
+    """
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+@lru_cache(maxsize=256)
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return a small tensor (n,) that is needed for every batch: copied to the device once. Not to be changed."""
+    return torch.tensor(values, dtype=dtype, device=device)
