@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +12,7 @@ from torch import nn
 
 from hippo_nnunet.networks.attention_gate import AttentionGate
 from hippo_nnunet.networks.gated_decoder import GatedUNetDecoder
-
-_PER_STAGE = ("features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage")
+from hippo_nnunet.networks.plan_arguments import bind_plan_arguments, check_length
 
 
 class AttentionUNet(PlainConvUNet):
@@ -38,7 +36,7 @@ class AttentionUNet(PlainConvUNet):
     """
 
     def __init__(self, *args: Any, gate_features: int | Sequence[int] | None = None, **kwargs: Any) -> None:
-        arguments = _bind(args, kwargs)
+        arguments = bind_plan_arguments("AttentionUNet", args, kwargs)
         super().__init__(**arguments)
         self.decoder = GatedUNetDecoder(
             self.encoder,
@@ -81,44 +79,12 @@ class AttentionUNet(PlainConvUNet):
             module.reset_psi()
 
 
-def _bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All of PlainConvUNet's arguments by name, defaults included, checked."""
-    signature = inspect.signature(PlainConvUNet)
-    unknown = sorted(set(kwargs) - set(signature.parameters))
-    if unknown:
-        raise ValueError(
-            f"AttentionUNet got the argument {', '.join(unknown)}, which PlainConvUNet's plans do not have (other "
-            "networks' plans, such as ResidualEncoderUNet's, do not fit): plan with AttentionUNetPlanner, e.g. "
-            "`nnUNetv2_plan_experiment -d DATASET -pl AttentionUNetPlanner`"
-        )
-    try:
-        bound = signature.bind(*args, **kwargs)
-    except TypeError as error:
-        raise ValueError(f"AttentionUNet: {error}; plan with AttentionUNetPlanner to get all of them") from error
-    bound.apply_defaults()
-    arguments = bound.arguments
-    n_stages = arguments["n_stages"]
-    for name, expected in [*((name, n_stages) for name in _PER_STAGE), ("n_conv_per_stage_decoder", n_stages - 1)]:
-        value = arguments[name]
-        if not isinstance(value, int):
-            _check_length(name, value, expected, f"n_stages = {n_stages}")
-    return arguments
-
-
 def _gate_features(asked: int | Sequence[int] | None, skip_features: Sequence[int]) -> list[int]:
     """Inner channels of each gate, highest resolution first."""
     if asked is None:
         return [max(1, features // 2) for features in skip_features]
     result = [asked] * len(skip_features) if isinstance(asked, int) else list(asked)
-    _check_length("gate_features", result, len(skip_features), "one per skip connection")
+    check_length("AttentionUNet", "gate_features", result, len(skip_features), "one per skip connection")
     if min(result, default=1) < 1:
         raise ValueError(f"AttentionUNet: gate_features must be at least 1, got {asked}; leave it out for the default")
     return result
-
-
-def _check_length(name: str, value: Sequence[Any], expected: int, reason: str) -> None:
-    if len(value) != expected:
-        raise ValueError(
-            f"AttentionUNet: {name} must have {expected} entries ({reason}), got {len(value)}: {value}; "
-            "mend it in the plans file or plan again with AttentionUNetPlanner"
-        )

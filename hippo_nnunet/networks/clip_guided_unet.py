@@ -1,0 +1,293 @@
+"""The CLIP-guided U-Net, configured by the plan kwargs of nnU-Net's own U-Net."""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from torch import nn
+
+from hippo_nnunet.networks.cosine_decoder import CosineUNetDecoder
+from hippo_nnunet.networks.cosine_head import CosineHead
+from hippo_nnunet.networks.film import FiLM
+from hippo_nnunet.networks.guidance import (
+    Encode,
+    FrozenEncoder,
+    embed_images,
+    pool_slices,
+    slicing_axis,
+    spaced_slices,
+)
+from hippo_nnunet.networks.plan_arguments import bind_plan_arguments
+
+__all__ = ["GUIDANCE_FEATURES", "MAX_SCALE", "CLIPGuidedUNet", "pool_slices", "slicing_axis", "spaced_slices"]
+
+MAX_SCALE = 100.0
+"""Highest temperature. Source: CLIP's (Radford et al. 2021, arXiv:2103.00020, section 2.5)."""
+
+GUIDANCE_FEATURES = 32
+"""Width of the MLP between guidance and bottleneck. Source: ours; it keeps a 2D checkpoint within 10 % of a U-Net's."""
+
+
+class CLIPGuidedUNet(PlainConvUNet):
+    """nnU-Net's ``PlainConvUNet``, guided by a frozen CLIP encoder at its bottleneck and in its heads, in 2D or 3D.
+
+    CLIP's embedding of the image modulates the bottleneck (``FiLM``, the identity at the start). The heads score every
+    pixel by the cosine with the text embedding of each class (``CosineHead``), times a temperature that is learned and
+    never above ``MAX_SCALE``. All arguments but the last three are ``PlainConvUNet``'s, so the architecture kwargs of
+    every plans file for it fit.
+
+    The frozen encoder is no part of the network: not of its parameters, its modules, its state dict or its pickle, and
+    a deep copy shares it. The state dict holds the encoder's hash, and the text embeddings, so that no text encoder is
+    needed after training.
+
+    Args:
+        *args: As ``PlainConvUNet``.
+        embed_dim: Length of CLIP's embeddings.
+        guidance_slices: Slices of a 3D patch that are encoded and pooled.
+        initial_scale: The temperature's start, at most ``MAX_SCALE``; CLIP's own is a good value.
+        **kwargs: As ``PlainConvUNet``.
+
+    Attributes:
+        text_embeddings: Buffer (num_classes, embed_dim); zeros until ``set_text`` or a state dict sets it.
+        encoder_sha256: Buffer uint8 (32,), hash of the encoder; zeros until ``attach_encoder`` or a state dict sets it.
+        logit_scale: Parameter, logarithm of the temperature.
+        use_image: While False, the guidance is zeros, whatever is given.
+
+    Raises:
+        ValueError: An argument that ``PlainConvUNet`` does not know, or one that is missing or out of its range.
+
+    Source:
+        Ours, from CLIP (arXiv:2103.00020) and FiLM (arXiv:1709.07871).
+    """
+
+    text_embeddings: torch.Tensor
+    encoder_sha256: torch.Tensor
+
+    def __init__(
+        self,
+        *args: Any,
+        embed_dim: int = 512,
+        guidance_slices: int = 3,
+        initial_scale: float = 100.0,
+        **kwargs: Any,
+    ) -> None:
+        arguments = bind_plan_arguments("CLIPGuidedUNet", args, kwargs)
+        _check_range("embed_dim", embed_dim, embed_dim >= 1, "at least 1")
+        _check_range("guidance_slices", guidance_slices, guidance_slices >= 1, "at least 1")
+        _check_range("initial_scale", initial_scale, 0 < initial_scale <= MAX_SCALE, f"above 0 and up to {MAX_SCALE:g}")
+        super().__init__(**arguments)
+        self.embed_dim = embed_dim
+        self.guidance_slices = guidance_slices
+        self.use_image = True
+        self.fusion = FiLM(embed_dim, GUIDANCE_FEATURES, self.encoder.output_channels[-1])
+        self.decoder = CosineUNetDecoder(
+            self.encoder,
+            arguments["num_classes"],
+            arguments["n_conv_per_stage_decoder"],
+            arguments["deep_supervision"],
+            embed_dim,
+            initial_scale,
+            arguments["nonlin_first"],
+        )
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(initial_scale)))
+        self.register_buffer("text_embeddings", torch.zeros(arguments["num_classes"], embed_dim))
+        self.register_buffer("encoder_sha256", torch.zeros(32, dtype=torch.uint8))
+        self._has_text = False
+        self._image_encoder = FrozenEncoder()
+        self._held_guidance: torch.Tensor | None = None
+
+    @property
+    def temperature(self) -> torch.Tensor:
+        """The factor of the cosines, a single number in (0, ``MAX_SCALE``], with its gradient."""
+        scale: torch.Tensor = _Ceiling.apply(self.logit_scale.exp(), MAX_SCALE)
+        return scale
+
+    def attach_encoder(self, encode: Encode, sha256: str) -> None:
+        """Give the network the frozen encoder that makes its guidance where none is passed.
+
+        Args:
+            encode: From slices as the network gets them, (n, channels, y, x), to unit embeddings (n, embed_dim).
+            sha256: Hash of the encoder's weights, 64 hexadecimal digits.
+
+        Raises:
+            ValueError: No such hash, or the network's weights belong to another encoder.
+        """
+        if len(sha256) != 64 or not set(sha256) <= set(string.hexdigits):
+            raise ValueError(f"the encoder's SHA-256 must be 64 hexadecimal digits, got {sha256!r}")
+        mine = _hex(self.encoder_sha256)
+        if mine.strip("0") and mine != sha256.lower():
+            raise ValueError(_mismatch("these weights were trained", mine, sha256.lower()))
+        self._image_encoder = FrozenEncoder(encode)
+        digits = torch.tensor(list(bytes.fromhex(sha256)), dtype=torch.uint8)
+        self.encoder_sha256.copy_(digits)
+
+    def set_text(self, embeddings: torch.Tensor) -> None:
+        """Set the text embeddings of the classes.
+
+        Args:
+            embeddings: Unit vectors in the order of the heads' classes, shape (num_classes, embed_dim).
+
+        Raises:
+            ValueError: Another shape, or a row that is not of unit norm.
+        """
+        if embeddings.shape != self.text_embeddings.shape:
+            raise ValueError(
+                f"CLIPGuidedUNet needs text embeddings of shape {tuple(self.text_embeddings.shape)} (classes, "
+                f"embed_dim), got {tuple(embeddings.shape)}: embed one text per head, by the encoder the plans name"
+            )
+        norms = embeddings.detach().float().norm(dim=1)
+        if not torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
+            raise ValueError(f"text embeddings must have unit norm, got the norms {norms.tolist()}: normalise them")
+        self.text_embeddings.copy_(embeddings.detach())
+        self._has_text = True
+
+    def forget_text(self) -> None:
+        """Make all cosines of a network that is about to be trained start at zero, hence all classes equally likely.
+
+        To be called after ``set_text``, and never on trained weights. See ``CosineHead.forget``.
+        """
+        for head in self.decoder.seg_layers:
+            head.forget(self.text_embeddings)
+
+    @contextmanager
+    def guided(self, guidance: torch.Tensor) -> Iterator[None]:
+        """Take this guidance for every call inside the block that is given none.
+
+        Args:
+            guidance: Unit vectors, shape (batch, embed_dim).
+        """
+        before, self._held_guidance = self._held_guidance, guidance
+        try:
+            yield
+        finally:
+            self._held_guidance = before
+
+    def forward(self, x: torch.Tensor, guidance: torch.Tensor | None = None) -> torch.Tensor | list[torch.Tensor]:
+        """Segment.
+
+        Args:
+            x: Shape (batch, input_channels, *spatial).
+            guidance: Unit vectors, shape (batch, embed_dim). Without it: what ``guided`` holds, else the attached
+                encoder's embedding of x itself.
+
+        Returns:
+            Logits (batch, num_classes, *spatial), float32; with deep supervision a list of them, highest resolution
+            first.
+
+        Raises:
+            ValueError: No text embeddings, neither guidance nor encoder, or guidance of another shape.
+        """
+        return self.decoder(self._guided_skips(x, guidance), self.text_embeddings, self.temperature)
+
+    def similarity_maps(self, x: torch.Tensor, guidance: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the cosine of every pixel's embedding with every class's text, at the input's resolution.
+
+        Args:
+            x: As for ``forward``.
+            guidance: As for ``forward``.
+
+        Returns:
+            Shape (batch, num_classes, *spatial), in [-1, 1], float32. Gradients are kept unless the caller disables
+            them.
+
+        Raises:
+            ValueError: As ``forward``.
+        """
+        return self.decoder.similarities(self._guided_skips(x, guidance), self.text_embeddings)
+
+    def _guided_skips(self, x: torch.Tensor, guidance: torch.Tensor | None) -> list[torch.Tensor]:
+        if not self._has_text:
+            raise ValueError("CLIPGuidedUNet has no text embeddings: call set_text, or load a trained checkpoint")
+        if not self.use_image:
+            guidance = x.new_zeros(len(x), self.embed_dim)
+        elif guidance is None:
+            guidance = self._held_guidance if self._held_guidance is not None else self._encode(x)
+        if guidance.shape != (len(x), self.embed_dim):
+            raise ValueError(
+                f"CLIPGuidedUNet needs guidance of shape {(len(x), self.embed_dim)} (batch, embed_dim), got "
+                f"{tuple(guidance.shape)}: encode one image per sample, with the encoder the network was built for"
+            )
+        *skips, bottleneck = self.encoder(x)
+        return [*skips, self.fusion(bottleneck, guidance)]
+
+    @torch.compiler.disable  # what encodes is not ours to compile
+    def _encode(self, x: torch.Tensor) -> torch.Tensor:
+        if self._image_encoder.encode is None:
+            raise ValueError("CLIPGuidedUNet got no guidance and has no encoder: pass guidance, or attach_encoder")
+        return embed_images(self._image_encoder.encode, x, self.guidance_slices)
+
+    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:
+        """Count the elements of all outputs, projection, fusion and heads included, for nnU-Net's memory estimate.
+
+        Args:
+            input_size: Spatial size of the input.
+        """
+        size = list(input_size)
+        for stride in self.encoder.strides:
+            size = [i // j for i, j in zip(size, stride, strict=True)]
+        return super().compute_conv_feature_map_size(input_size) + self.fusion.compute_conv_feature_map_size(size)
+
+    @staticmethod
+    def initialize(module: nn.Module) -> None:
+        """Initialise as ``PlainConvUNet`` does, with the fusion as the identity; for ``network.apply``."""
+        PlainConvUNet.initialize(module)
+        if isinstance(module, FiLM):  # apply() visits a module after its children, so this comes last
+            module.reset_modulation()
+        elif isinstance(module, CosineHead):
+            module.reset_parameters()
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """Refuse weights of another encoder; called by ``load_state_dict`` before it changes anything."""
+        theirs = state_dict.get(f"{prefix}encoder_sha256")
+        if theirs is not None and self._image_encoder.encode is not None:
+            mine, theirs = _hex(self.encoder_sha256), _hex(theirs)
+            if mine != theirs:
+                raise ValueError(_mismatch("the checkpoint was trained", theirs, mine))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._has_text = bool(self.text_embeddings.any())
+
+
+class _Ceiling(torch.autograd.Function):
+    """The lesser of a number and a ceiling, whose gradient stops only what would lift the number further above it.
+
+    A plain clamp has no gradient above the ceiling, so a temperature that starts there could never fall. CLIP clamps
+    its parameter after each step instead, which is the trainer's business, not the network's.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, ceiling: float) -> torch.Tensor:
+        ctx.save_for_backward(value)
+        ctx.ceiling = ceiling
+        return value.clamp(max=ceiling)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (value,) = ctx.saved_tensors
+        return torch.where(value < ctx.ceiling, grad, grad.clamp(min=0)), None
+
+
+def _check_range(name: str, value: float, fits: bool, expected: str) -> None:
+    if not fits:
+        raise ValueError(f"CLIPGuidedUNet: {name} must be {expected}, got {value}; mend it in the plans file")
+
+
+def _hex(digest: torch.Tensor) -> str:
+    return bytes(digest.tolist()).hex()
+
+
+def _mismatch(what: str, trained: str, attached: str) -> str:
+    if trained.strip("0"):
+        fault = f"{what} with the CLIP encoder of hash {trained[:12]}..., attached is {attached[:12]}..."
+    else:
+        fault = f"the checkpoint names no CLIP encoder, attached is that of hash {attached[:12]}..."
+    return (
+        f"{fault}: use the encoder of the training (trainer word `mini`, or HIPPO_CLIP_MODEL and HIPPO_CLIP_WEIGHTS), "
+        "or train anew"
+    )

@@ -1,0 +1,202 @@
+"""A segmentation head of cosine similarities to text embeddings, without the embedding of each pixel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 27}
+"""Size of the temporary of a chunk of pixels, by device: on a CPU it shall stay in the cache, elsewhere launches count.
+
+Source: ours, measured on two CPU cores.
+"""
+
+NORM_FLOOR = 1e-3
+"""Least norm of an embedding, as a share of the Frobenius norm of weight and bias together.
+
+A norm of nearly zero comes from cancellation, which single precision does not resolve below about this. Source: ours.
+"""
+
+
+class CosineHead(nn.Module):
+    """Score each pixel by the cosine between its embedding ``weight @ f + bias`` and each class's text embedding.
+
+    The embeddings themselves, ``embed_dim`` numbers a pixel, are never made. With text T, weight W and bias b the
+    numerator is ``(T W) f + T b``, a 1x1 convolution with as many outputs as classes, and the squared norm is
+    ``f' (W'W) f + 2 (W'b)' f + b'b``, a quadratic form in the few features. Both are computed in single precision (in
+    double where the parameters are double), also under autocast. The gradient of a gradient is not available.
+
+    The start: a cosine does not depend on the size of W, yet its gradient does, by one over the norm. So W and b are
+    drawn such that a normalised and rectified feature vector (mean square 1/2) gets an embedding of the norm
+    ``initial_norm``. With that at the temperature's start, logits answer to a step of W as those of a 1x1 convolution
+    do. b is drawn as a column of W, so that the norm is not zero where all features are. Cosines then start around
+    zero with a deviation of ``1 / sqrt(embed_dim)``; ``forget`` makes them start at exactly zero for given texts.
+
+    Args:
+        in_channels: Channels of the features.
+        embed_dim: Length of a text embedding.
+        initial_norm: Norm of an embedding at the start; the temperature's start is a good value.
+
+    Source:
+        Ours. The cosine with a learned temperature is CLIP's: Radford et al. 2021, arXiv:2103.00020.
+    """
+
+    def __init__(self, in_channels: int, embed_dim: int, initial_norm: float = 100.0) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.embed_dim = embed_dim
+        self.initial_norm = initial_norm
+        self.weight = nn.Parameter(torch.empty(embed_dim, in_channels))
+        self.bias = nn.Parameter(torch.empty(embed_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias anew, as the class says."""
+        std = self.initial_norm * math.sqrt(2 / (self.embed_dim * self.in_channels))
+        nn.init.normal_(self.weight, std=std)
+        nn.init.normal_(self.bias, std=std)
+
+    @torch.no_grad()
+    def forget(self, text: torch.Tensor) -> None:
+        """Take the directions of text embeddings out of weight and bias: every class then has the cosine 0 everywhere.
+
+        The head then starts as a classifier whose weights are zero: all classes equally likely, whatever the texts.
+        Nothing happens where there are no directions to spare.
+
+        Args:
+            text: Shape (classes, embed_dim).
+        """
+        if len(text) < self.embed_dim:
+            basis, _ = torch.linalg.qr(text.to(self.weight).T)
+            self.weight.sub_(basis @ (basis.T @ self.weight))
+            self.bias.sub_(basis @ (basis.T @ self.bias))
+
+    def forward(self, features: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Score.
+
+        Args:
+            features: Shape (batch, in_channels, *spatial), any floating type.
+            text: Text embeddings of unit norm, shape (classes, embed_dim).
+            scale: The temperature that multiplies the cosines, a single number.
+
+        Returns:
+            Logits in [-scale, scale], float32, shape (batch, classes, *spatial).
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            dtype = torch.promote_types(self.weight.dtype, torch.float32)
+            weight = torch.cat((self.weight, self.bias[:, None]), 1).to(dtype)
+            form = torch.cat((scale.to(dtype) * text.to(dtype), weight.T)) @ weight
+        logits: torch.Tensor = _cosine_logits(features, form)[0]
+        return logits
+
+
+# Operators of their own, so that torch.compile keeps them whole. `form` is [s T; W'; b'] [W, b], of shape
+# (classes + channels + 1, channels + 1): the rows of the numerator, of the quadratic part, and of the linear part; the
+# last column is what is added. Applied to a pixel's features it gives s T e, then W'e, then b'e, for its embedding e.
+
+
+@torch.library.custom_op(
+    "hippo_nnunet::cosine_logits", mutates_args=(), schema="(Tensor features, Tensor form) -> (Tensor, Tensor)"
+)
+def _cosine_logits(features: torch.Tensor, form: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits (batch, classes, *spatial) and one over the norm (batch, 1, *spatial)."""
+    pixels = features.flatten(2)
+    classes = len(form) - form.shape[1]
+    matrix, added = _parts(form)
+    logits, inverse = (form.new_empty(len(pixels), n, pixels.shape[2]) for n in (classes, 1))
+    floor = _floor(form)
+    with torch.autocast(features.device.type, enabled=False):
+        for chunk in _chunks(pixels, form):
+            f = pixels[chunk].to(form.dtype)
+            y = torch.baddbmm(added, matrix.expand(len(f), -1, -1), f)
+            y[:, classes:-1] *= f
+            r = torch.sum(y[:, classes:], 1, keepdim=True, out=inverse[chunk]).clamp_(min=floor).rsqrt_()
+            torch.mul(y[:, :classes], r, out=logits[chunk])
+    size = features.shape[2:]
+    return logits.unflatten(2, size), inverse.unflatten(2, size)
+
+
+@torch.library.custom_op(
+    "hippo_nnunet::cosine_logits_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor features, Tensor form, Tensor logits, Tensor inverse) -> (Tensor, Tensor)",
+)
+def _cosine_logits_backward(
+    grad: torch.Tensor, features: torch.Tensor, form: torch.Tensor, logits: torch.Tensor, inverse: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradients of features and form.
+
+    With g the gradient of the logits y and r one over the norm, the numerator's is q = g r and the squared norm's is
+    w / 2 with w = - r^2 (g . y). As the quadratic part is symmetric, the features' is the matrix, transposed, times
+    (q, w f, w), and the form's is (q, w f / 2, w / 2) times (f, 1).
+    """
+    pixels, g, y, inverse = (x.flatten(2) for x in (features, grad, logits, inverse))
+    classes = y.shape[1]
+    matrix, _ = _parts(form)
+    grad_features = torch.empty_like(pixels, memory_format=torch.contiguous_format)
+    grad_form = torch.zeros_like(form)
+    at_floor = _floor(form).rsqrt()
+    with torch.autocast(features.device.type, enabled=False):
+        for chunk in _chunks(pixels, form):
+            f, r = pixels[chunk].to(form.dtype), inverse[chunk]
+            x = form.new_empty(len(f), len(form), f.shape[2])
+            q = torch.mul(g[chunk], r, out=x[:, :classes])
+            w = torch.sum(q * y[chunk], 1, keepdim=True, out=x[:, -1:]).mul_(r).neg_().masked_fill_(r >= at_floor, 0)
+            torch.mul(f, w, out=x[:, classes:-1])
+            grad_features[chunk] = torch.bmm(matrix.T.expand(len(f), -1, -1), x)
+            grad_form[:, :-1] += torch.bmm(x, f.transpose(1, 2)).sum(0)
+            grad_form[:classes, -1] += q.sum((0, 2))
+            grad_form[-1, -1] += w.sum()
+    grad_form[classes:-1, -1] = grad_form[-1, :-1]
+    grad_form[classes:] /= 2
+    return grad_features.view(features.shape), grad_form
+
+
+def _parts(form: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The matrix (rows, channels) that multiplies features, and what is added, (1, rows, 1)."""
+    return form[:, :-1].contiguous(), form[:, -1].view(1, -1, 1)
+
+
+def _floor(form: torch.Tensor) -> torch.Tensor:
+    """Least squared norm; the last rows of the form are square, and their trace is that of [W, b]' [W, b]."""
+    return (NORM_FLOOR**2 * form[-form.shape[1] :].trace()).clamp(min=1e-12)
+
+
+def _chunks(pixels: torch.Tensor, form: torch.Tensor) -> Iterator[tuple[slice, slice, slice]]:
+    """Cut (batch, channels, positions) into parts of whole samples, or of one sample's positions."""
+    batch, _, positions = pixels.shape
+    size = CHUNK_BYTES.get(pixels.device.type, CHUNK_BYTES["cuda"]) // (len(form) * form.element_size())
+    samples, length = max(1, size // max(1, positions)), min(positions, max(1, size))
+    for i in range(0, batch, samples):
+        for j in range(0, positions, length):
+            yield slice(i, i + samples), slice(None), slice(j, j + length)
+
+
+@_cosine_logits.register_fake
+def _(features: torch.Tensor, form: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    shapes = ((len(features), n, *features.shape[2:]) for n in (form.shape[0] - form.shape[1], 1))
+    logits, inverse = (form.new_empty(shape) for shape in shapes)
+    return logits, inverse
+
+
+@_cosine_logits_backward.register_fake
+def _(
+    grad: torch.Tensor, features: torch.Tensor, form: torch.Tensor, logits: torch.Tensor, inverse: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.empty_like(features, memory_format=torch.contiguous_format), torch.empty_like(form)
+
+
+def _save(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    ctx.save_for_backward(*inputs, *output)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad: torch.Tensor | None, _: None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    return (None, None) if grad is None else _cosine_logits_backward(grad, *ctx.saved_tensors)
+
+
+_cosine_logits.register_autograd(_backward, setup_context=_save)

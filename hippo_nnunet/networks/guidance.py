@@ -1,0 +1,82 @@
+"""Guidance: the embedding of an image, 2D or 3D, by a frozen encoder of slices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+Encode = Callable[[torch.Tensor], torch.Tensor]
+"""From slices (n, channels, y, x) to unit embeddings (n, embed_dim)."""
+
+
+class FrozenEncoder:
+    """Holds the function of a frozen encoder, or None, for a network that it is no part of.
+
+    Deep copies of the network share it; a pickle of the network leaves it out.
+    """
+
+    def __init__(self, encode: Encode | None = None) -> None:
+        self.encode = encode
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenEncoder:
+        """Share it."""
+        return self
+
+    def __reduce__(self) -> tuple[type[FrozenEncoder], tuple[()]]:
+        """Pickle an empty one."""
+        return FrozenEncoder, ()
+
+
+@torch.no_grad()
+def embed_images(encode: Encode, images: torch.Tensor, count: int) -> torch.Tensor:
+    """Embed each image: its one slice in 2D; in 3D evenly spaced slices across its thinnest axis, pooled.
+
+    Args:
+        encode: The frozen encoder.
+        images: Shape (batch, channels, *spatial).
+        count: Number of slices of a 3D image.
+
+    Returns:
+        Unit embeddings (batch, embed_dim).
+    """
+    if images.dim() == 4:
+        return encode(images)
+    axis = slicing_axis(images.shape[2:])
+    chosen = torch.tensor(spaced_slices(images.shape[2 + axis], count), device=images.device)
+    slices = images.index_select(2 + axis, chosen).movedim(2 + axis, 1)
+    return pool_slices(encode(slices.flatten(0, 1)).unflatten(0, slices.shape[:2]))
+
+
+def slicing_axis(shape: Sequence[int]) -> int:
+    """Return the axis with the fewest voxels, the first of several; across it a 3D patch is cut into slices.
+
+    Args:
+        shape: Spatial shape in voxels.
+    """
+    return min(range(len(shape)), key=lambda axis: shape[axis])
+
+
+def spaced_slices(extent: int, count: int) -> list[int]:
+    """Return the slices in the middle of ``count`` equal parts; all slices where there are fewer than that.
+
+    Args:
+        extent: Number of slices.
+        count: Number of slices wanted, at least 1.
+    """
+    count = min(count, extent)
+    return [(2 * part + 1) * extent // (2 * count) for part in range(count)]
+
+
+def pool_slices(embeddings: torch.Tensor) -> torch.Tensor:
+    """Average the embeddings of slices, and normalise.
+
+    Args:
+        embeddings: Unit vectors, shape (..., slices, embed_dim).
+
+    Returns:
+        Unit vectors, shape (..., embed_dim); zeros where the embeddings cancel out.
+    """
+    return F.normalize(embeddings.mean(-2), dim=-1)
