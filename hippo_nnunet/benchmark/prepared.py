@@ -1,0 +1,34 @@
+"""Finds the preprocessed data that both sides train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hippo_nnunet.nnunet import preprocessed
+from hippo_nnunet.nnunet.paths import folders_for
+
+
+def trainable(
+    dataset: str, plans: str, configuration: str, fold: int | str, root: Path | None
+) -> tuple[str, dict[str, Any]]:
+    """Return a dataset's full name and its plans, or say why nobody can train on it.
+
+    Args:
+        dataset: Id or name.
+        plans: Name of the plans.
+        configuration: Such as `2d`.
+        fold: Index from 0, or `all`.
+        root: nnU-Net's root folder, for those of its variables that are unset.
+
+    Raises:
+        ConfigError: No such dataset, plans, configuration or fold, or it is not preprocessed.
+        DataError: Fewer cases than folds, or a file that cannot be read.
+    """
+    folders = folders_for(root)
+    name = preprocessed.dataset_name(dataset, folders)
+    content = preprocessed.check_preprocessed(name, plans, configuration, folders)
+    if isinstance(fold, int):
+        cases = preprocessed.stored_cases(preprocessed.data_folder(content, configuration, folders))
+        preprocessed.check_fold(name, fold, len(cases), folders)
+    return name, content

@@ -1,0 +1,22 @@
+#!/usr/bin/env python3
+"""Print the README's table of targets from files of `hippo-nnunet benchmark`; where two speak of one, the last counts.
+
+python scripts/benchmark_table.py results/benchmarks/*.json
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hippo_nnunet.benchmark.document import read_document
+from hippo_nnunet.benchmark.targets import table
+from hippo_nnunet.errors import HippoError
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    try:
+        print(table([read_document(Path(name)) for name in sys.argv[1:]]))
+    except HippoError as error:
+        sys.exit(f"error: {error}")
