@@ -11,6 +11,7 @@ from typing import Any
 
 PLANNERS: dict[str, str] = {
     "AttentionUNetPlanner": "AttentionUNetPlans: nnU-Net's default, for AttentionUNet, gates in the memory estimate",
+    "CLIPGuidedUNetPlanner": "CLIPGuidedUNetPlans: nnU-Net's default, for CLIPGuidedUNet, fusion and heads included",
     "CompactPlanner": "CompactPlans: 16 to 128 features, batches of at most 32 (2d) and 2 (3d); for CPUs and laptops",
     "Pad64Planner": "Pad64Plans: the published 64x64x64 padding (64x64 in 2d) and z-score normalization",
 }
@@ -18,6 +19,7 @@ PLANNERS: dict[str, str] = {
 
 _MODULES = {
     "AttentionUNetPlanner": "attention_unet_planner",
+    "CLIPGuidedUNetPlanner": "clip_guided_unet_planner",
     "CompactPlanner": "compact_planner",
     "Pad64Planner": "pad64_planner",
 }

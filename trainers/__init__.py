@@ -14,6 +14,7 @@ from hippo_nnunet.training.recipes import is_ours, parse
 _HOMES = {
     "UNetTrainer": "hippo_nnunet.trainers.recipe_trainer",
     "AttentionUNetTrainer": "hippo_nnunet.trainers.attention_unet_trainer",
+    "CLIPGuidedUNetTrainer": "hippo_nnunet.trainers.clip_guided_unet_trainer",
 }
 
 

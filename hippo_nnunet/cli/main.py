@@ -9,17 +9,19 @@ from typing import Annotated
 import typer
 
 from hippo_nnunet import __version__
-from hippo_nnunet.cli import data, doctor, predict, registration, run, submit, train
+from hippo_nnunet.cli import benchmark, clip, compare, data, doctor, predict, registration, run, submit, train
 from hippo_nnunet.errors import HippoError
 
 app = typer.Typer(
     name="hippo-nnunet",
-    help="Attention U-Nets and comparable baselines inside nnU-Net v2: from NIfTI files to a submission.",
+    help="Attention U-Nets, CLIP-guided U-Nets and their baseline inside nnU-Net v2: from NIfTI files to statistics.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(clip.app, name="clip")
+app.add_typer(benchmark.app, name="benchmark")
 for function in (
     doctor.doctor,
     registration.env,
@@ -31,6 +33,7 @@ for function in (
     run.run,
     predict.predict,
     submit.submit,
+    compare.compare,
 ):
     app.command(name=function.__name__.rstrip("_"))(function)
 

@@ -49,7 +49,8 @@ def unregister() -> None:
 def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the trainers, the planners, and the recipe words that may follow a trainer's name."""
+    """List the trainers, the recipe words that may follow a trainer's name, the planners and the CLIP models."""
+    from hippo_nnunet.clip.models import CLIP_MODELS
     from hippo_nnunet.planners import PLANNERS
     from hippo_nnunet.training.recipes import BASES, WORD_GROUPS
 
@@ -58,8 +59,12 @@ def list_(
         for group in WORD_GROUPS
         for word, meaning in group.words.items()
     ]
+    clip = [
+        {"model": m.choice.model, "weights": m.choice.weights, "size_mb": m.size_mb, "meaning": m.meaning}
+        for m in CLIP_MODELS
+    ]
     if as_json:
-        typer.echo(json.dumps({"trainers": BASES, "planners": PLANNERS, "words": words}, indent=2))
+        typer.echo(json.dumps({"trainers": BASES, "planners": PLANNERS, "words": words, "clip_models": clip}, indent=2))
         return
     typer.echo("Trainers: <trainer>[_word]*, at most one word of a group, in this order")
     _echo_rows([(name, meaning) for name, meaning in BASES.items()])
@@ -67,6 +72,8 @@ def list_(
     _echo_rows([(word["group"], word["word"], word["meaning"]) for word in words])
     typer.echo("\nPlanners")
     _echo_rows([(name, meaning) for name, meaning in PLANNERS.items()])
+    typer.echo("\nCLIP models (environment: HIPPO_CLIP_MODEL, HIPPO_CLIP_WEIGHTS)")
+    _echo_rows([(str(m["model"]), str(m["weights"]), f"{m['size_mb']} MB", str(m["meaning"])) for m in clip])
 
 
 def _echo_rows(rows: list[tuple[str, ...]]) -> None:

@@ -31,6 +31,7 @@ class TrainingRecord:
         trained_seconds: Wall-clock seconds from the start of training, over all its parts.
         resumed: How often the training was taken up again.
         epoch_outputs: Outputs of the training steps of an epoch that is not finished.
+        encoder: Name and SHA-256 of the frozen CLIP encoder; None for a network without one.
     """
 
     schedule: dict[str, Any]
@@ -38,6 +39,7 @@ class TrainingRecord:
     trained_seconds: float = 0.0
     resumed: int = 0
     epoch_outputs: list[dict] = field(default_factory=list)
+    encoder: dict[str, str] | None = None
 
     def go_on_from(self, earlier: TrainingRecord) -> None:
         """Take over what an interrupted training had reached."""
@@ -53,6 +55,7 @@ class TrainingRecord:
             "iterations": self.schedule["epochs"] * self.schedule["iterations"],
             "schedule": self.schedule,
             "seed": self.seed,
+            "encoder": self.encoder,
             "resumed": self.resumed,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "threads": torch.get_num_threads(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -11,6 +12,14 @@ from hippo_nnunet.errors import ConfigError
 
 PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 """nnU-Net's default network."""
+ATTENTION = "hippo_nnunet.networks.attention_unet.AttentionUNet"
+CLIP_GUIDED = "hippo_nnunet.networks.clip_guided_unet.CLIPGuidedUNet"
+
+OWN_ARGUMENTS = {
+    ATTENTION: ("gate_features",),
+    CLIP_GUIDED: ("embed_dim", "guidance_slices", "initial_scale"),
+}
+"""Arguments that only one class of ours takes; a plan may name them, and the other classes do without."""
 
 
 def build_network(
@@ -19,15 +28,18 @@ def build_network(
     num_input_channels: int,
     num_output_channels: int,
     deep_supervision: bool,
+    arguments: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Build a network as nnU-Net would, with `class_path` in place of the plan's class.
 
     Args:
-        class_path: Dotted path of the network class; it takes the plan's keyword arguments.
+        class_path: Dotted path of the network class; it takes the plan's keyword arguments, those excepted that
+            another class of ours alone takes.
         configuration_manager: nnU-Net's view of one configuration.
         num_input_channels: Channels of the image.
         num_output_channels: Segmentation heads.
         deep_supervision: Whether forward returns every resolution.
+        arguments: Further keyword arguments, which win over the plan's.
 
     Returns:
         The initialised network.
@@ -35,10 +47,12 @@ def build_network(
     Raises:
         ConfigError: The class cannot take the plan's arguments.
     """
+    foreign = {name for path, names in OWN_ARGUMENTS.items() if path != class_path for name in names}
+    planned = configuration_manager.network_arch_init_kwargs
     try:
         return get_network_from_plans(
             class_path,
-            configuration_manager.network_arch_init_kwargs,
+            {**{name: value for name, value in planned.items() if name not in foreign}, **(arguments or {})},
             configuration_manager.network_arch_init_kwargs_req_import,
             num_input_channels,
             num_output_channels,

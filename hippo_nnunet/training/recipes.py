@@ -18,7 +18,10 @@ from hippo_nnunet.errors import ConfigError
 BASES: dict[str, str] = {
     "UNetTrainer": "nnU-Net's own network: the baseline",
     "AttentionUNetTrainer": "U-Net with additive attention gates on every skip (Oktay et al. 2018)",
+    "CLIPGuidedUNetTrainer": "U-Net guided by a frozen CLIP image encoder, its classes told apart by CLIP's text",
 }
+CLIP_BASE = "CLIPGuidedUNetTrainer"
+"""The base that CLIP's words belong to."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,14 @@ class WordGroup:
         words: Word, or pattern such as `<N>epochs`, to its meaning.
         unit: For a pattern, the fixed part of the word; empty for a group of plain words.
         prefix: Whether the fixed part stands before the number.
+        base: The only base that these words go with; empty for all.
     """
 
     name: str
     words: dict[str, str]
     unit: str = ""
     prefix: bool = False
+    base: str = ""
 
     def number(self, word: str) -> int | None:
         """Return the number in a patterned word such as `50epochs`; None where the word is of another form."""
@@ -46,6 +51,10 @@ class WordGroup:
     def holds(self, word: str) -> bool:
         """Tell whether the word belongs to this group."""
         return self.number(word) is not None if self.unit else word in self.words
+
+    def fits(self, base: str) -> bool:
+        """Tell whether the group's words go with a base."""
+        return self.base in ("", base)
 
 
 WORD_GROUPS: tuple[WordGroup, ...] = (
@@ -66,6 +75,24 @@ WORD_GROUPS: tuple[WordGroup, ...] = (
             "diceFocal": "soft Dice plus focal loss (gamma 2)",
         },
     ),
+    WordGroup(
+        "guidance",
+        {
+            "live": "CLIP encodes every augmented patch in every step",
+            "cached": "CLIP encodes each slice of each case once: the default",
+        },
+        base=CLIP_BASE,
+    ),
+    WordGroup(
+        "control",
+        {
+            "randomText": "random unit vectors in the place of the classes' text embeddings",
+            "shuffledText": "the classes' text embeddings exchanged among the classes",
+            "noImage": "zeros in the place of the image's embedding",
+        },
+        base=CLIP_BASE,
+    ),
+    WordGroup("encoder", {"mini": "the bundled small CLIP in the place of ViT-B-32"}, base=CLIP_BASE),
     WordGroup("schedule", {"fast": "the short schedule: AdamW, one cycle, batches augmented in memory"}),
     WordGroup("epochs", {"<N>epochs": "train for N epochs"}, unit="epochs"),
     WordGroup("iterations", {"<N>iters": "N iterations per epoch"}, unit="iters"),
@@ -99,6 +126,21 @@ class Recipe:
     def loss(self) -> str | None:
         """The loss word; None for nnU-Net's Dice plus cross-entropy."""
         return self.words.get("loss")
+
+    @property
+    def guidance(self) -> str:
+        """Where a CLIP-guided network's image embedding comes from: `cached` (the default) or `live`."""
+        return self.words.get("guidance", "cached")
+
+    @property
+    def control(self) -> str | None:
+        """What a CLIP-guided network is deprived of; None for nothing."""
+        return self.words.get("control")
+
+    @property
+    def mini(self) -> bool:
+        """Whether the bundled small CLIP is asked for."""
+        return "encoder" in self.words
 
     @property
     def fast(self) -> bool:
@@ -142,14 +184,14 @@ def parse(name: str) -> Recipe:
         The recipe; `parse(name).name == name` always.
 
     Raises:
-        ConfigError: Unknown base or word, two words of one group, or words out of order. Names the nearest right name.
+        ConfigError: Unknown base or word, a word of another base, two words of one group, or words out of order. Names
+            the nearest right name.
     """
     base, *words = name.split("_")
     if base not in BASES:
-        nearest = difflib.get_close_matches(base, BASES, n=1, cutoff=0.0)[0]
         raise ConfigError(
             f"trainer '{name}': unknown base '{base}'; the bases are {', '.join(BASES)}. "
-            f"Did you mean '{'_'.join([nearest, *words])}'?"
+            f"Did you mean '{suggest(name)}'?"
         )
     chosen: dict[str, str] = {}
     for word in words:
@@ -158,6 +200,11 @@ def parse(name: str) -> Recipe:
             raise ConfigError(
                 f"trainer '{name}': unknown word '{word}'. Did you mean '{suggest(name)}'? "
                 "'hippo-nnunet list' shows every word."
+            )
+        if not group.fits(base):
+            raise ConfigError(
+                f"trainer '{name}': '{word}' is a word of the group {group.name}, which goes with {group.base} alone. "
+                f"Did you mean '{suggest(name)}'?"
             )
         if group.name in chosen:
             raise ConfigError(
@@ -187,13 +234,14 @@ def compose(base: str, words: Iterable[str] = ()) -> str:
 
 
 def suggest(name: str) -> str:
-    """Return the valid trainer name that is nearest to a wrong one."""
+    """Return the valid trainer name that is nearest to a wrong one; a word of one base alone brings its base along."""
     base, *words = name.split("_")
     if base not in BASES:
         base = difflib.get_close_matches(base, BASES, n=1, cutoff=0.0)[0]
+    base = next((group.base for group in map(_group_of, words) if group and not group.fits(base)), base)
     chosen: dict[str, str] = {}
     for word in words:
-        right = _nearest_word(word)
+        right = _nearest_word(word, base)
         group = _group_of(right) if right else None
         if group and right:
             chosen.setdefault(group.name, right)
@@ -204,13 +252,13 @@ def _group_of(word: str) -> WordGroup | None:
     return next((group for group in WORD_GROUPS if group.holds(word)), None)
 
 
-def _nearest_word(word: str) -> str | None:
+def _nearest_word(word: str, base: str) -> str | None:
     if _group_of(word):
         return word
     digits = "".join(re.findall(r"\d", word)).lstrip("0")
     letters = re.sub(r"\d", "", word)
     candidates: dict[str, str] = {}
-    for group in WORD_GROUPS:
+    for group in (group for group in WORD_GROUPS if group.fits(base)):
         if not group.unit:
             candidates.update({w.lower(): w for w in group.words})
         elif digits:

@@ -17,9 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hippo_nnunet.clip.models import chosen_encoder
+from hippo_nnunet.clip.weights import weights_file
 from hippo_nnunet.errors import ConfigError, DependencyError, HippoError
 from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.paths import NnunetFolders, folder_problem
+from hippo_nnunet.training import recipes
 from hippo_nnunet.workflow import estimate, targets
 from hippo_nnunet.workflow.experiment import DONE, FAILURE, FILE, Experiment
 
@@ -57,7 +60,7 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
 
     Raises:
         ConfigError: Another `run` is at work in the folder, or a fold was trained by another schedule or plans.
-        DependencyError: The profile's plugin is not installed.
+        DependencyError: The profile's plugin, or the weights of a variant's CLIP encoder, are not there.
         HippoError: A job failed; holds the job's own message and the log file.
     """
     _check_profile(settings.profile)
@@ -65,6 +68,7 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
     if problem:
         raise ConfigError(f"{folder}: {problem}; choose a folder that you can write to")
     targets.check_trained(experiment, folders)
+    _check_encoders(experiment, folder)
     with _only_run(folder):
         experiment.save(folder / FILE)
         for marker in targets.lost(experiment, folder, folders):
@@ -147,6 +151,14 @@ def _check_profile(profile: str) -> None:
         raise ConfigError(f"profile '{profile}' is neither local, slurm nor the folder of a Snakemake profile")
     if profile == "slurm" and importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
         raise DependencyError("profile 'slurm' needs a plugin: pip install snakemake-executor-plugin-slurm")
+
+
+def _check_encoders(experiment: Experiment, folder: Path) -> None:
+    """Look for the weights of the CLIP encoders that missing trainings want: what lacks shows now, not in an hour."""
+    trainers = {cell.trainer for cell in experiment.cells() if not (folder / cell.marker).exists()}
+    wanted = {recipe.mini for recipe in map(recipes.parse, trainers) if recipe.base == recipes.CLIP_BASE}
+    for mini in sorted(wanted):
+        weights_file(chosen_encoder(mini))
 
 
 def _watch(

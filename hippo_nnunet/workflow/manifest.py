@@ -25,6 +25,7 @@ PACKAGES = (
     "torch",
     "dynamic-network-architectures",
     "batchgeneratorsv2",
+    "open_clip_torch",
     "numpy",
     "SimpleITK",
     "snakemake",

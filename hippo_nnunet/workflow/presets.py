@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 from hippo_nnunet.errors import ConfigError
@@ -42,6 +41,21 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
+def canonical_variant(variant: str) -> str:
+    """Put a variant's words into the recipes' order: `UNet_fast_flip` becomes `UNet_flip_fast`.
+
+    An unknown base is left for `trainer_name` to refuse.
+
+    Raises:
+        ConfigError: Words that recipes refuse.
+    """
+    base, *words = variant.split("_")
+    trainer = f"{base}Trainer"
+    if trainer not in recipes.BASES:
+        return variant
+    return recipes.compose(trainer, words).replace(trainer, base, 1)
+
+
 def trainer_name(variant: str, preset_name: str, epochs: int | None = None, iterations: int | None = None) -> str:
     """Return the trainer of a variant under a preset.
 
@@ -60,10 +74,9 @@ def trainer_name(variant: str, preset_name: str, epochs: int | None = None, iter
     base, *words = variant.split("_")
     known = {name.removesuffix("Trainer"): name for name in recipes.BASES}
     if base not in known:
-        nearest = difflib.get_close_matches(base, known, n=1, cutoff=0.0)[0]
+        nearest = recipes.suggest("_".join([f"{base}Trainer", *words])).replace("Trainer", "", 1)
         raise ConfigError(
-            f"variant '{variant}': unknown base '{base}'; the bases are {', '.join(known)}. "
-            f"Did you mean '{'_'.join([nearest, *words])}'?"
+            f"variant '{variant}': unknown base '{base}'; the bases are {', '.join(known)}. Did you mean '{nearest}'?"
         )
     for what, number in (("epochs", epochs), ("iterations", iterations)):
         if number is not None and number < 1:

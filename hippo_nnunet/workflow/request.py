@@ -10,6 +10,7 @@ from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import DEFAULT_FOLDS, dataset_name, read_splits
 from hippo_nnunet.workflow.experiment import FILE, Experiment
+from hippo_nnunet.workflow.presets import canonical_variant
 
 DEFAULT_VARIANTS = "UNet,AttentionUNet"
 DEFAULT_CONFIGURATIONS = "2d"
@@ -56,7 +57,7 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders) -> Exper
     new = Experiment(
         dataset=dataset,
         preset=request.preset or (old.preset if old else "laptop"),
-        variants=tuple(_names(request.variants or (",".join(old.variants) if old else DEFAULT_VARIANTS))),
+        variants=_variants(request.variants or (",".join(old.variants) if old else DEFAULT_VARIANTS)),
         folds=folds,
         number_of_folds=number,
         epochs=request.epochs if request.epochs is not None else (old.epochs if old else None),
@@ -106,6 +107,10 @@ def parse_folds(text: str, configurations: list[str], number: int) -> dict[str, 
 
 def _names(text: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _variants(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(canonical_variant(name) for name in _names(text)))
 
 
 def _dataset(request: Request, old: Experiment | None, folders: NnunetFolders) -> str:

@@ -40,6 +40,17 @@ def test_train(by_command: Path) -> None:
     assert json.loads((by_command / "hippo_training.json").read_text())["iterations"] == 2
 
 
+def test_train_and_predict_with_clip(tiny: TinyDataset, tmp_path: Path) -> None:
+    name = "CLIPGuidedUNetTrainer_mini_fast_1epochs_2iters"
+    tiny.command("nnUNetv2_train", tiny.number, *COMMAND, "-tr", name, "--npz")
+    fold = tiny.model(name) / "fold_0"
+    assert {path.stem for path in (fold / "validation").glob("*.npz")} == set(CASES[:2])
+    assert set(json.loads((fold / "validation" / "summary.json").read_text())["mean"]) == {"1", "2"}
+    model = ("-d", tiny.number, "-c", "2d", "-p", PLANS, "-tr", name, "-f", 0, "-device", "cpu", "-npp", 0, "-nps", 0)
+    tiny.command("nnUNetv2_predict", "-i", tiny.images, "-o", tmp_path, *model)
+    assert {path.name for path in tmp_path.glob("*.nii.gz")} == {f"{case}.nii.gz" for case in TEST_CASES}
+
+
 def test_val_writes_the_validation_again(tiny: TinyDataset, by_command: Path) -> None:
     before = {path.name: path.read_bytes() for path in (by_command / "validation").glob("*.nii.gz")}
     shutil.rmtree(by_command / "validation")

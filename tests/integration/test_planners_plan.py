@@ -18,6 +18,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from hippo_nnunet import planners
 from hippo_nnunet.networks.attention_unet import AttentionUNet
+from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 
 DATASET_ID, DATASET = 903, "Dataset903_PlannerTest"
 N_CASES = 5
@@ -98,18 +99,24 @@ def test_network_from_written_plans_runs(dataset: Path, name: str) -> None:
         configuration = plans.get_configuration(key)
         # No two plans may share (and delete) each other's preprocessed data
         assert configuration.data_identifier == f"{plans.plans_name}_{key}"
+        network = build(configuration)
+        image = torch.randn(1, 1, *configuration.patch_size)
+        if isinstance(network, CLIPGuidedUNet):  # the trainer sets the text and attaches the encoder
+            network.set_text(torch.eye(3, 512))
+            network.use_image = False
         with torch.inference_mode():
-            out = build(configuration)(torch.randn(1, 1, *configuration.patch_size))
+            out = network(image)
         assert out.shape == (1, 3, *configuration.patch_size)
 
 
-def test_attention_plans_are_nnunets_but_for_network_and_memory(dataset: Path) -> None:
+@pytest.mark.parametrize("network", [AttentionUNet, CLIPGuidedUNet])
+def test_our_networks_plans_are_nnunets_but_for_network_and_memory(dataset: Path, network: type) -> None:
     default = plan(dataset, ExperimentPlanner)
-    ours = plan(dataset, planners.AttentionUNetPlanner)
+    ours = plan(dataset, getattr(planners, f"{network.__name__}Planner"))
     for key in default.available_configurations:
         a, b = default.get_configuration(key), ours.get_configuration(key)
-        assert b.network_arch_class_name == "hippo_nnunet.networks.attention_unet.AttentionUNet"
-        assert isinstance(build(b), AttentionUNet)
+        assert b.network_arch_class_name == f"{network.__module__}.{network.__name__}"
+        assert isinstance(build(b), network)
         assert a.network_arch_init_kwargs == b.network_arch_init_kwargs
         assert a.patch_size == b.patch_size
         assert b.batch_size <= a.batch_size

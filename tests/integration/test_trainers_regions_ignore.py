@@ -23,8 +23,10 @@ TRAINERS = (
     f"UNetTrainer_dice_{SHORT}",
     f"AttentionUNetTrainer_ce_fast_{SHORT}",
     f"AttentionUNetTrainer_diceFocal_{SHORT}",
+    f"CLIPGuidedUNetTrainer_mini_fast_{SHORT}",
+    f"CLIPGuidedUNetTrainer_ce_live_mini_{SHORT}",
 )
-"""Both networks, both schedules, every loss."""
+"""Every network, both schedules, every loss, both kinds of guidance."""
 
 
 def sparsify(ignore_label: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -128,8 +130,9 @@ def test_ignored_voxels_do_not_count(variant: Variant, name: str) -> None:
 
 
 @pytest.mark.parametrize("variant", ["regionsIgnore"], indirect=True)
-def test_3d_and_final_validation(variant: Variant, tmp_path: Path) -> None:
-    name = f"AttentionUNetTrainer_diceFocal_fast_{SHORT}"
+@pytest.mark.parametrize("recipe", ["AttentionUNetTrainer_diceFocal_fast", "CLIPGuidedUNetTrainer_diceFocal_mini_fast"])
+def test_3d_and_final_validation(variant: Variant, recipe: str, tmp_path: Path) -> None:
+    name = f"{recipe}_{SHORT}"
     trainer = train(variant.dataset, name, "3d_fullres")
     trainer.perform_actual_validation(save_probabilities=True)
     validation = variant.dataset.model(name, "3d_fullres") / "fold_0" / "validation"
@@ -137,9 +140,10 @@ def test_3d_and_final_validation(variant: Variant, tmp_path: Path) -> None:
     assert_predicts(variant.dataset, variant.dataset.model(name, "3d_fullres"), {0, 1, 2}, tmp_path / "out")
 
 
-def test_cascade(in_tiny: TinyDataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", ["AttentionUNetTrainer_fast", "CLIPGuidedUNetTrainer_mini_fast"])
+def test_cascade(in_tiny: TinyDataset, recipe: str, tmp_path: Path) -> None:
     """3d_lowres writes what 3d_cascade_fullres reads, by nnU-Net's own validation."""
-    name = f"AttentionUNetTrainer_fast_{SHORT}"
+    name = f"{recipe}_{SHORT}"
     train(in_tiny, name, "3d_lowres", "all").perform_actual_validation()
     second = train(in_tiny, name, "3d_cascade_fullres")
     assert second.is_cascaded and second.network.encoder.stages[0][0].convs[0].conv.in_channels == 1 + 2

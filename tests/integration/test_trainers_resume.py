@@ -54,9 +54,16 @@ def run_to_the_end(tiny: TinyDataset, name: str, resume: bool = False):
     return trainer
 
 
-@pytest.mark.parametrize("steps", [1, 4, 7])
-def test_a_resumed_training_ends_with_the_same_weights(in_tiny, monkeypatch, steps):
-    name = "AttentionUNetTrainer_fast_2epochs_4iters"
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("AttentionUNetTrainer_fast_2epochs_4iters", 1),
+        ("AttentionUNetTrainer_fast_2epochs_4iters", 4),
+        ("AttentionUNetTrainer_fast_2epochs_4iters", 7),
+        ("CLIPGuidedUNetTrainer_mini_fast_2epochs_4iters", 5),
+    ],
+)
+def test_a_resumed_training_ends_with_the_same_weights(in_tiny, monkeypatch, name, steps):
     whole = run_to_the_end(in_tiny, name)
     folder = Path(whole.output_folder)
     undisturbed, logged = weights_of(folder / "checkpoint_final.pth"), whole.logger.get_value("train_losses", None)

@@ -12,7 +12,22 @@ import pytest
 
 from hippo_nnunet import __version__
 
-COMMANDS = ["data", "doctor", "env", "register", "unregister", "list", "plan", "train", "run", "predict", "submit"]
+COMMANDS = [
+    "benchmark",
+    "clip",
+    "compare",
+    "data",
+    "doctor",
+    "env",
+    "register",
+    "unregister",
+    "list",
+    "plan",
+    "train",
+    "run",
+    "predict",
+    "submit",
+]
 
 
 def program(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -9,25 +9,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.training.recipes import BASES, WORD_GROUPS, compose, is_ours, parse, suggest
+from hippo_nnunet.training.recipes import BASES, CLIP_BASE, WORD_GROUPS, compose, is_ours, parse, suggest
 
 
 @st.composite
-def word_lists(draw: st.DrawFn) -> list[str]:
-    words = []
+def recipes(draw: st.DrawFn) -> tuple[str, list[str]]:
+    base, words = draw(st.sampled_from(sorted(BASES))), []
     for group in WORD_GROUPS:
-        if not draw(st.booleans()):
+        if not group.fits(base) or not draw(st.booleans()):
             continue
         if not group.unit:
             words.append(draw(st.sampled_from(sorted(group.words))))
             continue
         number = draw(st.integers(0 if group.prefix else 1, 10_000))
         words.append(f"{group.unit}{number}" if group.prefix else f"{number}{group.unit}")
-    return words
+    return base, words
 
 
-@given(st.sampled_from(sorted(BASES)), word_lists(), st.randoms())
-def test_a_recipe_has_one_name_whatever_the_order_of_its_words(base, words, random):
+@given(recipes(), st.randoms())
+def test_a_recipe_has_one_name_whatever_the_order_of_its_words(base_and_words, random):
+    base, words = base_and_words
     name = compose(base, words)
     shuffled = list(words)
     random.shuffle(shuffled)
@@ -57,6 +58,12 @@ def test_a_suggestion_is_always_a_valid_name(text):
         ("UNetTrainer_007epochs", "unknown word", "UNetTrainer_7epochs"),
         ("UNetTrainer__fast", "unknown word ''", "UNetTrainer_fast"),
         ("AtentionUNetTrainer_fast", "unknown base", "AttentionUNetTrainer_fast"),
+        ("UNetTrainer_mini", "goes with CLIPGuidedUNetTrainer alone", "CLIPGuidedUNetTrainer_mini"),
+        ("AttentionUNetTrainer_flip_noImage_fast", "group control", "CLIPGuidedUNetTrainer_flip_noImage_fast"),
+        ("CLIPGuidedUNetTrainer_mini_live", "wrong order", "CLIPGuidedUNetTrainer_live_mini"),
+        ("CLIPGuidedUNetTrainer_live_cached", "both words of the group guidance", "CLIPGuidedUNetTrainer_live"),
+        ("CLIPGuidedUNetTrainer_randmText_minni", "unknown word", "CLIPGuidedUNetTrainer_randomText_mini"),
+        ("UNetTrainer_minni", "unknown word", "UNetTrainer"),
     ],
 )
 def test_a_wrong_name_is_refused_with_the_nearest_right_one(name, complaint, suggestion):
@@ -70,6 +77,10 @@ def test_the_words_are_read_out():
     recipe = parse("AttentionUNetTrainer_flipRot_diceFocal_fast_20epochs_5iters_seed0")
     assert (recipe.augmentation, recipe.loss, recipe.fast) == ("flipRot", "diceFocal", True)
     assert (recipe.epochs, recipe.iterations, recipe.seed) == (20, 5, 0)
+    guided = parse("CLIPGuidedUNetTrainer_flip_ce_live_shuffledText_mini_fast_seed2")
+    assert (guided.base, guided.guidance, guided.control, guided.mini) == (CLIP_BASE, "live", "shuffledText", True)
+    default = parse("CLIPGuidedUNetTrainer")
+    assert (default.guidance, default.control, default.mini) == ("cached", None, False)
     bare = parse("UNetTrainer")
     assert (bare.augmentation, bare.loss, bare.fast, bare.epochs, bare.iterations, bare.seed) == (
         None, None, False, None, None, None,

@@ -47,6 +47,7 @@ def experiment(**changes: object) -> Experiment:
         ("UNet", "standard", {"epochs": 2, "iterations": 7}, "UNetTrainer_2epochs_7iters"),
         ("UNet_9epochs", "standard", {"epochs": 2}, "UNetTrainer_9epochs"),
         ("UNet", "paper", {}, "UNetTrainer"),
+        ("CLIPGuidedUNet_noImage_mini", "laptop", {}, "CLIPGuidedUNetTrainer_noImage_mini_fast"),
     ],
 )
 def test_trainer_of_a_variant(variant: str, preset: str, lengths: dict[str, int], expected: str) -> None:
@@ -59,6 +60,7 @@ def test_trainer_of_a_variant(variant: str, preset: str, lengths: dict[str, int]
         ("AtentionUNet_flip", "laptop", None, "AttentionUNet_flip"),
         ("AttentionUNet_flp", "laptop", None, "flip"),
         ("AttentionUNet_fast_flip", "laptop", None, "wrong order"),
+        ("AttentionUNet_mini", "laptop", None, "CLIPGuidedUNetTrainer_mini"),
         ("UNet", "desktop", None, "laptop, standard, paper"),
         ("UNet", "laptop", 0, "--epochs 0"),
     ],
@@ -112,6 +114,14 @@ def test_defaults_and_what_the_folder_already_says(task: Path, tmp_path: Path, f
     added = resolve(Request(configurations="2d,3d_fullres"), folder, folders)
     assert added.folds == {"2d": ALL, "3d_fullres": ALL}
     assert resolve(Request(variants="UNet,AttentionUNet,UNet_flip"), folder, folders).variants[-1] == "UNet_flip"
+
+
+def test_words_of_a_variant_may_be_typed_in_any_order(task: Path, tmp_path: Path, folders: NnunetFolders) -> None:
+    typed = "CLIPGuidedUNet,CLIPGuidedUNet_mini_randomText,CLIPGuidedUNet_randomText_mini"
+    found = resolve(Request(task=task, variants=typed), tmp_path / "exp", folders)
+    assert found.variants == ("CLIPGuidedUNet", "CLIPGuidedUNet_randomText_mini")
+    with pytest.raises(ConfigError, match="Did you mean 'CLIPGuidedUNet_mini'"):
+        resolve(Request(task=task, variants="Unet_mini"), tmp_path / "exp", folders)
 
 
 def test_adding_a_configuration_keeps_the_folds_of_the_others(

@@ -1,0 +1,51 @@
+"""`hippo-nnunet clip`: fetch the weights of a CLIP encoder, and see which are at hand."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Fetch CLIP encoders, and see which are at hand.", no_args_is_help=True)
+
+
+@app.command()
+def fetch(
+    model: Annotated[
+        str | None, typer.Option(help="open_clip's model name [default: HIPPO_CLIP_MODEL or ViT-B-32].")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="open_clip's tag [default: HIPPO_CLIP_WEIGHTS or openai].")
+    ] = None,
+) -> None:
+    """Download an encoder's weights into the cache unless they are there; loads them to be sure, prints their path."""
+    from hippo_nnunet.clip.inventory import fetch_encoder
+
+    typer.echo(fetch_encoder(model, weights))
+
+
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show the cache's location, and of each encoder: whether it is at hand, size, SHA-256, length of an embedding."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from hippo_nnunet.clip.inventory import inventory
+    from hippo_nnunet.clip.weights import cache_folder
+
+    with Console(stderr=True).status("loading the encoders at hand"):
+        rows = inventory()
+    if as_json:
+        typer.echo(json.dumps({"cache": str(cache_folder()), "encoders": [asdict(row) for row in rows]}, indent=2))
+        return
+    typer.echo(f"cache: {cache_folder()}")
+    for row in rows:
+        mark = "*" if row.chosen else " "
+        typer.echo(f"{mark} {row.model} {row.weights}  ({row.embed_dim or '?'} numbers an embedding)")
+        if row.file is None or row.size_bytes is None:
+            typer.echo(f"    not here; hippo-nnunet clip fetch --model {row.model} --weights {row.weights}")
+        else:
+            typer.echo(f"    {row.size_bytes / 1e6:.1f} MB, sha256 {row.sha256}\n    {row.file}")
+    typer.echo("* is what a trainer without the word mini takes")

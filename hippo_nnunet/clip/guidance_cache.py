@@ -1,0 +1,198 @@
+"""CLIP's embedding of every slice of every preprocessed case: computed once, kept with the data, looked up by place."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from hippo_nnunet.clip.encoder import CLIPEncoder
+from hippo_nnunet.errors import DataError
+from hippo_nnunet.networks.guidance import pool_slices, slicing_axis, spaced_slices
+
+SAVE_INTERVAL_S = 60.0
+"""Seconds of encoding after which what is done is written, so that little is lost where a process is killed."""
+
+REPORT_INTERVAL_S = 10.0
+
+_ENDINGS = (".b2nd", ".npz", ".npy")
+"""Of the file with a case's image, in nnU-Net's kinds of preprocessed data."""
+
+
+class Dataset(Protocol):
+    """The part of nnU-Net's datasets that is used here."""
+
+    source_folder: str
+    identifiers: list[str]
+
+    def load_case(self, identifier: str) -> tuple[Any, Any, Any, dict[str, Any]]:
+        """Return image (channel, z, y, x), segmentation, an earlier stage's segmentation, and properties."""
+
+
+class CachedGuidance:
+    """The guidance of patches, by case and place.
+
+    Args:
+        embeddings: Case to the unit embeddings of its slices, (slices, embed_dim).
+        patch_size: Patch in voxels; two numbers for slices along the first axis of a case.
+        count: Slices of a 3D patch that are pooled.
+    """
+
+    def __init__(self, embeddings: dict[str, torch.Tensor], patch_size: Sequence[int], count: int) -> None:
+        self._embeddings = embeddings
+        self._axis = guidance_axis(patch_size)
+        self._length = 1 if len(patch_size) == 2 else int(patch_size[self._axis])
+        self._count = count
+
+    def __call__(self, keys: Sequence[str], corners: torch.Tensor) -> torch.Tensor:
+        """Return the guidance of a batch.
+
+        Args:
+            keys: The case of each patch.
+            corners: Lower corners, int64 (batch, 3), in voxels of the preprocessed case; they may lie outside.
+
+        Returns:
+            Float tensor (batch, embed_dim) on the CPU, unit norm.
+        """
+        starts = corners[:, self._axis].tolist()
+        patches = zip(keys, starts, strict=True)
+        return torch.stack([patch_guidance(self._embeddings[k], s, self._length, self._count) for k, s in patches])
+
+
+def guidance_axis(patch_size: Sequence[int]) -> int:
+    """Return the axis of a case along which slices are encoded: the first for 2D, that of the fewest voxels for 3D."""
+    return 0 if len(patch_size) == 2 else slicing_axis(patch_size)
+
+
+def patch_guidance(embeddings: torch.Tensor, start: int, length: int, count: int) -> torch.Tensor:
+    """Return the guidance of one patch.
+
+    Args:
+        embeddings: Unit embeddings of the slices of the whole case, (slices, embed_dim).
+        start: First slice of the patch; may be negative.
+        length: Slices of the patch; 1 in 2D. What lies outside the case does not count.
+        count: Evenly spaced slices that are pooled.
+
+    Returns:
+        Unit vector (embed_dim,). A patch wholly outside gets the slice nearest to it.
+    """
+    last = len(embeddings) - 1
+    first, end = min(max(start, 0), last), min(max(start + length, 1), last + 1)
+    chosen = embeddings[first : max(end, first + 1)]
+    return chosen[0] if len(chosen) == 1 else pool_slices(chosen[spaced_slices(len(chosen), count)])
+
+
+def slice_embeddings(
+    dataset: Dataset, encoder: CLIPEncoder, axis: int, device: torch.device, report: Callable[[str], None]
+) -> dict[str, torch.Tensor]:
+    """Return the embeddings of every slice of every case, from the cache where it is up to date.
+
+    The cache is a file in the folder `<source_folder>_clip`, one for each encoder, preprocessing and axis. A case whose
+    preprocessed file has changed since (name, size or time) is encoded anew. Of several processes one encodes, and the
+    others wait.
+
+    Args:
+        dataset: All preprocessed cases of a configuration.
+        encoder: The frozen encoder.
+        axis: Axis of the case along which slices are taken: 0, 1 or 2.
+        device: Where the encoder shall run.
+        report: Called with lines for the log.
+
+    Returns:
+        Case to float32 tensor (slices, embed_dim), unit norm, on the CPU.
+
+    Raises:
+        DataError: A preprocessed case cannot be read, or the cache cannot be written.
+    """
+    file = cache_file(Path(dataset.source_folder), encoder, axis)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file.with_suffix(".lock")).acquire()
+    except OSError as error:
+        raise _unwritable(file, error) from error
+    with lock:
+        marks = {case: _mark(Path(dataset.source_folder), case) for case in dataset.identifiers}
+        stored, stored_marks = _read(file, report)
+        embeddings = {case: stored[case] for case in marks if case in stored and stored_marks[case] == marks[case]}
+        missing = [case for case in marks if case not in embeddings]
+        if missing:
+            report(f"CLIP: {encoder.name} encodes the slices of {len(missing)} cases, once, for {file}")
+        begun = saved = reported = time.monotonic()
+        for number, case in enumerate(missing, 1):
+            embeddings[case] = _encode(dataset, case, encoder, axis, device)
+            now = time.monotonic()
+            if number == len(missing) or now - saved > SAVE_INTERVAL_S:
+                _write(file, embeddings, {case: marks[case] for case in embeddings})
+                saved = now
+            if number == len(missing) or now - reported > REPORT_INTERVAL_S:
+                left = (now - begun) / number * (len(missing) - number)
+                report(f"CLIP: {number} of {len(missing)} cases encoded, about {left:.0f} s left")
+                reported = now
+    return embeddings
+
+
+def cache_file(folder: Path, encoder: CLIPEncoder, axis: int) -> Path:
+    """Return where the embeddings of the preprocessed cases in a folder are kept."""
+    name = f"{encoder.sha256[:12]}_{encoder.preprocessing.key}_axis{axis}.safetensors"
+    return folder.with_name(f"{folder.name}_clip") / name
+
+
+def _encode(dataset: Dataset, case: str, encoder: CLIPEncoder, axis: int, device: torch.device) -> torch.Tensor:
+    try:
+        image = np.asarray(dataset.load_case(case)[0][:], dtype=np.float32)
+    except Exception as error:  # blosc2 and numpy raise many kinds for a damaged file
+        raise DataError(
+            f"preprocessed case '{case}' in {dataset.source_folder} cannot be read ({error}): delete that folder "
+            "and run 'hippo-nnunet plan' again"
+        ) from error
+    slices = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, axis + 1, 0)))
+    return encoder.encode_image(slices.to(device)).float().cpu()
+
+
+def _mark(folder: Path, case: str) -> str:
+    """Say what tells a case's file from a later one of the same name."""
+    for path in (folder / f"{case}{ending}" for ending in _ENDINGS):
+        if path.is_file():
+            status = path.stat()
+            return f"{path.name} {status.st_size} {status.st_mtime_ns}"
+    raise DataError(f"{folder} has no preprocessed case '{case}': run 'hippo-nnunet plan' again")
+
+
+def _read(file: Path, report: Callable[[str], None]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    if not file.is_file():
+        return {}, {}
+    try:
+        with safe_open(file, framework="pt") as opened:
+            marks = dict(json.loads(opened.metadata()["cases"]))
+            return {case: opened.get_tensor(case) for case in marks}, marks
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+        report(f"CLIP: {file} cannot be read ({error}); it is made anew")
+        return {}, {}
+
+
+def _write(file: Path, embeddings: dict[str, torch.Tensor], marks: dict[str, str]) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        # save_file would hide the file from other users of the data
+        temporary.write_bytes(save(embeddings, {"cases": json.dumps(marks)}))
+        temporary.replace(file)
+    except (SafetensorError, OSError) as error:
+        raise _unwritable(file, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _unwritable(file: Path, error: Exception) -> DataError:
+    return DataError(
+        f"CLIP's embeddings cannot be kept in {file} ({error}): make that folder writable, or train with the word "
+        "'live', which keeps none"
+    )

@@ -1,0 +1,60 @@
+"""From prompts to one embedding for each class, and the controls that take the meaning away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from hippo_nnunet.clip.prompts import class_names, class_prompts, override_prompts
+
+if TYPE_CHECKING:
+    from hippo_nnunet.clip.encoder import CLIPEncoder
+
+__all__ = ["class_embeddings", "class_names", "class_prompts", "control_embeddings"]
+
+
+def class_embeddings(
+    encoder: CLIPEncoder, dataset_json: Mapping[str, Any], overrides: Mapping[str, Sequence[str]] | None = None
+) -> torch.Tensor:
+    """Embed the classes of a dataset.
+
+    Args:
+        encoder: CLIP encoder.
+        dataset_json: Content of nnU-Net's dataset.json.
+        overrides: Prompts by class name that replace those of `class_prompts`.
+
+    Returns:
+        float32, shape (heads, embed_dim), unit length, on the CPU: of each class the mean of its prompts' embeddings.
+
+    Raises:
+        ConfigError: An override names no class, or is empty.
+
+    Source: prompt ensembling, Radford et al. 2021, section 3.1.4 (averaged in embedding space).
+    """
+    prompts = override_prompts(dataset_json, overrides or {})
+    each = encoder.encode_text([prompt for of_class in prompts for prompt in of_class])
+    means = [part.mean(dim=0) for part in each.split([len(of_class) for of_class in prompts])]
+    return F.normalize(torch.stack(means), dim=-1)
+
+
+def control_embeddings(embeddings: torch.Tensor, control: str | None, seed: int = 0) -> torch.Tensor:
+    """What a control's network gets in the place of the classes' embeddings.
+
+    Args:
+        embeddings: Shape (heads, embed_dim), unit length.
+        control: `randomText`: random directions; `shuffledText`: each class has the embedding of the one before it
+            (with a single head that is its own); anything else, `noImage` and None among them: no change.
+        seed: Of the random directions.
+
+    Returns:
+        Same shape, type and device, unit length.
+    """
+    if control == "randomText":
+        random = torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(seed))
+        return F.normalize(random, dim=-1).to(embeddings)
+    if control == "shuffledText":
+        return embeddings.roll(1, dims=0)
+    return embeddings

@@ -1,0 +1,172 @@
+"""The cache of slice embeddings: what it computes, what it recomputes, and what a patch gets of it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hippo_nnunet.clip.guidance_cache import (
+    CachedGuidance,
+    cache_file,
+    guidance_axis,
+    patch_guidance,
+    slice_embeddings,
+)
+from hippo_nnunet.clip.preprocessing import Preprocessing
+from hippo_nnunet.errors import DataError
+
+
+class Encoder:
+    """Embeds a slice by its mean, its shape and its channels."""
+
+    name, sha256, preprocessing = "fake", "ab" * 32, Preprocessing(8, (0.5,), (0.5,), "bicubic")
+
+    def __init__(self) -> None:
+        self.encoded = 0
+
+    def encode_image(self, slices: torch.Tensor) -> torch.Tensor:
+        self.encoded += len(slices)
+        shape = torch.tensor([float(n) for n in slices.shape[1:]]).expand(len(slices), -1)
+        return F.normalize(torch.cat([slices.mean(dim=(1, 2, 3))[:, None], shape], 1), dim=1)
+
+
+class Dataset:
+    """nnU-Net's view of numpy files of shape (2, 3, 4, 5), whose slices along the first axis differ."""
+
+    def __init__(self, folder: Path, cases: list[str]) -> None:
+        self.source_folder, self.identifiers = str(folder), cases
+
+    def load_case(self, identifier: str) -> tuple[Any, Any, Any, dict[str, Any]]:
+        return np.load(Path(self.source_folder) / f"{identifier}.npz")["data"], None, None, {}
+
+
+def write(folder: Path, case: str, factor: float = 1.0) -> None:
+    folder.mkdir(exist_ok=True)
+    ramp = factor * np.arange(3, dtype=np.float32)[None, :, None, None]
+    np.savez(folder / f"{case}.npz", data=np.broadcast_to(ramp, (2, 3, 4, 5)))
+
+
+def embed(dataset: Dataset, encoder: Encoder, axis: int = 0, lines: list[str] | None = None) -> dict[str, torch.Tensor]:
+    report = lines.append if lines is not None else lambda line: None
+    return slice_embeddings(dataset, encoder, axis, torch.device("cpu"), report)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    folder = tmp_path / "Plans_2d"
+    for case in ("a", "b"):
+        write(folder, case, 1.0 if case == "a" else 2.0)
+    return Dataset(folder, ["a", "b"])
+
+
+def test_every_slice_is_encoded_once_and_kept_beside_the_data(dataset: Dataset) -> None:
+    encoder, lines = Encoder(), []
+    made = embed(dataset, encoder, lines=lines)
+    assert made["b"].shape == (3, 4)
+    expected = F.normalize(torch.tensor([[2.0 * i, 2, 4, 5] for i in range(3)]), dim=1)
+    torch.testing.assert_close(made["b"], expected)
+    assert encoder.encoded == 6
+    assert "2 cases" in lines[0] and "2 of 2" in lines[-1]
+    file = cache_file(Path(dataset.source_folder), encoder, 0)  # type: ignore[arg-type]
+    assert file.parent.name == "Plans_2d_clip"
+    assert {p.suffix for p in file.parent.iterdir()} <= {".safetensors", ".lock"}
+    again = embed(dataset, encoder)
+    assert encoder.encoded == 6
+    assert all(torch.equal(again[case], made[case]) for case in made)
+    assert embed(dataset, encoder, axis=2)["a"].shape == (5, 4)  # another axis is another file
+    assert torch.equal(embed(dataset, encoder)["a"], made["a"])
+
+
+def test_only_changed_and_new_cases_are_encoded_again(dataset: Dataset) -> None:
+    encoder = Encoder()
+    embed(dataset, encoder)
+    write(Path(dataset.source_folder), "b", 3.0)
+    os.utime(Path(dataset.source_folder) / "b.npz", ns=(1, 1))
+    write(Path(dataset.source_folder), "c")
+    dataset.identifiers = ["a", "b", "c"]
+    encoder.encoded = 0
+    made = embed(dataset, encoder)
+    assert encoder.encoded == 6
+    torch.testing.assert_close(made["b"][1], F.normalize(torch.tensor([3.0, 2, 4, 5]), dim=0))
+
+
+def test_another_encoder_has_a_cache_of_its_own(dataset: Dataset) -> None:
+    embed(dataset, Encoder())
+    other = Encoder()
+    other.sha256 = "cd" * 32
+    embed(dataset, other)
+    assert other.encoded == 6
+
+
+def test_a_damaged_cache_is_made_anew(dataset: Dataset) -> None:
+    encoder, lines = Encoder(), []
+    embed(dataset, encoder)
+    file = cache_file(Path(dataset.source_folder), encoder, 0)  # type: ignore[arg-type]
+    file.write_bytes(file.read_bytes()[:50])
+    assert len(embed(dataset, encoder, lines=lines)) == 2
+    assert encoder.encoded == 12
+    assert "made anew" in lines[0]
+
+
+def test_what_was_encoded_before_a_failure_is_kept(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hippo_nnunet.clip.guidance_cache.SAVE_INTERVAL_S", -1.0)
+    encoder = Encoder()
+    (Path(dataset.source_folder) / "b.npz").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"case 'b' in .*cannot be read .* plan' again"):
+        embed(dataset, encoder)
+    write(Path(dataset.source_folder), "b")
+    assert len(embed(dataset, encoder)) == 2
+    assert encoder.encoded == 6
+
+
+def test_a_missing_case_and_a_folder_that_cannot_be_written(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no preprocessed case 'z'"):
+        embed(Dataset(Path(dataset.source_folder), ["z"]), Encoder())
+    (tmp_path / "Other_2d").mkdir()
+    (tmp_path / "Other_2d_clip").touch()
+    with pytest.raises(DataError, match=r"Other_2d_clip.* or train with the word 'live'"):
+        embed(Dataset(tmp_path / "Other_2d", []), Encoder())
+
+
+def unit(*angles: float) -> torch.Tensor:
+    return torch.tensor([[np.cos(a), np.sin(a)] for a in angles], dtype=torch.float32)
+
+
+def test_guidance_of_a_slice_and_of_a_volume() -> None:
+    embeddings = unit(0.0, 0.1, 0.2, 0.3, 0.4)
+    assert torch.equal(patch_guidance(embeddings, 3, 1, 3), embeddings[3])
+    # the whole case: as the network itself pools evenly spaced slices
+    torch.testing.assert_close(patch_guidance(embeddings, 0, 5, 5), unit(0.2)[0])
+    assert patch_guidance(embeddings, 0, 5, 3).norm().item() == pytest.approx(1)
+    # padding does not count, and a patch outside has its nearest slice
+    assert torch.equal(patch_guidance(embeddings, -2, 4, 3), patch_guidance(embeddings, 0, 2, 3))
+    assert torch.equal(patch_guidance(embeddings, 4, 4, 3), embeddings[4])
+    assert torch.equal(patch_guidance(embeddings, -9, 4, 3), embeddings[0])
+    assert torch.equal(patch_guidance(embeddings, 9, 4, 3), embeddings[4])
+
+
+def test_a_batch_is_looked_up_by_case_and_corner() -> None:
+    embeddings = {"a": unit(0.0, 0.1, 0.2), "b": unit(1.0, 1.1)}
+    corners = torch.tensor([[1, 7, -3], [0, 0, 0]])
+    flat = CachedGuidance(embeddings, (6, 6), 3)(["b", "a"], corners)
+    assert torch.equal(flat, torch.cat([unit(1.1), unit(0.0)]))
+    volumes = CachedGuidance(embeddings, (9, 9, 2), 2)(["a", "b"], torch.tensor([[5, 5, 1], [5, 5, 0]]))
+    torch.testing.assert_close(volumes, torch.cat([unit(0.15), unit(1.05)]))
+
+
+def test_axis() -> None:
+    assert guidance_axis((40, 56)) == 0
+    assert guidance_axis((40, 56, 32)) == 2
+
+
+def test_the_cache_can_be_read_by_others(dataset: Dataset) -> None:
+    file = cache_file(Path(dataset.source_folder), Encoder(), 0)  # type: ignore[arg-type]
+    embed(dataset, Encoder())
+    assert stat.S_IMODE(file.stat().st_mode) == stat.S_IMODE((Path(dataset.source_folder) / "a.npz").stat().st_mode)

@@ -1,0 +1,146 @@
+"""CLIP-guided U-Net for nnU-Net: its network, its text and its guidance, nothing else."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
+
+import torch
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+
+from hippo_nnunet.clip.encoder import CLIPEncoder, chosen_encoder, load_encoder
+from hippo_nnunet.clip.guidance_cache import CachedGuidance, guidance_axis, slice_embeddings
+from hippo_nnunet.clip.text import class_embeddings, control_embeddings
+from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.networks.clip_guided_unet import MAX_SCALE, CLIPGuidedUNet
+from hippo_nnunet.nnunet.network import CLIP_GUIDED, build_network
+from hippo_nnunet.nnunet.positions import add_positions
+from hippo_nnunet.trainers.recipe_trainer import UNetTrainer
+from hippo_nnunet.training.memory_data import MemoryLoader
+from hippo_nnunet.training.recipes import Recipe
+
+
+class CLIPGuidedUNetTrainer(UNetTrainer):
+    """Trains `hippo_nnunet.networks.clip_guided_unet.CLIPGuidedUNet` with the plan's own network arguments.
+
+    Args:
+        plans: As `UNetTrainer`.
+        configuration: As `UNetTrainer`.
+        fold: As `UNetTrainer`.
+        dataset_json: As `UNetTrainer`.
+        device: As `UNetTrainer`.
+
+    Raises:
+        DependencyError: The weights of the recipe's encoder are not there; before anything is written or read.
+    """
+
+    recipe: ClassVar[Recipe] = Recipe("CLIPGuidedUNetTrainer")
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature, to the letter
+    ) -> None:
+        encoder = self.load_encoder()
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.record.encoder = {"name": encoder.name, "sha256": encoder.sha256}
+        self._cached_guidance: CachedGuidance | None = None
+
+    @classmethod
+    def load_encoder(cls) -> CLIPEncoder:
+        """Return the recipe's encoder, which is loaded once in a process."""
+        return load_encoder(chosen_encoder(cls.recipe.mini))
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> torch.nn.Module:
+        """Build the network with its encoder; called for training and, with deep supervision off, for inference."""
+        encoder = cls.load_encoder()
+        scale = configuration_manager.network_arch_init_kwargs.get("initial_scale", min(encoder.logit_scale, MAX_SCALE))
+        network = build_network(
+            CLIP_GUIDED,
+            configuration_manager,
+            num_input_channels,
+            num_output_channels,
+            enable_deep_supervision,
+            {"embed_dim": encoder.embed_dim, "initial_scale": scale},
+        )
+        assert isinstance(network, CLIPGuidedUNet)
+        # a cascade's second stage has the first stage's labels as further channels
+        images = len(configuration_manager.normalization_schemes)
+        network.attach_encoder(lambda x: encoder.encode_image(x[:, :images]), encoder.sha256)
+        network.use_image = cls.recipe.control != "noImage"
+        return network
+
+    def initialize(self) -> None:
+        """Build network, optimiser and loss, and give the network its classes' text."""
+        super().initialize()
+        self._set_text()
+        _bare(self.network).forget_text()
+
+    def on_train_start(self) -> None:
+        """Start as `UNetTrainer`; pretrained weights do not bring the text of the data that they were trained on."""
+        super().on_train_start()
+        if self._resumed is None:
+            self._set_text()
+
+    def _set_text(self) -> None:
+        text = class_embeddings(self.load_encoder(), self.dataset_json)
+        _bare(self.network).set_text(control_embeddings(text, self.recipe.control, self.seed or 0))
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Return the loaders of `UNetTrainer`; for `cached`, batches say where their patches lie."""
+        network = _bare(self.network)
+        if self.recipe.guidance == "live" or not network.use_image:
+            return super().get_dataloaders()
+        patch_size = self.configuration_manager.patch_size
+        embeddings = slice_embeddings(
+            self.dataset_class(self.preprocessed_dataset_folder),
+            self.load_encoder(),
+            guidance_axis(patch_size),
+            self.device,
+            self.print_to_log_file,
+        )
+        self._cached_guidance = CachedGuidance(embeddings, patch_size, network.guidance_slices)
+        loaders = super().get_dataloaders()
+        if not isinstance(loaders[0], MemoryLoader):
+            add_positions(loaders)
+        return loaders
+
+    def batch_context(self, batch: dict) -> AbstractContextManager[None]:
+        """Return the context in which the network is guided by the batch's cached embeddings."""
+        if self._cached_guidance is None:
+            return super().batch_context(batch)
+        guidance = self._cached_guidance(batch["keys"], batch["corners"])
+        return _bare(self.network).guided(guidance.to(self.device, non_blocking=True))
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """Load a checkpoint and go on with its schedule.
+
+        Raises:
+            ConfigError: It was made with other plans, or with another encoder.
+        """
+        try:
+            super().load_checkpoint(filename_or_checkpoint)
+        except ValueError as error:  # the network compares the encoders' hashes
+            raise ConfigError(f"checkpoint {filename_or_checkpoint}: {error}") from error
+
+
+def _bare(network: torch.nn.Module) -> CLIPGuidedUNet:
+    """Take off what distributed training and compilation wrap around a network."""
+    if isinstance(network, DistributedDataParallel):
+        network = network.module
+    if isinstance(network, OptimizedModule):
+        network = network._orig_mod
+    assert isinstance(network, CLIPGuidedUNet)
+    return network
