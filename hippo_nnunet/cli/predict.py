@@ -35,6 +35,12 @@ def predict(
     no_mirroring: Annotated[
         bool, typer.Option("--no-mirroring", help="Do not average over mirrored images: faster, a little worse.")
     ] = False,
+    backend: Annotated[
+        str,
+        typer.Option(
+            "--backend", help="auto (on a CPU OpenVINO where installed, worth it and equal to torch), torch, openvino."
+        ),
+    ] = "auto",
     root: Annotated[
         Path | None,
         typer.Option("--root", help="With --experiment: nnU-Net's root folder, if the experiment was run with one."),
@@ -49,22 +55,27 @@ def predict(
         raise typer.BadParameter("give numbers such as 0,1,2, or all", param_hint="--folds") from None
 
     from hippo_nnunet.inference.predict import predict as predict_images
-    from hippo_nnunet.workflow.chosen import ChosenModels, chosen_models
 
-    chosen = chosen_models(experiment, root) if experiment else ChosenModels(tuple(model or ()), "none")
+    models, postprocessing = tuple(model or ()), None
+    if experiment is not None:
+        from hippo_nnunet.workflow.chosen import chosen_models
+
+        chosen = chosen_models(experiment, root)
+        models, postprocessing = chosen.folders, chosen.postprocessing
     with contextlib.redirect_stdout(sys.stderr):  # nnU-Net prints
         written = predict_images(
             input_,
             output,
-            chosen.folders,
+            models,
             chosen_folds,
             device,
             checkpoint,
             overwrite,
             save_probabilities,
             use_mirroring=not no_mirroring,
-            postprocessing=chosen.postprocessing,
+            postprocessing=postprocessing,
             show_progress=True,
+            backend=backend,
         )
     for path in written:
         typer.echo(path)

@@ -64,8 +64,11 @@ def find_cases(inputs: Path | Sequence[Path], channels: int) -> list[InputCase]:
     return [InputCase(case, tuple(images[c] for c in range(channels))) for case, images in sorted(found.items())]
 
 
-def check_images(case: InputCase) -> None:
+def check_images(case: InputCase) -> int:
     """Read the images of a case and refuse what nnU-Net would misread in silence.
+
+    Returns:
+        Number of voxels of one channel.
 
     Raises:
         DataError: An image is unreadable, truncated, not 3D, empty or holds a NaN or an infinite voxel, or the
@@ -89,6 +92,7 @@ def check_images(case: InputCase) -> None:
             raise DataError(
                 f"{path} lies {shift:.3g} mm away from {first.path}: resample the channels of a case to one grid"
             )
+    return int(first.array.size) if first else 0
 
 
 def _files(inputs: Iterable[Path]) -> list[Path]:

@@ -77,16 +77,17 @@ def find_members(models: Sequence[Path], folds: Sequence[int | str] | None, chec
     return members
 
 
-def load_member(member: Member, device: torch.device, use_mirroring: bool) -> BatchedPredictor:
+def load_member(member: Member, device: torch.device, use_mirroring: bool, backend: str = "auto") -> BatchedPredictor:
     """Load the weights of every fold of a model.
 
     Args:
         member: The model.
         device: Where it shall predict.
         use_mirroring: Whether predictions are averaged over the mirrored axes that the training allowed.
+        backend: One of BACKENDS: see `hippo_nnunet.inference.backends`.
 
     Returns:
-        nnU-Net's predictor, ready.
+        The predictor, ready.
 
     Raises:
         ConfigError: The trainer is not known here, or the model is the second stage of a cascade.
@@ -96,16 +97,9 @@ def load_member(member: Member, device: torch.device, use_mirroring: bool) -> Ba
 
     # nnU-Net looks a trainer up by name, and this works without its folders or `hippo-nnunet register`.
     os.environ[EXT_VARIABLE] = environment(member.folder)[EXT_VARIABLE]
-    predictor = BatchedPredictor(
-        use_mirroring=use_mirroring,
-        perform_everything_on_device=device.type == "cuda",
-        device=device,
-        allow_tqdm=False,
-    )
+    predictor = BatchedPredictor(device, use_mirroring, backend)
     try:
-        predictor.initialize_from_trained_model_folder(str(member.folder), member.folds, member.checkpoint)
-        for parameters in predictor.list_of_parameters[1:]:
-            predictor.network.load_state_dict(parameters)
+        predictor.initialize_from_trained_model_folder(member.folder, member.folds, member.checkpoint)
     except HippoError:
         raise
     except Exception as error:  # torch.load and nnU-Net raise many kinds

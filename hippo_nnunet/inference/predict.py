@@ -7,10 +7,13 @@ import os
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 from rich.console import Console
 from rich.progress import track
 
@@ -18,11 +21,33 @@ from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.postprocessing import POSTPROCESSINGS, postprocess
 from hippo_nnunet.inference.cases import InputCase, check_images, find_cases
 from hippo_nnunet.inference.members import find_members, load_member
+from hippo_nnunet.inference.overlap import in_background
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.nnunet.paths import folder_problem
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hippo_nnunet.inference.batched_predictor import BatchedPredictor
+    from hippo_nnunet.inference.sliding_window import PreprocessedImage
+
+MOST_AHEAD = 8
+"""Cases that are at most prepared before they are needed, and written after they are predicted."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case, preprocessed for every model; models whose plans preprocess alike share the image.
+
+    Attributes:
+        case: The case.
+        images: One for each model.
+        properties: nnU-Net's, which lead back to the grid of the image; one for each model.
+    """
+
+    case: InputCase
+    images: list[PreprocessedImage]
+    properties: list[dict[str, Any]]
 
 
 def predict(
@@ -37,8 +62,9 @@ def predict(
     use_mirroring: bool = True,
     postprocessing: str | None = None,
     show_progress: bool = False,
+    backend: str = "auto",
 ) -> list[Path]:
-    """Segment images, case by case, in this process.
+    """Segment images in this process; while the networks compute, threads prepare the next cases and write the last.
 
     The logits of a model's folds are averaged, then the probabilities of the models, with equal weights: what
     `nnUNetv2_predict --save_probabilities` and `nnUNetv2_ensemble` give, but for rounding (sums are kept in single
@@ -57,15 +83,17 @@ def predict(
         use_mirroring: Average over mirrored images, along the axes that the training allowed.
         postprocessing: One of POSTPROCESSINGS; None is `none`.
         show_progress: Show a progress bar on stderr.
+        backend: `auto`, `torch` or `openvino`: see `hippo_nnunet.inference.backends.choose_runs`.
 
     Returns:
         The segmentations written, sorted by case.
 
     Raises:
-        ConfigError: A model, fold, checkpoint, device or postprocessing that is not there, or models that do not
-            belong together.
+        ConfigError: A model, fold, checkpoint, device, backend or postprocessing that is not there, or models that do
+            not belong together.
         DataError: An image that cannot be right, a target that exists, or a folder that cannot be written to.
-        DependencyError: The device is not there.
+        DependencyError: The device or the backend is not there.
+        UpstreamError: The backend that was asked for cannot compute a network as torch does.
     """
     if postprocessing is not None and postprocessing not in POSTPROCESSINGS:
         raise ConfigError(f"unknown postprocessing '{postprocessing}': choose one of {', '.join(POSTPROCESSINGS)}")
@@ -75,25 +103,48 @@ def predict(
     ending = members[0].dataset_json["file_ending"]
     _refuse_clash(cases, output, [ending, ".npz", ".pkl"] if save_probabilities else [ending], descriptions, overwrite)
     console = Console(stderr=True)
-    for case in track(cases, "checking", console=console, transient=True, disable=not show_progress):
-        check_images(case)
+    voxels = [
+        check_images(c) for c in track(cases, "checking", console=console, transient=True, disable=not show_progress)
+    ]
     limit_processes()
     import torch
 
+    from hippo_nnunet.inference.backends import check_backend
+
     where = torch.device(resolve_device(device))
-    predictors = [load_member(member, where, use_mirroring) for member in members]
+    check_backend(backend, where)
+    predictors = [load_member(member, where, use_mirroring, backend) for member in members]
     problem = folder_problem(output)
     if problem:
         raise DataError(f"{output}: cannot write there ({problem}): choose another folder or mend its permissions")
     for name, content in descriptions.items():
         with _whole(output / name) as path:
             path.write_text(json.dumps(content, indent=4))
-    written = []
-    for case in track(cases, "predicting", console=console, disable=not show_progress):
-        probabilities, properties = _probabilities(case, predictors)
-        _write(output / case.case, ending, probabilities, properties, predictors[0], postprocessing, save_probabilities)
-        written.append(output / f"{case.case}{ending}")
-    return written
+
+    def prepare(case: InputCase) -> Prepared:
+        return _prepare(case, predictors)
+
+    def finish(predicted: tuple[Prepared, tuple[Tensor, ...]]) -> Path:
+        prepared, logits = predicted
+        target = output / prepared.case.case
+        probabilities = _probabilities(prepared, logits, predictors)
+        geometry = prepared.properties[0]
+        _write(target, ending, probabilities, geometry, predictors[0], postprocessing, save_probabilities)
+        return target.with_name(f"{target.name}{ending}")
+
+    ahead = _cases_ahead(max(voxels) * (members[0].channels + predictors[0].label_manager.num_segmentation_heads))
+    for_cases, *for_models = tee(in_background(prepare, cases, ahead), 1 + len(predictors))
+    logits = [
+        predictor.predict_images((prepared.images[index] for prepared in copies), sum(voxels))
+        for index, (predictor, copies) in enumerate(zip(predictors, for_models, strict=True))
+    ]
+    finished = in_background(finish, zip(for_cases, zip(*logits, strict=True), strict=True), ahead)
+    return list(track(finished, "predicting", len(cases), console=console, disable=not show_progress))
+
+
+def _cases_ahead(values: int) -> int:
+    """Return how many cases, of so many numbers at most, may wait before and after the networks."""
+    return max(1, min(MOST_AHEAD, psutil.virtual_memory().available // (16 * 4 * values)))
 
 
 def _refuse_clash(
@@ -125,22 +176,48 @@ def _says(path: Path, content: dict[str, Any]) -> bool:
         return False
 
 
-def _probabilities(case: InputCase, predictors: Sequence[BatchedPredictor]) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the models' mean probabilities, (c, z, y, x) on the grid of the image, and nnU-Net's geometry."""
+def _prepare(case: InputCase, predictors: Sequence[BatchedPredictor]) -> Prepared:
+    """Preprocess a case once for each way that the models want it preprocessed."""
+    from torch import from_numpy
+
+    from hippo_nnunet.inference.sliding_window import PreprocessedImage
+
+    done: dict[str, tuple[PreprocessedImage, dict[str, Any]]] = {}
+    keys = [_preprocessing(predictor) for predictor in predictors]
+    for key, predictor in zip(keys, predictors, strict=True):
+        if key not in done:
+            plans, configuration = predictor.plans_manager, predictor.configuration_manager
+            data, _, properties = configuration.preprocessor_class(verbose=False).run_case(
+                [str(file) for file in case.files], None, plans, configuration, predictor.dataset_json
+            )
+            done[key] = PreprocessedImage(from_numpy(data)), properties
+    return Prepared(case, [done[key][0] for key in keys], [done[key][1] for key in keys])
+
+
+def _preprocessing(predictor: BatchedPredictor) -> str:
+    """Return what decides how an image is preprocessed, comparable between models of one dataset."""
+    plans = dict(predictor.plans_manager.plans)
+    configuration = dict(predictor.configuration_manager.configuration)
+    for content, other in (
+        (plans, ("configurations", "plans_name", "experiment_planner_used")),
+        (configuration, ("architecture", "batch_size", "batch_dice", "data_identifier")),
+    ):
+        for name in other:
+            content.pop(name, None)
+    return json.dumps([plans, configuration], sort_keys=True, default=str)
+
+
+def _probabilities(prepared: Prepared, logits: Sequence[Tensor], predictors: Sequence[BatchedPredictor]) -> np.ndarray:
+    """Return the models' mean probabilities, (c, z, y, x) on the grid of the image."""
     from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
-    from torch import from_numpy, get_num_threads
+    from torch import get_num_threads
 
     total: np.ndarray | None = None
-    geometry: dict[str, Any] = {}
-    for predictor in predictors:
-        plans, configuration = predictor.plans_manager, predictor.configuration_manager
-        data, _, properties = configuration.preprocessor_class(verbose=False).run_case(
-            [str(file) for file in case.files], None, plans, configuration, predictor.dataset_json
-        )
+    for of_model, properties, predictor in zip(logits, prepared.properties, predictors, strict=True):
         _, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
-            predictor.predict_logits_from_preprocessed_data(from_numpy(data)).cpu(),
-            plans,
-            configuration,
+            of_model,
+            predictor.plans_manager,
+            predictor.configuration_manager,
             predictor.label_manager,
             properties,
             return_probabilities=True,
@@ -148,13 +225,12 @@ def _probabilities(case: InputCase, predictors: Sequence[BatchedPredictor]) -> t
         )
         if not np.isfinite(probabilities).all():
             raise DataError(
-                f"case {case.case}: {predictor.trainer_name} gives probabilities that are no numbers: its weights or "
-                f"{case.files[0]} hold extreme values; look at both"
+                f"case {prepared.case.case}: {predictor.trainer_name} gives probabilities that are no numbers: its "
+                f"weights or {prepared.case.files[0]} hold extreme values; look at both"
             )
         total = probabilities if total is None else total + probabilities
-        geometry = geometry or properties
     assert total is not None
-    return total / len(predictors), geometry
+    return total / len(predictors)
 
 
 def _write(

@@ -1,0 +1,112 @@
+"""What computes a network's forward pass: torch, or OpenVINO on a CPU."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+
+import torch
+from torch import nn
+
+from hippo_nnunet.errors import ConfigError, DependencyError, UpstreamError
+
+log = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "torch", "openvino")
+
+TOLERANCE = 1e-4
+"""Largest difference of OpenVINO's logits from torch's, as a share of the largest logit; ten times what is seen."""
+
+WORTH_VOXELS = 2**20
+"""Voxels, counted once for each mirrored copy, from which `auto` converts networks: below, converting takes longer than
+it saves. Source: ours, measured with the smallest plan on two CPU cores."""
+
+Run = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""From patches (batch, channel, *patch) and guidance (batch, embed_dim), or None, to logits (batch, head, *patch)."""
+
+
+def check_backend(backend: str, device: torch.device) -> None:
+    """Refuse a backend that cannot be had.
+
+    Raises:
+        ConfigError: Unknown, or not for this device.
+        DependencyError: OpenVINO was asked for, and is not installed.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(f"unknown backend '{backend}': choose one of {', '.join(BACKENDS)}")
+    if backend == "openvino" and device.type != "cpu":
+        raise ConfigError(f"backend openvino computes on the CPU only, and the device is {device.type}: leave one out")
+    if backend == "openvino" and not find_spec("openvino"):
+        raise DependencyError(
+            "backend openvino is not installed: pip install 'hippo_nnunet[openvino]', or --backend torch"
+        )
+
+
+def torch_runs(networks: Sequence[nn.Module], device: torch.device) -> list[Run]:
+    """Return the networks, in nnU-Net's precision: automatic on CUDA, else single."""
+
+    def run_of(network: nn.Module) -> Run:
+        def run(patches: torch.Tensor, guidance: torch.Tensor | None) -> torch.Tensor:
+            with torch.autocast("cuda", enabled=device.type == "cuda"):
+                logits: torch.Tensor = network(patches) if guidance is None else network(patches, guidance)
+            return logits.float()
+
+        return run
+
+    return [run_of(network) for network in networks]
+
+
+def choose_runs(
+    backend: str,
+    networks: Sequence[nn.Module],
+    device: torch.device,
+    voxels: int | None,
+    patches: torch.Tensor,
+    guidance: torch.Tensor | None,
+) -> list[Run]:
+    """Return what computes the networks' forward passes.
+
+    Args:
+        backend: One of BACKENDS. `auto` is OpenVINO on the CPU where it is installed, worth converting the networks
+            for, and in agreement with torch; else torch.
+        networks: The folds, in evaluation mode, on the device.
+        device: Where they are.
+        voxels: Voxels to predict, counted once for each mirrored copy; None for many.
+        patches: Some patches, (batch, channel, *patch), to trace with, and to compare the two.
+        guidance: Theirs, (batch, embed_dim), for networks that take it.
+
+    Raises:
+        UpstreamError: `openvino` was asked for, and cannot convert a network or disagrees with torch.
+    """
+    runs = torch_runs(networks, device)
+    if backend == "auto":
+        few = voxels is not None and voxels < WORTH_VOXELS
+        if few or device.type != "cpu" or not find_spec("openvino"):
+            return runs
+    elif backend == "torch":
+        return runs
+    try:
+        from hippo_nnunet.inference.openvino_networks import compile_network
+
+        compiled = [compile_network(network, patches, guidance) for network in networks]
+        problem = _disagreement(compiled, runs, patches, guidance)
+    except Exception as error:  # OpenVINO and the tracer raise many kinds
+        problem = f"it cannot convert the network ({' '.join(str(error).split())[:300]})"
+    if problem is None:
+        return compiled
+    if backend == "openvino":
+        raise UpstreamError(f"backend openvino: {problem}; predict with --backend torch")
+    log.warning("OpenVINO is not used: %s; torch computes instead", problem)
+    return runs
+
+
+def _disagreement(
+    compiled: Sequence[Run], runs: Sequence[Run], patches: torch.Tensor, guidance: torch.Tensor | None
+) -> str | None:
+    for theirs, ours in zip(compiled, runs, strict=True):
+        expected = ours(patches, guidance)
+        largest, difference = float(expected.abs().max()), float((theirs(patches, guidance) - expected).abs().max())
+        if not difference <= TOLERANCE * max(1.0, largest):
+            return f"its logits differ from torch's by {difference:.3g}, and the largest is {largest:.3g}"
+    return None

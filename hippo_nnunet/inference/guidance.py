@@ -1,0 +1,61 @@
+"""What guides a CLIP-guided network at prediction: what guided it in training, from the image at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from hippo_nnunet.clip.guidance_cache import guidance_axis, patch_guidance
+from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage, Window
+from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
+from hippo_nnunet.networks.guidance import embed_images
+
+
+class Guide:
+    """Computes the guidance of patches.
+
+    Args:
+        network: Its encoder attached; of several folds any one, as they share the encoder.
+        patch_size: Patch in voxels; two numbers for slices along the first axis.
+        cached: Whether each slice of the image is encoded once, for all its patches, mirrors and folds, as the recipe
+            word `cached` has it; else the network's input is, mirrored or not.
+    """
+
+    def __init__(self, network: CLIPGuidedUNet, patch_size: Sequence[int], cached: bool) -> None:
+        self._network = network
+        self._axis = guidance_axis(patch_size)
+        self._length = 1 if len(patch_size) == 2 else int(patch_size[self._axis])
+        self._cached = cached
+
+    def patches(
+        self, image: PreprocessedImage, opened: OpenImage, device: torch.device
+    ) -> list[torch.Tensor] | list[None]:
+        """Return the guidance of each patch of an image, (embed_dim,), on the CPU; None where none is cached.
+
+        Args:
+            image: The image.
+            opened: The same image, padded, with its patches.
+            device: Where to encode its slices, unless another model has done so.
+        """
+        if not self._cached:
+            return [None] * len(opened.windows)
+        key = (bytes(self._network.encoder_sha256.tolist()).hex(), self._axis)
+        if key not in image.embeddings:
+            slices = image.voxels.movedim(self._axis + 1, 0).contiguous().to(device)
+            image.embeddings[key] = self._embed(slices).float().cpu()
+        return [self._patch(image.embeddings[key], window, opened.padding) for window in opened.windows]
+
+    def _patch(self, slices: torch.Tensor, window: Window, padding: Sequence[int]) -> torch.Tensor:
+        place = window[1 + self._axis]
+        start = (place.start if isinstance(place, slice) else place) - padding[self._axis]
+        return patch_guidance(slices, start, self._length, self._network.guidance_slices)
+
+    def live(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the guidance (batch, embed_dim) of what the network is about to see, (batch, channel, *patch)."""
+        return self._embed(patches)
+
+    def _embed(self, images: torch.Tensor) -> torch.Tensor:
+        encode = self._network._image_encoder.encode
+        assert encode is not None, "a trainer attaches the encoder when it builds the network"
+        return embed_images(encode, images, self._network.guidance_slices)

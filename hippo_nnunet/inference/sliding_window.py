@@ -1,0 +1,95 @@
+"""Where the patches of an image lie, and how their logits become the image's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
+
+Window = tuple[slice | int, ...]
+"""Index of a patch into an image (channel, z, y, x)."""
+
+
+def windows(shape: Sequence[int], patch_size: Sequence[int], step: float = 0.5) -> list[Window]:
+    """Return the patches of an image, as nnU-Net places them.
+
+    Args:
+        shape: Image (z, y, x), at least as large as the patch.
+        patch_size: Two numbers for slices along z, else three.
+        step: Largest distance of neighbours, as a share of the patch.
+    """
+    flat = len(patch_size) < len(shape)
+    planes: list[slice | int] = list(range(shape[0])) if flat else []
+    steps = compute_steps_for_sliding_window(tuple(shape[1:] if flat else shape), tuple(patch_size), step)
+    places = product(*([slice(s, s + n) for s in starts] for starts, n in zip(steps, patch_size, strict=True)))
+    if not flat:
+        return [(slice(None), *place) for place in places]
+    spread = list(places)
+    return [(slice(None), plane, *place) for plane in planes for place in spread]
+
+
+@dataclass(frozen=True)
+class PreprocessedImage:
+    """An image as the network is to see it.
+
+    Attributes:
+        voxels: float32 (channel, z, y, x), neither padded nor mirrored.
+        embeddings: Filled by the CLIP-guided models that predict it, and shared between them: encoder's hash and axis
+            to the embedding of each slice, (slices, embed_dim).
+    """
+
+    voxels: torch.Tensor
+    embeddings: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
+
+
+class OpenImage:
+    """An image on its way through the network; sums are kept in single precision, where nnU-Net's are half.
+
+    Args:
+        image: float32 (channel, z, y, x), preprocessed; padded with zeros to the patch where it is smaller.
+        patch_size: See `windows`.
+        heads: Number of segmentation heads.
+        weight: What a patch's logits are weighted by, float32 (*patch), on the device that shall keep image and sums.
+
+    Attributes:
+        windows: Its patches.
+        padding: Voxels put before it along z, y and x.
+        waiting: Patches whose logits are not there yet.
+    """
+
+    def __init__(self, image: torch.Tensor, patch_size: Sequence[int], heads: int, weight: torch.Tensor) -> None:
+        padded, inner = pad_nd_image(image, tuple(patch_size), "constant", {"value": 0}, True, None)
+        where = weight.device
+        self._image = padded.to(where)
+        self._weight = weight
+        self._inner = (slice(None), *inner[1:])
+        self.windows = windows(padded.shape[1:], patch_size)
+        self.padding = [int(part.start or 0) for part in inner[1:]]
+        self.waiting = len(self.windows)
+        self._sum = torch.zeros((heads, *padded.shape[1:]), device=where)
+        self._weights = torch.zeros(padded.shape[1:], device=where)
+
+    def patch(self, window: Window) -> torch.Tensor:
+        """Return a patch (channel, *patch)."""
+        return self._image[window]
+
+    def add(self, window: Window, logits: torch.Tensor) -> None:
+        """Add a patch's logits (head, *patch)."""
+        self._sum[window] += logits.to(self._weight.device) * self._weight
+        self._weights[window[1:]] += self._weight
+        self.waiting -= 1
+
+    def logits(self) -> torch.Tensor:
+        """Return the image's logits, float32 (head, z, y, x), on the CPU, without the padding.
+
+        Raises:
+            RuntimeError: The network returned an infinite number.
+        """
+        logits = (self._sum / self._weights)[self._inner].cpu()
+        if torch.isinf(logits).any():
+            raise RuntimeError("the network returned an infinite number: train in single precision, or longer")
+        return logits
