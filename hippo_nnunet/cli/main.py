@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hippo_nnunet import __version__
-from hippo_nnunet.cli import benchmark, clip, compare, data, doctor, predict, registration, run, submit, train
+from hippo_nnunet.cli import benchmark, clip, compare, data, doctor, explore, predict, registration, run, submit, train
 from hippo_nnunet.errors import HippoError
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ for function in (
     run.run,
     predict.predict,
     submit.submit,
+    explore.explore,
     compare.compare,
 ):
     app.command(name=function.__name__.rstrip("_"))(function)

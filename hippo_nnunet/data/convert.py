@@ -8,17 +8,14 @@ import os
 import re
 import subprocess
 import sys
-import tarfile
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from hippo_nnunet.data.archive import open_dataset
 from hippo_nnunet.data.check import check_dataset
-from hippo_nnunet.data.finding import Finding, FoundProblem
-from hippo_nnunet.data.layout import Dataset, read_dataset
+from hippo_nnunet.data.finding import Finding
+from hippo_nnunet.data.layout import Dataset
 from hippo_nnunet.data.staging import staged
-from hippo_nnunet.errors import ConfigError, DataError, DependencyError, UpstreamError
+from hippo_nnunet.errors import ConfigError, DataError, UpstreamError
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +54,7 @@ def convert_msd(
 
     Source: ``nnunetv2/dataset_conversion/convert_MSD_dataset.py``.
     """
-    with _task_folder(Path(source)) as folder:
-        dataset = _read(Path(source), folder)
+    with open_dataset(Path(source)) as dataset:
         if dataset.form != "msd":
             raise DataError(f"{source}: is in nnU-Net's form already; copy the folder to {raw_root}")
         number, name = _number_and_name(dataset)
@@ -66,40 +62,10 @@ def convert_msd(
         target = raw_root / f"Dataset{chosen:03d}_{name}"
         _refuse_taken_id(target, chosen)
         with staged(target, overwrite) as fresh:
-            _refuse_errors(Path(source), folder, check_dataset(folder, show_progress))
+            _refuse_errors(Path(source), dataset.folder, check_dataset(dataset.folder, show_progress))
             _run_converter(dataset, chosen, fresh)
     logger.info("wrote %s: %d training and %d test cases", target, len(dataset.training), len(dataset.test))
     return target
-
-
-@contextmanager
-def _task_folder(source: Path) -> Iterator[Path]:
-    if not source.is_file():
-        yield source.absolute()
-        return
-    if not hasattr(tarfile, "data_filter"):
-        raise DependencyError(f"Python {sys.version.split()[0]} cannot extract archives safely; update it")
-    with tempfile.TemporaryDirectory(prefix="hippo-task-") as scratch:
-        try:
-            with tarfile.open(source) as archive:
-                archive.extractall(scratch, filter="data")
-        except (tarfile.TarError, EOFError, OSError) as error:
-            message = f"{source}: no archive, damaged or unsafe ({error}); fetch it again with: hippo-nnunet data fetch"
-            raise DataError(message) from error
-        tops = [path for path in Path(scratch).iterdir() if path.is_dir() and not path.name.startswith(".")]
-        if len(tops) != 1:
-            raise DataError(f"{source}: holds {len(tops)} folders, expected one task folder; extract it and give that")
-        yield tops[0]
-
-
-def _read(source: Path, folder: Path) -> Dataset:
-    try:
-        return read_dataset(folder)
-    except FoundProblem as problem:
-        if source.is_dir() or not source.exists():
-            raise
-        # The user knows the archive, not the scratch folder that it was extracted to.
-        raise DataError(f"{source}: {problem.finding.describe(folder.parent)}") from problem
 
 
 def _number_and_name(dataset: Dataset) -> tuple[int, str]:

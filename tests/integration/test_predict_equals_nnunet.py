@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,12 @@ import SimpleITK as sitk  # noqa: N813
 import torch
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from tiny_dataset import ATTENTION, PLANS, TEST_CASES, UNET, TinyDataset
 from typer.testing import CliRunner
 
 from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.inference.loading import load_model
 from hippo_nnunet.inference.predict import predict
 
 FILES = {f"{case}.nii.gz" for case in TEST_CASES}
@@ -90,6 +94,58 @@ def test_only_the_precision_of_sums_differs(
             expected.append(predictor.predict_single_npy_array(data, properties, save_or_return_probabilities=True)[1])
         ours = np.load(tmp_path / "out" / f"{case}.npz")["probabilities"]
         assert np.abs(ours - np.mean(expected, axis=0)).max() < 1e-5
+
+
+def test_openvino(trained: TinyDataset, stock: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    models = [trained.model(UNET), trained.model(ATTENTION, "3d_fullres")]
+    for backend in ("openvino", "torch"):
+        predict(trained.images, tmp_path / backend, models, device="cpu", save_probabilities=True, backend=backend)
+    assert_same_segmentations(tmp_path / "openvino", stock / "ensemble")
+    for case in TEST_CASES:
+        one, other = (np.load(tmp_path / b / f"{case}.npz")["probabilities"] for b in ("openvino", "torch"))
+        assert 0 < np.abs(one - other).max() < 1e-4
+
+
+@pytest.mark.parametrize(("name", "configuration"), [(UNET, "2d"), (ATTENTION, "2d"), (ATTENTION, "3d_fullres")])
+def test_networks_are_those_of_the_trainers(trained: TinyDataset, name: str, configuration: str) -> None:
+    """They are built without importing the trainers, and must not drift apart from them."""
+    made = load_model(trained.model(name, configuration), (0,), "checkpoint_final.pth")
+    network = recursive_find_trainer_class_by_name(name).build_network_architecture(
+        made["plans_manager"], made["configuration_manager"], 1, 3, enable_deep_supervision=False
+    )
+    assert str(made["network"]) == str(network)
+    assert made["trainer_name"] == name
+    assert made["inference_allowed_mirroring_axes"] is not None
+
+
+def test_a_trainer_of_nnunets(trained: TinyDataset, tmp_path: Path) -> None:
+    copy = tmp_path / trained.model(UNET).name
+    (copy / "fold_0").mkdir(parents=True)
+    for name in ("dataset.json", "plans.json"):
+        (copy / name).write_bytes((trained.model(UNET) / name).read_bytes())
+    checkpoint = torch.load(trained.model(UNET) / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    torch.save({**checkpoint, "trainer_name": "nnUNetTrainer"}, copy / "fold_0" / "checkpoint_final.pth")
+    one = trained.images / f"{TEST_CASES[0]}_0000.nii.gz"
+    for folder, model in (("theirs", copy), ("ours", trained.model(UNET))):
+        predict(one, tmp_path / folder, [model], folds=[0], device="cpu")
+    name = f"{TEST_CASES[0]}.nii.gz"
+    assert (voxels(tmp_path / "theirs" / name) == voxels(tmp_path / "ours" / name)).all()
+
+
+def test_nothing_heavy_is_imported(trained: TinyDataset, tmp_path: Path) -> None:
+    """One case shall take a few seconds: torch's compiler, nnU-Net's trainers and plotting would double them."""
+    one = trained.images / f"{TEST_CASES[0]}_0000.nii.gz"
+    options = ["predict", "--input", str(one), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    options += ["--model", str(trained.model(ATTENTION))]
+    heavy = ["torch._dynamo", "sympy", "matplotlib", "sklearn", "nnunetv2.training.nnUNetTrainer", "open_clip"]
+    code = (
+        "import sys; from hippo_nnunet.cli.main import app; app(sys.argv[1:], standalone_mode=False); "
+        f"print('imported', [name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "imported []"
 
 
 def test_geometry_is_the_images(trained: TinyDataset, tmp_path: Path) -> None:

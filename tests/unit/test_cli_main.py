@@ -19,6 +19,7 @@ COMMANDS = [
     "data",
     "doctor",
     "env",
+    "explore",
     "register",
     "unregister",
     "list",
@@ -96,4 +97,4 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
 
 
 def test_json_is_all_there_is_on_stdout() -> None:
-    assert json.loads(program("list", "--json").stdout).keys() == {"trainers", "planners", "words"}
+    assert json.loads(program("list", "--json").stdout).keys() == {"trainers", "planners", "words", "clip_models"}

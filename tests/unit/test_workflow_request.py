@@ -10,6 +10,7 @@ import pytest
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.workflow.experiment import Experiment
+from hippo_nnunet.workflow.launch import Settings, _check_encoders, run_experiment
 from hippo_nnunet.workflow.presets import trainer_name
 from hippo_nnunet.workflow.request import Request, dataset_of_task, parse_folds, resolve
 
@@ -202,3 +203,18 @@ def test_refused_experiments() -> None:
         experiment(folds={"3d_cascade_fullres": ALL})
     with pytest.raises(ConfigError, match="at least one"):
         experiment(variants=())
+
+
+def test_a_run_looks_for_its_encoders_before_any_job(
+    tmp_path: Path, folders: NnunetFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIPPO_CLIP_MODEL", "ViT-B-32")
+    monkeypatch.setenv("HIPPO_CLIP_WEIGHTS", str(tmp_path / "missing.pt"))
+    asked = experiment(variants=("UNet", "CLIPGuidedUNet_mini", "CLIPGuidedUNet"), folds={"2d": (0,)})
+    with pytest.raises(ConfigError, match=r"missing\.pt: there is no such file"):
+        run_experiment(asked, tmp_path / "exp", folders, Settings("cpu"))
+    assert not (tmp_path / "exp" / "experiment.yaml").exists()
+    trained = tmp_path / "exp" / asked.cells()[-1].marker
+    trained.parent.mkdir(parents=True)
+    trained.touch()
+    _check_encoders(asked, tmp_path / "exp")  # only mini is wanted still, and it is bundled

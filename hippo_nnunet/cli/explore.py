@@ -1,0 +1,19 @@
+"""`explore`: what is in a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def explore(
+    source: Annotated[Path, typer.Argument(help="Dataset folder of nnUNet_raw, MSD task folder, or .tar of one.")],
+    output: Annotated[Path, typer.Option(help="Folder to write: page, figures, table.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier exploration.")] = False,
+) -> None:
+    """Show sizes, intensities, volumes, places and outliers of a dataset; prints the page's path."""
+    from hippo_nnunet.report.exploration_page import write_exploration
+
+    typer.echo(write_exploration(source, output, overwrite, show_progress=True))

@@ -1,0 +1,156 @@
+"""What every figure shares: style, colours, and the ways in which it is saved.
+
+A figure is made of panels. A page shows each panel as an image of its own, so that they can stand below one another on
+a phone; the PNG and SVG files for papers hold them side by side.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure as Canvas
+from matplotlib.figure import FigureBase
+
+INK, LINE, PAPER = "#24292f", "#d3d9df", "#fefefe"
+GREY = "#7d8590"
+MARK = "#c23b22"
+# Blue, orange, green, purple, brown, sky: after Okabe and Ito's palette, which colour-blind readers can tell apart;
+# in tones that stand out on white, on black and on a grey image.
+COLOURS = ("#3b8fd4", "#e08a12", "#1f9e77", "#c77ab0", "#a6693a", "#62c2e8")
+_PAGE_COLOURS = {INK: "var(--ink)", LINE: "var(--line)", PAPER: "var(--paper)", MARK: "var(--mark)"}
+_DOTS_PER_INCH = 200
+_LONGEST = 26
+STEPS = (1, 2, 2.5, 5, 10)
+_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+
+# matplotlib types the keys as literals, differently from version to version.
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.facecolor": "none",
+    "axes.axisbelow": True,
+    "axes.formatter.use_mathtext": True,
+    "axes.formatter.limits": (-4, 5),
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "hippo_nnunet",
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One part of a figure.
+
+    Args:
+        name: unique among the panels of a page; letters, digits and hyphens.
+        size: width and height in inches.
+        draw: draws it into an empty figure or subfigure.
+        alt: what it shows, in words, for those who cannot see it.
+        note: text that a page shows below it.
+    """
+
+    name: str
+    size: tuple[float, float]
+    draw: Callable[[FigureBase], None]
+    alt: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Panels that belong together.
+
+    Args:
+        name: file name without ending.
+        title: heading on a page.
+        caption: what it shows and how to read it, in plain text.
+        panels: at least one.
+    """
+
+    name: str
+    title: str
+    caption: str
+    panels: Sequence[Panel]
+
+    @property
+    def columns(self) -> int:
+        """Number of panels in a row, where there is room: two where that fills the rows, else three."""
+        return min(len(self.panels), 2 if len(self.panels) == 4 else 3)
+
+
+def label_colour(index: int) -> str:
+    """Return the colour of the label at a position; the colours repeat after six."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def short(name: str) -> str:
+    """Cut a name that would take the room of the data."""
+    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+
+
+def save_figure(figure: Figure, folder: Path) -> None:
+    """Write ``NAME.png`` (200 dots an inch) and ``NAME.svg``: the panels in rows of at most three, on white."""
+    folder.mkdir(parents=True, exist_ok=True)
+    panels = figure.panels
+    columns = figure.columns
+    rows = -(-len(panels) // columns)
+    widths = [max(panel.size[0] for panel in panels[column::columns]) for column in range(columns)]
+    heights = [max(panel.size[1] for panel in panels[row * columns : (row + 1) * columns]) for row in range(rows)]
+    with mpl.rc_context(STYLE):
+        canvas = Canvas(figsize=(sum(widths), sum(heights)), layout="constrained")
+        grid = canvas.subfigures(rows, columns, squeeze=False, width_ratios=widths, height_ratios=heights)
+        for panel, part in zip(panels, grid.flat, strict=False):
+            panel.draw(part)
+        canvas.savefig(folder / f"{figure.name}.png", dpi=_DOTS_PER_INCH)
+        canvas.savefig(folder / f"{figure.name}.svg", metadata={"Date": None}, dpi=_DOTS_PER_INCH)
+
+
+def inline_svg(panel: Panel) -> str:
+    """Draw a panel as an ``<svg>`` element whose colours follow the page's variables, light or dark.
+
+    The page has to define ``--ink``, ``--line``, ``--paper`` and ``--mark``.
+    """
+    with mpl.rc_context({**STYLE, "svg.hashsalt": panel.name}):
+        canvas = Canvas(figsize=panel.size, layout="constrained")
+        panel.draw(canvas)
+        stream = io.StringIO()
+        canvas.savefig(stream, format="svg", transparent=True, metadata=_METADATA, dpi=_DOTS_PER_INCH)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    for colour, variable in _PAGE_COLOURS.items():
+        text = text.replace(f": {colour}", f": {variable}")
+    # Equal images get equal ids, which nothing refers to.
+    text = re.sub(r'(<image\b[^>]*?) id="[^"]*"', r"\1", text)
+    # Several drawings share a page: each gets ids of its own.
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{panel.name}-", text)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{_attribute(panel.alt)}" ', 1)
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
