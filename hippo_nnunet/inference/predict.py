@@ -134,10 +134,11 @@ def predict(
 
     ahead = _cases_ahead(max(voxels) * (members[0].channels + predictors[0].label_manager.num_segmentation_heads))
     for_cases, *for_models = tee(in_background(prepare, cases, ahead), 1 + len(predictors))
-    logits = [
-        predictor.predict_images((prepared.images[index] for prepared in copies), sum(voxels))
-        for index, (predictor, copies) in enumerate(zip(predictors, for_models, strict=True))
-    ]
+
+    def images(index: int) -> Iterator[PreprocessedImage]:
+        return (prepared.images[index] for prepared in for_models[index])
+
+    logits = [predictor.predict_images(images(i), sum(voxels)) for i, predictor in enumerate(predictors)]
     finished = in_background(finish, zip(for_cases, zip(*logits, strict=True), strict=True), ahead)
     return list(track(finished, "predicting", len(cases), console=console, disable=not show_progress))
 
