@@ -56,6 +56,6 @@ class Guide:
         return self._embed(patches)
 
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
-        encode = self._network._image_encoder.encode
+        encode = self._network.image_encoder.encode
         assert encode is not None, "a trainer attaches the encoder when it builds the network"
         return embed_images(encode, images, self._network.guidance_slices)

@@ -58,6 +58,7 @@ class CLIPGuidedUNet(PlainConvUNet):
         text_embeddings: Buffer (num_classes, embed_dim); zeros until ``set_text`` or a state dict sets it.
         encoder_sha256: Buffer uint8 (32,), hash of the encoder; zeros until ``attach_encoder`` or a state dict sets it.
         logit_scale: Parameter, logarithm of the temperature.
+        image_encoder: Holds the frozen encoder's function as ``encode``; None before ``attach_encoder``.
         use_image: While False, the guidance is zeros, whatever is given.
 
     Raises:
@@ -100,7 +101,7 @@ class CLIPGuidedUNet(PlainConvUNet):
         self.register_buffer("text_embeddings", torch.zeros(arguments["num_classes"], embed_dim))
         self.register_buffer("encoder_sha256", torch.zeros(32, dtype=torch.uint8))
         self._has_text = False
-        self._image_encoder = FrozenEncoder()
+        self.image_encoder = FrozenEncoder()
         self._held_guidance: torch.Tensor | None = None
 
     @property
@@ -124,7 +125,7 @@ class CLIPGuidedUNet(PlainConvUNet):
         mine = _hex(self.encoder_sha256)
         if mine.strip("0") and mine != sha256.lower():
             raise ValueError(_mismatch("these weights were trained", mine, sha256.lower()))
-        self._image_encoder = FrozenEncoder(encode)
+        self.image_encoder = FrozenEncoder(encode)
         digits = torch.tensor(list(bytes.fromhex(sha256)), dtype=torch.uint8)
         self.encoder_sha256.copy_(digits)
 
@@ -219,9 +220,9 @@ class CLIPGuidedUNet(PlainConvUNet):
 
     @torch.compiler.disable  # what encodes is not ours to compile
     def _encode(self, x: torch.Tensor) -> torch.Tensor:
-        if self._image_encoder.encode is None:
+        if self.image_encoder.encode is None:
             raise ValueError("CLIPGuidedUNet got no guidance and has no encoder: pass guidance, or attach_encoder")
-        return embed_images(self._image_encoder.encode, x, self.guidance_slices)
+        return embed_images(self.image_encoder.encode, x, self.guidance_slices)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:
         """Count the elements of all outputs, projection, fusion and heads included, for nnU-Net's memory estimate.
@@ -246,7 +247,7 @@ class CLIPGuidedUNet(PlainConvUNet):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         """Refuse weights of another encoder; called by ``load_state_dict`` before it changes anything."""
         theirs = state_dict.get(f"{prefix}encoder_sha256")
-        if theirs is not None and self._image_encoder.encode is not None:
+        if theirs is not None and self.image_encoder.encode is not None:
             mine, theirs = _hex(self.encoder_sha256), _hex(theirs)
             if mine != theirs:
                 raise ValueError(_mismatch("the checkpoint was trained", theirs, mine))

@@ -259,3 +259,14 @@ def test_the_network_is_built_by_class_and_instance(in_tiny: TinyDataset) -> Non
         assert isinstance(network, CLIPGuidedUNet)
         assert not network.use_image
         assert not network.decoder.deep_supervision
+
+
+def test_clips_own_temperature_may_lie_above_the_limit_by_rounding(
+    in_tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openai = float(torch.tensor(4.6052).exp())
+    assert openai > 100
+    monkeypatch.setattr(load_encoder(MINI), "logit_scale", openai)
+    trainer = in_tiny.trainer(GUIDED)
+    trainer.initialize()
+    assert float(trainer.network.temperature) == pytest.approx(100)

@@ -177,7 +177,7 @@ class Guided(nn.Module):
 
     def __init__(self, encoder: Encoder, given: bool = True) -> None:
         super().__init__()
-        self._image_encoder = SimpleNamespace(encode=encoder)
+        self.image_encoder = SimpleNamespace(encode=encoder)
         self.use_image = given
 
     def forward(self, x: torch.Tensor, guidance: torch.Tensor | None = None) -> torch.Tensor:
