@@ -71,11 +71,9 @@ def test_every_word_is_in_the_recipes_page():
     assert [word for word in [*recipes.BASES, *words] if f"`{word}`" not in text] == []
 
 
-def test_the_readmes_table_is_the_results():
-    shown = (ROOT / "README.md").read_text().partition("<!-- results -->")[2].partition("<!-- /results -->")[0].strip()
-    results = ROOT / "results" / "task04-laptop"
-    if not results.exists():
-        assert "|" not in shown, "a table without results"
-        return
-    command = [sys.executable, str(ROOT / "scripts" / "results_table.py"), str(results)]
+@pytest.mark.parametrize("name", ["task04-laptop", "task04-clip"])
+def test_the_readmes_tables_are_the_results(name):
+    opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+    shown = (ROOT / "README.md").read_text().partition(opening)[2].partition(closing)[0].strip()
+    command = [sys.executable, str(ROOT / "scripts" / "results_table.py"), str(ROOT / "results" / name)]
     assert shown == subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
