@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from hippo_nnunet import __version__
-from hippo_nnunet.cli import benchmark, clip, compare, data, doctor, explore, predict, registration, run, submit, train
+from hippo_nnunet.cli import (
+    benchmark,
+    clip,
+    compare,
+    data,
+    doctor,
+    explain,
+    explore,
+    predict,
+    registration,
+    run,
+    submit,
+    train,
+)
 from hippo_nnunet.errors import HippoError
 
 app = typer.Typer(
@@ -34,6 +47,7 @@ for function in (
     predict.predict,
     submit.submit,
     explore.explore,
+    explain.explain,
     compare.compare,
 ):
     app.command(name=function.__name__.rstrip("_"))(function)

@@ -19,6 +19,7 @@ COMMANDS = [
     "data",
     "doctor",
     "env",
+    "explain",
     "explore",
     "register",
     "unregister",

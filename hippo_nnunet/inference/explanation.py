@@ -1,0 +1,270 @@
+"""One case explained: prediction, what the network looks at, its errors, and what another prompt changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hippo_nnunet.clip.prompts import class_names
+from hippo_nnunet.data.nifti import Volume, read_volume, shift_mm
+from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.evaluation.labels import named_labels
+from hippo_nnunet.inference.cases import InputCase
+
+if TYPE_CHECKING:
+    import torch
+
+    from hippo_nnunet.evaluation.metrics import Label
+    from hippo_nnunet.inference.batched_predictor import BatchedPredictor
+    from hippo_nnunet.inference.sliding_window import PreprocessedImage
+    from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
+
+Map = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
+_TOLERANCE_MM = 1e-2
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What is known about one case; all arrays are (z, y, x) on the grid of the image's file.
+
+    Attributes:
+        case: Identifier.
+        image: The first channel.
+        labels: Foreground labels by name, as `named_labels` gives them.
+        segmentation: What the model predicts, with mirroring.
+        probabilities: Of each head but the background, in [0, 1]; 0 outside nnU-Net's crop, as all maps are.
+        attention: Coefficients of each gate in [0, 1], highest resolution first; empty without gates.
+        similarity: Cosine with each class's text in [-1, 1], by class; empty without CLIP.
+        reference: Labels of an expert, or None.
+        ignore_label: Value of the reference that counts nowhere.
+        changed: The segmentation with other prompts, or None.
+        prompts: These prompts, by class name.
+    """
+
+    case: str
+    image: Volume
+    labels: Mapping[str, Label]
+    segmentation: Labels
+    probabilities: Mapping[str, Map]
+    attention: Sequence[Map] = ()
+    similarity: Mapping[str, Map] = field(default_factory=dict)
+    reference: Labels | None = None
+    ignore_label: int | None = None
+    changed: Labels | None = None
+    prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def mask(self, segmentation: Labels, label: str) -> npt.NDArray[np.bool_]:
+        """Return where a segmentation has a label; nowhere that the reference says to ignore."""
+        mask = np.isin(segmentation, np.atleast_1d(np.asarray(self.labels[label])))
+        if self.reference is not None and self.ignore_label is not None:
+            mask &= self.reference != self.ignore_label
+        return mask
+
+    def errors(self, label: str) -> npt.NDArray[np.uint8] | None:
+        """Return 1 at false positives, 2 at false negatives, else 0; None without reference."""
+        if self.reference is None:
+            return None
+        found, there = self.mask(self.segmentation, label), self.mask(self.reference, label)
+        return (found & ~there).astype(np.uint8) + 2 * (there & ~found).astype(np.uint8)
+
+    def dice(self, first: Labels, second: Labels, label: str) -> float:
+        """Return the Dice of two segmentations for a label; NaN where both are empty."""
+        one, other = self.mask(first, label), self.mask(second, label)
+        total = int(one.sum() + other.sum())
+        return 2 * int((one & other).sum()) / total if total else float("nan")
+
+
+def explain_case(
+    predictor: BatchedPredictor,
+    case: InputCase,
+    reference: Path | None = None,
+    prompts: Mapping[str, Sequence[str]] | None = None,
+) -> Explanation:
+    """Explain a model's prediction of one image.
+
+    Args:
+        predictor: A loaded model, of one fold or several; computed by torch, so that its text can be changed.
+        case: The image, checked.
+        reference: File with the expert's labels.
+        prompts: Other descriptions by class name; for models with CLIP only.
+
+    Returns:
+        The explanation. A model with neither gates nor CLIP has no maps but its probabilities.
+
+    Raises:
+        ConfigError: Prompts for a model without CLIP, or for an unknown class.
+        DataError: The reference is unreadable or does not lie on the image.
+    """
+    from torch import from_numpy
+
+    from hippo_nnunet.inference.explanation_maps import image_maps, in_file_order, on_image_grid, reader_of
+    from hippo_nnunet.inference.sliding_window import PreprocessedImage
+    from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
+
+    network = predictor.networks[0]
+    labels, ignore_label = named_labels(predictor.dataset_json)
+    volume = read_volume(case.files[0], case.case)
+    expert = None if reference is None else _read_reference(reference, volume, case.case)
+    plans, configuration = predictor.plans_manager, predictor.configuration_manager
+    data, _, properties = configuration.preprocessor_class(verbose=False).run_case(
+        [str(file) for file in case.files], None, plans, configuration, predictor.dataset_json
+    )
+    image = PreprocessedImage(from_numpy(data))
+    segmentation, probabilities = _predict(predictor, image, properties)
+    heads = class_names(predictor.dataset_json)
+    shown: dict[str, Any] = {"attention": (), "similarity": {}}
+    read = reader_of(network)
+    if read is not None:
+        of_text = isinstance(network, CLIPGuidedUNet)
+        maps = on_image_grid(image_maps(predictor, image, read), predictor, properties, -1.0 if of_text else 0.0, 1.0)
+        in_file = [np.ascontiguousarray(in_file_order(m, properties)) for m in maps]
+        shown = {"similarity": dict(zip(heads, in_file, strict=True))} if of_text else {"attention": in_file}
+    changed = None
+    if prompts:
+        with other_prompts(predictor, prompts):
+            changed = _predict(predictor, image, properties)[0]
+    return Explanation(
+        case.case,
+        volume,
+        labels,
+        segmentation,
+        {name: p for name, p in zip(heads, probabilities, strict=True) if name in labels},
+        reference=expert,
+        ignore_label=ignore_label,
+        changed=changed,
+        prompts=prompts or {},
+        **shown,
+    )
+
+
+def text_similarities(predictor: BatchedPredictor, prompts: Mapping[str, Sequence[str]] | None = None) -> Any:
+    """Return the cosines between the text embeddings of a CLIP-guided model's classes.
+
+    Args:
+        predictor: The model.
+        prompts: Other descriptions, which get rows and columns of their own, called `<class> (changed)`.
+
+    Returns:
+        A table (pandas) with the classes as index and columns; None for a model without CLIP.
+
+    Raises:
+        ConfigError: A prompt for an unknown class.
+    """
+    import pandas as pd
+    import torch
+
+    from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
+
+    network = predictor.networks[0]
+    if not isinstance(network, CLIPGuidedUNet):
+        return None
+    names, rows = class_names(predictor.dataset_json), [network.text_embeddings.float().cpu()]
+    if prompts:
+        replaced = _changed_text(predictor, network, prompts).float().cpu()
+        heads = _heads(predictor, prompts)
+        names = [*names, *(f"{names[head]} (changed)" for head in heads)]
+        rows.append(replaced[heads])
+    text = torch.cat(rows)
+    return pd.DataFrame((text @ text.T).clamp(-1, 1).numpy(), index=names, columns=names).round(6)
+
+
+@contextmanager
+def other_prompts(predictor: BatchedPredictor, prompts: Mapping[str, Sequence[str]]) -> Iterator[None]:
+    """Give the networks other text for some classes inside the block; the other classes keep the checkpoint's.
+
+    Args:
+        predictor: A CLIP-guided model, computed by torch.
+        prompts: Descriptions by class name, in any case; several of a class are averaged.
+
+    Raises:
+        ConfigError: The model has no CLIP, or a class is unknown.
+    """
+    networks = clip_networks(predictor)
+    before = [network.text_embeddings.clone() for network in networks]
+    after = [_changed_text(predictor, network, prompts) for network in networks]
+    try:
+        for network, text in zip(networks, after, strict=True):
+            network.set_text(text)
+        yield
+    finally:
+        for network, text in zip(networks, before, strict=True):
+            network.set_text(text)
+
+
+def clip_networks(predictor: BatchedPredictor) -> list[CLIPGuidedUNet]:
+    """Return the networks of a model with CLIP.
+
+    Raises:
+        ConfigError: The model has none.
+    """
+    from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
+
+    networks = [network for network in predictor.networks if isinstance(network, CLIPGuidedUNet)]
+    if not networks:
+        raise ConfigError(
+            f"--prompt: {predictor.trainer_name} has no text to change; name a model of CLIPGuidedUNetTrainer, or "
+            "leave --prompt out"
+        )
+    return networks
+
+
+def _changed_text(
+    predictor: BatchedPredictor, network: CLIPGuidedUNet, prompts: Mapping[str, Sequence[str]]
+) -> torch.Tensor:
+    from hippo_nnunet.clip.text import class_embeddings
+
+    trainer = getattr(import_module("hippo_nnunet.trainers"), predictor.trainer_name)
+    embeddings = class_embeddings(trainer.load_encoder(), predictor.dataset_json, prompts)
+    text = network.text_embeddings.clone()
+    heads = _heads(predictor, prompts)
+    text[heads] = embeddings[heads].to(text)
+    return text
+
+
+def _heads(predictor: BatchedPredictor, prompts: Mapping[str, Sequence[str]]) -> list[int]:
+    asked = {name.lower() for name in prompts}
+    return [head for head, name in enumerate(class_names(predictor.dataset_json)) if name.lower() in asked]
+
+
+def _predict(
+    predictor: BatchedPredictor, image: PreprocessedImage, properties: dict[str, Any]
+) -> tuple[Labels, list[Map]]:
+    """Return segmentation and the heads' probabilities on the file's grid."""
+    from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+    from torch import get_num_threads
+
+    from hippo_nnunet.inference.explanation_maps import in_file_order
+
+    (logits,) = predictor.predict_images([image], image.voxels[0].numel())
+    segmentation, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
+        logits,
+        predictor.plans_manager,
+        predictor.configuration_manager,
+        predictor.label_manager,
+        properties,
+        return_probabilities=True,
+        num_threads_torch=get_num_threads(),
+    )
+    return (
+        in_file_order(np.asarray(segmentation), properties).astype(np.int64),
+        [np.ascontiguousarray(in_file_order(p, properties), dtype=np.float32) for p in probabilities],
+    )
+
+
+def _read_reference(path: Path, image: Volume, case: str) -> Labels:
+    volume = read_volume(path, case)
+    if volume.shape != image.shape:
+        raise DataError(f"{path}: got shape {volume.shape}, but {image.path} has {image.shape}: give its own labels")
+    shift = shift_mm(volume.itk_affine, image.itk_affine, volume.shape)
+    if shift > _TOLERANCE_MM:
+        raise DataError(f"{path} lies {shift:.3g} mm away from {image.path}: give the labels of this very image")
+    return volume.array.astype(np.int64)

@@ -1,0 +1,138 @@
+"""The files of an explanation: maps as NIfTI in the image's geometry, and the table of a changed prompt."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from hippo_nnunet.errors import DataError
+from hippo_nnunet.inference.explanation import Explanation
+
+
+def file_name(label: str) -> str:
+    """Turn a label's name into a part of a file's name."""
+    return re.sub(r"[^\w.-]+", "-", label).strip("-") or "label"
+
+
+def write_maps(explanation: Explanation, folder: Path) -> list[Path]:
+    """Write every map of a case.
+
+    Args:
+        explanation: The case.
+        folder: Gets `<case>_attention_level<N>.nii.gz` (level 1: highest resolution), `<case>_similarity_<class>`,
+            `<case>_probability_<label>`, all float32; `<case>_prediction`, `<case>_prediction_changed` and
+            `<case>_errors_<label>` (1 false positive, 2 false negative), uint8 or uint16.
+
+    Returns:
+        The files.
+
+    Raises:
+        DataError: A file cannot be written.
+    """
+    maps: dict[str, npt.NDArray[Any]] = {
+        "prediction": _small(explanation.segmentation),
+        **{f"attention_level{level}": m for level, m in enumerate(explanation.attention, start=1)},
+        **{f"similarity_{file_name(name)}": m for name, m in explanation.similarity.items()},
+        **{f"probability_{file_name(name)}": m for name, m in explanation.probabilities.items()},
+    }
+    if explanation.changed is not None:
+        maps["prediction_changed"] = _small(explanation.changed)
+    for label in explanation.labels:
+        errors = explanation.errors(label)
+        if errors is not None:
+            maps[f"errors_{file_name(label)}"] = errors
+    return [
+        write_nifti(array, explanation.image.path, folder / f"{explanation.case}_{name}.nii.gz")
+        for name, array in maps.items()
+    ]
+
+
+def write_nifti(array: npt.NDArray[Any], like: Path, target: Path) -> Path:
+    """Write an array with the geometry of an image: its shape, sform, qform and their codes.
+
+    Args:
+        array: (z, y, x), float32, uint8 or uint16.
+        like: The NIfTI image on whose grid the array lies.
+        target: The file, ending in `.nii.gz`.
+
+    Returns:
+        The target.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    source: Any = nib.load(like)
+    header = source.header.copy()
+    header.set_data_dtype(array.dtype)
+    header["cal_min"] = header["cal_max"] = 0
+    image = type(source)(np.ascontiguousarray(array.T).reshape(source.shape), None, header)
+    with whole(target) as temporary:
+        nib.save(image, temporary)
+    return target
+
+
+def dice_rows(explanation: Explanation) -> list[dict[str, Any]]:
+    """Return a row for each label: Dice before against after the change of prompts, and against the reference."""
+    before, after, expert = explanation.segmentation, explanation.changed, explanation.reference
+    rows: list[dict[str, Any]] = []
+    for label in explanation.labels:
+        row: dict[str, Any] = {"case": explanation.case, "label": label}
+        if expert is not None:
+            row["dice"] = explanation.dice(expert, before, label)
+        if after is not None:
+            row["dice_before_after"] = explanation.dice(before, after, label)
+            if expert is not None:
+                row["dice_changed"] = explanation.dice(expert, after, label)
+        rows.append(row)
+    return rows
+
+
+def write_table(rows: list[dict[str, Any]], target: Path) -> Path:
+    """Write rows as CSV; the columns are those of all rows, in order of appearance, and a missing value is empty."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+
+    def write(path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    return write_whole(target, write)
+
+
+def write_whole(target: Path, write: Callable[[Path], object]) -> Path:
+    """Write a file under a temporary name, then give it its own."""
+    with whole(target) as temporary:
+        write(temporary)
+    return target
+
+
+@contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside the target, which becomes the target if the block ends well.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(target)
+    except OSError as error:
+        raise DataError(f"{target}: could not be written ({error}): make room, or choose another folder") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _small(segmentation: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    return segmentation.astype(np.uint8 if segmentation.max(initial=0) <= np.iinfo(np.uint8).max else np.uint16)
