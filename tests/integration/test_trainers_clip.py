@@ -269,4 +269,4 @@ def test_clips_own_temperature_may_lie_above_the_limit_by_rounding(
     monkeypatch.setattr(load_encoder(MINI), "logit_scale", openai)
     trainer = in_tiny.trainer(GUIDED)
     trainer.initialize()
-    assert float(trainer.network.temperature) == pytest.approx(100)
+    assert trainer.network.temperature.item() == pytest.approx(100)
