@@ -104,10 +104,9 @@ def test_trains_and_predicts(variant: Variant, name: str, tmp_path: Path) -> Non
     assert_predicts(variant.dataset, variant.dataset.model(name), PREDICTED[variant.name], tmp_path / "out")
 
 
+@pytest.mark.parametrize("variant", ["ignore", "regionsIgnore"], indirect=True)
 @pytest.mark.parametrize("name", TRAINERS)
 def test_ignored_voxels_do_not_count(variant: Variant, name: str) -> None:
-    if variant.name == "regions":
-        pytest.skip("this variant has no ignore label")
     trainer = variant.dataset.trainer(name)
     trainer.initialize()
     manager = trainer.label_manager
