@@ -13,7 +13,8 @@ from hippo_nnunet.clip.encoder import CLIPEncoder, chosen_encoder, load_encoder
 from hippo_nnunet.clip.guidance_cache import CachedGuidance, guidance_axis, slice_embeddings
 from hippo_nnunet.clip.text import class_embeddings, control_embeddings
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.networks.clip_guided_unet import MAX_SCALE, CLIPGuidedUNet
+from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
+from hippo_nnunet.networks.temperature import MAX_SCALE
 from hippo_nnunet.nnunet.network import CLIP_GUIDED, build_network
 from hippo_nnunet.nnunet.positions import add_positions
 from hippo_nnunet.trainers.recipe_trainer import UNetTrainer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -189,15 +189,11 @@ def other_prompts(predictor: BatchedPredictor, prompts: Mapping[str, Sequence[st
         ConfigError: The model has no CLIP, or a class is unknown.
     """
     networks = clip_networks(predictor)
-    before = [network.text_embeddings.clone() for network in networks]
-    after = [_changed_text(predictor, network, prompts) for network in networks]
-    try:
-        for network, text in zip(networks, after, strict=True):
-            network.set_text(text)
+    texts = [_changed_text(predictor, network, prompts) for network in networks]
+    with ExitStack() as stack:
+        for network, text in zip(networks, texts, strict=True):
+            stack.enter_context(network.prompted(text))
         yield
-    finally:
-        for network, text in zip(networks, before, strict=True):
-            network.set_text(text)
 
 
 def clip_networks(predictor: BatchedPredictor) -> list[CLIPGuidedUNet]:

@@ -32,7 +32,7 @@ class Guided(nn.Module):
         network = self.network
         *skips, bottleneck = network.encoder(x)
         logits: torch.Tensor = network.decoder(
-            [*skips, network.fusion(bottleneck, guidance)], network.text_embeddings, self.scale
+            [*skips, network.fusion(bottleneck, guidance)], network.text_coordinates, self.scale
         )
         return logits
 

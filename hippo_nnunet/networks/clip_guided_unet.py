@@ -14,7 +14,7 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
 from hippo_nnunet.networks.cosine_decoder import CosineUNetDecoder
-from hippo_nnunet.networks.cosine_head import CosineHead
+from hippo_nnunet.networks.cosine_head import CosineHead, text_coordinates
 from hippo_nnunet.networks.film import FiLM
 from hippo_nnunet.networks.guidance import (
     Encode,
@@ -25,11 +25,9 @@ from hippo_nnunet.networks.guidance import (
     spaced_slices,
 )
 from hippo_nnunet.networks.plan_arguments import bind_plan_arguments
+from hippo_nnunet.networks.temperature import MAX_SCALE, Ceiling
 
-__all__ = ["GUIDANCE_FEATURES", "MAX_SCALE", "CLIPGuidedUNet", "pool_slices", "slicing_axis", "spaced_slices"]
-
-MAX_SCALE = 100.0
-"""Highest temperature. Source: CLIP's (Radford et al. 2021, arXiv:2103.00020, section 2.5)."""
+__all__ = ["GUIDANCE_FEATURES", "CLIPGuidedUNet", "pool_slices", "slicing_axis", "spaced_slices"]
 
 GUIDANCE_FEATURES = 32
 """Width of the MLP between guidance and bottleneck. Source: ours; it keeps a 2D checkpoint within 10 % of a U-Net's."""
@@ -56,6 +54,7 @@ class CLIPGuidedUNet(PlainConvUNet):
 
     Attributes:
         text_embeddings: Buffer (num_classes, embed_dim); zeros until ``set_text`` or a state dict sets it.
+        text_coordinates: What the heads see of the text, (num_classes, coordinates); not in the state dict.
         encoder_sha256: Buffer uint8 (32,), hash of the encoder; zeros until ``attach_encoder`` or a state dict sets it.
         logit_scale: Parameter, logarithm of the temperature.
         image_encoder: Holds the frozen encoder's function as ``encode``; None before ``attach_encoder``.
@@ -69,6 +68,7 @@ class CLIPGuidedUNet(PlainConvUNet):
     """
 
     text_embeddings: torch.Tensor
+    text_coordinates: torch.Tensor
     encoder_sha256: torch.Tensor
 
     def __init__(
@@ -100,6 +100,8 @@ class CLIPGuidedUNet(PlainConvUNet):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(initial_scale)))
         self.register_buffer("text_embeddings", torch.zeros(arguments["num_classes"], embed_dim))
         self.register_buffer("encoder_sha256", torch.zeros(32, dtype=torch.uint8))
+        coordinates = torch.zeros(arguments["num_classes"], self.decoder.coordinates)
+        self.register_buffer("text_coordinates", coordinates, persistent=False)
         self._has_text = False
         self.image_encoder = FrozenEncoder()
         self._held_guidance: torch.Tensor | None = None
@@ -107,7 +109,7 @@ class CLIPGuidedUNet(PlainConvUNet):
     @property
     def temperature(self) -> torch.Tensor:
         """The factor of the cosines, a single number in (0, ``MAX_SCALE``], with its gradient."""
-        scale: torch.Tensor = _Ceiling.apply(self.logit_scale.exp(), MAX_SCALE)
+        scale: torch.Tensor = Ceiling.apply(self.logit_scale.exp(), MAX_SCALE)
         return scale
 
     def attach_encoder(self, encode: Encode, sha256: str) -> None:
@@ -130,7 +132,7 @@ class CLIPGuidedUNet(PlainConvUNet):
         self.encoder_sha256.copy_(digits)
 
     def set_text(self, embeddings: torch.Tensor) -> None:
-        """Set the text embeddings of the classes.
+        """Set the text embeddings that the heads are to be trained with; for other text afterwards see ``prompted``.
 
         Args:
             embeddings: Unit vectors in the order of the heads' classes, shape (num_classes, embed_dim).
@@ -138,6 +140,33 @@ class CLIPGuidedUNet(PlainConvUNet):
         Raises:
             ValueError: Another shape, or a row that is not of unit norm.
         """
+        self._check_text(embeddings)
+        self.text_embeddings.copy_(embeddings.detach())
+        self._place_text()
+
+    @contextmanager
+    def prompted(self, embeddings: torch.Tensor) -> Iterator[None]:
+        """Score by other text inside the block.
+
+        Args:
+            embeddings: As for ``set_text``.
+
+        Raises:
+            ValueError: As for ``set_text``.
+        """
+        self._check_text(embeddings)
+        text = text_coordinates(embeddings, self.decoder.coordinates, self.text_embeddings)
+        try:
+            self.text_coordinates.copy_(text)
+            yield
+        finally:
+            self._place_text()
+
+    def _place_text(self) -> None:
+        self.text_coordinates.copy_(text_coordinates(self.text_embeddings, self.decoder.coordinates))
+        self._has_text = bool(self.text_embeddings.any())
+
+    def _check_text(self, embeddings: torch.Tensor) -> None:
         if embeddings.shape != self.text_embeddings.shape:
             raise ValueError(
                 f"CLIPGuidedUNet needs text embeddings of shape {tuple(self.text_embeddings.shape)} (classes, "
@@ -146,16 +175,11 @@ class CLIPGuidedUNet(PlainConvUNet):
         norms = embeddings.detach().float().norm(dim=1)
         if not torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
             raise ValueError(f"text embeddings must have unit norm, got the norms {norms.tolist()}: normalise them")
-        self.text_embeddings.copy_(embeddings.detach())
-        self._has_text = True
 
     def forget_text(self) -> None:
-        """Make all cosines of a network that is about to be trained start at zero, hence all classes equally likely.
-
-        To be called after ``set_text``, and never on trained weights. See ``CosineHead.forget``.
-        """
+        """Make all cosines start at zero, after ``set_text`` and before a training; see ``CosineHead.forget``."""
         for head in self.decoder.seg_layers:
-            head.forget(self.text_embeddings)
+            head.forget(self.text_coordinates)
 
     @contextmanager
     def guided(self, guidance: torch.Tensor) -> Iterator[None]:
@@ -185,7 +209,7 @@ class CLIPGuidedUNet(PlainConvUNet):
         Raises:
             ValueError: No text embeddings, neither guidance nor encoder, or guidance of another shape.
         """
-        return self.decoder(self._guided_skips(x, guidance), self.text_embeddings, self.temperature)
+        return self.decoder(self._guided_skips(x, guidance), self.text_coordinates, self.temperature)
 
     def similarity_maps(self, x: torch.Tensor, guidance: torch.Tensor | None = None) -> torch.Tensor:
         """Return the cosine of every pixel's embedding with every class's text, at the input's resolution.
@@ -201,7 +225,7 @@ class CLIPGuidedUNet(PlainConvUNet):
         Raises:
             ValueError: As ``forward``.
         """
-        return self.decoder.similarities(self._guided_skips(x, guidance), self.text_embeddings)
+        return self.decoder.similarities(self._guided_skips(x, guidance), self.text_coordinates)
 
     def _guided_skips(self, x: torch.Tensor, guidance: torch.Tensor | None) -> list[torch.Tensor]:
         if not self._has_text:
@@ -252,26 +276,7 @@ class CLIPGuidedUNet(PlainConvUNet):
             if mine != theirs:
                 raise ValueError(_mismatch("the checkpoint was trained", theirs, mine))
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._has_text = bool(self.text_embeddings.any())
-
-
-class _Ceiling(torch.autograd.Function):
-    """The lesser of a number and a ceiling, whose gradient stops only what would lift the number further above it.
-
-    A plain clamp has no gradient above the ceiling, so a temperature that starts there could never fall. CLIP clamps
-    its parameter after each step instead, which is the trainer's business, not the network's.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, value: torch.Tensor, ceiling: float) -> torch.Tensor:
-        ctx.save_for_backward(value)
-        ctx.ceiling = ceiling
-        return value.clamp(max=ceiling)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (value,) = ctx.saved_tensors
-        return torch.where(value < ctx.ceiling, grad, grad.clamp(min=0)), None
+        self._place_text()
 
 
 def _check_range(name: str, value: float, fits: bool, expected: str) -> None:

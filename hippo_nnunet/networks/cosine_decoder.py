@@ -26,9 +26,12 @@ class CosineUNetDecoder(UNetDecoder):
         n_conv_per_stage: Convolutions per decoder stage, lowest resolution first.
         deep_supervision: Return the segmentations of every stage instead of the last one's only. The heads exist
             either way, and the attribute may be changed at any time.
-        embed_dim: Length of a text embedding.
+        embed_dim: Length of a text embedding. The heads get texts by coordinates, see ``CosineHead``.
         initial_norm: As in ``CosineHead``.
         nonlin_first: Convolution, nonlinearity, norm instead of convolution, norm, nonlinearity.
+
+    Attributes:
+        coordinates: How many coordinates of a text the heads need.
     """
 
     def __init__(
@@ -42,8 +45,12 @@ class CosineUNetDecoder(UNetDecoder):
         nonlin_first: bool = False,
     ) -> None:
         super().__init__(encoder, num_classes, n_conv_per_stage, deep_supervision, nonlin_first=nonlin_first)
-        heads = [CosineHead(features, embed_dim, initial_norm) for features in reversed(encoder.output_channels[:-1])]
+        heads = [
+            CosineHead(features, embed_dim, initial_norm, num_classes)
+            for features in reversed(encoder.output_channels[:-1])
+        ]
         self.seg_layers = cast(Sequence[CosineHead], nn.ModuleList(heads))  # tells the type checker what is in it
+        self.coordinates = max(head.rows for head in heads)
 
     def forward(
         self, skips: Sequence[torch.Tensor], text: torch.Tensor, scale: torch.Tensor
@@ -52,7 +59,7 @@ class CosineUNetDecoder(UNetDecoder):
 
         Args:
             skips: The encoder's outputs, highest resolution first, the bottleneck last.
-            text: Text embeddings of unit norm, shape (num_classes, embed_dim).
+            text: Coordinates of the text embeddings, shape (num_classes, ``coordinates``).
             scale: The temperature that multiplies the cosines, a single number.
 
         Returns:

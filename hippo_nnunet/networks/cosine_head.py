@@ -36,29 +36,47 @@ class CosineHead(nn.Module):
     do. b is drawn as a column of W, so that the norm is not zero where all features are. Cosines then start around
     zero with a deviation of ``1 / sqrt(embed_dim)``; ``forget`` makes them start at exactly zero for given texts.
 
+    Fewer rows: with ``classes``, W and b are kept in an orthonormal basis whose first vectors span the texts, and texts
+    are given by their coordinates (``text_coordinates``). Across the texts' span only the Gram matrix of [W, b] counts,
+    and gradient steps with momentum and weight decay change it in the same way however many rows make it. So
+    ``classes + in_channels + 1`` rows start, learn and score as ``embed_dim`` of them would, exactly.
+
     Args:
         in_channels: Channels of the features.
         embed_dim: Length of a text embedding.
         initial_norm: Norm of an embedding at the start; the temperature's start is a good value.
+        classes: Number of texts, when they are given by coordinates; None for texts as they are.
+
+    Attributes:
+        weight: Parameter (rows, in_channels).
+        bias: Parameter (rows,).
 
     Source:
         Ours. The cosine with a learned temperature is CLIP's: Radford et al. 2021, arXiv:2103.00020.
     """
 
-    def __init__(self, in_channels: int, embed_dim: int, initial_norm: float = 100.0) -> None:
+    def __init__(
+        self, in_channels: int, embed_dim: int, initial_norm: float = 100.0, classes: int | None = None
+    ) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.embed_dim = embed_dim
         self.initial_norm = initial_norm
-        self.weight = nn.Parameter(torch.empty(embed_dim, in_channels))
-        self.bias = nn.Parameter(torch.empty(embed_dim))
+        self.rows = embed_dim if classes is None else min(embed_dim, classes + in_channels + 1)
+        self.weight = nn.Parameter(torch.empty(self.rows, in_channels))
+        self.bias = nn.Parameter(torch.empty(self.rows))
         self.reset_parameters()
 
+    @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw weight and bias anew, as the class says."""
         std = self.initial_norm * math.sqrt(2 / (self.embed_dim * self.in_channels))
-        nn.init.normal_(self.weight, std=std)
-        nn.init.normal_(self.bias, std=std)
+        drawn = std * torch.randn(self.embed_dim, self.in_channels + 1, device=self.weight.device)
+        if self.rows < self.embed_dim:
+            across = self.rows - self.in_channels - 1
+            drawn = torch.cat((drawn[:across], torch.linalg.qr(drawn[across:], mode="r").R))  # of the same Gram matrix
+        self.weight.copy_(drawn[:, :-1])
+        self.bias.copy_(drawn[:, -1])
 
     @torch.no_grad()
     def forget(self, text: torch.Tensor) -> None:
@@ -68,9 +86,10 @@ class CosineHead(nn.Module):
         Nothing happens where there are no directions to spare.
 
         Args:
-            text: Shape (classes, embed_dim).
+            text: As for ``forward``.
         """
-        if len(text) < self.embed_dim:
+        text = text[:, : self.rows]
+        if len(text) < self.rows:
             basis, _ = torch.linalg.qr(text.to(self.weight).T)
             self.weight.sub_(basis @ (basis.T @ self.weight))
             self.bias.sub_(basis @ (basis.T @ self.bias))
@@ -80,7 +99,8 @@ class CosineHead(nn.Module):
 
         Args:
             features: Shape (batch, in_channels, *spatial), any floating type.
-            text: Text embeddings of unit norm, shape (classes, embed_dim).
+            text: Text embeddings of unit norm, shape (classes, embed_dim), or their coordinates, of which the first
+                ``rows`` count.
             scale: The temperature that multiplies the cosines, a single number.
 
         Returns:
@@ -89,9 +109,28 @@ class CosineHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             dtype = torch.promote_types(self.weight.dtype, torch.float32)
             weight = torch.cat((self.weight, self.bias[:, None]), 1).to(dtype)
-            form = torch.cat((scale.to(dtype) * text.to(dtype), weight.T)) @ weight
+            form = torch.cat((scale.to(dtype) * text[:, : self.rows].to(dtype), weight.T)) @ weight
         logits: torch.Tensor = _cosine_logits(features, form)[0]
         return logits
+
+
+def text_coordinates(text: torch.Tensor, size: int, learned: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the coordinates of texts in an orthonormal basis whose first vectors span the texts of a training.
+
+    The basis depends on these texts alone, and that of a smaller size is its beginning. What another text has outside
+    of it meets no weight: there a head has learned nothing.
+
+    Args:
+        text: Text embeddings of unit norm, shape (classes, embed_dim).
+        size: Vectors in the basis, at least as many as classes, at most embed_dim.
+        learned: The texts of the training, where they are others.
+
+    Returns:
+        Shape (classes, size), of the text's type and on its device.
+    """
+    spanning = (text if learned is None else learned).double().cpu()
+    basis, _ = torch.linalg.qr(torch.cat((spanning.T, torch.eye(text.shape[1], dtype=torch.float64)), 1)[:, :size])
+    return (text.double().cpu() @ basis).to(text)
 
 
 # Operators of their own, so that torch.compile keeps them whole. `form` is [s T; W'; b'] [W, b], of shape

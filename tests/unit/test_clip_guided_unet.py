@@ -16,12 +16,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from hippo_nnunet.networks.clip_guided_unet import (
-    MAX_SCALE,
     CLIPGuidedUNet,
     pool_slices,
     slicing_axis,
     spaced_slices,
 )
+from hippo_nnunet.networks.cosine_head import CosineHead, text_coordinates
+from hippo_nnunet.networks.temperature import MAX_SCALE
 
 NETWORK = "hippo_nnunet.networks.clip_guided_unet.CLIPGuidedUNet"
 PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
@@ -67,18 +68,22 @@ each_case = pytest.mark.parametrize(("kwargs", "size"), CASES.values(), ids=CASE
 
 
 def texts() -> torch.Tensor:
-    return F.normalize(torch.randn(3, DIM, generator=torch.Generator().manual_seed(3)), dim=1)
+    return unit(3, DIM)
 
 
 def guidance(batch: int = 2) -> torch.Tensor:
-    return F.normalize(torch.randn(batch, DIM, generator=torch.Generator().manual_seed(4)), dim=1)
+    return unit(batch, DIM, seed=4)
 
 
-def ready(kwargs: dict[str, Any], **options: Any) -> CLIPGuidedUNet:
+def unit(rows: int, dim: int, seed: int = 3) -> torch.Tensor:
+    return F.normalize(torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def ready(kwargs: dict[str, Any], text: torch.Tensor | None = None, **options: Any) -> CLIPGuidedUNet:
     """A network with texts, whose fusion is not the identity."""
     torch.manual_seed(0)
     net = build(kwargs, **options)
-    net.set_text(texts())
+    net.set_text(texts() if text is None else text)
     nn.init.normal_(net.fusion.modulation.weight)
     return net
 
@@ -336,8 +341,11 @@ def test_text_is_checked() -> None:
         net.set_text(2 * texts())
     net.set_text(texts())
     before = net(x, guidance(1))
-    net.set_text(texts().roll(1, 0))
-    assert torch.allclose(net(x, guidance(1))[0], before[0].roll(1, 1), atol=1e-4)
+    with net.prompted(texts().roll(1, 0)):
+        assert torch.allclose(net(x, guidance(1))[0], before[0].roll(1, 1), atol=1e-4)
+    assert equal(net(x, guidance(1)), before)
+    with pytest.raises(ValueError, match="unit norm"), net.prompted(2 * texts()):
+        pass
     with pytest.raises(ValueError, match=r"\(1, 8\).*\(2, 8\)"):
         net(x, guidance(2))
 
@@ -415,12 +423,30 @@ def test_feature_map_size_counts_projection_fusion_and_heads(
     assert net.compute_conv_feature_map_size(size) == expected
 
 
-@pytest.mark.parametrize(("features", "embed_dim"), [([32, 64, 128, 256], 512), ([16, 32, 64, 128], 64)])
+@pytest.mark.parametrize("embed_dim", [64, 512])
+@pytest.mark.parametrize("features", [[32, 64, 128, 256], [16, 32, 64, 128]])
 def test_checkpoint_is_hardly_larger_than_the_plain_unets(features: list[int], embed_dim: int) -> None:
-    """nnU-Net's 2D plans for Task04 with ViT-B-32, and the compact ones with the bundled encoder."""
+    """nnU-Net's and the compact 2D plans for Task04, with the bundled encoder and with ViT-B-32."""
     kwargs = plan_kwargs([[1, 1], [2, 2], [2, 2], [2, 2]], features)
     plain = saved_bytes(build(kwargs, PLAIN))
     assert saved_bytes(build({**kwargs, "embed_dim": embed_dim})) < 1.1 * plain
+
+
+def test_text_that_was_not_trained_counts_by_its_part_in_the_heads_basis() -> None:
+    """A head sees a text through its first coordinates; in the full space the same weights score it the same."""
+    kwargs, size = CASES["2d"]
+    net = ready({**kwargs, "embed_dim": 40}, text=unit(3, 40)).eval()
+    head = net.decoder.seg_layers[-1]
+    assert head.rows < 40
+    other = unit(3, 40, seed=7)
+    basis = text_coordinates(torch.eye(40), 40, net.text_embeddings)
+    full = CosineHead(head.in_channels, 40)
+    full.load_state_dict({"weight": basis[:, : head.rows] @ head.weight, "bias": basis[:, : head.rows] @ head.bias})
+    seen: list[torch.Tensor] = []
+    head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad(), net.prompted(other):
+        maps = net.similarity_maps(torch.randn(2, 1, *size), unit(2, 40))
+        torch.testing.assert_close(maps, full(seen[0], other, torch.ones(())), atol=1e-5, rtol=0)
 
 
 def test_initialize_restores_the_start() -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from hippo_nnunet.benchmark.head import NNUNET, OURS, PLAIN, _Job, _measure, plain_cosine_logits
 from hippo_nnunet.networks import cosine_head
-from hippo_nnunet.networks.cosine_head import NORM_FLOOR, CosineHead
+from hippo_nnunet.networks.cosine_head import NORM_FLOOR, CosineHead, text_coordinates
 
 
 def unit_rows(n: int, dim: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -198,6 +198,60 @@ def test_forgets_texts() -> None:
     kept = head.weight.detach().clone()
     head.forget(unit_rows(16, 16))  # would leave nothing
     assert torch.equal(head.weight, kept)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 3e-3])
+def test_fewer_rows_score_and_learn_as_all_of_them(weight_decay: float) -> None:
+    """Both start from the same Gram matrix and the same scores; steps of SGD as nnU-Net's keep them together."""
+    torch.manual_seed(0)
+    features, classes, dim = 6, 3, 40
+    text = unit_rows(classes, dim, torch.float64)
+    few = CosineHead(features, dim, 10.0, classes).double()
+    full = CosineHead(features, dim, 10.0).double()
+    assert few.rows == classes + features + 1
+    basis = text_coordinates(torch.eye(dim, dtype=torch.float64), dim, text)
+    turned = torch.linalg.qr(torch.randn(dim - classes, dim - classes, dtype=torch.float64))[0]  # any frame will do
+    across = basis[:, classes:] @ turned[:, : features + 1]
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            rows = getattr(few, name)
+            getattr(full, name).copy_(basis[:, :classes] @ rows[:classes] + across @ rows[classes:])
+    coordinates = text_coordinates(text, few.rows)
+    optimizers = [
+        torch.optim.SGD(head.parameters(), 0.1, momentum=0.99, nesterov=True, weight_decay=weight_decay)
+        for head in (few, full)
+    ]
+    start = few.weight.detach().clone()
+    for _ in range(20):
+        x, target = torch.randn(4, features, 5, dtype=torch.float64), torch.randint(classes, (4, 5))
+        scores = [head(x, t, torch.tensor(20.0)) for head, t in ((few, coordinates), (full, text))]
+        assert torch.allclose(*scores, atol=1e-8)
+        for optimizer, score in zip(optimizers, scores, strict=True):
+            optimizer.zero_grad()
+            F.cross_entropy(score, target).backward()
+            optimizer.step()
+    assert (few.weight - start).norm() > 0.1 * start.norm()
+
+
+def test_fewer_rows_start_with_the_gram_matrix_of_all_of_them() -> None:
+    torch.manual_seed(3)
+    few = CosineHead(16, 512, 100.0, classes=3)
+    gram = few.weight[3:].T @ few.weight[3:] / 100.0**2
+    assert few.rows == 20
+    assert torch.allclose(gram, torch.eye(16) * 2 / 16, atol=0.03)  # 20 drawn rows would scatter by 0.04 and more
+    assert gram.diagonal().std() < 0.015
+
+
+def test_coordinates_keep_what_texts_have_in_common() -> None:
+    torch.manual_seed(0)
+    text = unit_rows(4, 30)
+    text[3] = text[0]  # two classes with one text
+    coordinates = text_coordinates(text, 9)
+    assert torch.allclose(coordinates @ coordinates.T, text @ text.T, atol=1e-6)
+    assert torch.allclose(text_coordinates(text, 20)[:, :9], coordinates, atol=1e-6)
+    assert torch.allclose(text_coordinates(text[:2], 9, learned=text), coordinates[:2], atol=1e-6)
+    many = unit_rows(12, 8)  # more texts than dimensions
+    assert torch.allclose(text_coordinates(many, 8) @ text_coordinates(many, 8).T, many @ many.T, atol=1e-6)
 
 
 def test_benchmark_measures_every_form() -> None:
