@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hippo_nnunet.clip.models import MODEL_VARIABLE, WEIGHTS_VARIABLE, chosen_encoder
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.nnunet.preprocessed import configuration_of, read_json
 from hippo_nnunet.training import recipes
@@ -30,7 +31,7 @@ def is_finished(folder: Path, npz: bool = True) -> bool:
 
 
 def check_finished(folder: Path, trainer: str, plans: dict[str, Any], configuration: str) -> None:
-    """Refuse a finished fold that was made by another schedule or with other plans.
+    """Refuse a finished fold that was made by another schedule, with other plans or with another CLIP encoder.
 
     Args:
         folder: `.../{trainer}__{plans}__{configuration}/fold_X`; a fold that nnU-Net's own trainer made says nothing
@@ -48,11 +49,18 @@ def check_finished(folder: Path, trainer: str, plans: dict[str, Any], configurat
         if difference:
             raise ConfigError(f"{folder} was trained with other plans: {difference}; delete it to train it anew")
     if recipes.is_ours(trainer) and (folder / SUMMARY).is_file():
+        record, recipe = read_json(folder / SUMMARY), recipes.parse(trainer)
         dim = len(configuration_of(plans, configuration)["patch_size"])
-        current = schedule_for(recipes.parse(trainer), dim).as_dict()
-        difference = schedule_difference(read_json(folder / SUMMARY).get("schedule", {}), current)
+        current = schedule_for(recipe, dim).as_dict()
+        difference = schedule_difference(record.get("schedule", {}), current)
         if difference:
             raise ConfigError(f"{folder} was trained by another schedule ({difference}); delete it to train it anew")
+        encoder, chosen = record.get("encoder"), chosen_encoder(recipe.mini)
+        if encoder and encoder["name"] != chosen.name:
+            raise ConfigError(
+                f"{folder} was trained with the CLIP encoder {encoder['name']}, asked for is {chosen.name}: set "
+                f"{MODEL_VARIABLE} and {WEIGHTS_VARIABLE} to it, or delete the folder to train it anew"
+            )
 
 
 def plan_difference(stored: dict[str, Any], current: dict[str, Any], configuration: str) -> str:

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.nnunet.finished import check_finished
 from hippo_nnunet.nnunet.paths import NnunetFolders
+from hippo_nnunet.training import recipes
+from hippo_nnunet.training.schedule import schedule_for
 from hippo_nnunet.workflow import estimate, targets
 from hippo_nnunet.workflow.experiment import DONE, Cell, Experiment
 from hippo_nnunet.workflow.launch import duration
@@ -116,3 +120,18 @@ def test_manifest_names_no_folder_of_the_machine(tmp_path: Path, folders: Nnunet
     assert content["folds"][1]["trained_seconds"] is None
     assert content["not_ensembled"] == ["3d_fullres"]
     assert content["arguments"]["folds"] == {"2d": [0, 1], "3d_fullres": [0]}
+
+
+def test_a_fold_of_another_clip_encoder_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fold = tmp_path / "CLIPGuidedUNetTrainer_fast__CompactPlans__2d" / "fold_0"
+    fold.mkdir(parents=True)
+    plans = {"configurations": {"2d": {"patch_size": [8, 8]}}}
+    schedule = schedule_for(recipes.parse("CLIPGuidedUNetTrainer_fast"), 2).as_dict()
+    record = {"schedule": schedule, "encoder": {"name": "ViT-B-32/openai", "sha256": "ab" * 32}}
+    (fold / "hippo_training.json").write_text(json.dumps(record))
+    check_finished(fold, "CLIPGuidedUNetTrainer_fast", plans, "2d")
+    monkeypatch.setenv("HIPPO_CLIP_WEIGHTS", str(tmp_path / "mine.pt"))
+    with pytest.raises(ConfigError, match=r"ViT-B-32/openai.*ViT-B-32/mine\.pt.*HIPPO_CLIP_WEIGHTS"):
+        check_finished(fold, "CLIPGuidedUNetTrainer_fast", plans, "2d")
