@@ -132,7 +132,6 @@ def test_a_fold_of_another_clip_encoder_is_refused_before_anything_is_trained(
     record = {"schedule": schedule, "encoder": {"name": "ViT-B-32/openai", "sha256": "ab" * 32}}
     (fold / "hippo_training.json").write_text(json.dumps(record))
     check_finished(fold, "CLIPGuidedUNetTrainer_fast", plans, "2d")
-    (tmp_path / "mine.pt").touch()
-    monkeypatch.setenv("HIPPO_CLIP_WEIGHTS", str(tmp_path / "mine.pt"))
-    with pytest.raises(ConfigError, match=r"ViT-B-32/openai.*ViT-B-32/mine\.pt.*HIPPO_CLIP_WEIGHTS"):
+    monkeypatch.setenv("HIPPO_CLIP_MODEL", "ViT-B-16")
+    with pytest.raises(ConfigError, match=r"ViT-B-32/openai.*ViT-B-16/openai.*HIPPO_CLIP_MODEL"):
         check_finished(fold, "CLIPGuidedUNetTrainer_fast", plans, "2d")
