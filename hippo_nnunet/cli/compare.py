@@ -24,6 +24,13 @@ def compare(
     against: Annotated[
         Path | None, typer.Option("--against", help="Published Dice per case: CSV file with case, <method>_<label>.")
     ] = None,
+    volumes: Annotated[
+        bool,
+        typer.Option("--volumes", help="Also: do the ensemble's volume intervals hold, do flags find the worst cases?"),
+    ] = False,
+    coverage: Annotated[
+        float, typer.Option("--coverage", help="With --volumes: share of true volumes that intervals shall hold.")
+    ] = 0.9,
     json_: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     root: Annotated[
         Path | None, typer.Option("--root", help="nnU-Net's root folder, if the experiment was run with one.")
@@ -31,20 +38,25 @@ def compare(
 ) -> None:
     """Compare variants and configurations on identical folds: better, worse, equivalent, or cannot tell."""
     from hippo_nnunet.evaluation.comparison import Options
-    from hippo_nnunet.workflow.compared import as_json, compare_experiment, write_comparison
+    from hippo_nnunet.workflow.compared import as_json, compare_experiment, keep_scores_and_times, write_comparison
+    from hippo_nnunet.workflow.volumes import check_volumes
 
-    comparison = compare_experiment(experiment, Options(metric, rope, baseline), against, root)
+    options = Options(metric, rope, baseline)
+    keep_scores_and_times(experiment, root)
+    comparison = compare_experiment(experiment, options, against, root)
+    checks = check_volumes(experiment, coverage, root) if volumes else None
     written = write_comparison(comparison, experiment)
     if json_:
-        typer.echo(as_json(comparison))
+        typer.echo(as_json(comparison, checks))
         return
     from rich.console import Console
 
     from hippo_nnunet.workflow.comparison_tables import comparison_parts
+    from hippo_nnunet.workflow.volume_tables import check_parts
 
     console = Console()
     wide = console if console.is_terminal else Console(width=200)
-    for part in comparison_parts(comparison):
+    for part in (*comparison_parts(comparison), *(check_parts(checks) if checks else ())):
         wide.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))
     if written:
         typer.echo(f"comparison: {written}")

@@ -14,6 +14,7 @@ from hippo_nnunet.evaluation.labels import label_manager_of, named_labels
 from hippo_nnunet.evaluation.postprocessing import postprocess
 from hippo_nnunet.evaluation.probabilities import load_probabilities
 from hippo_nnunet.evaluation.reading import find_reader, read_segmentation
+from hippo_nnunet.progress import tracked
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class OutOfFoldDice:
         example = self._references / f"{self.cases[0]}{self._ending}"
         reader = find_reader(self._ending, example, self._preferred_reader)
         members = sorted({member for subset, _ in new for member in subset})
-        for row, case in enumerate(self.cases):
+        for row, case in enumerate(tracked(self.cases, "averaging")):
             reference, _ = read_segmentation(reader, self._references / f"{case}{self._ending}")
             probabilities = {member: self._load(member, case, reference.shape) for member in members}
             count = _ConfusionCounter(reference, self._manager.all_labels, self._ignore_label, case)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,8 @@ from hippo_nnunet.evaluation.statistics import (
     paired_result,
     verdict,
 )
+from hippo_nnunet.evaluation.volumetry import agreement_table
+from hippo_nnunet.progress import tracked
 
 ROPE = {"dice": 0.005, "nsd_1mm": 0.005}
 """Region of practical equivalence where none is given; distances in mm have no customary one."""
@@ -57,8 +59,8 @@ class Options:
             raise ConfigError(f"metric '{self.metric}' cannot be compared; take {', '.join(QUALITY)}")
         if self.rope is None and self.metric not in ROPE:
             raise ConfigError(f"{self.metric} has no customary region of equivalence: state yours with --rope, in mm")
-        if not self.margin > 0:
-            raise ConfigError(f"--rope {self.rope}: got a region without width, expected more than 0")
+        if not 0 < self.margin < float("inf"):
+            raise ConfigError(f"--rope {self.rope}: got a region without width or end, expected more than 0")
 
     @property
     def margin(self) -> float:
@@ -76,6 +78,8 @@ class Comparison:
         pairs: A row for each pair and scope: `comparison.csv`.
         ranks: See `rank_table`.
         notes: What a reader has to know: what was left out, and what these figures cannot say.
+        volumes: Agreement of volumes, a row for each variant (seeds apart), configuration and label: see
+            `agreement_table`.
     """
 
     options: Options
@@ -83,6 +87,7 @@ class Comparison:
     pairs: pd.DataFrame
     ranks: pd.DataFrame
     notes: tuple[str, ...]
+    volumes: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def compare(
@@ -106,7 +111,7 @@ def compare(
     number_of_folds = options.number_of_folds or table["fold"].nunique()
     notes: list[str] = []
     rows: list[dict[str, object]] = []
-    for pair in pairs_of(models, options.baseline):
+    for pair in tracked(pairs_of(models, options.baseline), "comparing"):
         one, other = scores[pair.one], scores[pair.other]
         if not len(one.index.intersection(other.index)):
             notes.append(f"{pair.one} and {pair.other} have no fold in common and are not compared.")
@@ -128,7 +133,8 @@ def compare(
     side_by_side = model_table(table, models, options.metric)
     notes += _general_notes(side_by_side, pairs)
     ranks = rank_table(scores, options.metric, options.n_resamples, options.seed)
-    return Comparison(options, side_by_side, pairs, ranks, tuple(dict.fromkeys(notes)))
+    volumes = agreement_table(table.dropna(subset=["volume_mm3", "volume_ref_mm3"]), options.alpha)
+    return Comparison(options, side_by_side, pairs, ranks, tuple(dict.fromkeys(notes)), volumes)
 
 
 def _names(kind: str, one: Model, other: Model) -> dict[str, object]:

@@ -141,8 +141,13 @@ def _check_values(table: pd.DataFrame) -> None:
     for column in ("fold", *METRICS):
         if not pd.api.types.is_numeric_dtype(table[column]):
             raise DataError(f"column {column} holds something else than numbers: evaluate the experiment again")
-    infinite = np.isinf(table[list(METRICS)]).any(axis=1) | table["fold"].isna()
-    _refuse(table.loc[infinite, "case"], "with an infinite metric, or without a fold")
+    unnamed = table[["case", "variant", "configuration", "label"]].isna().any(axis=1)
+    _refuse(table.index[unnamed], "in rows without a name of the case, variant, configuration or label")
+    infinite = np.isinf(table[list(METRICS)]).any(axis=1)
+    _refuse(table.loc[infinite, "case"], "with an infinite metric")
+    folds = table["fold"]
+    counted = np.isfinite(folds) & (folds == folds.round()) & (folds >= 0)
+    _refuse(table.loc[~counted, "case"], "without a fold from 0 on")
     repeated = table.duplicated(["variant", "configuration", "case", "label"])
     _refuse(table.loc[repeated, "case"], "with a label that stands twice for one variant and configuration")
 

@@ -75,4 +75,7 @@ def load_probabilities(path: Path) -> np.ndarray:
         with np.load(path) as content:
             return np.asarray(content["probabilities"], dtype=np.float32)
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: no readable array 'probabilities' ({error}): predict this case again") from error
+        raise DataError(
+            f"{path}: no readable array 'probabilities' ({error}): delete it, then validate the fold or predict this "
+            "case again; 'hippo-nnunet run' does by itself"
+        ) from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 from scipy import ndimage
@@ -10,55 +12,97 @@ from scipy import ndimage
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.metrics import Label
 
-MEASURES = ("volume_mm3", "components", "elongation", "doubt")
+MEASURES = ("volume_mm3", "components", "elongation", "border", "doubt", "disagreement")
 
 
-def measure_labels(
-    segmentation: np.ndarray,
-    spacing_mm: Sequence[float],
-    labels: Mapping[str, Label],
-    probabilities: np.ndarray | None = None,
-) -> list[dict[str, str | float]]:
+@dataclass(frozen=True)
+class Segmentation:
+    """One segmented case, and what it was made from where that is known.
+
+    Attributes:
+        case: Its name.
+        array: Integer array of shape (d, h, w) or (h, w).
+        spacing_mm: Voxel size along each axis, in the order of the array's axes.
+        probabilities: Averaged over the models, shape (c, *array.shape).
+        unprocessed: The segmentation before postprocessing, which may have removed pieces; the array's shape.
+        of_models: The segmentation of each model of an ensemble by itself, before postprocessing; the array's shape.
+        regions: Whether the probabilities are a sigmoid for each region instead of a softmax over the labels.
+    """
+
+    case: str
+    array: np.ndarray
+    spacing_mm: Sequence[float]
+    probabilities: np.ndarray | None = field(default=None, repr=False)
+    unprocessed: np.ndarray | None = field(default=None, repr=False)
+    of_models: Sequence[np.ndarray] = field(default=(), repr=False)
+    regions: bool = False
+
+
+def measure_labels(segmentation: Segmentation, labels: Mapping[str, Label]) -> list[dict[str, str | float]]:
     """Measure every label of a segmentation.
 
     Args:
-        segmentation: Integer array of shape (d, h, w) or (h, w).
-        spacing_mm: Voxel size along each axis, in the order of the array's axes.
+        segmentation: The segmented case.
         labels: Name of each foreground label, and its value or, for a region, its values.
-        probabilities: Averaged over the members of an ensemble, shape (c, *segmentation.shape), softmax or sigmoid.
 
     Returns:
-        One dict per label, in the order of `labels`: `label` and
+        One dict per label, in the order of `labels`: `case`, `label` and
         `volume_mm3`;
-        `components`, pieces that touch at no face, edge or corner;
+        `components`, pieces that touch at no face, edge or corner, counted before postprocessing;
         `elongation`, standard deviation of the voxels' positions along the longest axis of the label over the cube
         root of its volume: 0.28 for a ball (NaN below 4 voxels);
-        `doubt`, 1 minus the largest probability, averaged over the voxels of all labels: members that disagree, or
-        that are unsure alike (NaN without probabilities, or without a labelled voxel).
+        `border`, whether the label touches the image's border;
+        `doubt`, 1 minus the largest probability, averaged over the voxels of all labels: models that disagree, or
+        that are unsure alike; with regions min(p, 1 - p) of the least certain one (NaN without probabilities, or
+        without a labelled voxel);
+        `disagreement`, 1 minus the Dice of every two models' masks, averaged; 0 where all are empty (NaN with fewer
+        than two models).
 
     Raises:
-        DataError: Spacing or probabilities do not fit the segmentation.
+        DataError: Spacing, probabilities or a model's segmentation do not fit the segmentation.
     """
-    spacing = np.asarray(spacing_mm, dtype=float)
-    if len(spacing) != segmentation.ndim or not np.all(np.isfinite(spacing) & (spacing > 0)):
-        raise DataError(f"a segmentation of shape {segmentation.shape} cannot have the spacing {tuple(spacing)} mm")
-    if probabilities is not None and probabilities.shape[1:] != segmentation.shape:
+    array, probabilities = segmentation.array, segmentation.probabilities
+    spacing = np.asarray(segmentation.spacing_mm, dtype=float)
+    if len(spacing) != array.ndim or not np.all(np.isfinite(spacing) & (spacing > 0)):
         raise DataError(
-            f"got probabilities of shape {probabilities.shape} for a segmentation of shape {segmentation.shape}: "
-            "give those that it was made from"
+            f"case {segmentation.case}: a segmentation of shape {array.shape} cannot have the spacing "
+            f"{tuple(map(float, spacing))} mm"
         )
-    foreground = segmentation > 0
-    doubt = np.nan
-    if probabilities is not None and foreground.any():
-        doubt = float(1 - probabilities.max(axis=0)[foreground].mean())
+    unprocessed = array if segmentation.unprocessed is None else segmentation.unprocessed
+    beside = [m.shape for m in (unprocessed, *segmentation.of_models)]
+    beside += [] if probabilities is None else [probabilities.shape[1:]]
+    if any(shape != array.shape for shape in beside):
+        raise DataError(
+            f"case {segmentation.case}: got probabilities or masks of shape "
+            f"{next(s for s in beside if s != array.shape)} for a segmentation of shape {array.shape}: give those that "
+            "it was made from"
+        )
+    doubt = _doubt(segmentation)
     rows: list[dict[str, str | float]] = []
     for name, label in labels.items():
-        mask = np.isin(segmentation, np.atleast_1d(np.asarray(label)))
-        pieces = ndimage.label(mask, ndimage.generate_binary_structure(mask.ndim, mask.ndim))[1]
+        mask = _mask(array, label)
         volume = float(mask.sum() * np.prod(spacing))
-        shape = {"volume_mm3": volume, "components": int(pieces), "elongation": _elongation(mask, spacing, volume)}
-        rows.append({"label": name, **shape, "doubt": doubt})
+        rows.append(
+            {
+                "case": segmentation.case,
+                "label": name,
+                "volume_mm3": volume,
+                "components": _components(_mask(unprocessed, label)),
+                "elongation": _elongation(mask, spacing, volume),
+                "border": _touches_border(mask),
+                "doubt": doubt,
+                "disagreement": _disagreement([_mask(of_model, label) for of_model in segmentation.of_models]),
+            }
+        )
     return rows
+
+
+def _mask(array: np.ndarray, label: Label) -> np.ndarray:
+    return np.isin(array, np.atleast_1d(np.asarray(label)))
+
+
+def _components(mask: np.ndarray) -> int:
+    return int(ndimage.label(mask, ndimage.generate_binary_structure(mask.ndim, mask.ndim))[1])
 
 
 def _elongation(mask: np.ndarray, spacing: np.ndarray, volume: float) -> float:
@@ -67,3 +111,28 @@ def _elongation(mask: np.ndarray, spacing: np.ndarray, volume: float) -> float:
         return np.nan
     variance = np.linalg.eigvalsh(np.cov(positions.T))[-1]
     return float(np.sqrt(variance) / volume ** (1 / mask.ndim))
+
+
+def _touches_border(mask: np.ndarray) -> bool:
+    """Tell whether the outermost slices hold a voxel; an axis of one voxel has no border."""
+    axes = [axis for axis, size in enumerate(mask.shape) if size > 1]
+    return any(bool(np.take(mask, end, axis).any()) for axis in axes for end in (0, -1))
+
+
+def _doubt(segmentation: Segmentation) -> float:
+    foreground = segmentation.array > 0
+    if segmentation.probabilities is None or not foreground.any():
+        return np.nan
+    p = segmentation.probabilities[:, foreground]
+    doubt = np.minimum(p, 1 - p).max(axis=0) if segmentation.regions else 1 - p.max(axis=0)
+    return float(doubt.mean())
+
+
+def _disagreement(masks: Sequence[np.ndarray]) -> float:
+    if len(masks) < 2:
+        return np.nan
+    dice = []
+    for one, other in combinations(masks, 2):
+        total = int(one.sum() + other.sum())
+        dice.append(2 * int((one & other).sum()) / total if total else 1.0)
+    return float(1 - np.mean(dice))

@@ -93,6 +93,8 @@ class EnsembleChoice:
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             content["members"] = tuple(content["members"])
+            if not content["members"] or not all(Path(name).name == name for name in content["members"]):
+                raise ValueError(f"its members {content['members']} are not names of folders")
             content["per_fold"] = tuple(
                 FoldChoice(**{**entry, "members": tuple(entry["members"])}) for entry in content["per_fold"]
             )
@@ -100,8 +102,8 @@ class EnsembleChoice:
                 CandidateScore(**{**entry, "members": tuple(entry["members"])}) for entry in content["candidates"]
             )
             return cls(**content)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}: not a choice of an ensemble ({error}): choose again") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DataError(f"{path}: not a choice of an ensemble ({error}): delete it and choose again") from error
 
 
 def choose_ensemble(

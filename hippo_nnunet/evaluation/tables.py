@@ -17,6 +17,7 @@ import pandas as pd
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.metrics import METRICS, Label, case_metrics
 from hippo_nnunet.evaluation.reading import find_reader, geometry_difference, read_segmentation
+from hippo_nnunet.progress import tracked
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
@@ -64,10 +65,11 @@ def evaluate_folder(
     reader = find_reader(file_ending, references / f"{order[0]}{file_ending}")
     measure = _MeasureCase(predictions, references, dict(labels), file_ending, ignore_label, reader)
     if n_jobs == 1:
-        rows = [row for case in order for row in measure(case)]
+        rows = [row for case in tracked(order, "measuring") for row in measure(case)]
     else:
         with ProcessPoolExecutor(n_jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-            rows = [row for case_rows in pool.map(measure, order, chunksize=8) for row in case_rows]
+            measured = tracked(pool.map(measure, order, chunksize=8), "measuring", len(order))
+            rows = [row for case_rows in measured for row in case_rows]
     return pd.DataFrame(rows, columns=["case", "label", *METRICS])
 
 

@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.comparison import Comparison, Options, compare
-from hippo_nnunet.evaluation.notebook_dice import notebook_dice_by_case
 from hippo_nnunet.evaluation.pairing import read_per_case, recipe_of
 from hippo_nnunet.evaluation.published import read_published
 from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.evaluation.wording import sentence
 from hippo_nnunet.nnunet.finished import SUMMARY
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
-from hippo_nnunet.nnunet.preprocessed import read_json
+from hippo_nnunet.nnunet.preprocessed import read_object
 from hippo_nnunet.workflow.experiment import ENSEMBLE, FILE, Cell, Experiment
+from hippo_nnunet.workflow.kept_table import write_kept
+from hippo_nnunet.workflow.notebook_table import (
+    NO_SCORE,
+    NOTEBOOK,
+    in_order,
+    kept_scores,
+    measured_scores,
+    ranked_differently,
+    score_column,
+)
+from hippo_nnunet.workflow.prediction_times import TIMES, prediction_times, seconds_per_image
 from hippo_nnunet.workflow.products import OUT_OF_FOLD
+
+if TYPE_CHECKING:
+    from hippo_nnunet.workflow.volumes import VolumeChecks
 
 PER_CASE = Path("metrics") / "per_case.csv"
 COMPARISON = Path("metrics") / "comparison.csv"
+VOLUMETRY = Path("metrics") / "volumetry.csv"
 
 
 def compare_experiment(
@@ -43,7 +56,7 @@ def compare_experiment(
 
     Returns:
         The comparison; in its `models`, rows of scope MEAN also have `notebook_dice`, `trained_seconds` (mean of a
-        fold) and `predict_seconds` (of a test image, start included).
+        fold) and `predict_seconds` (of a test image: see `seconds_per_image`).
 
     Raises:
         ConfigError: See `compare`; or there is no such folder.
@@ -67,7 +80,7 @@ def compare_experiment(
     over_labels = models["scope"] == MEAN
     extra = {
         "trained_seconds": _trained_seconds(experiment, folder, folders, notes),
-        "predict_seconds": _predict_seconds(experiment, folder, notes),
+        "predict_seconds": seconds_per_image(prediction_times(experiment, folder), notes),
     }
     for column, values in extra.items():
         found = [
@@ -75,46 +88,65 @@ def compare_experiment(
             for variant, configuration in models[["variant", "configuration"]].itertuples(index=False)
         ]
         models[column] = pd.Series(found, index=models.index, dtype=float).where(over_labels)
-    models["notebook_dice"] = _notebook_column(experiment, folder, folders, table, models, notes)
+    scores, without = notebook_scores(experiment, folder, folders, table)
+    models["notebook_dice"] = score_column(scores, models)
+    notes += [*without, *ranked_differently(models)]
     return replace(comparison, models=models, notes=(*comparison.notes, *notes))
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> Path | None:
-    """Write `metrics/comparison.csv` atomically, in the place of an older one.
+    """Write `metrics/volumetry.csv` and `metrics/comparison.csv` atomically, in the place of older ones.
 
     Returns:
-        The file; None where there is no pair to write.
+        The file of the comparison; None where there is no pair to write.
 
     Raises:
-        DataError: It cannot be written.
+        DataError: One cannot be written.
     """
-    if comparison.pairs.empty:
-        return None
-    path = folder / COMPARISON
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        comparison.pairs.to_csv(temporary, index=False)
-        temporary.replace(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}): make its folder writable") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    write_kept(comparison.volumes, folder / VOLUMETRY)
+    return None if comparison.pairs.empty else write_kept(comparison.pairs, folder / COMPARISON)
 
 
-def as_json(comparison: Comparison) -> str:
-    """Return everything as JSON: options, tables as lists of rows, sentences and notes; null where undefined."""
-    tables = {name: getattr(comparison, name) for name in ("models", "pairs", "ranks")}
-    return json.dumps(
-        {
-            "options": {**asdict(comparison.options), "rope": comparison.options.margin},
-            **{name: json.loads(frame.to_json(orient="records")) for name, frame in tables.items()},
-            "sentences": [sentence(row) for row in comparison.pairs.to_dict("records")],
-            "notes": comparison.notes,
-        },
-        indent=1,
-        allow_nan=False,
-    )
+def keep_scores_and_times(folder: Path, root: Path | None = None) -> None:
+    """Write `metrics/notebook_dice.csv` and `metrics/prediction_times.csv`, as far as masks and benchmarks are there.
+
+    Scores that are kept already stay. Where there is no experiment, nothing is written.
+
+    Args:
+        folder: The experiment's folder.
+        root: See `compare_experiment`.
+
+    Raises:
+        DataError: The metrics are missing or unsound, or a file cannot be written.
+    """
+    if not (folder / FILE).is_file():
+        return
+    experiment = Experiment.load(folder / FILE)
+    folders = folders_for(root, {}) if root is not None else folders_for(folder / "nnunet")
+    scores, _ = notebook_scores(experiment, folder, folders, read_per_case(folder / PER_CASE))
+    times = prediction_times(experiment, folder)
+    for table, path in ((scores.round(6), NOTEBOOK), (times, TIMES)):
+        if not table.empty:
+            write_kept(table, folder / path)
+
+
+def as_json(comparison: Comparison, checks: VolumeChecks | None = None) -> str:
+    """Return everything as JSON: options, tables as lists of rows, sentences and notes; null where undefined.
+
+    Args:
+        comparison: What to return.
+        checks: Of `check_volumes`; None leaves `volume_checks` out.
+    """
+    content: dict[str, Any] = {
+        "options": {**asdict(comparison.options), "rope": comparison.options.margin},
+        **{name: _rows(getattr(comparison, name)) for name in ("models", "pairs", "ranks", "volumes")},
+        "sentences": [sentence(row) for row in comparison.pairs.to_dict("records")],
+        "notes": comparison.notes,
+    }
+    if checks is not None:
+        tables = {name: _rows(getattr(checks, name)) for name in ("agreement", "coverage", "flags")}
+        content["volume_checks"] = {"level": checks.level, "cases": checks.cases, **tables, "notes": checks.notes}
+    return json.dumps(content, indent=1, allow_nan=False)
 
 
 def prediction_files(
@@ -144,42 +176,42 @@ def prediction_files(
     return files
 
 
-def _notebook_column(
-    experiment: Experiment,
-    folder: Path,
-    folders: NnunetFolders,
-    table: pd.DataFrame,
-    models: pd.DataFrame,
-    notes: list[str],
-) -> pd.Series:
-    """Compute the notebooks' score for the rows of scope MEAN; NaN and a note where it cannot be computed."""
-    column = pd.Series(np.nan, index=models.index)
+def notebook_scores(
+    experiment: Experiment, folder: Path, folders: NnunetFolders, table: pd.DataFrame, again: bool = False
+) -> tuple[pd.DataFrame, list[str]]:
+    """Score every out-of-fold case by the notebooks' protocol.
+
+    Args:
+        experiment: What was asked.
+        folder: The experiment's folder.
+        folders: nnU-Net's folders.
+        table: Of `read_per_case`.
+        again: Measure also what the folder keeps: the masks are new.
+
+    Returns:
+        A row for each case, variant and configuration, with the columns of `metrics/notebook_dice.csv`: kept ones, else
+        measured on the masks; and for every model that has no score, why not.
+
+    Raises:
+        DataError: The kept scores cannot be read.
+    """
+    kept = kept_scores(folder, table.head(0) if again else table)
+    models = kept[["variant", "configuration"]].drop_duplicates().itertuples(index=False, name=None)
+    done = {(str(variant), str(configuration)) for variant, configuration in models}
+    if done >= set(table[["variant", "configuration"]].itertuples(index=False, name=None)):
+        return kept, []
     preprocessed = folders.preprocessed / experiment.dataset
     try:
-        dataset = read_json(preprocessed / "dataset.json")
-        labels, ending = dataset["labels"], str(dataset["file_ending"])
-    except (DataError, KeyError) as error:
-        notes.append(f"No score of the notebooks' protocol: {error}.")
-        return column
-    if sorted(map(str, labels.values())) != sorted(map(str, range(len(labels)))):
-        notes.append("No score of the notebooks' protocol: it is defined for plain labels 0, 1, 2, ... only.")
-        return column
-    by_case: dict[tuple[str, str], list[dict[str, float]]] = {}
-    for (variant, configuration), files in prediction_files(experiment, folder, folders, table, ending).items():
-        references = {case: preprocessed / "gt_segmentations" / f"{case}{ending}" for case in files}
-        try:
-            scores = notebook_dice_by_case(files, references, len(labels))
-        except DataError as error:
-            notes.append(f"No score of the notebooks' protocol for {variant} {configuration}: {error}")
-            scores = {}
-        by_case.setdefault((recipe_of(variant), configuration), []).append(scores)
-    for row in models.index[models["scope"] == MEAN]:
-        repeats = by_case[str(models.at[row, "variant"]), str(models.at[row, "configuration"])]
-        folds = [int(fold) for fold in str(models.at[row, "folds"]).split(",")]
-        cases = set(table.loc[table["fold"].isin(folds), "case"])
-        chosen = [[score for case, score in repeat.items() if case in cases] for repeat in repeats]
-        column[row] = np.mean([np.mean(repeat) for repeat in chosen]) if all(chosen) else np.nan
-    return column
+        dataset = read_object(preprocessed / "dataset.json")
+        labels, ending = dict(dataset["labels"]), str(dataset["file_ending"])
+    except (DataError, KeyError, TypeError, ValueError) as error:
+        return kept, [f"{NO_SCORE}: {error}."]
+    if "ignore" in labels or sorted(map(str, labels.values())) != sorted(map(str, range(len(labels)))):
+        return kept, [f"{NO_SCORE}: it is defined for plain labels 0, 1, 2, ... only."]
+    files = prediction_files(experiment, folder, folders, table, ending)
+    wanted = {model: masks for model, masks in files.items() if model not in done}
+    measured, notes = measured_scores(wanted, preprocessed / "gt_segmentations", ending, len(labels), table)
+    return in_order(pd.concat([part for part in (kept, measured) if len(part)] or [kept]), table), notes
 
 
 def _trained_seconds(
@@ -187,13 +219,12 @@ def _trained_seconds(
 ) -> dict[tuple[str, str], float]:
     """Average training time of a fold by recipe and configuration, from the manifest or nnU-Net's folders."""
     manifest = folder / "manifest.json"
-    known: list[Mapping[str, Any]] = read_json(manifest)["folds"] if manifest.is_file() else []
+    known = _recorded_folds(manifest) if manifest.is_file() else {}
     seconds: dict[tuple[str, str], list[float]] = {}
     for cell in experiment.cells():
-        entries = [f for f in known if (f["variant"], f["configuration"], f["fold"]) == _key(cell)]
         summary = experiment.result_folder(cell, folders.results) / SUMMARY
-        entry = entries[0] if entries else read_json(summary) if summary.is_file() else {}
-        if entry.get("trained_seconds") is not None:
+        entry = known.get(_key(cell)) or (read_object(summary) if summary.is_file() else {})
+        if isinstance(entry.get("trained_seconds"), (int, float)):
             key = (recipe_of(cell.variant), cell.configuration)
             seconds.setdefault(key, []).append(float(entry["trained_seconds"]))
     missing = {(recipe_of(c.variant), c.configuration) for c in experiment.cells()} - set(seconds)
@@ -201,22 +232,20 @@ def _trained_seconds(
     return {key: float(np.mean(values)) for key, values in seconds.items()}
 
 
-def _predict_seconds(experiment: Experiment, folder: Path, notes: list[str]) -> dict[tuple[str, str], float]:
-    """Time of a test image where test images were predicted; a variant predicts with all complete configurations."""
-    configurations = experiment.configurations_to_predict()
-    together = "+".join(configurations)
-    seconds: dict[tuple[str, str], list[float]] = {}
-    for variant in (*experiment.variants, ENSEMBLE):
-        benchmark = folder / "benchmarks" / "predict" / f"{variant}.tsv"
-        images = len([p for p in (folder / "predictions" / variant).glob("[!.]*") if p.suffix not in (".json", ".pkl")])
-        if benchmark.is_file() and images:
-            taken = float(pd.read_csv(benchmark, sep="\t")["s"].iloc[0]) / images
-            seconds.setdefault((recipe_of(variant), together), []).append(taken)
-    if len(configurations) > 1:
-        singles = {key[0]: np.mean(values) for key, values in seconds.items() if key[0] != ENSEMBLE}
-        notes += [f"{recipe}: {taken:.1f} s a test image, {together} averaged." for recipe, taken in singles.items()]
-    return {key: float(np.mean(values)) for key, values in seconds.items()}
+def _recorded_folds(manifest: Path) -> dict[tuple[str, str, int], Mapping[str, Any]]:
+    """Read what a manifest says of each fold."""
+    try:
+        return {(f["variant"], f["configuration"], f["fold"]): f for f in read_object(manifest)["folds"]}
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{manifest} lists no folds of an experiment ({type(error).__name__}: {error}); delete it, and make it "
+            "again with 'hippo-nnunet run'"
+        ) from error
 
 
 def _key(cell: Cell) -> tuple[str, str, int]:
     return cell.variant, cell.configuration, cell.fold
+
+
+def _rows(table: pd.DataFrame) -> Any:
+    return json.loads(table.to_json(orient="records"))

@@ -12,18 +12,21 @@ from hippo_nnunet.evaluation.comparison import Comparison
 from hippo_nnunet.evaluation.pairing import Model
 from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.evaluation.wording import sentence
+from hippo_nnunet.workflow.volume_tables import volumetry_table
 
 METRICS = {"dice": "Dice", "nsd_1mm": "NSD 1 mm", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
 
 
 def comparison_parts(comparison: Comparison) -> Iterator[Table | str]:
-    """Yield what `compare` prints: models, differences, ranks, sentences, notes."""
+    """Yield what `compare` prints: models, differences, ranks, volumes, sentences, notes."""
     yield _models(comparison.models, comparison.options.metric)
     pairs = comparison.pairs
     if not pairs.empty:
         yield _pairs(pairs)
     if not comparison.ranks.empty:
         yield _ranks(comparison.ranks)
+    if not comparison.volumes.empty:
+        yield volumetry_table(comparison.volumes)
     for row in pairs.to_dict("records"):
         if row["scope"] == MEAN:
             yield sentence(row)

@@ -7,16 +7,9 @@ import pandas as pd
 import pytest
 
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.evaluation.case_volumes import (
-    Segmentation,
-    calibrate,
-    coverage_table,
-    cross_validated,
-    hit_rates,
-    judge,
-    volume_table,
-)
-from hippo_nnunet.evaluation.segmentation_shape import measure_labels
+from hippo_nnunet.evaluation.case_volumes import coverage_table, cross_validated, hit_rates, judge
+from hippo_nnunet.evaluation.segmentation_shape import MEASURES, Segmentation, measure_labels
+from hippo_nnunet.evaluation.volume_calibration import calibrate
 from hippo_nnunet.evaluation.volumetry import agreement_table, bland_altman, intraclass_correlation
 
 LABELS = {"Anterior": 1, "Posterior": 2}
@@ -99,7 +92,8 @@ def test_intervals_follow_the_order_of_the_residuals() -> None:
     table = pd.DataFrame({"label": "A", "volume_mm3": 1000.0, "volume_ref_mm3": 1000.0 + np.arange(19)})
     calibration = calibrate(table, {"A": 1}, level=0.9)
     assert calibration.by_label["A"].interval(500, 0.9) == (500, 518)  # of 19 the 1st and the 19th
-    assert calibration.by_label["A"].interval(0, 0.9)[0] == 0
+    assert calibration.by_label["A"].interval(1, 0.9)[0] == 1
+    assert calibrate(table.assign(volume_ref_mm3=990.0), {"A": 1}).by_label["A"].interval(5, 0.9) == (0, 0)
     few = calibrate(table.head(18), {"A": 1}).by_label["A"].interval(500, 0.9)
     assert np.isnan(few).all()  # 18 cases cannot bound 90 %
     with pytest.raises(DataError, match="no case to calibrate the volumes of label B"):
@@ -109,6 +103,7 @@ def test_intervals_follow_the_order_of_the_residuals() -> None:
 def test_intervals_cover_biased_and_skewed_errors() -> None:
     tables = [cross_validated(measured(seed=seed), LABELS) for seed in range(5)]
     coverage = coverage_table(pd.concat(tables))
+    coverage = coverage[coverage["label"] != "every label"]
     assert coverage["n"].tolist() == [1000, 1000]
     assert (coverage["coverage"] >= 0.88).all()
     assert (coverage["coverage"] <= 0.94).all()
@@ -116,7 +111,7 @@ def test_intervals_cover_biased_and_skewed_errors() -> None:
     assert (coverage["width_mm3"] < 250).all()  # the central 90 % of an exponential of 60 are 174 wide
     few = cross_validated(measured(20), LABELS)
     assert few["covered"].isna().all()
-    assert coverage_table(few)["n"].tolist() == [0, 0]
+    assert coverage_table(few)["n"].tolist() == [0, 0, 0]
     with pytest.raises(DataError, match="1 fold"):
         cross_validated(measured().query("fold == 0"), LABELS)
 
@@ -128,24 +123,25 @@ def test_shapes() -> None:
     array[12, 14, 14] = 2  # touches at a corner: one piece
     probabilities = np.full((3, 20, 20, 20), 0.2)
     probabilities[0] = 0.6
-    rows = measure_labels(array, (1.0, 1.0, 2.0), {**LABELS, "both": (1, 2)}, probabilities)
+    whole = Segmentation("c", array, (1.0, 1.0, 2.0), probabilities)
+    rows = measure_labels(whole, {**LABELS, "both": (1, 2)})
     assert [row["components"] for row in rows] == [1, 1, 2]
     assert rows[0]["volume_mm3"] == 128
     assert rows[0]["elongation"] == pytest.approx(np.std(np.repeat(np.arange(16), 4), ddof=1) / 128 ** (1 / 3))
     assert rows[0]["doubt"] == pytest.approx(0.4)
-    empty = measure_labels(np.zeros((3, 3, 3)), (1, 1, 1), LABELS)[0]
+    empty = measure_labels(Segmentation("e", np.zeros((3, 3, 3)), (1, 1, 1)), LABELS)[0]
     assert (empty["volume_mm3"], empty["components"]) == (0, 0)
     assert np.isnan(empty["elongation"])
     ball = np.indices((41, 41, 41)) - 20
-    round_ = measure_labels((np.sum(ball**2, axis=0) < 18**2).astype(int), (1, 1, 1), {"A": 1})[0]
+    round_ = measure_labels(Segmentation("b", (np.sum(ball**2, axis=0) < 18**2) * 1, (1, 1, 1)), {"A": 1})[0]
     assert round_["elongation"] == pytest.approx(0.277, abs=0.005)
     with pytest.raises(DataError, match="cannot have the spacing"):
-        measure_labels(array, (1, 1), LABELS)
-    with pytest.raises(DataError, match="got probabilities of shape"):
-        measure_labels(array, (1, 1, 1), LABELS, probabilities[:, 1:])
+        measure_labels(Segmentation("c", array, (1, 1)), LABELS)
+    with pytest.raises(DataError, match=r"got probabilities or masks of shape \(19, 20, 20\)"):
+        measure_labels(Segmentation("c", array, (1, 1, 1), probabilities[:, 1:]), LABELS)
 
 
-def test_volume_table_of_new_cases() -> None:
+def test_volumes_of_new_cases() -> None:
     table = measured()
     calibration = calibrate(table.assign(elongation_ref=0.28 + 0.01 * np.arange(400) / 400), LABELS)
     array = np.zeros((30, 30, 30), dtype=np.uint8)
@@ -155,14 +151,15 @@ def test_volume_table_of_new_cases() -> None:
     broken[0, 29, 29] = 1
     broken[broken == 2] = 0
     cases = (Segmentation("fine", array, (1, 1, 1)), Segmentation("broken", broken, (1, 1, 1)))
-    found = volume_table(iter(cases), calibration).set_index(["case", "label"])
+    rows = [row for case in cases for row in measure_labels(case, LABELS)]
+    found = judge(pd.DataFrame(rows), calibration).set_index(["case", "label"])
     assert found.loc[("fine", "Anterior"), "volume_mm3"] == 1728
     assert (found["low_mm3"] < found["volume_mm3"]).drop(("broken", "Posterior")).all()
     assert found.loc[("fine", "Anterior"), "high_mm3"] < 1728  # the model was calibrated to outline too much
     assert found.loc[("fine", "Anterior"), "flags"] == ""
     assert "components" in found.loc[("broken", "Anterior"), "flags"]
     assert found.loc[("broken", "Posterior"), "flags"] == "volume"
-    assert volume_table([], calibration).empty
+    assert judge(pd.DataFrame(columns=["case", "label", *MEASURES]), calibration).empty
 
 
 def test_flags_find_bad_cases_and_their_worth_is_told() -> None:

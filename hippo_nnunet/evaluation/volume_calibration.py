@@ -1,0 +1,158 @@
+"""What out-of-fold cases say of the volumes of new ones: intervals, and what is plausible."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.evaluation.metrics import Label
+
+LEVEL = 0.9
+UNUSUAL = 0.95
+"""Quantile of the calibration cases' doubt and disagreement above which a case is flagged; and the share of references
+that has to keep off the image's border for a mask that touches it to be flagged."""
+TOTAL = "total"
+"""Name of the union of all labels."""
+
+
+@dataclass(frozen=True)
+class LabelCalibration:
+    """What out-of-fold cases say of one label; the defaults say that nothing is known.
+
+    Attributes:
+        residuals_mm3: Reference minus predicted volume of each case, ascending.
+        log_volume: Median and robust standard deviation of the logarithm of the reference volumes.
+        elongation: The same of the references' elongation.
+        doubt: Doubt above which a case is flagged.
+        disagreement: Disagreement above which a case is flagged.
+        may_be_empty: Whether a reference is empty.
+        off_border: Whether references keep off the image's border.
+    """
+
+    residuals_mm3: tuple[float, ...] = ()
+    log_volume: tuple[float, float] | None = None
+    elongation: tuple[float, float] | None = None
+    doubt: float | None = None
+    disagreement: float | None = None
+    may_be_empty: bool = False
+    off_border: bool = False
+
+    def interval(self, volume_mm3: float, level: float) -> tuple[float, float]:
+        """Return the interval of the true volume, in mm3.
+
+        NaN for an end that so few cases cannot bound, and for both where nothing was found of a label that no
+        reference lacks: errors of masks that are there say nothing of one that is missing.
+        """
+        n, tail = len(self.residuals_mm3), (1 - level) / 2
+        if not n or (volume_mm3 <= 0 and not self.may_be_empty):
+            return math.nan, math.nan
+        lower = math.floor((n + 1) * tail + 1e-9)
+        upper = math.ceil((n + 1) * (1 - tail) - 1e-9)
+        low = max(0.0, volume_mm3 + self.residuals_mm3[lower - 1]) if lower >= 1 else math.nan
+        high = max(0.0, volume_mm3 + self.residuals_mm3[upper - 1]) if upper <= n else math.nan
+        return low, high
+
+
+@dataclass(frozen=True)
+class VolumeCalibration:
+    """What new volumes are judged by.
+
+    Attributes:
+        labels: Foreground labels: name to value or values.
+        by_label: Calibration of each.
+        level: Share of true volumes that intervals shall hold; NaN where there is no calibration.
+    """
+
+    labels: Mapping[str, Label]
+    by_label: Mapping[str, LabelCalibration]
+    level: float = LEVEL
+
+
+def calibrate(measured: pd.DataFrame, labels: Mapping[str, Label], level: float = LEVEL) -> VolumeCalibration:
+    """Calibrate intervals and flags on out-of-fold predictions.
+
+    Args:
+        measured: A row for each case and label: `label`, `volume_mm3` (predicted), `volume_ref_mm3` (NaN where the
+            reference is not known in full: such a case is left out); and where they are known `elongation_ref` and
+            `border_ref` (of the reference), `doubt` and `disagreement`. The rows of one model in
+            `metrics/per_case.csv` do.
+        labels: Foreground labels: see `named_labels`.
+        level: Coverage of the intervals, 0 to 1. Fewer than `cases_needed(level)` cases cannot bound an interval.
+
+    Raises:
+        ConfigError: The level is not between 0 and 1.
+        DataError: A label has no row.
+
+    Source:
+        Split conformal prediction with signed residuals, which allows for bias: Lei et al. 2018
+        (doi:10.1080/01621459.2017.1307116); each tail gets half of the error. The coverage is at least `level` for
+        cases exchangeable with these, each predicted by a model that has not seen it. New cases are predicted by all
+        folds' models together, of which this guarantee does not speak.
+    """
+    if not 0 < level < 1:
+        raise ConfigError(f"coverage {level:g}: expected a share between 0 and 1, such as 0.9")
+    by_label = {}
+    for label in labels:
+        rows = measured[(measured["label"] == label) & measured["volume_ref_mm3"].notna()]
+        if rows.empty:
+            raise DataError(f"no case to calibrate the volumes of label {label} with: evaluate the experiment first")
+        volumes = rows.loc[rows["volume_ref_mm3"] > 0, "volume_ref_mm3"]
+        off_border = "border_ref" in rows and 1 - rows["border_ref"].astype(float).mean() >= UNUSUAL
+        by_label[label] = LabelCalibration(
+            residuals_mm3=tuple(sorted((rows["volume_ref_mm3"] - rows["volume_mm3"]).tolist())),
+            log_volume=_robust(np.log(volumes)),
+            elongation=_robust(rows["elongation_ref"]) if "elongation_ref" in rows else None,
+            doubt=_quantile(rows["doubt"]) if "doubt" in rows else None,
+            disagreement=_quantile(rows["disagreement"]) if "disagreement" in rows else None,
+            may_be_empty=len(volumes) < len(rows),
+            off_border=bool(off_border),
+        )
+    return VolumeCalibration(dict(labels), by_label, level)
+
+
+def uncalibrated(labels: Mapping[str, Label]) -> VolumeCalibration:
+    """Return what gives volumes without intervals; only missing labels and several pieces are flagged."""
+    return VolumeCalibration(dict(labels), {label: LabelCalibration() for label in labels}, math.nan)
+
+
+def cases_needed(level: float) -> int:
+    """Return how many calibration cases it takes to bound an interval: 19 for 0.9."""
+    return math.ceil(2 / (1 - level) - 1e-9) - 1
+
+
+def with_total(labels: Mapping[str, Label]) -> dict[str, Label]:
+    """Add TOTAL, the union of all labels, unless a label or region is that already.
+
+    Args:
+        labels: See `named_labels`.
+
+    Raises:
+        DataError: A label that is not the union has that name.
+    """
+    sets = {name: set(np.atleast_1d(np.asarray(label)).tolist()) for name, label in labels.items()}
+    union = set().union(*sets.values())
+    if union in sets.values():
+        return dict(labels)
+    if TOTAL in labels:
+        raise DataError(f"a label is called {TOTAL} and is not all labels together: rename it in dataset.json")
+    return {**labels, TOTAL: tuple(sorted(union))}
+
+
+def _robust(values: pd.Series) -> tuple[float, float] | None:
+    """Median and scaled median absolute deviation; None where nothing varies or is known."""
+    known = values.dropna().to_numpy(dtype=float)
+    if len(known) < 3:
+        return None
+    scale = float(stats.median_abs_deviation(known, scale="normal"))
+    return (float(np.median(known)), scale) if scale > 0 else None
+
+
+def _quantile(values: pd.Series) -> float | None:
+    known = values.dropna()
+    return float(known.quantile(UNUSUAL)) if len(known) else None
