@@ -1,0 +1,227 @@
+"""What a report gathers and shows of an experiment, whole or with parts missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import typer
+from report_experiment import NO_VIEWER, VARIANTS, log_folder, write_experiment
+from typer.testing import CliRunner
+
+from hippo_nnunet.cli.report import report
+from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.evaluation.comparison import Options
+from hippo_nnunet.report import report_page
+from hippo_nnunet.report.report_content import Content, gather
+from hippo_nnunet.report.report_page import render, write_report
+
+FAST = Options(n_resamples=99)
+SECTIONS = ("verdict", "table", "differences", "cases", "notebook", "curves", "volumes", "slices", "recipe", "limits")
+
+
+class Reader(HTMLParser):
+    """Collects the sections, the text and the tags of a page, as a browser would understand them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.sections: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self._raw = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._raw = tag in ("script", "style")
+        if tag == "section":
+            self.sections.append(str(dict(attrs)["id"]))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._raw = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._raw:
+            self.text += data
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "/* plotly */")
+    monkeypatch.setattr(report_page, "_viewer", lambda *arguments: NO_VIEWER)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "exp"
+    write_experiment(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "exp"))
+
+
+def shown(content: Content) -> tuple[Reader, str]:
+    page = render(content, NO_VIEWER)
+    return Reader(page), page
+
+
+def charts(page: str) -> dict:
+    found = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def test_a_whole_experiment_is_shown_whole(folder: Path) -> None:
+    content = gather(folder, options=FAST)
+    assert content.missing == {"table": [], "notebook": [], "curves": [], "recipe": []}
+    assert len(content.curves) == 2 * len(VARIANTS)
+    reader, page = shown(content)
+    assert {*SECTIONS, "clip"} == set(reader.sections)
+    assert "AttentionUNet is better than UNet (2d)" in reader.text
+    for words in ("2d: 3 epochs of 100 iterations", "ab" * 32, "hippo-nnunet run exp --dataset", "random unit vectors"):
+        assert words in reader.text
+    data = charts(page)
+    assert data["cases"]["cases"] == list(content.case_dice.index.get_level_values("case"))
+    table = pd.read_csv(folder / "metrics" / "per_case.csv")
+    own = table[(table["case"] == "case_7") & (table["variant"] == "AttentionUNet")]
+    position = data["cases"]["cases"].index("case_7")
+    assert data["cases"]["values"][1][position] == pytest.approx(own["dice"].mean(), abs=6e-5)
+    volumes = next(entry for entry in data["volumes"] if entry["name"] == "AttentionUNet 2d")["labels"][1]
+    difference = own["volume_mm3"] - own["volume_ref_mm3"]
+    found = volumes["difference"][volumes["cases"].index("case_7")]
+    assert found == pytest.approx(difference.iloc[1], abs=0.06)
+    assert data["curves"][0]["val_loss"] == [1.0, 0.5, 0.3333]
+
+
+def test_the_two_scores_that_rank_differently_are_named(folder: Path) -> None:
+    content = gather(folder, options=FAST)
+    assert content.notebook is not None
+    found = content.notebook.reversals
+    row = found[(found["fold"] == "all") & (found["other"].map(str) == "UNet 2d")].iloc[0]
+    assert str(row["better"]) == "AttentionUNet 2d"
+    assert row["dice"] > 0 > row["notebook_dice"]
+    assert content.notebook.comparisons == 3 * 6, "six pairs; two folds, and both"
+    assert "rank models the other way round" in shown(content)[0].text
+
+
+@pytest.mark.parametrize(
+    ("lost", "section", "words"),
+    [
+        ("manifest.json", "recipe", "manifest.json is missing"),
+        ("experiment.yaml", "curves", "experiment.yaml is missing"),
+        ("nnunet", "curves", "no training log of any training"),
+        ("metrics/notebook_dice.csv", "notebook", "No score of the notebooks' protocol"),
+    ],
+)
+def test_a_missing_part_is_named_in_its_section(folder: Path, lost: str, section: str, words: str) -> None:
+    path = folder / lost
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    content = gather(folder, options=FAST)
+    assert any(words in note for note in content.missing[section])
+    reader, page = shown(content)
+    assert words in reader.text
+    assert set(SECTIONS) <= set(reader.sections)
+    assert str(folder.parent) not in page, "a report can be published: it names no folder of the machine"
+
+
+def test_one_training_without_a_log_is_named(folder: Path) -> None:
+    content = gather(folder, options=FAST)
+    assert content.experiment is not None
+    shutil.rmtree(log_folder(content.experiment, folder, content.experiment.cells()[1]))
+    again = gather(folder, options=FAST)
+    assert again.missing["curves"] == ["nnU-Net's folder holds no training log of AttentionUNet 2d fold 0."]
+    assert len(again.curves) == len(content.curves) - 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"variants": ["UNet"]}, "There is one model: nothing to compare it with."),
+        ({"cases": 1, "folds": 1}, "on 1 case, too few for an interval"),
+        ({"cases": 8, "folds": 1}, "rest on one fold (0)"),
+        ({"variants": ["UNet_seed1", "UNet_seed2"]}, "spread between seeds"),
+    ],
+)
+def test_small_experiments_are_shown_without_wrong_numbers(tmp_path: Path, settings: dict, words: str) -> None:
+    write_experiment(tmp_path / "exp", **settings)
+    reader, page = shown(gather(tmp_path / "exp", options=FAST))
+    assert words in reader.text
+    assert not re.search(r"\bnan\b", reader.text, re.IGNORECASE)
+    assert "NaN" not in json.dumps(charts(page))
+
+
+def test_an_experiment_without_metrics_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such folder"):
+        gather(tmp_path / "absent")
+    with pytest.raises(DataError, match=r"per_case\.csv is missing: .*hippo-nnunet run"):
+        write_report(tmp_path, figures=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script>&_"
+    write_experiment(tmp_path / "exp", ["UNet", "AttentionUNet"], cases=6, labels=("<b>x", "50%_{}"), prefix=evil)
+    reader, page = shown(gather(tmp_path / "exp", options=FAST))
+    assert "<script>alert" not in page
+    assert "<b>x" in reader.text
+    assert reader.tags.count("script") == 3
+    data = charts(page)
+    assert data["cases"]["cases"][0] == f"{evil}0"
+    assert [label["label"] for label in data["volumes"][0]["labels"]] == ["<b>x", "50%_{}"]
+
+
+def test_the_folder_is_written_whole_and_replaced_only_on_demand(folder: Path) -> None:
+    page = write_report(folder, figures=False, options=FAST)
+    assert page == folder / "report" / "index.html"
+    tables = {path.name for path in (folder / "report" / "tables").iterdir()}
+    assert tables == {f"{name}.{end}" for name in ("results", "comparison", "volumes") for end in ("csv", "md", "tex")}
+    with pytest.raises(DataError, match="--overwrite"):
+        write_report(folder, figures=False, options=FAST)
+    page.write_text("old")
+    write_report(folder, figures=False, overwrite=True, options=FAST)
+    assert page.read_text() != "old"
+    (folder / "report" / "mine.txt").touch()
+    with pytest.raises(DataError, match=r"mine\.txt"):
+        write_report(folder, figures=False, overwrite=True, options=FAST)
+    assert (folder / "report" / "mine.txt").exists()
+
+
+def test_a_failure_leaves_the_earlier_report(folder: Path) -> None:
+    page = write_report(folder, figures=False, options=FAST)
+    before = page.read_text()
+    (folder / "metrics" / "per_case.csv").write_text("case\n")
+    with pytest.raises(DataError):
+        write_report(folder, figures=False, overwrite=True, options=FAST)
+    assert page.read_text() == before
+    assert not list(folder.glob(".report*"))
+
+
+def test_the_command_prints_the_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = {}
+
+    def write(experiment: Path, output: Path | None, **settings: object) -> Path:
+        asked.update(settings, experiment=experiment, output=output)
+        return Path("out/index.html")
+
+    monkeypatch.setattr(report_page, "write_report", write)
+    app = typer.Typer()
+    app.command()(report)
+    done = CliRunner().invoke(app, ["exp", "--output", "out", "--cases", "2", "--no-figures", "--root", "r"])
+    assert done.stdout == "out/index.html\n"
+    assert asked == {
+        **{"experiment": Path("exp"), "output": Path("out"), "root": Path("r")},
+        **{"cases": 2, "figures": False, "overwrite": False},
+    }
