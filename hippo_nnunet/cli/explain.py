@@ -15,7 +15,8 @@ def explain(
         Path | None, typer.Argument(help="Folder of an experiment, for the worst and best cases of each variant.")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option("--model", help="Or: nnU-Net's model folder TRAINER__PLANS__CONFIGURATION.")
+        Path | None,
+        typer.Option("--model", help="Or: nnU-Net's model folder TRAINER__PLANS__CONFIGURATION, or a .hippo file."),
     ] = None,
     input_: Annotated[
         list[Path] | None, typer.Option("--input", help="With --model: image or folder of images; may be repeated.")
@@ -44,6 +45,9 @@ def explain(
         Path | None,
         typer.Option("--root", help="With an experiment: nnU-Net's root folder, if it was run with one."),
     ] = None,
+    trust_checkpoint: Annotated[
+        bool, typer.Option("--trust-checkpoint", help="Load a checkpoint that could run code: you trust its author.")
+    ] = False,
 ) -> None:
     """Attention, similarity and error maps as NIfTI and figures. Prints the files written."""
     if (model is None) == (experiment is None):
@@ -65,7 +69,7 @@ def explain(
 
     from hippo_nnunet.workflow.explained import Settings, explain_experiment, explain_images
 
-    settings = Settings(device, checkpoint, prompts, overwrite)
+    settings = Settings(device, checkpoint, prompts, overwrite, trust_checkpoint)
     with contextlib.redirect_stdout(sys.stderr):  # nnU-Net prints
         if experiment is not None:
             written = explain_experiment(experiment, worst, best, output, root, settings)

@@ -17,8 +17,10 @@ from hippo_nnunet.cli import (
     doctor,
     explain,
     explore,
+    model,
     predict,
     registration,
+    report,
     run,
     submit,
     train,
@@ -34,6 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(clip.app, name="clip")
+app.add_typer(model.app, name="model")
 app.add_typer(benchmark.app, name="benchmark")
 for function in (
     doctor.doctor,
@@ -49,6 +52,7 @@ for function in (
     explore.explore,
     explain.explain,
     compare.compare,
+    report.report,
 ):
     app.command(name=function.__name__.rstrip("_"))(function)
 

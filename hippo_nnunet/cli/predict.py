@@ -15,7 +15,10 @@ def predict(
     output: Annotated[Path, typer.Option("--output", help="Folder that gets the segmentations.")],
     model: Annotated[
         list[Path] | None,
-        typer.Option("--model", help="nnU-Net's model folder TRAINER__PLANS__CONFIGURATION; several: an ensemble."),
+        typer.Option(
+            "--model",
+            help="nnU-Net's model folder TRAINER__PLANS__CONFIGURATION, or a .hippo file; several: an ensemble.",
+        ),
     ] = None,
     experiment: Annotated[
         Path | None, typer.Option("--experiment", help="Or: folder of an experiment, for the ensemble it has chosen.")
@@ -45,10 +48,28 @@ def predict(
         Path | None,
         typer.Option("--root", help="With --experiment: nnU-Net's root folder, if the experiment was run with one."),
     ] = None,
+    trust_checkpoint: Annotated[
+        bool, typer.Option("--trust-checkpoint", help="Load a checkpoint that could run code: you trust its author.")
+    ] = False,
+    volumes: Annotated[
+        Path | None,
+        typer.Option("--volumes", help="Also write this table: volumes in mm3, intervals, flags (docs/volumetry.md)."),
+    ] = None,
+    coverage: Annotated[
+        float, typer.Option("--coverage", help="With --volumes: share of true volumes that intervals shall hold.")
+    ] = 0.9,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration", help="With --volumes and --model: the models' experiment, or none: no intervals."
+        ),
+    ] = None,
 ) -> None:
     """Segment NIfTI images; every image is checked first. Prints the files written."""
     if bool(model) == (experiment is not None):
         raise typer.BadParameter("give either --model or --experiment")
+    if calibration is not None and volumes is None:
+        raise typer.BadParameter("it is for --volumes, which is not given", param_hint="--calibration")
     try:
         chosen_folds = None if folds is None else [f if f == "all" else int(f) for f in folds.split(",")]
     except ValueError:
@@ -62,6 +83,11 @@ def predict(
 
         chosen = chosen_models(experiment, root)
         models, postprocessing = chosen.folders, chosen.postprocessing
+    table = None
+    if volumes is not None:
+        from hippo_nnunet.workflow.predicted_volumes import prepare_volumes
+
+        table = prepare_volumes(volumes, models, experiment, calibration, coverage, root, overwrite)
     with contextlib.redirect_stdout(sys.stderr):  # nnU-Net prints
         written = predict_images(
             input_,
@@ -76,6 +102,10 @@ def predict(
             postprocessing=postprocessing,
             show_progress=True,
             backend=backend,
+            trust_checkpoint=trust_checkpoint,
+            observe=table.add if table else None,
         )
     for path in written:
         typer.echo(path)
+    if table:
+        typer.echo(table.write())

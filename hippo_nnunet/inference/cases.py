@@ -99,7 +99,11 @@ def _files(inputs: Iterable[Path]) -> list[Path]:
     files: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.name.endswith(ENDINGS) and not p.name.startswith("."))
+            try:
+                names = sorted(path.iterdir())
+            except OSError as error:
+                raise DataError(f"{path}: cannot be read ({error.strerror}): mend its permissions") from error
+            inside = [p for p in names if p.name.endswith(ENDINGS) and not p.name.startswith(".")]
             if not inside:
                 raise DataError(f"{path}: no image ({' or '.join(ENDINGS)}) in this folder: name the folder of images")
             files += inside
@@ -107,6 +111,8 @@ def _files(inputs: Iterable[Path]) -> list[Path]:
             raise DataError(f"{path}: no such file or folder: name the images to predict")
         elif not path.name.endswith(ENDINGS):
             raise DataError(f"{path}: not a NIfTI image by its name: expected {' or '.join(ENDINGS)}")
+        elif path.name in ENDINGS:
+            raise DataError(f"{path}: the image has no name before its ending: call it case{path.name}")
         else:
             files.append(path)
     if not files:

@@ -16,6 +16,7 @@ from hippo_nnunet.evaluation.postprocessing import postprocess
 from hippo_nnunet.evaluation.probabilities import load_probabilities
 from hippo_nnunet.evaluation.selection import EnsembleChoice
 from hippo_nnunet.inference.members import read_model_json
+from hippo_nnunet.progress import tracked
 
 MemberFiles = Mapping[str, Path]
 """Case to `<case>.npz` of one model: see `probability_files` and `out_of_fold_files`."""
@@ -92,7 +93,7 @@ def write_ensemble(
     if existing and not overwrite:
         raise DataError(f"{existing[0]} exists already: choose another folder, or allow overwriting")
     output.mkdir(parents=True, exist_ok=True)
-    for case, target in targets.items():
+    for case, target in tracked(targets.items(), "writing", len(targets)):
         paths = [files[case] for files in members]
         probabilities = average_probabilities(paths)
         if probabilities.shape[0] != manager.num_segmentation_heads:
@@ -162,8 +163,9 @@ def _properties(probabilities: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as stream:
             properties: dict[str, Any] = pickle.load(stream)
-    except (OSError, pickle.UnpicklingError, EOFError) as error:
+    except Exception as error:  # a damaged pickle raises many kinds
         raise DataError(
-            f"{path}: cannot be read ({error}): predict this case again with --save_probabilities"
+            f"{path}: cannot be read ({error}): delete {probabilities}, then validate the fold again ('hippo-nnunet "
+            "run' does by itself), or predict this case again with --save_probabilities"
         ) from error
     return properties

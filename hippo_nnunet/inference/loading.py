@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,15 @@ from typing import Any
 import torch
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
 
+from hippo_nnunet.errors import DataError
 from hippo_nnunet.inference.members import read_model_json
-from hippo_nnunet.nnunet.network import ATTENTION, baseline_class, build_network
-from hippo_nnunet.training.recipes import is_ours, parse
+from hippo_nnunet.nnunet.network import ATTENTION, CLIP_GUIDED, baseline_class, build_network
+from hippo_nnunet.sharing.model_file import ModelFile, open_model
+from hippo_nnunet.sharing.plans_check import check_classes, check_plans
+from hippo_nnunet.sharing.trust import read_checkpoint
+from hippo_nnunet.training.recipes import CLIP_BASE, is_ours, parse
 
 _NETWORKS: dict[str, Callable[[Any], str]] = {
     "UNetTrainer": baseline_class,
@@ -22,62 +28,177 @@ _NETWORKS: dict[str, Callable[[Any], str]] = {
 """Base of a recipe to its network's class, where the plans say all else; importing the trainers takes a second."""
 
 
-def load_model(folder: Path, folds: Sequence[int | str], checkpoint: str) -> dict[str, Any]:
+def load_model(folder: Path, folds: Sequence[int | str], checkpoint: str, trust: bool = False) -> dict[str, Any]:
     """Build a model's network, and load the weights of its folds.
 
     Args:
-        folder: nnU-Net's `{trainer}__{plans}__{configuration}`.
+        folder: nnU-Net's `{trainer}__{plans}__{configuration}`, or a file of `hippo-nnunet model export`.
         folds: At least one.
         checkpoint: File in each fold's folder.
+        trust: Load checkpoints and plans that could run code; nothing in a model file ever is trusted.
 
     Returns:
-        The arguments of `BatchedPredictor.manual_initialization`; the weights are read from the files when they are
-        used, so optimizers' states never are.
+        The arguments of `BatchedPredictor.manual_initialization`; the weights of a folder are read from its files when
+        they are used, so optimizers' states never are.
 
     Raises:
+        DataError: Checkpoints or plans could run code, or a model file is wrong.
         Exception: What nnU-Net, torch and our trainers raise where a file or the trainer is missing or wrong.
     """
-    contents = [
-        torch.load(folder / f"fold_{fold}" / checkpoint, map_location="cpu", weights_only=False, mmap=True)
-        for fold in folds
-    ]
-    name = contents[0]["trainer_name"]
-    if not is_ours(name):
-        return _load_nnunets(folder, folds, checkpoint)
-    dataset_json = read_model_json(folder / "dataset.json")
-    plans = PlansManager(read_model_json(folder / "plans.json"))
-    configuration = plans.get_configuration(contents[0]["init_args"]["configuration"])
-    channels = determine_num_input_channels(plans, configuration, dataset_json)
-    heads = plans.get_label_manager(dataset_json).num_segmentation_heads
-    base = parse(name).base
-    if base in _NETWORKS:
-        network = build_network(_NETWORKS[base](configuration), configuration, channels, heads, False)
-    else:
-        trainer = getattr(import_module("hippo_nnunet.trainers"), name)
-        network = trainer.build_network_architecture(plans, configuration, channels, heads, False)
+    if folder.is_file():
+        return load_model_file(open_model(folder), folds)
+    contents = [read_checkpoint(folder / f"fold_{fold}" / checkpoint, trust) for fold in folds]
+    name, configuration = contents[0]["trainer_name"], contents[0]["init_args"]["configuration"]
+    plans = read_model_json(folder / "plans.json")
+    if not trust:
+        try:
+            check_plans(plans)
+            check_classes(plans, configuration)
+        except DataError as error:
+            raise DataError(f"{folder / 'plans.json'}: {error}; if you trust it give --trust-checkpoint") from error
+    return _assembled(
+        _Frame(name, plans, configuration, read_model_json(folder / "dataset.json")),
+        [content["network_weights"] for content in contents],
+        contents[0].get("inference_allowed_mirroring_axes"),
+    )
+
+
+def load_model_file(model: ModelFile, folds: Sequence[int | str]) -> dict[str, Any]:
+    """Build a shared model's network, and load the weights of its folds.
+
+    Args:
+        model: The opened file.
+        folds: At least one that it holds.
+
+    Returns:
+        As `load_model`.
+
+    Raises:
+        DataError: The weights do not fit the plans, or plans or trainer name what is not nnU-Net's own or ours.
+        ConfigError: The encoder of a CLIP-guided model is another one here.
+        DependencyError: That encoder is not here.
+    """
+    parameters = [model.weights(fold) for fold in folds]
+    try:
+        check_classes(model.plans, model.configuration)
+        frame = _Frame(model.trainer, model.plans, model.configuration, model.dataset_json, installed_only=True)
+        if max(model.mirroring_axes or (0,)) >= len(frame.configuration_manager.patch_size):
+            raise DataError(f"mirroring_axes {model.mirroring_axes} do not fit the patch")
+        for fold, weights in zip(folds, parameters, strict=True):
+            _check_fit(frame, fold, weights)
+    except DataError as error:
+        raise DataError(f"{model.path}: {error}; do not use this file, ask for it again") from error
+    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{model.path}: no network can be built from it ({type(error).__name__}: {reason}); do not use this file, "
+            "ask for it again"
+        ) from error
+    return _assembled(frame, parameters, model.mirroring_axes)
+
+
+class _Frame:
+    """What a model's network is built from.
+
+    Args:
+        trainer: Its trainer's name.
+        plans: Content of plans.json.
+        configuration: The configuration's name.
+        dataset_json: Content of dataset.json.
+        installed_only: Whether only nnU-Net's own trainers and ours count, not those in the user's folders.
+    """
+
+    def __init__(
+        self,
+        trainer: str,
+        plans: dict[str, Any],
+        configuration: str,
+        dataset_json: dict[str, Any],
+        installed_only: bool = False,
+    ) -> None:
+        self.trainer, self.dataset_json, self.installed_only = trainer, dataset_json, installed_only
+        self.plans_manager = PlansManager(plans)
+        self.configuration_manager = self.plans_manager.get_configuration(configuration)
+        self.channels = determine_num_input_channels(self.plans_manager, self.configuration_manager, dataset_json)
+        self.heads = self.plans_manager.get_label_manager(dataset_json).num_segmentation_heads
+
+    @property
+    def base(self) -> str | None:
+        """The recipe's base; None for another trainer than ours."""
+        return parse(self.trainer).base if is_ours(self.trainer) else None
+
+    def network(self) -> nn.Module:
+        """Build the network, its weights those of an untrained one."""
+        if self.base in _NETWORKS:
+            return self.of_class(_NETWORKS[self.base](self.configuration_manager))
+        if self.base is not None:
+            trainer = getattr(import_module("hippo_nnunet.trainers"), self.trainer)
+        else:
+            trainer = _nnunets_trainer(self.trainer, self.installed_only)
+        build = trainer.build_network_architecture
+        plan: tuple[Any, ...] = (self.plans_manager, self.configuration_manager)
+        if "plans_manager" not in inspect.signature(build).parameters:  # trainers for nnU-Net before 2.7
+            manager = self.configuration_manager
+            plan = (
+                manager.network_arch_class_name,
+                manager.network_arch_init_kwargs,
+                manager.network_arch_init_kwargs_req_import,
+            )
+        made: nn.Module = build(*plan, self.channels, self.heads, enable_deep_supervision=False)
+        return made
+
+    def of_class(self, class_path: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+        """Build a network of a class, without its trainer."""
+        return build_network(class_path, self.configuration_manager, self.channels, self.heads, False, arguments)
+
+
+def _assembled(frame: _Frame, parameters: list[Any], mirroring_axes: Sequence[int] | None) -> dict[str, Any]:
     return {
-        "network": network,
-        "plans_manager": plans,
-        "configuration_manager": configuration,
-        "parameters": [content["network_weights"] for content in contents],
-        "dataset_json": dataset_json,
-        "trainer_name": name,
-        "inference_allowed_mirroring_axes": contents[0].get("inference_allowed_mirroring_axes"),
+        "network": frame.network(),
+        "plans_manager": frame.plans_manager,
+        "configuration_manager": frame.configuration_manager,
+        "parameters": parameters,
+        "dataset_json": frame.dataset_json,
+        "trainer_name": frame.trainer,
+        "inference_allowed_mirroring_axes": mirroring_axes,
     }
 
 
-def _load_nnunets(folder: Path, folds: Sequence[int | str], checkpoint: str) -> dict[str, Any]:
-    """Load a model of another trainer, which only nnU-Net can find."""
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+def _nnunets_trainer(name: str, installed_only: bool) -> Any:
+    """Find a trainer that is not ours, as nnU-Net does."""
+    if not installed_only:
+        from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-    stock = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
-    stock.initialize_from_trained_model_folder(str(folder), tuple(folds), checkpoint)
-    return {
-        "network": stock.network,
-        "plans_manager": stock.plans_manager,
-        "configuration_manager": stock.configuration_manager,
-        "parameters": stock.list_of_parameters,
-        "dataset_json": stock.dataset_json,
-        "trainer_name": stock.trainer_name,
-        "inference_allowed_mirroring_axes": stock.allowed_mirroring_axes,
-    }
+        return recursive_find_trainer_class_by_name(name)
+    import nnunetv2
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    home = Path(nnunetv2.__path__[0]) / "training" / "nnUNetTrainer"
+    found = recursive_find_python_class(str(home), name, "nnunetv2.training.nnUNetTrainer")
+    is_trainer = isinstance(found, type) and issubclass(found, nnUNetTrainer)
+    if not is_trainer or not found.__module__.startswith("nnunetv2."):
+        raise DataError(f"trainer {name!r} is neither ours nor one of nnU-Net's own, so its network is unknown here")
+    return found
+
+
+def _check_fit(frame: _Frame, fold: int | str, weights: Mapping[str, torch.Tensor]) -> None:
+    """Refuse weights that are not the network's, by names, shapes and types; allocates nothing."""
+    with torch.device("meta"):
+        if frame.base == CLIP_BASE:  # its trainer would attach an encoder
+            embeddings = weights.get("text_embeddings")
+            if embeddings is None or embeddings.dim() != 2:
+                raise DataError(f"fold {fold} has no text_embeddings, which a CLIP-guided network needs")
+            skeleton = frame.of_class(CLIP_GUIDED, {"embed_dim": int(embeddings.shape[1])})
+        else:
+            skeleton = frame.network()
+    expected = {name: (tuple(t.shape), t.dtype) for name, t in skeleton.state_dict().items()}
+    found = {name: (tuple(t.shape), t.dtype) for name, t in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            got, wanted = (_described(of.get(name)) for of in (found, expected))
+            raise DataError(f"fold {fold}: weight {name[:100]} is {got}, and the network of its plans has {wanted}")
+
+
+def _described(shape_and_type: tuple[tuple[int, ...], torch.dtype] | None) -> str:
+    return "missing" if shape_and_type is None else f"{list(shape_and_type[0])} {shape_and_type[1]}"

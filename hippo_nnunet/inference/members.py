@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hippo_nnunet.data.layout import LARGEST_LABEL
 from hippo_nnunet.errors import ConfigError, DataError, HippoError
 from hippo_nnunet.inference.cases import ENDINGS
 from hippo_nnunet.nnunet.paths import EXT_VARIABLE, environment
+from hippo_nnunet.sharing.model_file import open_model
 
 if TYPE_CHECKING:
     import torch
@@ -21,14 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Member:
-    """One model folder, its checkpoints seen but not loaded.
+    """One model folder, its checkpoints seen but not loaded; or a model file.
 
     Attributes:
-        folder: nnU-Net's `{trainer}__{plans}__{configuration}`.
+        folder: nnU-Net's `{trainer}__{plans}__{configuration}`, or a file of `hippo-nnunet model export`.
         folds: The folds whose logits are averaged.
         checkpoint: File name in each fold's folder.
         dataset_json: Content of dataset.json.
         plans: Content of plans.json.
+        trust: Whether its checkpoints and plans may run code.
     """
 
     folder: Path
@@ -36,6 +39,7 @@ class Member:
     checkpoint: str
     dataset_json: dict[str, Any]
     plans: dict[str, Any]
+    trust: bool = False
 
     @property
     def channels(self) -> int:
@@ -43,20 +47,23 @@ class Member:
         return len(self.dataset_json.get("channel_names") or self.dataset_json["modality"])
 
 
-def find_members(models: Sequence[Path], folds: Sequence[int | str] | None, checkpoint: str) -> list[Member]:
-    """Look at model folders without loading a network.
+def find_members(
+    models: Sequence[Path], folds: Sequence[int | str] | None, checkpoint: str, trust: bool = False
+) -> list[Member]:
+    """Look at model folders and model files without loading a network.
 
     Args:
-        models: nnU-Net's model folders; several are an ensemble.
+        models: nnU-Net's model folders, or files of `hippo-nnunet model export`; several are an ensemble.
         folds: Folds to take of each; None for all that have the checkpoint, the fold `all` left out, as in nnU-Net.
-        checkpoint: File name in each fold's folder.
+        checkpoint: File name in each fold's folder; a model file holds one checkpoint only.
+        trust: Whether checkpoints and plans of folders may run code.
 
     Returns:
         The members, in the order given.
 
     Raises:
         ConfigError: No model, one twice, a missing folder, fold or checkpoint, or models that do not belong together.
-        DataError: A model's dataset.json or plans.json cannot be read.
+        DataError: A model's dataset.json or plans.json cannot be read, or a model file is wrong.
     """
     if not models:
         raise ConfigError("no model to predict with: name a model folder such as UNetTrainer__nnUNetPlans__2d")
@@ -65,10 +72,32 @@ def find_members(models: Sequence[Path], folds: Sequence[int | str] | None, chec
         raise ConfigError(f"model {repeated[0]} is given twice: name each member of the ensemble once")
     members = []
     for model in models:
+        if model.is_file():
+            shared = open_model(model)
+            chosen = _chosen(model, set(map(str, shared.folds)), shared.folds if folds is None else folds, "weights")
+            members.append(Member(model, chosen, checkpoint, shared.dataset_json, shared.plans))
+            continue
         if not model.is_dir():
-            raise ConfigError(f"model folder {model} is missing: name a folder like UNetTrainer__nnUNetPlans__2d")
+            raise ConfigError(
+                f"model folder {model} is missing: name a folder like UNetTrainer__nnUNetPlans__2d, or a .hippo file"
+            )
         dataset_json, plans = read_model_json(model / "dataset.json"), read_model_json(model / "plans.json")
-        members.append(Member(model, _folds(model, folds, checkpoint), checkpoint, dataset_json, plans))
+        _check_form(dataset_json, model / "dataset.json", {"labels": dict, "file_ending": str})
+        if not isinstance(dataset_json.get("channel_names") or dataset_json.get("modality"), dict):
+            raise DataError(f"{model / 'dataset.json'}: names no channel_names: give the folder of a model of nnU-Net")
+        for name, value in dataset_json["labels"].items():
+            values = value if isinstance(value, list) and value else [value]
+            if not all(isinstance(v, int) and 0 <= v <= LARGEST_LABEL for v in values):
+                raise DataError(
+                    f"{model / 'dataset.json'}: label '{name}' has the value {str(value)[:60]}, expected whole numbers "
+                    f"from 0 to {LARGEST_LABEL}: give the folder of a model of nnU-Net"
+                )
+        _check_form(plans, model / "plans.json", {"dataset_name": str, "image_reader_writer": str})
+        found = (fold / checkpoint for fold in model.glob("fold_*"))
+        trained = {path.parent.name.removeprefix("fold_") for path in found if checkpoint and path.is_file()}
+        members.append(
+            Member(model, _chosen(model, trained, folds, checkpoint), checkpoint, dataset_json, plans, trust)
+        )
     for member in members[1:]:
         _check_together(members[0], member)
     ending = members[0].dataset_json["file_ending"]
@@ -91,15 +120,16 @@ def load_member(member: Member, device: torch.device, use_mirroring: bool, backe
 
     Raises:
         ConfigError: The trainer is not known here, or the model is the second stage of a cascade.
-        DataError: A checkpoint cannot be read or does not fit the plans.
+        DataError: A checkpoint cannot be read, could run code, or does not fit the plans.
     """
     from hippo_nnunet.inference.batched_predictor import BatchedPredictor
+    from hippo_nnunet.inference.loading import load_model
 
     # nnU-Net looks a trainer up by name, and this works without its folders or `hippo-nnunet register`.
     os.environ[EXT_VARIABLE] = environment(member.folder)[EXT_VARIABLE]
     predictor = BatchedPredictor(device, use_mirroring, backend)
     try:
-        predictor.initialize_from_trained_model_folder(member.folder, member.folds, member.checkpoint)
+        predictor.manual_initialization(**load_model(member.folder, member.folds, member.checkpoint, member.trust))
     except HippoError:
         raise
     except Exception as error:  # torch.load and nnU-Net raise many kinds
@@ -110,7 +140,7 @@ def load_member(member: Member, device: torch.device, use_mirroring: bool, backe
             ) from error
         raise DataError(
             f"{member.folder}: {member.checkpoint} of the folds {', '.join(map(str, member.folds))} cannot be loaded "
-            f"({type(error).__name__}: {reason}): name other folds, or train it again"
+            f"({type(error).__name__}: {reason}): name other folds, or delete it and train it again"
         ) from error
     if predictor.configuration_manager.previous_stage_name is not None:
         raise ConfigError(
@@ -120,8 +150,9 @@ def load_member(member: Member, device: torch.device, use_mirroring: bool, backe
     return predictor
 
 
-def _folds(model: Path, folds: Sequence[int | str] | None, checkpoint: str) -> tuple[int | str, ...]:
-    trained = {path.parent.name.removeprefix("fold_") for path in model.glob(f"fold_*/{checkpoint}")}
+def _chosen(
+    model: Path, trained: set[str], folds: Sequence[int | str] | None, checkpoint: str
+) -> tuple[int | str, ...]:
     there = ", ".join(sorted(trained)) or "none"
     if folds is None:
         numbered = sorted(int(fold) for fold in trained if fold.isdigit())
@@ -156,6 +187,12 @@ def _identity(member: Member) -> dict[str, Any]:
     }
 
 
+def _check_form(content: dict[str, Any], path: Path, entries: dict[str, type]) -> None:
+    for name, kind in entries.items():
+        if not isinstance(content.get(name), kind) or not content[name]:
+            raise DataError(f"{path}: names no {name}: give the folder of a model of nnU-Net")
+
+
 def read_model_json(path: Path) -> dict[str, Any]:
     """Read a model folder's dataset.json or plans.json.
 
@@ -163,7 +200,9 @@ def read_model_json(path: Path) -> dict[str, Any]:
         DataError: The file is missing or is not JSON.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error}): give the folder of a model of nnU-Net") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds no JSON object: give the folder of a model of nnU-Net")
     return content

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import tee
@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
-from rich.console import Console
-from rich.progress import track
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.postprocessing import POSTPROCESSINGS, postprocess
+from hippo_nnunet.evaluation.segmentation_shape import Segmentation
 from hippo_nnunet.inference.cases import InputCase, check_images, find_cases
 from hippo_nnunet.inference.members import find_members, load_member
 from hippo_nnunet.inference.overlap import in_background
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.nnunet.paths import folder_problem
+from hippo_nnunet.progress import tracked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +63,8 @@ def predict(
     postprocessing: str | None = None,
     show_progress: bool = False,
     backend: str = "auto",
+    trust_checkpoint: bool = False,
+    observe: Callable[[Segmentation], None] | None = None,
 ) -> list[Path]:
     """Segment images in this process; while the networks compute, threads prepare the next cases and write the last.
 
@@ -74,7 +76,7 @@ def predict(
         inputs: Folders or files: see `find_cases`. 3D NIfTI images; arrays are (z, y, x) inside.
         output: Folder that gets `<case>` + the dataset's file ending, on the grid of the image, and a dataset.json and
             plans.json, so that nnU-Net's commands work on it.
-        models: nnU-Net's model folders `{trainer}__{plans}__{configuration}`.
+        models: nnU-Net's model folders `{trainer}__{plans}__{configuration}`, or files of `hippo-nnunet model export`.
         folds: Folds of each model; None for all that are trained.
         device: `auto`, `cpu`, `cuda` or `mps`.
         checkpoint: File name in each fold's folder.
@@ -82,8 +84,10 @@ def predict(
         save_probabilities: Also write `<case>.npz` (float32, (c, z, y, x)) and nnU-Net's `<case>.pkl`.
         use_mirroring: Average over mirrored images, along the axes that the training allowed.
         postprocessing: One of POSTPROCESSINGS; None is `none`.
-        show_progress: Show a progress bar on stderr.
+        show_progress: Show progress on stderr.
         backend: `auto`, `torch` or `openvino`: see `hippo_nnunet.inference.backends.choose_runs`.
+        trust_checkpoint: Load checkpoints and plans of folders that could run code.
+        observe: Called with each case when it is written, in a thread, one case after the other.
 
     Returns:
         The segmentations written, sorted by case.
@@ -97,15 +101,12 @@ def predict(
     """
     if postprocessing is not None and postprocessing not in POSTPROCESSINGS:
         raise ConfigError(f"unknown postprocessing '{postprocessing}': choose one of {', '.join(POSTPROCESSINGS)}")
-    members = find_members(models, folds, checkpoint)
+    members = find_members(models, folds, checkpoint, trust_checkpoint)
     cases = find_cases(inputs, members[0].channels)
     descriptions = {"dataset.json": members[0].dataset_json, "plans.json": members[0].plans}
     ending = members[0].dataset_json["file_ending"]
     _refuse_clash(cases, output, [ending, ".npz", ".pkl"] if save_probabilities else [ending], descriptions, overwrite)
-    console = Console(stderr=True)
-    voxels = [
-        check_images(c) for c in track(cases, "checking", console=console, transient=True, disable=not show_progress)
-    ]
+    voxels = [check_images(case) for case in tracked(cases, "checking", show=show_progress)]
     limit_processes()
     import torch
 
@@ -116,7 +117,9 @@ def predict(
     predictors = [load_member(member, where, use_mirroring, backend) for member in members]
     problem = folder_problem(output)
     if problem:
-        raise DataError(f"{output}: cannot write there ({problem}): choose another folder or mend its permissions")
+        raise DataError(
+            f"{output}: cannot write there ({problem}): make room or mend its permissions, or choose another folder"
+        )
     for name, content in descriptions.items():
         with _whole(output / name) as path:
             path.write_text(json.dumps(content, indent=4))
@@ -127,9 +130,15 @@ def predict(
     def finish(predicted: tuple[Prepared, tuple[Tensor, ...]]) -> Path:
         prepared, logits = predicted
         target = output / prepared.case.case
-        probabilities = _probabilities(prepared, logits, predictors)
-        geometry = prepared.properties[0]
-        _write(target, ending, probabilities, geometry, predictors[0], postprocessing, save_probabilities)
+        probabilities, of_models = _probabilities(prepared, logits, predictors)
+        geometry, manager = prepared.properties[0], predictors[0].label_manager
+        unprocessed = np.asarray(manager.convert_probabilities_to_segmentation(probabilities))
+        segmentation = postprocess(unprocessed, postprocessing or "none", manager)
+        _write(target, ending, segmentation, probabilities if save_probabilities else None, geometry, predictors[0])
+        if observe is not None:
+            spacing, regions = geometry["spacing"], manager.has_regions
+            case = prepared.case.case
+            observe(Segmentation(case, segmentation, spacing, probabilities, unprocessed, of_models, regions))
         return target.with_name(f"{target.name}{ending}")
 
     ahead = _cases_ahead(max(voxels) * (members[0].channels + predictors[0].label_manager.num_segmentation_heads))
@@ -140,7 +149,7 @@ def predict(
 
     logits = [predictor.predict_images(images(i), sum(voxels)) for i, predictor in enumerate(predictors)]
     finished = in_background(finish, zip(for_cases, zip(*logits, strict=True), strict=True), ahead)
-    return list(track(finished, "predicting", len(cases), console=console, disable=not show_progress))
+    return list(tracked(finished, "predicting", len(cases), show_progress))
 
 
 def _cases_ahead(values: int) -> int:
@@ -156,8 +165,14 @@ def _refuse_clash(
     overwrite: bool,
 ) -> None:
     """Refuse an output folder in which something would be lost or mixed up."""
-    if output.resolve() in {file.parent.resolve() for case in cases for file in case.files}:
+    try:
+        target = output.resolve()
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{output}: cannot be found ({error}): choose another folder") from error
+    if target in {file.parent.resolve() for case in cases for file in case.files}:
         raise DataError(f"{output} is the folder of the images: choose another one for the segmentations")
+    if output.exists() and not output.is_dir():
+        raise DataError(f"{output} is a file: choose another folder for the segmentations")
     if overwrite:
         return
     remedy = "choose another folder, or give --overwrite"
@@ -208,14 +223,17 @@ def _preprocessing(predictor: BatchedPredictor) -> str:
     return json.dumps([plans, configuration], sort_keys=True, default=str)
 
 
-def _probabilities(prepared: Prepared, logits: Sequence[Tensor], predictors: Sequence[BatchedPredictor]) -> np.ndarray:
-    """Return the models' mean probabilities, (c, z, y, x) on the grid of the image."""
+def _probabilities(
+    prepared: Prepared, logits: Sequence[Tensor], predictors: Sequence[BatchedPredictor]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the models' mean probabilities, (c, z, y, x), and each one's labels, (z, y, x), on the image's grid."""
     from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
     from torch import get_num_threads
 
     total: np.ndarray | None = None
+    segmentations: list[np.ndarray] = []
     for of_model, properties, predictor in zip(logits, prepared.properties, predictors, strict=True):
-        _, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
+        segmentation, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
             of_model,
             predictor.plans_manager,
             predictor.configuration_manager,
@@ -230,24 +248,21 @@ def _probabilities(prepared: Prepared, logits: Sequence[Tensor], predictors: Seq
                 f"weights or {prepared.case.files[0]} hold extreme values; look at both"
             )
         total = probabilities if total is None else total + probabilities
+        segmentations.append(np.asarray(segmentation))
     assert total is not None
-    return total / len(predictors)
+    return total / len(predictors), segmentations
 
 
 def _write(
     target: Path,
     ending: str,
-    probabilities: np.ndarray,
+    segmentation: np.ndarray,
+    probabilities: np.ndarray | None,
     properties: dict[str, Any],
     predictor: BatchedPredictor,
-    postprocessing: str | None,
-    save_probabilities: bool,
 ) -> None:
     """Write a case's files; the segmentation last."""
-    manager = predictor.label_manager
-    segmentation = np.asarray(manager.convert_probabilities_to_segmentation(probabilities))
-    segmentation = postprocess(segmentation, postprocessing or "none", manager)
-    if save_probabilities:
+    if probabilities is not None:
         with _whole(target.with_name(f"{target.name}.npz")) as path:
             np.savez_compressed(path, probabilities=probabilities)
         with _whole(target.with_name(f"{target.name}.pkl")) as path:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
+import math
 import os
 import re
 import zipfile
@@ -23,6 +25,9 @@ import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
+from hippo_nnunet.data.finding import FoundProblem
+from hippo_nnunet.data.nifti import open_image
+from hippo_nnunet.data.staging import missing_parents, remove_empty
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.inference.nifti_header import InputHeader, byte_order, read_input_header
 
@@ -31,9 +36,10 @@ TASK_NAME = "Task04_Hippocampus"
 _ENDING = ".nii.gz"
 _CHANNEL = re.compile(r"_\d{4}$")
 _SYMLINK = 0o120000
+_CHUNK = 1 << 20
 _READ_ERRORS = (
-    OSError, EOFError, ValueError, RuntimeError, NotImplementedError,
-    zlib.error, zipfile.BadZipFile, ImageFileError,
+    OSError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError, MemoryError,
+    lzma.LZMAError, zlib.error, zipfile.BadZipFile, ImageFileError,
 )  # fmt: skip
 
 
@@ -77,7 +83,7 @@ def dataset_labels(dataset_json: Path) -> frozenset[int]:
             if key != "ignore":
                 entry = key if isinstance(value, str) else value
                 values.update(int(v) for v in (entry if isinstance(entry, list) else [entry]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{dataset_json}: no readable labels ({error}): give the dataset.json of the task") from error
     return frozenset(values)
 
@@ -138,6 +144,7 @@ def write_submission(
             )
     allowed = frozenset(labels) if labels is not None else nearby_labels(predictions, images.resolve().parent)
     temporary = archive.with_name(f".{os.getpid()}.{archive.name}")
+    made = missing_parents(archive)
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as target:
@@ -155,6 +162,7 @@ def write_submission(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        remove_empty(made)
     return list(inputs)
 
 
@@ -175,7 +183,7 @@ def verify_submission(archive: Path, images: Path, labels: Collection[int], task
     """
     inputs = case_images(images)
     if not archive.is_file():
-        raise DataError(f"{archive}: no such file")
+        raise DataError(f"{archive}: no such file: name the archive to verify")
     expected = {f"{task_name}/{case}{_ENDING}": image for case, image in inputs.items()}
     try:
         with zipfile.ZipFile(archive) as source:
@@ -186,8 +194,8 @@ def verify_submission(archive: Path, images: Path, labels: Collection[int], task
                     header = read_input_header(expected[entry.orig_filename])
                     found = _entry_problems(source, entry, header, frozenset(labels))
                     problems += [f"{entry.orig_filename}: {problem}" for problem in found]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        return [f"not a readable zip archive: {error}"]
+    except Exception as error:  # zipfile raises many kinds for a damaged directory
+        return [f"not a readable zip archive: {' '.join(str(error).split()) or type(error).__name__}"]
     return problems
 
 
@@ -200,14 +208,18 @@ def _stems(folder: Path) -> dict[str, Path]:
 
 def _label_image(prediction: Path, header: InputHeader, allowed: frozenset[int]) -> bytes:
     try:
-        image = nibabel.load(prediction)
+        image = open_image(prediction)
+    except FoundProblem as problem:
+        reason = problem.finding.message
+        raise DataError(f"{prediction}: cannot be read ({reason}): delete it and predict this case again") from problem
+    if image.shape != header.shape:
+        raise DataError(
+            f"{prediction}: got shape {image.shape}, expected {header.shape} as {header.path}: predict from this image"
+        )
+    try:
         voxels, affine = np.asanyarray(image.dataobj), image.affine
     except _READ_ERRORS as error:
-        raise DataError(f"{prediction}: cannot be read ({error}): predict this case again") from error
-    if voxels.shape != header.shape:
-        raise DataError(
-            f"{prediction}: got shape {voxels.shape}, expected {header.shape} as {header.path}: predict from this image"
-        )
+        raise DataError(f"{prediction}: cannot be read ({error}): delete it and predict this case again") from error
     if not header.agrees(affine):
         raise DataError(
             f"{prediction}: got affine {affine.round(3).tolist()}, which is not where {header.path} lies: "
@@ -247,16 +259,24 @@ def _name_problems(entries: list[zipfile.ZipInfo], expected: set[str], folder: s
     return problems
 
 
+def _read_at_most(stream: GzipFile, limit: int) -> bytes:
+    """Read so many bytes at most, without room for more than there are."""
+    content = bytearray()
+    while len(content) < limit and (part := stream.read(min(_CHUNK, limit - len(content)))):
+        content += part
+    return bytes(content)
+
+
 def _entry_problems(
     source: zipfile.ZipFile, entry: zipfile.ZipInfo, header: InputHeader, allowed: frozenset[int]
 ) -> list[str]:
-    n_voxels = int(np.prod(header.shape))
+    n_voxels = math.prod(header.shape)
     limit = len(header.prefix) + 8 * n_voxels
     if entry.file_size > limit + 2**16:
         return [f"{entry.file_size} bytes compressed, more than a label image of this shape can take"]
     try:
         with source.open(entry) as stream, GzipFile(fileobj=stream) as unpacked:
-            content = unpacked.read(limit + 1)
+            content = _read_at_most(unpacked, limit + 1)
     except _READ_ERRORS as error:
         return [f"cannot be unpacked: {error}"]
     if len(content) > limit:

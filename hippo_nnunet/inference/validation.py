@@ -15,6 +15,8 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from hippo_nnunet.inference.batched_predictor import BatchedPredictor
 from hippo_nnunet.inference.overlap import in_background
 from hippo_nnunet.inference.sliding_window import PreprocessedImage
+from hippo_nnunet.nnunet.memory_cases import read_case, shapes
+from hippo_nnunet.progress import tracked
 
 CASES_AHEAD = 4
 """Cases that are read before they are needed, and written after they are predicted."""
@@ -67,8 +69,8 @@ def _predict(trainer: Any, folder: Path, save_probabilities: bool) -> None:
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, keys)
 
     def read(key: str) -> tuple[str, PreprocessedImage, dict[str, Any]]:
-        data, _, _, properties = dataset.load_case(key)
-        return key, PreprocessedImage(torch.from_numpy(np.array(data[:], dtype=np.float32))), properties
+        image, _, properties = read_case(dataset, key)
+        return key, PreprocessedImage(torch.from_numpy(image.astype(np.float32, copy=False))), properties
 
     def write(predicted: tuple[tuple[str, PreprocessedImage, dict[str, Any]], torch.Tensor]) -> None:
         (key, _, properties), logits = predicted
@@ -83,10 +85,11 @@ def _predict(trainer: Any, folder: Path, save_probabilities: bool) -> None:
             num_threads_torch=torch.get_num_threads(),
         )
 
-    voxels = sum(int(np.prod(dataset.load_case(key)[0].shape[1:])) for key in dataset.identifiers)
+    voxels = sum(int(np.prod(shape[1:])) for shape in shapes(dataset))
     to_predict, cases = tee(in_background(read, dataset.identifiers, CASES_AHEAD))
     logits = predictor.predict_images((image for _, image, _ in to_predict), voxels)
-    for _ in in_background(write, zip(cases, logits, strict=True), CASES_AHEAD):
+    written = in_background(write, zip(cases, logits, strict=True), CASES_AHEAD)
+    for _ in tracked(written, "validating", len(dataset.identifiers)):
         pass
 
 

@@ -1,0 +1,118 @@
+"""Progress with the time that is left: a bar on a terminal, a plain line now and then elsewhere; always on stderr."""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from typing import TypeVar
+
+log = logging.getLogger(__name__)
+
+LINE_EVERY_S = 30.0
+"""Seconds between two plain lines."""
+RECENT = 5
+"""Epochs that say how long the next will take."""
+
+T = TypeVar("T")
+
+
+def tracked(
+    items: Iterable[T], what: str, total: int | None = None, show: bool = True, bar: bool = True
+) -> Iterator[T]:
+    """Yield the items, and show how many are done and how long the others will take.
+
+    Args:
+        items: What is worked through.
+        what: The work in a word: `predicting`.
+        total: Number of items; None asks `items`, which then needs a length.
+        show: Whether to show anything.
+        bar: Whether a terminal gets a bar. The thread that draws it takes time from what is measured.
+
+    Yields:
+        The items, unchanged.
+    """
+    if not show:
+        yield from items
+        return
+    if total is None:
+        assert isinstance(items, Sized)
+        total = len(items)
+    if bar and sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import track
+
+        yield from track(items, what, total, console=Console(stderr=True))
+        return
+    started = told = time.monotonic()
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if done and now - told >= LINE_EVERY_S:
+            told = now
+            log.info(_line(what, done, total, now - started))
+        yield item
+
+
+@contextmanager
+def counted(count: Callable[[], int], what: str, total: int) -> Iterator[None]:
+    """Tell in plain lines how far the block is, for work that somebody else's code does; on a terminal it has a bar.
+
+    Args:
+        count: Returns how many of `total` are done; asked from a thread.
+        what: The work in a word.
+        total: Number of all.
+    """
+    if sys.stderr.isatty():
+        yield
+        return
+    ended = threading.Event()
+    started = time.monotonic()
+
+    def tell() -> None:
+        while not ended.wait(LINE_EVERY_S):
+            log.info(_line(what, count(), total, time.monotonic() - started))
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def seconds_per_epoch(epochs: Sequence[float]) -> float:
+    """Return the median of the last epochs' seconds; NaN where there is none."""
+    return statistics.median(epochs[-RECENT:]) if epochs else math.nan
+
+
+def epochs_left(starts: Sequence[float], ends: Sequence[float], left: int) -> str:
+    """Say how long the epochs that are left will take.
+
+    Args:
+        starts: When each epoch began, in seconds.
+        ends: When each ended.
+        left: Number of epochs that are left.
+    """
+    seconds = [end - start for start, end in zip(starts, ends, strict=False)]
+    return f"{left} epochs left, about {duration(left * seconds_per_epoch(seconds))}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in words: `45 s`, `12 min`, `1 h 40 min`; `an unknown time` for NaN."""
+    if math.isnan(seconds):
+        return "an unknown time"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _line(what: str, done: int, total: int, elapsed_s: float) -> str:
+    left = f", about {duration(elapsed_s / done * (total - done))} left" if done else ""
+    return f"{what}: {done} of {total}{left}"

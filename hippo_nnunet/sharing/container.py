@@ -1,0 +1,278 @@
+"""The file that holds a shared model: a zip of plain files, none compressed, each named in a manifest with its hash.
+
+Nothing is ever extracted by name. A file is refused as a whole before any of its members is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import struct
+import unicodedata
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from hippo_nnunet.errors import ConfigError, DataError
+
+SUFFIX = ".hippo"
+MANIFEST = "MANIFEST.json"
+FORMAT = "hippo_nnunet model"
+VERSION = 1
+"""Version of the format; a reader refuses a higher one."""
+
+MOST_MEMBERS = 64
+_MIB = 2**20
+LIMITS: tuple[tuple[str, int], ...] = (
+    (r"MANIFEST\.json|model\.json|dataset\.json|README\.md", _MIB),
+    (r"plans\.json", 16 * _MIB),
+    (r"metrics/per_case\.csv", 64 * _MIB),
+    (r"example/(input_\d{4}|labels)\.nii|example/expected\.json", 64 * _MIB),
+    (r"weights/fold_(0|[1-9]\d?|all)\.safetensors", 8192 * _MIB),
+)
+"""The names that a member may have, and the most bytes of it. Source: ours; the largest plans of nnU-Net make weights
+of about 0.4 GiB."""
+
+_CHUNK = 2**20
+_UNSAFE_NAME = re.compile(r"(^|[/\\])\.\.?([/\\]|$)|^[/\\]|^[A-Za-z]:|\\|//|[\x00-\x1f\x7f]")
+_REGULAR = 0o100000
+_READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, struct.error, zipfile.BadZipFile)
+_REMEDY = "do not use this file, ask for it again"
+
+
+@dataclass(frozen=True)
+class Container:
+    """A file whose members are those of its manifest, byte for byte.
+
+    Attributes:
+        path: The file.
+        members: Name to size in bytes and SHA-256, the manifest left out.
+    """
+
+    path: Path
+    members: Mapping[str, tuple[int, str]]
+
+    def read(self, name: str) -> bytes:
+        """Return a member's bytes.
+
+        Raises:
+            DataError: There is no such member, or the file has changed since it was opened.
+        """
+        if name not in self.members:
+            raise DataError(f"{self.path}: has no member {name}; {_REMEDY}")
+        size, expected = self.members[name]
+        try:
+            with zipfile.ZipFile(self.path) as source, source.open(name) as stream:
+                content = stream.read(size + 1)
+        except (*_READ_ERRORS, KeyError) as error:
+            raise _refused(self.path, name, f"cannot be read ({error})") from error
+        if hashlib.sha256(content).hexdigest() != expected:
+            raise _refused(self.path, name, "has changed since the file was opened")
+        return content
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return a member that is a JSON object.
+
+        Raises:
+            DataError: It is not, or see `read`.
+        """
+        return _json(self.path, name, self.read(name))
+
+
+def open_container(path: Path) -> Container:
+    """Check a file: names, kinds, sizes, manifest, hashes. Nothing is written.
+
+    Args:
+        path: The file; its name does not matter.
+
+    Returns:
+        The container.
+
+    Raises:
+        DataError: It is missing, no such file, of a newer format, damaged, or holds anything that a model has no need
+            of: see docs/sharing.md.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file: name a file that 'hippo-nnunet model export' wrote")
+    try:
+        with zipfile.ZipFile(path) as source:
+            entries = source.infolist()
+            _check_entries(path, entries, path.stat().st_size)
+            names = {entry.orig_filename: entry for entry in entries}
+            if MANIFEST not in names:
+                raise DataError(
+                    f"{path}: holds no {MANIFEST}, so it is no model of 'hippo-nnunet model export'; a checkpoint "
+                    "(.pth) is given by the model folder around it"
+                )
+            members = _manifest(path, source.read(names[MANIFEST]))
+            _check_members(path, set(names) - {MANIFEST}, members)
+            for name, (size, expected) in members.items():
+                if names[name].file_size != size:
+                    raise _refused(path, name, f"has {names[name].file_size} bytes, the manifest says {size}")
+                with source.open(names[name]) as stream:
+                    found = _hash(stream)
+                if found != expected:
+                    raise _refused(path, name, f"has SHA-256 {found[:12]}..., the manifest says {expected[:12]}...")
+    except _READ_ERRORS as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path}: not a readable model file ({reason}); {_REMEDY}") from error
+    return Container(path, members)
+
+
+def write_container(
+    target: Path,
+    members: Mapping[str, Callable[[], bytes]],
+    overwrite: bool = False,
+    check: Callable[[Path], object] = open_container,
+) -> None:
+    """Write a file; the same members give the same bytes.
+
+    Args:
+        target: The file, ending in `.hippo`.
+        members: Name to what returns its bytes, in the order of the file; each is called once.
+        overwrite: Replace a file that is there.
+        check: Called with the whole file under a temporary name, before it gets its own; raises to refuse it.
+
+    Raises:
+        ConfigError: Another ending.
+        DataError: The file exists, or cannot be written.
+    """
+    check_target(target, overwrite)
+    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    listed: dict[str, dict[str, Any]] = {}
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            for name, produce in members.items():
+                content = produce()
+                archive.writestr(_entry(name), content)
+                listed[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            manifest = {"format": FORMAT, "format_version": VERSION, "members": listed}
+            archive.writestr(_entry(MANIFEST), as_json(manifest))
+        check(temporary)
+        temporary.replace(target)
+    except OSError as error:
+        raise DataError(f"{target}: could not be written ({error}): make room, or choose another folder") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """Refuse a name to write to.
+
+    Raises:
+        ConfigError: It does not end in `.hippo`.
+        DataError: It exists, and is not to be replaced.
+    """
+    if target.suffix != SUFFIX or target.is_dir():
+        raise ConfigError(f"{target}: a shared model is a {SUFFIX} file: give such a name")
+    if target.exists() and not overwrite:
+        raise DataError(f"{target} exists already: choose another name, or give --overwrite")
+
+
+def as_json(content: Any) -> bytes:
+    """Return JSON as the format writes it: the same content, the same bytes."""
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    entry.create_system, entry.external_attr = 3, (_REGULAR | 0o644) << 16
+    return entry
+
+
+def _refused(path: Path, name: str, problem: str) -> DataError:
+    return DataError(f"{path}: member {name[:100]!r} {problem}; {_REMEDY}")
+
+
+def _check_entries(path: Path, entries: list[zipfile.ZipInfo], archive_size: int) -> None:
+    """Refuse what no model needs, whatever the manifest says."""
+    if len(entries) > MOST_MEMBERS:
+        raise DataError(f"{path}: holds {len(entries)} members, a model has at most {MOST_MEMBERS}; {_REMEDY}")
+    seen: set[str] = set()
+    for entry in entries:
+        problem = _entry_problem(entry)
+        key = unicodedata.normalize("NFC", entry.orig_filename).casefold()
+        if not problem and key in seen:
+            problem = "is there twice, or differs from another in case only"
+        if problem:
+            raise _refused(path, entry.orig_filename, problem)
+        seen.add(key)
+    total = sum(entry.compress_size for entry in entries)
+    if total > archive_size:
+        raise DataError(f"{path}: {archive_size} bytes that unpack to {total}: its members overlap; {_REMEDY}")
+
+
+def _entry_problem(entry: zipfile.ZipInfo) -> str | None:
+    kind = (entry.external_attr >> 16) & 0o170000
+    if _UNSAFE_NAME.search(entry.orig_filename):
+        return "has a name that leads out of the file or is not portable"
+    if kind not in (0, _REGULAR) or entry.external_attr & 0x10 or entry.is_dir():
+        return "is a link, a folder or a special file"
+    if entry.flag_bits & 0x41:
+        return "is encrypted"
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+        return "is compressed, which could hide any size"
+    limit = _limit(entry.orig_filename)
+    if limit is not None and entry.file_size > limit:
+        return f"has {entry.file_size} bytes, at most {limit} are allowed"
+    return None
+
+
+def _limit(name: str) -> int | None:
+    return next((limit for pattern, limit in LIMITS if re.fullmatch(pattern, name, re.ASCII)), None)
+
+
+def _manifest(path: Path, content: bytes) -> dict[str, tuple[int, str]]:
+    manifest = _json(path, MANIFEST, content)
+    version = manifest.get("format_version")
+    if manifest.get("format") != FORMAT or type(version) is not int or version < 1:
+        raise _refused(path, MANIFEST, f"does not say '{FORMAT}' and its version")
+    if version > VERSION:
+        raise DataError(
+            f"{path}: is of version {version} of the format, this hippo_nnunet reads up to {VERSION}: update it with "
+            "pip install --upgrade hippo_nnunet"
+        )
+    try:
+        listed = {str(name): (row["size"], row["sha256"]) for name, row in manifest["members"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _refused(path, MANIFEST, "does not list members with size and sha256") from error
+    for name, (size, digest) in listed.items():
+        if type(size) is not int or not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise _refused(path, MANIFEST, f"gives {name[:100]!r} no size and SHA-256")
+    return listed
+
+
+def _check_members(path: Path, found: set[str], listed: Mapping[str, tuple[int, str]]) -> None:
+    for name in sorted(found | set(listed)):
+        if name not in listed:
+            raise _refused(path, name, "is not in the manifest")
+        if name not in found:
+            raise _refused(path, name, "is in the manifest, but missing")
+        if _limit(name) is None:
+            pickled = re.search(r"\.(pth?|pkl|bin)$", name, re.IGNORECASE)
+            why = " (a pickle can run code; weights are safetensors)" if pickled else ""
+            raise _refused(path, name, f"is nothing that a model holds{why}")
+
+
+def _json(path: Path, name: str, content: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _refused(path, name, f"is not JSON ({str(error)[:100]})") from error
+    if not isinstance(parsed, dict):
+        raise _refused(path, name, "is not a JSON object")
+    return parsed
+
+
+def _hash(stream: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while chunk := stream.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,177 @@
+"""A synthetic image that travels with a model, and what the model makes of it: so a reader can tell that it works."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from hippo_nnunet.data.nifti import read_volume
+from hippo_nnunet.data.phantom import make_case
+from hippo_nnunet.errors import DataError, HippoError
+from hippo_nnunet.sharing.container import as_json
+
+if TYPE_CHECKING:
+    from hippo_nnunet.inference.batched_predictor import BatchedPredictor
+
+LABELS, EXPECTED = "example/labels.nii", "example/expected.json"
+
+SAMPLES = 128
+"""Voxels whose probabilities are kept: half where the model is least sure, half evenly spaced."""
+_DIGITS = 7
+_SEED = 6
+_MOST_VOXELS = 2**22
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model makes of the example, or should make of it.
+
+    Attributes:
+        labels: (z, y, x), integers.
+        voxels: Flat indices of the voxels whose probabilities are kept.
+        probabilities: (voxel, head), in [0, 1].
+    """
+
+    labels: npt.NDArray[np.int64]
+    voxels: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float64]
+
+
+def input_member(channel: int) -> str:
+    """Return the name of a channel's image in the file."""
+    return f"example/input_{channel:04d}.nii"
+
+
+def make_inputs(plans: Mapping[str, Any], channels: int, normalization: Sequence[str]) -> dict[str, bytes]:
+    """Make the example's images: a phantom with the median spacing and the intensities that the plans tell.
+
+    Args:
+        plans: Content of plans.json.
+        channels: Images to make; they show the same structure.
+        normalization: The plans' scheme of each channel.
+
+    Returns:
+        Member name to an uncompressed NIfTI file, float32.
+    """
+    image = make_case(np.random.default_rng(_SEED)).image.astype(np.float64)
+    scores = (image - image.mean()) / image.std()
+    known = plans.get("foreground_intensity_properties_per_channel", {})
+    made = {}
+    for channel in range(channels):
+        of_channel = known.get(str(channel), {})
+        mean, std = (float(of_channel.get(key, default)) for key, default in (("mean", 100.0), ("std", 20.0)))
+        values = mean + std * scores
+        if normalization[channel] == "RGBTo01Normalization":  # which wants a photograph's range
+            values = values.clip(0, 255)
+        made[input_member(channel)] = _nifti(values.astype(np.float32), _spacing_mm(plans))
+    return made
+
+
+def run_example(predictor: BatchedPredictor, images: Sequence[Path], voxels: npt.NDArray[np.int64] | None) -> Output:
+    """Predict the example.
+
+    Args:
+        predictor: The model, computed by torch.
+        images: The example's files, one for each channel.
+        voxels: Where to keep probabilities; None: choose.
+
+    Raises:
+        DataError: The probabilities are no numbers.
+    """
+    import torch
+    from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+
+    plans, configuration = predictor.plans_manager, predictor.configuration_manager
+    data, _, properties = configuration.preprocessor_class(verbose=False).run_case(
+        [str(image) for image in images], None, plans, configuration, predictor.dataset_json
+    )
+    logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data))
+    segmentation, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
+        logits,
+        plans,
+        configuration,
+        predictor.label_manager,
+        properties,
+        return_probabilities=True,
+        num_threads_torch=torch.get_num_threads(),
+    )
+    if not np.isfinite(probabilities).all():
+        raise DataError("the model's probabilities of its example are no numbers: its weights hold extreme values")
+    flat = np.asarray(probabilities, dtype=np.float64).reshape(len(probabilities), -1)
+    chosen = _telling_voxels(flat) if voxels is None else voxels
+    return Output(np.asarray(segmentation, dtype=np.int64), chosen, flat[:, chosen].T.round(_DIGITS))
+
+
+def pack_output(output: Output, plans: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the expected output's members: a label image on the grid of the input, and the probabilities."""
+    labels = output.labels.astype(np.uint8 if output.labels.max(initial=0) < 256 else np.uint16)
+    content = {"voxels": output.voxels.tolist(), "probabilities": output.probabilities.tolist()}
+    return {LABELS: _nifti(labels.T, _spacing_mm(plans)), EXPECTED: as_json(content)}
+
+
+def unpack_output(labels: Path, content: Mapping[str, Any]) -> Output:
+    """Read an expected output.
+
+    Args:
+        labels: The label image.
+        content: Content of EXPECTED.
+
+    Raises:
+        DataError: Something is wrong with it.
+    """
+    try:
+        array = np.asarray(read_volume(labels).array)
+        voxels = np.asarray(content["voxels"], dtype=np.int64)
+        probabilities = np.asarray(content["probabilities"], dtype=np.float64)
+        fits = voxels.ndim == 1 and probabilities.ndim == 2 and len(voxels) == len(probabilities) > 0
+        if not fits or voxels.min() < 0 or voxels.max() >= array.size or array.dtype.kind not in "iu":
+            raise ValueError(f"{len(voxels)} voxels, probabilities of shape {probabilities.shape}")
+    except HippoError as error:
+        raise DataError(f"{LABELS}: {error}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{EXPECTED}: not what a model should make of its example ({str(error)[:100]})") from error
+    return Output(array.astype(np.int64), voxels, probabilities)
+
+
+def check_input(path: Path) -> None:
+    """Refuse an example that is no small, sound image, before nnU-Net reads it.
+
+    Raises:
+        DataError: Says what; the path is a scratch file's, which the caller replaces.
+    """
+    try:
+        volume = read_volume(path)
+    except HippoError as error:
+        raise DataError(str(error).replace(str(path), path.name)) from error
+    if volume.non_finite or volume.array.size > _MOST_VOXELS:
+        raise DataError(f"{path.name}: {volume.non_finite} voxels that are no numbers, of {volume.array.size}")
+
+
+def _telling_voxels(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Choose voxels where a changed model would show: the least sure ones, and some from everywhere."""
+    surest = np.sort(probabilities, axis=0)[::-1]
+    margin = surest[0] - surest[1] if len(surest) > 1 else np.abs(surest[0] - 0.5)
+    unsure = np.argsort(margin, kind="stable")[: SAMPLES // 2]
+    spread = np.linspace(0, probabilities.shape[1] - 1, SAMPLES // 2).astype(np.int64)
+    return np.unique(np.concatenate([unsure, spread]))
+
+
+def _spacing_mm(plans: Mapping[str, Any]) -> list[float]:
+    """Return the median spacing (x, y, z); nnU-Net keeps it as (z, y, x), its axes turned."""
+    turned = plans["original_median_spacing_after_transp"]
+    return [float(turned[axis]) for axis in plans["transpose_backward"]][::-1]
+
+
+def _nifti(array: npt.NDArray[Any], spacing_mm: Sequence[float]) -> bytes:
+    affine = np.diag([*spacing_mm, 1.0])
+    image = nib.Nifti1Image(array, affine)
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    image.header.set_xyzt_units("mm")
+    return bytes(image.to_bytes())

@@ -1,0 +1,114 @@
+"""Checkpoints read without running code; those that can't be are refused unless the user trusts them."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hippo_nnunet.errors import DataError
+
+log = logging.getLogger(__name__)
+
+_NUMBERS = re.compile(r"([<>=|]?)([biufc])(\d{1,2})")
+"""Type codes of numbers, such as f8; no objects, no text, no structures."""
+
+
+class _NumberType:
+    """Stands in for `numpy.dtype`, of which a pickle could otherwise make types that numpy does not survive."""
+
+    def __init__(self, code: Any, align: Any = False, copy: Any = True) -> None:
+        if not isinstance(code, str) or not _NUMBERS.fullmatch(code):
+            raise pickle.UnpicklingError(f"Unsupported global: GLOBAL numpy.dtype({code!r}) is no type of numbers")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        """Take the byte order from what numpy pickles."""
+        order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
+        if order not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError("Unsupported global: GLOBAL numpy.dtype with a strange state")
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+def _number(of_type: _NumberType, content: bytes) -> Any:
+    """Stand in for numpy's `scalar`: one number from its bytes."""
+    if type(of_type) is not _NumberType or type(content) is not bytes or len(content) != of_type.dtype.itemsize:
+        raise pickle.UnpicklingError("Unsupported global: GLOBAL numpy scalar that is no number")
+    return np.frombuffer(content, of_type.dtype)[0]
+
+
+def _stand_in(made: Any, module: str, name: str) -> Any:
+    """Let torch find an object under the name that a pickle uses."""
+    made.__module__, made.__name__, made.__qualname__ = module, name, name
+    return made
+
+
+def _numpy_scalar(module: str) -> Any:
+    def scalar(of_type: _NumberType, content: bytes) -> Any:
+        return _number(of_type, content)
+
+    return _stand_in(scalar, module, "scalar")
+
+
+_ALLOWED = [
+    _stand_in(_NumberType, "numpy", "dtype"),
+    _numpy_scalar("numpy._core.multiarray"),
+    _numpy_scalar("numpy.core.multiarray"),  # numpy 1
+]
+"""What nnU-Net's checkpoints hold beside tensors and plain Python: numpy's numbers, in the log and the best score."""
+
+
+def read_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
+    """Read a checkpoint; tensors stay in the file until they are used.
+
+    torch's restricted unpickler reads it, which makes tensors, numbers, text and containers, and calls nothing else.
+
+    Args:
+        path: A `.pth` of nnU-Net or of ours.
+        trust: Load a checkpoint that names anything else too, which may run any code that its author wished.
+
+    Returns:
+        nnU-Net's content: `network_weights`, `trainer_name`, `init_args` and so on.
+
+    Raises:
+        DataError: It could run code, and is not trusted.
+        Exception: What torch raises for a damaged file.
+    """
+    if not zipfile.is_zipfile(path):  # torch takes such a file for a pickle of long ago, and would run its code
+        raise ValueError(f"{path} is cut off, or no checkpoint")
+    try:
+        with _allowing():
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        named = f"it names {found[1]}" if found else "it is no plain pickle of tensors"
+        if not trust:
+            raise DataError(
+                f"{path}: loading this checkpoint can run code ({named}): if you trust who made it give "
+                "--trust-checkpoint, or ask for a file of 'hippo-nnunet model export' instead"
+            ) from error
+        log.warning("%s: loading this checkpoint can run code (%s); you trust it", path, named)
+        content = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds no checkpoint of nnU-Net, but a {type(content).__name__}: name another one")
+    return content
+
+
+@contextmanager
+def _allowing() -> Iterator[None]:
+    """Add to what torch may load inside the block; torch 2.4 has no such context of its own."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals(_ALLOWED)
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)

@@ -1,0 +1,154 @@
+"""Checkpoints: nnU-Net's are read without running code; one that could run code needs the user's word."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from model_forge import DATASET, PLANS, weights
+
+from hippo_nnunet.errors import DataError
+from hippo_nnunet.inference.members import find_members, load_member
+from hippo_nnunet.sharing.trust import read_checkpoint
+
+
+class Evil:
+    """Its pickle makes a folder when it is loaded."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.canary),)
+
+
+class Reducing:
+    """Pickles as a call of one's choice."""
+
+    def __init__(self, *call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def checkpoint(**more: Any) -> dict[str, Any]:
+    """What nnU-Net's trainer writes: numpy's numbers are in its log and its best score."""
+    return {
+        "network_weights": weights(),
+        "optimizer_state": {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [{"lr": 0.01}]},
+        "grad_scaler_state": {"scale": 65536.0, "_growth_tracker": 3},
+        "logging": {"mean_fg_dice": [np.float64(0.5), np.float32(0.25)], "train_losses": [-0.5], "n": [np.int64(3)]},
+        "_best_ema": np.float32(0.75),
+        "current_epoch": 3,
+        "init_args": {"plans": PLANS, "configuration": "2d", "fold": 0, "dataset_json": DATASET, "device": "cpu"},
+        "trainer_name": "UNetTrainer_fast",
+        "inference_allowed_mirroring_axes": (0, 1),
+        **more,
+    }
+
+
+def saved(path: Path, content: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)
+    return path
+
+
+def model_folder(folder: Path, content: Any, plans: Any = PLANS) -> Path:
+    saved(folder / "fold_0" / "checkpoint_final.pth", content)
+    (folder / "plans.json").write_text(json.dumps(plans))
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    return folder
+
+
+def load(folder: Path, trust: bool = False) -> Any:
+    (member,) = find_members([folder], None, "checkpoint_final.pth", trust)
+    return load_member(member, torch.device("cpu"), use_mirroring=True, backend="torch")
+
+
+def test_nnunets_checkpoint_needs_no_trust(tmp_path: Path) -> None:
+    read = read_checkpoint(saved(tmp_path / "c.pth", checkpoint()))
+    assert read["logging"] == checkpoint()["logging"]
+    assert [type(v) for v in read["logging"]["mean_fg_dice"]] == [np.float64, np.float32]
+    assert type(read["_best_ema"]) is np.float32
+    assert read["_best_ema"] == 0.75
+    assert read["inference_allowed_mirroring_axes"] == (0, 1)
+    assert all(torch.equal(read["network_weights"][name], tensor) for name, tensor in weights().items())
+
+
+def test_numpy_1_wrote_other_names(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save({"value": np.float64(0.1), "big": np.array(7, ">i4")[()]}, buffer)
+    old = tmp_path / "old.pth"
+    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(old, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    read = read_checkpoint(old)
+    assert read["value"] == 0.1
+    assert read["big"] == 7
+
+
+def test_what_torch_may_load_is_not_widened_for_others(tmp_path: Path) -> None:
+    before = set(torch.serialization.get_safe_globals())
+    read_checkpoint(saved(tmp_path / "c.pth", checkpoint()))
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
+def test_code_is_not_run_without_trust(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    canary = tmp_path / "canary"
+    folder = model_folder(tmp_path / "m", checkpoint(evil=Evil(canary)))
+    with pytest.raises(DataError, match=r"can run code \(it names posix.mkdir\).*--trust-checkpoint.*model export"):
+        load(folder)
+    assert not canary.exists()
+    with caplog.at_level(logging.WARNING):
+        load(folder, trust=True)
+    assert canary.is_dir(), "the trap must work, or its silence proves nothing"
+    assert "can run code" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        (eval, ("1",)),
+        (getattr, (1, "real")),
+        (np.dtype, ("O",)),
+        (np.dtype, ("V8",)),
+        (np.dtype, ([("a", "f8")],)),
+        (np.load, ("x",)),
+        (np.dtype("f8").newbyteorder, ("<",)),
+        (torch.load, ("x",)),
+        (np._core.multiarray.scalar, (np.dtype("f8"), b"short")),
+        (np._core.multiarray.scalar, (1, b"12345678")),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_nothing_else_is_called(call: tuple[Any, ...], tmp_path: Path) -> None:
+    path = saved(tmp_path / "c.pth", {"network_weights": {}, "evil": Reducing(*call)})
+    with pytest.raises(DataError, match="can run code"):
+        read_checkpoint(path)
+
+
+def test_a_checkpoint_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no checkpoint of nnU-Net, but a list"):
+        read_checkpoint(saved(tmp_path / "c.pth", [1]))
+    with pytest.raises(DataError, match="cannot be loaded"):
+        folder = model_folder(tmp_path / "m", checkpoint())
+        (folder / "fold_0" / "checkpoint_final.pth").write_bytes(b"PK\x03\x04 damaged")
+        load(folder)
+
+
+def test_plans_beside_a_checkpoint_can_run_code_too(tmp_path: Path) -> None:
+    plans = json.loads(json.dumps(PLANS))
+    plans["configurations"]["2d"]["architecture"]["network_class_name"] = "os.system"
+    folder = model_folder(tmp_path / "m", checkpoint(), plans)
+    with pytest.raises(DataError, match=r"plans.json: .*'os.system'.*--trust-checkpoint"):
+        load(folder)
+    assert load(model_folder(tmp_path / "right", checkpoint())).trainer_name == "UNetTrainer_fast"
