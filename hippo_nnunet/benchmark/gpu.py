@@ -57,13 +57,16 @@ def prepare(job: GpuJob, task: Path | None = None) -> str:
         The dataset's full name.
 
     Raises:
-        ConfigError: Unknown parts, or no such dataset.
+        ConfigError: Unknown parts, no such dataset, or a folder that cannot be made.
         DataError: The data has errors.
     """
     unknown = [part for part in job.parts if part not in PARTS]
     if unknown:
         raise ConfigError(f"--parts {','.join(unknown)}: unknown; take some of {','.join(PARTS)}")
-    job.work.mkdir(parents=True, exist_ok=True)
+    try:
+        job.work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{job.work}: {error.strerror}: choose another --work") from error
     folders = activate(job.work)
     name = dataset_of_task(task) if task is not None else preprocessed.dataset_name(job.dataset, folders)
     if task is not None and not (folders.raw / name / "dataset.json").is_file():

@@ -84,8 +84,10 @@ def benchmark_head(
         CPU, of torch's allocator on a GPU); and `ratios` of `ours` to the other two, for `seconds` and `peak_mib`.
 
     Raises:
-        ConfigError: A device that is not there.
+        ConfigError: A device that is not there, or a size that no image has.
     """
+    if not 1 <= len(size) <= 3 or min(size) < 1:
+        raise ConfigError(f"size {','.join(map(str, size))}: expected one to three numbers of at least 1")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise ConfigError(f"the device {device} is not there: take cpu, or cuda where torch finds a GPU")
     sides = {}

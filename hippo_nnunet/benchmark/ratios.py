@@ -6,15 +6,16 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from hippo_nnunet.progress import tracked
+
 
 def turns(sides: Sequence[str], repeats: int) -> Iterator[tuple[str, int]]:
-    """Yield (side, repeat) so that a slow drift of the machine hits every side alike: A B, B A, A B and so on.
+    """Return (side, repeat) so that a slow drift of the machine hits every side alike: A B, B A, A B and so on.
 
     Source: the ABBA design of crossover experiments; with an even number of repeats a linear drift cancels.
     """
-    for repeat in range(repeats):
-        order = sides if repeat % 2 == 0 else sides[::-1]
-        yield from ((side, repeat) for side in order)
+    order = [(side, repeat) for repeat in range(repeats) for side in (sides if repeat % 2 == 0 else sides[::-1])]
+    return tracked(order, "measuring", bar=False)
 
 
 @dataclass(frozen=True)

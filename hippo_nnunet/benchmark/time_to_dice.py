@@ -75,6 +75,8 @@ def benchmark_time_to_dice(job: DiceJob, root: Path | None = None) -> Result:
         DataError: The curve or the file of `train-epochs` cannot be used.
         HippoError: A training failed; its last lines are in the log.
     """
+    if min(job.epochs) < 1:
+        raise ConfigError(f"--epochs {','.join(map(str, job.epochs))}: at least 1 is needed")
     if (job.stock is None) != (job.curve is None):
         raise ConfigError("--stock and --curve belong together: seconds per epoch, and epochs to the target")
     extrapolated = _stock(job) if job.stock and job.curve else None
@@ -152,12 +154,16 @@ def _stock(job: DiceJob) -> tuple[float, str]:
     assert job.stock is not None
     assert job.curve is not None
     _, results = read_document(job.stock)
-    found = [r for r in results if r.benchmark == "train-epochs" and r.median(STOCK, "epoch_seconds") is not None]
-    if not found:
-        raise DataError(f"{job.stock} holds no result of train-epochs: name a file that it wrote")
-    measured = found[-1]
-    iterations = int(measured.settings["iterations"])
-    seconds = float(measured.median(STOCK, "epoch_seconds") or 0.0) * STOCK_ITERATIONS / iterations
+    found = [r for r in results if r.benchmark == "train-epochs"]
+    try:
+        measured = found[-1]
+        iterations = int(measured.settings["iterations"])
+        seconds = float(measured.median(STOCK, "epoch_seconds") or "none") * STOCK_ITERATIONS / iterations
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise DataError(
+            f"{job.stock} holds no whole result of train-epochs ({type(error).__name__}: {error}): name a file that "
+            "its --output wrote"
+        ) from error
     epochs = epochs_to(job.curve, job.target)
     return epochs * seconds, (
         f"stock is EXTRAPOLATED, not trained: {epochs} epochs until {job.curve.name} reaches {job.target} (a published "

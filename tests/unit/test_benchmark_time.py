@@ -90,7 +90,9 @@ def finished(tmp_path: Path) -> Path:
         file = tmp_path / "benchmarks" / f"{job}.tsv"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"s\th:m:s\n{seconds}.0\t0:00:00\n")
-    manifest: dict[str, Any] = {"device": "cpu", "machine": {"cpus": 2}, "folds": [{"resumed": 0}, {"resumed": 1}]}
+    fold = {"variant": "UNet", "configuration": "2d", "trained_seconds": 90.0}
+    folds = [{**fold, "fold": 0, "resumed": 0}, {**fold, "fold": 1, "resumed": 1}]
+    manifest: dict[str, Any] = {"device": "cpu", "machine": {"cpus": 2}, "folds": folds}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     (tmp_path / "metrics").mkdir()
     summary = {"UNet": {"2d": {"cases": 88, "foreground_mean": {"dice": {"mean": 0.87}}}}}
@@ -109,3 +111,14 @@ def test_an_unfinished_experiment_has_no_time(finished: Path) -> None:
     (finished / "benchmarks" / "train" / "UNet" / "2d" / "fold_1.tsv").unlink()
     with pytest.raises(DataError, match="1 trainings are there, 2 belong to it"):
         benchmark_experiment(finished)
+
+
+def test_a_training_that_was_there_counts_what_it_took(finished: Path) -> None:
+    manifest = json.loads((finished / "manifest.json").read_text())
+    for fold in manifest["folds"]:
+        fold["resumed"] = 0
+    manifest["folds"][1]["trained_seconds"] = 5000.0
+    (finished / "manifest.json").write_text(json.dumps(manifest))
+    result = benchmark_experiment(finished)
+    assert result.checks["found_trainings"] == 1
+    assert result.sides == {OURS: {"seconds": [305.0 - 200.0 + 5000.0]}}
