@@ -71,7 +71,7 @@ def test_every_word_is_in_the_recipes_page():
     assert [word for word in [*recipes.BASES, *words] if f"`{word}`" not in text] == []
 
 
-@pytest.mark.parametrize("name", ["task04-laptop", "task04-clip"])
+@pytest.mark.parametrize("name", ["task04-laptop", "task04-clip", "task04-three"])
 def test_the_readmes_tables_are_the_results(name):
     opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
     shown = (ROOT / "README.md").read_text().partition(opening)[2].partition(closing)[0].strip()
