@@ -8,6 +8,10 @@ The command line turns them into exit code 1; everything else that escapes is a 
 class HippoError(Exception):
     """Base of every error that is addressed to the user."""
 
+    def __str__(self) -> str:
+        """Return the message on one line, without what a terminal would obey, whatever a file's name or content is."""
+        return "".join(letter if letter.isprintable() else " " for letter in super().__str__())
+
 
 class ConfigError(HippoError):
     """A name, option, environment variable or configuration file that cannot be right."""

@@ -9,20 +9,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from hippo_nnunet.inference.validation import validate_fold
-from hippo_nnunet.nnunet.checkpoints import (
-    TrainingRecord,
-    check_same_plans,
-    check_same_schedule,
-    read_record,
-    write_checkpoint,
-)
-from hippo_nnunet.nnunet.finished import SUMMARY
+from hippo_nnunet.nnunet.checkpoints import TrainingRecord, check_same_schedule, every_s, record_for, write_checkpoint
+from hippo_nnunet.nnunet.descriptions import write_missing
+from hippo_nnunet.nnunet.fold_lock import alone_with
 from hippo_nnunet.nnunet.loaders import memory_loaders, recipe_transforms, seed_workers
 from hippo_nnunet.nnunet.network import baseline_class, build_network
+from hippo_nnunet.nnunet.poly_sgd import poly_sgd
+from hippo_nnunet.progress import epochs_left
 from hippo_nnunet.training.augmentation import (
     PUBLISHED,
     SHORT_SCHEDULE,
@@ -36,6 +32,7 @@ from hippo_nnunet.training.one_cycle import CycleSchedule, one_cycle
 from hippo_nnunet.training.recipes import Recipe
 from hippo_nnunet.training.schedule import schedule_for
 from hippo_nnunet.training.step import EAGER, autocast, build, fastest, make_deterministic, on_device, update
+from hippo_nnunet.training.termination import Termination
 
 CHECKPOINT_INTERVAL_S = 120.0
 """Seconds of training after which `checkpoint_latest.pth` is written, also within an epoch."""
@@ -74,6 +71,7 @@ class UNetTrainer(nnUNetTrainer):
         self.record = TrainingRecord(self.schedule.as_dict(), self.seed)
         self._resumed: TrainingRecord | None = None
         self._clock = self._saved = time.monotonic()
+        self._termination = Termination()
 
     def _augmentation(self) -> AugmentationSpec | None:
         """Return what the recipe does to a patch; None for nnU-Net's own augmentation."""
@@ -120,15 +118,7 @@ class UNetTrainer(nnUNetTrainer):
         fused = self.device.type == "cuda" or None
         if self.schedule.fast:
             return one_cycle(self.network.parameters(), self.schedule, fused)
-        optimizer = torch.optim.SGD(
-            self.network.parameters(),
-            self.initial_lr,
-            weight_decay=self.weight_decay,
-            momentum=0.99,
-            nesterov=True,
-            fused=fused,
-        )
-        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+        return poly_sgd(self.network.parameters(), self.initial_lr, self.weight_decay, self.num_epochs, fused)
 
     # -- data -----------------------------------------------------------------------------------------------------
 
@@ -177,6 +167,11 @@ class UNetTrainer(nnUNetTrainer):
 
     # -- training -------------------------------------------------------------------------------------------------
 
+    def run_training(self) -> None:
+        """Train; no second process works on the fold meanwhile, and SIGTERM ends the training after a checkpoint."""
+        with alone_with(self), self._termination:
+            super().run_training()
+
     def on_train_start(self) -> None:
         """Refuse a checkpoint of another schedule before anything is written, then start as nnU-Net does."""
         if self._resumed is not None:
@@ -185,6 +180,7 @@ class UNetTrainer(nnUNetTrainer):
         self._clock = self._saved = time.monotonic()
         if self.recipe.seed is None and not self.is_ddp:
             self._take_fastest_step()
+        self._termination.begin()
 
     def _take_fastest_step(self) -> None:
         """Compile the training step where that is measured to be faster on this machine, and pays."""
@@ -232,8 +228,9 @@ class UNetTrainer(nnUNetTrainer):
         return nullcontext()
 
     def _checkpoint_when_due(self) -> None:
-        if time.monotonic() - self._saved > CHECKPOINT_INTERVAL_S:
+        if self._termination.asked or time.monotonic() - self._saved > every_s(CHECKPOINT_INTERVAL_S):
             self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
+        self._termination.obey()
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """Log the loss over the whole epoch, the part before a resumption included."""
@@ -252,6 +249,8 @@ class UNetTrainer(nnUNetTrainer):
         """Close the epoch; checkpoints written from here on stand between two epochs."""
         self.record.epoch_outputs = []
         super().on_epoch_end()
+        starts, ends = (self.logger.get_value(f"epoch_{edge}_timestamps", step=None) for edge in ("start", "end"))
+        self.print_to_log_file(epochs_left(starts, ends, self.num_epochs - self.current_epoch))
 
     def on_train_end(self) -> None:
         """Write the final checkpoint, and what the training took."""
@@ -261,13 +260,12 @@ class UNetTrainer(nnUNetTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate with batched slices; nnU-Net's own way where processes share the work or a next stage follows."""
-        if self.local_rank == 0 and not (Path(self.output_folder) / SUMMARY).exists():
-            # killed between the final checkpoint and this file
-            self.record.write_summary(Path(self.output_folder), self.device)
-        if self.is_ddp or self.is_cascaded or self.configuration_manager.next_stage_names:
-            super().perform_actual_validation(save_probabilities)
-        else:
-            validate_fold(self, save_probabilities)
+        with alone_with(self):
+            write_missing(self, self.record)
+            if self.is_ddp or self.is_cascaded or self.configuration_manager.next_stage_names:
+                super().perform_actual_validation(save_probabilities)
+            else:
+                validate_fold(self, save_probabilities)
 
     def save_checkpoint(self, filename: str) -> None:
         """Write nnU-Net's checkpoint with our record, whole or not at all."""
@@ -289,8 +287,7 @@ class UNetTrainer(nnUNetTrainer):
         Raises:
             ConfigError: It was made with other plans.
         """
-        checkpoint = read_record(Path(filename_or_checkpoint))
-        check_same_plans(checkpoint.plans, self, filename_or_checkpoint)
+        checkpoint = record_for(self, Path(filename_or_checkpoint))
         super().load_checkpoint(filename_or_checkpoint)
         if isinstance(self.lr_scheduler, CycleSchedule) and checkpoint.cycle is not None:
             self.lr_scheduler.load_state_dict(checkpoint.cycle)

@@ -268,12 +268,12 @@ def _show(measure: Callable[[], Iterable[Result]], output: Path | None, overwrit
             typer.echo(section, file=stdout)
 
 
-def _fold(fold: str) -> int | str:
-    return fold if fold == "all" else _numbers(fold, "--fold")[0]
+def _fold(fold: str, option: str = "--fold") -> int | str:
+    return fold if fold == "all" else _numbers(fold, option)[0]
 
 
 def _folds(folds: str | None) -> tuple[int | str, ...] | None:
-    return None if folds is None else tuple(_fold(fold.strip()) for fold in folds.split(","))
+    return None if folds is None else tuple(_fold(fold.strip(), "--folds") for fold in folds.split(","))
 
 
 def _numbers(text: str, option: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from typing import Annotated
@@ -80,14 +81,30 @@ def options(
 
 
 def main() -> None:
-    """Entry point: exit code 0 done, 1 a HippoError, 2 wrong usage."""
+    """Entry point: exit code 0 done, 1 an error in one line, 2 wrong usage; `--debug` shows the traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file may be called anything
     try:
         app()
-    except HippoError as error:
+    except Exception as error:
         if "--debug" in sys.argv:
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {_told(error)}", err=True)
         raise SystemExit(1) from None
+
+
+def _told(error: Exception) -> HippoError:
+    """Say in one line what failed and what to do."""
+    if isinstance(error, HippoError):
+        return error
+    if isinstance(error, OSError):
+        place, reason = error.filename or "the system", error.strerror or error
+        return HippoError(f"{place}: {reason}; check the path, its permissions and the disk")
+    kind = type(error).__name__
+    return HippoError(
+        f"unexpected {kind}: {error}; a fault of hippo_nnunet: run again with --debug, and report what it shows"
+    )
 
 
 if __name__ == "__main__":

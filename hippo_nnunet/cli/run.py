@@ -39,15 +39,27 @@ def run(
         typer.Option("--root", help="nnU-Net's root folder. Default: its variables, else EXPERIMENT/nnunet."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done and how long it takes.")] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Show what is done, running, waiting and failed; changes nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --status: as JSON.")] = False,
 ) -> None:
     """Train, cross-validate, ensemble, evaluate, predict and pack a submission; a second run does what is missing."""
     from rich.console import Console
 
-    from hippo_nnunet.workflow.main import perform
+    from hippo_nnunet.workflow.main import perform, show_status
     from hippo_nnunet.workflow.request import Request
 
     request = Request(task, dataset, variants, configurations, folds, preset, epochs, iterations)
+    if as_json and not status:
+        raise typer.BadParameter("--json goes with --status")
+    if status and (dry_run or request != Request()):
+        raise typer.BadParameter("--status takes no other option than --root and --json")
     console = Console()
     wide = console if console.is_terminal else Console(width=160)
-    for part in perform(experiment, request, root, device, jobs, profile, dry_run):
+    if status:
+        parts = show_status(experiment, root, as_json)
+    else:
+        parts = perform(experiment, request, root, device, jobs, profile, dry_run)
+    for part in parts:
         wide.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))

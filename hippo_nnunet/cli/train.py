@@ -29,8 +29,10 @@ def plan(
 ) -> None:
     """Fingerprint, plan, split and preprocess what is not done yet. Prints the plans' name."""
     from hippo_nnunet.nnunet.api import plan_and_preprocess
-    from hippo_nnunet.nnunet.paths import activate
+    from hippo_nnunet.nnunet.paths import activate, folders_for
+    from hippo_nnunet.nnunet.preprocessed import dataset_name
 
+    dataset_name(dataset, folders_for(root))  # before folders are made for one that is not there
     activate(root)
     names = [name.strip() for name in configurations.split(",") if name.strip()]
     with contextlib.redirect_stdout(sys.stderr):
@@ -53,6 +55,9 @@ def train(
     pretrained_weights: Annotated[
         Path | None, typer.Option("--pretrained-weights", help="Checkpoint to start from.")
     ] = None,
+    trust_checkpoint: Annotated[
+        bool, typer.Option("--trust-checkpoint", help="Load weights that could run code: you trust their author.")
+    ] = False,
     num_gpus: Annotated[int, typer.Option("--num-gpus", min=1, help="GPUs of this training.")] = 1,
     disable_checkpointing: Annotated[
         bool, typer.Option("--disable-checkpointing", help="Write no checkpoints, for tests.")
@@ -61,19 +66,22 @@ def train(
 ) -> None:
     """Train and validate one fold, from where it was left. Prints its folder."""
     from hippo_nnunet.nnunet.api import TrainJob, train_fold
-    from hippo_nnunet.nnunet.paths import activate
+    from hippo_nnunet.nnunet.paths import activate, folders_for
+    from hippo_nnunet.nnunet.preprocessed import dataset_name
 
+    dataset_name(dataset, folders_for(root))  # before folders are made for one that is not there
     activate(root)
     job = TrainJob(
         dataset=dataset,
         configuration=configuration,
-        fold=fold if fold == "all" or not fold.isdigit() else int(fold),
+        fold=int(fold) if fold.isdecimal() else fold,
         trainer=trainer,
         plans=plans,
         device=device,
         npz=npz,
         num_gpus=num_gpus,
         pretrained_weights=pretrained_weights,
+        trust_checkpoint=trust_checkpoint,
         validate_best=validate_best,
         disable_checkpointing=disable_checkpointing,
     )

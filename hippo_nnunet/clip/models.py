@@ -105,7 +105,7 @@ def chosen_encoder(mini: bool) -> EncoderChoice:
     weights = os.environ.get(WEIGHTS_VARIABLE, "") or DEFAULT.weights
     if not is_file(weights):
         return EncoderChoice(model or DEFAULT.model, weights)
-    path = Path(weights).expanduser().absolute()
+    path = _path(weights).absolute()
     if not path.is_file():
         raise ConfigError(f"{WEIGHTS_VARIABLE}={weights}: there is no such file; correct or unset it")
     if not model:
@@ -118,4 +118,12 @@ def chosen_encoder(mini: bool) -> EncoderChoice:
 
 def is_file(weights: str) -> bool:
     """Whether the weights are a path rather than a tag: an existing file, or anything with a separator in it."""
-    return "/" in weights or os.sep in weights or Path(weights).expanduser().is_file()
+    return "/" in weights or os.sep in weights or _path(weights).is_file()
+
+
+def _path(weights: str) -> Path:
+    """Put a home folder in the place of a leading `~`, where there is such a user."""
+    try:
+        return Path(weights).expanduser()
+    except RuntimeError:
+        return Path(weights)

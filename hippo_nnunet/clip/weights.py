@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -76,7 +77,7 @@ def cached_file(choice: EncoderChoice) -> Path | None:
     if choice.model == MINI.model:
         raise ConfigError(f"CLIP model mini: has no weights {choice.weights!r}; use the recipe word mini")
     if is_file(choice.weights):
-        path = Path(choice.weights).expanduser()
+        path = Path(os.path.expanduser(choice.weights))  # noqa: PTH111 - which never raises
         if not path.is_file():
             raise ConfigError(f"CLIP weights {choice.weights}: there is no such file; correct {WEIGHTS_VARIABLE}")
         return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -12,6 +13,8 @@ from pathlib import Path
 from hippo_nnunet.data.finding import FoundProblem
 from hippo_nnunet.data.layout import Dataset, read_dataset
 from hippo_nnunet.errors import DataError, DependencyError
+
+_MOST_REASON = 300
 
 
 @contextmanager
@@ -39,6 +42,13 @@ def open_dataset(source: Path) -> Iterator[Dataset]:
         yield dataset
 
 
+def _refuse_size(archive: tarfile.TarFile, scratch: Path) -> None:
+    """Refuse an archive that would fill the disk, before a byte of it is extracted."""
+    needed, free = sum(member.size for member in archive.getmembers()), shutil.disk_usage(scratch).free
+    if needed > free:
+        raise DataError(f"it would take {needed} bytes in {scratch.parent}, where {free} are free")
+
+
 @contextmanager
 def task_folder(source: Path) -> Iterator[Path]:
     """Yield the dataset's folder: ``source`` itself, or what the archive holds, in a scratch folder.
@@ -55,9 +65,10 @@ def task_folder(source: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="hippo-task-") as scratch:
         try:
             with tarfile.open(source) as archive:
+                _refuse_size(archive, Path(scratch))
                 archive.extractall(scratch, filter="data")
-        except (tarfile.TarError, EOFError, OSError) as error:
-            reason = str(error).partition("\n")[0].rstrip(": ")
+        except Exception as error:  # tarfile and the decompressors raise many kinds for a damaged archive
+            reason = " ".join(str(error).split())[:_MOST_REASON].rstrip(": ") or type(error).__name__
             remedy = "fetch it again with: hippo-nnunet data fetch"
             raise DataError(f"{source}: no archive, damaged or unsafe ({reason}); {remedy}") from error
         tops = [path for path in Path(scratch).iterdir() if path.is_dir() and not path.name.startswith(".")]

@@ -7,12 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-
 from hippo_nnunet.data.check_case import CaseReport, check_case
 from hippo_nnunet.data.finding import Finding, FoundProblem
 from hippo_nnunet.data.layout import CHANNEL, Case, Dataset, read_dataset, visible_files
+from hippo_nnunet.progress import tracked
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _OTHER_IMAGES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".mgz", ".mgh", ".dcm")
@@ -23,7 +21,7 @@ def check_dataset(folder: Path, show_progress: bool = False) -> list[Finding]:
 
     Args:
         folder: the folder that holds dataset.json.
-        show_progress: show a progress bar on stderr.
+        show_progress: show progress on stderr.
 
     Returns:
         All findings, sorted by path; empty where there is nothing to say. A folder that is missing, empty or no dataset
@@ -34,7 +32,7 @@ def check_dataset(folder: Path, show_progress: bool = False) -> list[Finding]:
     except FoundProblem as problem:
         return [problem.finding]
     cases = [*dataset.training, *dataset.test]
-    steps = track(cases, "checking", console=Console(stderr=True), transient=True, disable=not show_progress)
+    steps = tracked(cases, "checking", show=show_progress)
     reports = {(case.id, case.label is None): check_case(dataset, case) for case in steps}
     findings = [
         *_check_description(dataset),

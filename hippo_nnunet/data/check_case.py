@@ -133,7 +133,7 @@ def _check_label(label: Volume, case: str, dataset: Dataset) -> Iterator[Finding
     elif not label.is_integer:
         message = "whole label values, but stored as floating-point numbers"
         yield Finding(label.path, case, "float-label", message, "nnU-Net reads it; better save it as uint8", "warning")
-    unknown = sorted(set(values[whole].astype(np.int64).tolist()) - dataset.label_values)
+    unknown = sorted(set(values[whole].tolist()) - dataset.label_values)
     if unknown:
         declared = _numbers(sorted(dataset.label_values))
         message = f"label values {_numbers(unknown)}, but dataset.json declares {declared}"

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hippo_nnunet.data.finding import Finding
 from hippo_nnunet.data.layout import Dataset
 from hippo_nnunet.data.staging import staged
 from hippo_nnunet.errors import ConfigError, DataError, UpstreamError
+from hippo_nnunet.nnunet.watched import run_watched
 
 logger = logging.getLogger(__name__)
 
@@ -113,17 +113,16 @@ def _run_converter(dataset: Dataset, dataset_id: int, fresh: Path) -> None:
     output.mkdir()
     elsewhere = str(fresh.parent / "none")
     # A process of its own: the converter spawns workers, which would import the caller's main module again.
-    result = subprocess.run(
+    code, errors = run_watched(
         [sys.executable, "-c", _CONVERTER, "-i", str(task), "-overwrite_id", str(dataset_id), "-np", "1"],
         env={**os.environ, "nnUNet_raw": str(output), "nnUNet_preprocessed": elsewhere, "nnUNet_results": elsewhere},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     converted = output / f"Dataset{dataset_id:03d}_Source"
     wanted = {"imagesTr": dataset.training, "labelsTr": dataset.training, "imagesTs": dataset.test}
     complete = all(len(list((converted / part).glob("*.nii.gz"))) == len(cases) for part, cases in wanted.items())
-    if result.returncode or not complete or not (converted / "dataset.json").is_file():
-        reason = (result.stderr.strip().splitlines() or ["files are missing from its output"])[-1]
+    if code or not complete or not (converted / "dataset.json").is_file():
+        reason = (errors.strip().splitlines() or ["files are missing from its output"])[-1]
+        if "No space left" in reason:
+            raise DataError(f"{fresh.parent.parent}: {reason}: make room, then do it again")
         raise UpstreamError(f"{dataset.folder}: nnU-Net's MSD converter failed ({reason}); use nnunetv2 2.8.x")
     converted.rename(fresh)

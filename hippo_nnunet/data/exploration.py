@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from rich.console import Console
-from rich.progress import track
 
 from hippo_nnunet.data.exploration_case import AXES, DIRECTIONS, TOTAL, foreground_labels, measure_case
 from hippo_nnunet.data.exploration_reading import load_case
 from hippo_nnunet.data.finding import Finding
 from hippo_nnunet.data.layout import Dataset
 from hippo_nnunet.errors import DataError
+from hippo_nnunet.progress import tracked
 
 # nnU-Net's planner normalises within the non-zero mask where cropping to it leaves less than this.
 _MASKED_BELOW = 3 / 4
@@ -85,7 +84,7 @@ def explore_dataset(dataset: Dataset, show_progress: bool = False) -> Exploratio
 
     Args:
         dataset: the dataset; cases that cannot be read become problems and are left out.
-        show_progress: show a progress bar on stderr.
+        show_progress: show progress on stderr.
 
     Returns:
         The measurements.
@@ -98,16 +97,17 @@ def explore_dataset(dataset: Dataset, show_progress: bool = False) -> Exploratio
         raise DataError(f"{dataset.folder}: holds no image; put images into imagesTr and labels into labelsTr")
     labels = foreground_labels(dataset)
     rows, problems = [], []
-    for part, case in track(
-        cases, "measuring", console=Console(stderr=True), transient=True, disable=not show_progress
-    ):
+    for part, case in tracked(cases, "measuring", show=show_progress):
         loaded, found = load_case(dataset, case)
         problems.extend(found)
         if loaded is not None:
             rows.append(measure_case(loaded, labels, part))
     if not rows:
         first = problems[0].describe(dataset.folder)
-        raise DataError(f"{dataset.folder}: none of its {len(cases)} images can be read; first: {first}")
+        raise DataError(
+            f"{dataset.folder}: none of its {len(cases)} images can be read; first: {first}; list all with: "
+            "hippo-nnunet data check"
+        )
     return Exploration(
         name=str(dataset.description.get("name") or dataset.folder.name),
         description=dataset.description,

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 from hippo_nnunet.data.finding import Finding, FoundProblem
 from hippo_nnunet.data.layout import Case, Dataset
-from hippo_nnunet.data.nifti import Volume, read_volume, shift_mm
+from hippo_nnunet.data.nifti import Volume, open_image, read_volume, shift_mm
 
 # As the dataset's check has it: equal geometries may differ by some 1e-5 voxels.
 _TOLERANCE_VOXELS = 0.01
@@ -92,10 +91,8 @@ def _read_channels(dataset: Dataset, case: Case) -> list[Volume]:
 
 def _split_channels(path: Path, case: str) -> list[Volume]:
     """Read the 4D image in which MSD keeps the channels of a case."""
-    if not path.is_file():
-        raise FoundProblem(_problem(path, case, "missing-file", "the file is missing"))
+    image = open_image(path, case)
     try:
-        image = nib.load(path)
         data = np.asarray(image.dataobj)
     except Exception as error:  # nibabel, gzip and zlib raise many kinds for a damaged file
         message = f"truncated, damaged or no NIfTI image ({' '.join(str(error).split())})"

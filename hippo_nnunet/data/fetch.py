@@ -7,6 +7,7 @@ import logging
 import re
 import shutil
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -16,12 +17,14 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from hippo_nnunet.errors import ConfigError, DataError, DependencyError
+from hippo_nnunet.progress import counted
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar"
 DEFAULT_MD5 = "9d24dba78a72977dbd1d2e110310f31b"
 _CHUNK = 1 << 16
+_LONGEST_NAME = 200
 _RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 _WORTH_A_RETRY = (408, 425, 429, 500, 502, 503, 504)
 
@@ -73,11 +76,8 @@ def fetch_task04(
 
     Source: ours; ranges and status codes after RFC 9110, section 14.
     """
-    parts = urlsplit(url)
-    name = unquote(parts.path).rsplit("/", 1)[-1]
-    if parts.scheme not in ("http", "https") or not parts.netloc or name in ("", ".", ".."):
-        raise ConfigError(f"--url {url!r}: expected the http(s) address of a file")
-    target = Path(target_dir) / name
+    target = Path(target_dir) / _file_name(url)
+    name = target.name
     if _is_there(target, md5, overwrite):
         return target
     part = target.with_name(f"{name}.part")
@@ -98,6 +98,20 @@ def fetch_task04(
         remedy = "choose another folder or mend its permissions"
         raise DataError(f"{target}: could not be written ({error}); {remedy}") from error
     return target
+
+
+def _file_name(url: str) -> str:
+    """Return the last part of an address that can be one of a file."""
+    try:
+        requests.Request("GET", url).prepare()
+        parts = urlsplit(url)
+    except ValueError as error:  # what requests raises is one, too
+        raise ConfigError(f"--url {url!r}: expected the http(s) address of a file ({error})") from error
+    name = unquote(parts.path).rsplit("/", 1)[-1]
+    fits = 0 < len(name.encode(errors="replace")) <= _LONGEST_NAME and name.isprintable()
+    if parts.scheme not in ("http", "https") or not parts.netloc or name in (".", "..") or not fits:
+        raise ConfigError(f"--url {url!r}: expected the http(s) address of a file")
+    return name
 
 
 def _is_there(target: Path, md5: str | None, overwrite: bool) -> bool:
@@ -178,7 +192,7 @@ def _request(url: str, part: Path, timeout_s: float, progress: Progress) -> _Ans
             total = start + int(length) if length.isdigit() else None
             _require_space(part, (total or 0) - start)
             task = progress.add_task(part.stem, total=total, completed=start)
-            with part.open("ab" if start else "wb") as stream:
+            with part.open("ab" if start else "wb") as stream, _lines(part, start, total):
                 for chunk in response.iter_content(_CHUNK):
                     stream.write(chunk)
                     progress.advance(task, len(chunk))
@@ -188,6 +202,13 @@ def _request(url: str, part: Path, timeout_s: float, progress: Progress) -> _Ans
     if total is not None and size < total:
         raise _BrokenOffError(f"the connection ended after {size} of {total} bytes")
     return _Answer(content_type, total)
+
+
+def _lines(part: Path, start: int, total: int | None) -> AbstractContextManager[None]:
+    """Show progress where there is no terminal for a bar."""
+    if total is None:
+        return nullcontext()
+    return counted(lambda: part.stat().st_size - start, f"bytes of {part.stem}", total - start)
 
 
 def _require_space(part: Path, needed: int) -> None:

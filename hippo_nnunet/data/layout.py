@@ -13,6 +13,8 @@ from hippo_nnunet.data.finding import Finding, FoundProblem
 
 CHANNEL = re.compile(r"_(\d{4})$")
 NIFTI_ENDINGS = (".nii.gz", ".nii")
+LARGEST_LABEL = 65535
+"""The largest value that a label file holds: 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,14 @@ def _problem(path: Path, problem: str, message: str, remedy: str) -> FoundProble
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
+    try:
+        return _parsed(folder)
+    except PermissionError as error:
+        message = f"cannot be read ({error.strerror})"
+        raise _problem(folder, "no-permission", message, "mend the permissions of the folder and its files") from error
+
+
+def _parsed(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "there is no such folder"
         raise _problem(folder, "no-folder", what, "give the folder that holds dataset.json, imagesTr and labelsTr")
@@ -119,7 +129,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise _problem(folder, "no-dataset-json", message, remedy)
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (IsADirectoryError, ValueError, RecursionError) as error:
         message = f"cannot be read as JSON ({error})"
         raise _problem(path, "dataset-json", message, "take it from the source anew") from error
     if not isinstance(description, dict):
@@ -130,11 +140,11 @@ def _read_description(folder: Path) -> dict[str, Any]:
 def _read_msd(folder: Path, description: dict[str, Any]) -> Dataset:
     path = folder / "dataset.json"
     try:
-        listed = {_case_id(entry["image"]): (entry["image"], entry["label"]) for entry in description["training"]}
+        listed = {_case_id(e["image"]): (e["image"], _file(e["label"])) for e in description["training"]}
         listed_test = {_case_id(entry): entry for entry in description.get("test", [])}
         labels = {str(name): (int(value),) for value, name in description["labels"].items()}
-        channels = len(description["modality"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        channels = _count(description["modality"], "modality")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _problem(
             path,
             "dataset-json",
@@ -143,6 +153,7 @@ def _read_msd(folder: Path, description: dict[str, Any]) -> Dataset:
         ) from error
     if len(labels) < len(description["labels"]):
         raise _problem(path, "dataset-json", "gives two labels the same name", "give each label a name of its own")
+    _check_values(path, labels)
     images, label_files = _by_id(folder / "imagesTr"), _by_id(folder / "labelsTr")
     training = []
     for case in sorted({*listed, *images, *label_files}):
@@ -164,15 +175,16 @@ def _read_nnunet(folder: Path, description: dict[str, Any]) -> Dataset:
             str(name): tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else (int(value),)
             for name, value in description["labels"].items()
         }
-        channels = len(description["channel_names"])
+        channels = _count(description["channel_names"], "channel_names")
         ending = str(description["file_ending"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _problem(
             path,
             "dataset-json",
             f"is not in nnU-Net v2's form ({type(error).__name__}: {error})",
             "it needs channel_names, labels, numTraining and file_ending: see nnU-Net's dataset_format.md",
         ) from error
+    _check_values(path, labels)
     if ending not in NIFTI_ENDINGS:
         raise _problem(path, "file-ending", f"names file_ending {ending!r}", "only .nii.gz and .nii are supported")
     if "dataset" in description:
@@ -188,8 +200,35 @@ def _read_nnunet(folder: Path, description: dict[str, Any]) -> Dataset:
     return Dataset(folder, "nnunet", description, labels, channels, ending, tuple(training), tuple(test))
 
 
+def _count(channels: Any, entry: str) -> int:
+    if not isinstance(channels, (Mapping, list)) or not channels:
+        raise ValueError(f"{entry} lists no channel")
+    return len(channels)
+
+
+def _check_values(path: Path, labels: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse values that no label file holds, and plain labels that share one."""
+    names: dict[int, str] = {}
+    for name, values in labels.items():
+        for value in values:
+            if not 0 <= value <= LARGEST_LABEL:
+                message = f"gives {name!r} the label value {value}"
+                raise _problem(path, "dataset-json", message, f"labels are whole numbers from 0 to {LARGEST_LABEL}")
+        if len(values) == 1:
+            other = names.setdefault(values[0], name)
+            if other != name:
+                message = f"gives the labels {other!r} and {name!r} the same value {values[0]}"
+                raise _problem(path, "dataset-json", message, "give each label a value of its own")
+
+
+def _file(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r} is not the name of a file")
+    return name
+
+
 def _case_id(name: str) -> str:
-    base = Path(name).name
+    base = Path(_file(name)).name
     for ending in NIFTI_ENDINGS:
         if base.endswith(ending):
             return base[: -len(ending)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from dataclasses import dataclass
 from itertools import product
@@ -17,6 +18,8 @@ from hippo_nnunet.data.finding import Finding, FoundProblem
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _CHUNK = 1 << 20
+AGAIN = "copy or download it again"
+"""The remedy for a file that is not whole."""
 
 
 @dataclass(frozen=True)
@@ -68,48 +71,78 @@ def read_volume(path: Path, case: str | None = None) -> Volume:
     def problem(code: str, message: str, remedy: str) -> FoundProblem:
         return FoundProblem(Finding(path, case, code, message, remedy))
 
-    again = "copy or download it again"
-    if not path.is_file():
-        raise problem("missing-file", "the file is missing", "add it, or take the case out of the dataset")
-    try:
-        length = _content_length(path)
-        image = nib.load(path)
-    except (EOFError, zlib.error, OSError) as error:
-        raise problem("unreadable", f"truncated or damaged ({error})", again) from error
-    except Exception as error:  # nibabel raises a family of its own for what is no image
-        raise problem("unreadable", f"no NIfTI image ({' '.join(str(error).split())})", again) from error
-    if not isinstance(image, nib.Nifti1Image):
-        raise problem("unreadable", f"a {type(image).__name__}, no NIfTI image", "save it as .nii.gz")
+    image = open_image(path, case)
     if len(image.shape) != 3:
         remedy = "split the channels: one 3D file each" if len(image.shape) == 4 else "save it as a 3D image"
         raise problem("not-3d", f"{len(image.shape)}D image of shape {image.shape}, expected 3D", remedy)
-    if min(image.shape) < 1:
-        raise problem("not-3d", f"no voxels: shape {image.shape}", again)
     dtype = image.get_data_dtype()
     if dtype.kind not in "iuf":
         raise problem("unreadable", f"voxel type {dtype}, expected real numbers", "save it as int16 or float32")
-    needed = int(image.dataobj.offset) + int(np.prod(image.shape)) * dtype.itemsize
-    if length < needed:
-        raise problem("unreadable", f"truncated: {length} bytes of {needed}", again)
     affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+    with np.errstate(all="ignore"):  # of numbers at the edge of what a header holds
+        volume_mm3 = np.linalg.det(affine[:3, :3])
+    if not np.isfinite(affine).all() or not np.isfinite(volume_mm3) or volume_mm3 == 0:
         raise problem("affine", "the affine is not finite or flattens the image", "write a valid affine")
     try:
         read = sitk.ReadImage(str(path))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
-        remedy = "resample it to orthogonal axes" if "orthonormal" in reason else again
+        remedy = "resample it to orthogonal axes" if "orthonormal" in reason else AGAIN
         raise problem("unreadable", f"SimpleITK, with which nnU-Net reads, refuses it ({reason})", remedy) from error
+    array = sitk.GetArrayFromImage(read)
+    if array.shape != image.shape[::-1]:
+        message = f"nibabel and SimpleITK read different shapes: {image.shape} and {array.shape[::-1]}"
+        raise problem("unreadable", message, AGAIN)
     is_integer = dtype.kind in "iu" and (image.dataobj.slope, image.dataobj.inter) == (1.0, 0.0)
     return Volume(
         path=path,
-        array=sitk.GetArrayFromImage(read),
+        array=array,
         is_integer=is_integer,
         non_finite=0 if is_integer else int(np.count_nonzero(~np.isfinite(np.asarray(image.dataobj)))),
         affine=affine,
         itk_affine=_affine_of(read),
         spacing_mm=read.GetSpacing(),
     )
+
+
+def open_image(path: Path, case: str | None = None) -> nib.Nifti1Image:
+    """Open a NIfTI file, and see that it holds all the voxels that its header claims before anything is read.
+
+    Args:
+        path: a ``.nii.gz`` or ``.nii`` file.
+        case: the case id to name in a problem.
+
+    Returns:
+        nibabel's image, its voxels not read.
+
+    Raises:
+        FoundProblem: the file is missing, empty, truncated, damaged, or no NIfTI image.
+    """
+
+    def problem(code: str, message: str, remedy: str = AGAIN) -> FoundProblem:
+        return FoundProblem(Finding(path, case, code, message, remedy))
+
+    if path.is_dir():
+        raise problem("missing-file", "is a folder, not a file", "put the file in its place")
+    if not path.is_file():
+        raise problem("missing-file", "the file is missing", "add it, or take the case out of the dataset")
+    try:
+        length = _content_length(path)
+        image = nib.load(path)
+    except PermissionError as error:
+        raise problem("unreadable", f"cannot be read ({error.strerror})", "mend its permissions") from error
+    except (EOFError, zlib.error, OSError) as error:
+        raise problem("unreadable", f"truncated or damaged ({error})") from error
+    except Exception as error:  # nibabel raises a family of its own for what is no image
+        raise problem("unreadable", f"no NIfTI image ({' '.join(str(error).split())})") from error
+    if not isinstance(image, nib.Nifti1Image):
+        raise problem("unreadable", f"a {type(image).__name__}, no NIfTI image", "save it as .nii.gz")
+    if min(image.shape, default=0) < 1:
+        raise problem("not-3d", f"no voxels: shape {image.shape}")
+    needed = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
+    if length < needed:
+        raise problem("unreadable", f"truncated: {length} bytes of {needed}")
+    return image
 
 
 def shift_mm(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], shape: tuple[int, ...]) -> float:

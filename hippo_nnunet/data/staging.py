@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hippo_nnunet.errors import DataError
@@ -27,21 +27,38 @@ def staged(target: Path, overwrite: bool = False) -> Iterator[Path]:
     """
     if target.exists() and not overwrite:
         raise DataError(f"{target}: exists already; choose another place or pass --overwrite to replace it")
+    made = missing_parents(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # The dot keeps nnU-Net from taking a left-over for a dataset.
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        remedy = "choose another folder or mend its permissions"
+        remedy = "choose another folder, or make room or mend its permissions"
         raise DataError(f"{target.parent}: cannot write there ({error.strerror}); {remedy}") from error
     try:
         fresh = scratch / "fresh"
         yield fresh
         _replace(target, fresh, scratch / "old")
     except OSError as error:
-        raise DataError(f"{target}: could not be written ({error}); nothing was changed there") from error
+        raise DataError(
+            f"{target}: could not be written ({error}): make room or mend its permissions, then do it again; nothing "
+            "was changed there"
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        remove_empty(made)
+
+
+def missing_parents(target: Path) -> list[Path]:
+    """List the folders above a target that are not there yet, the innermost first."""
+    return [folder for folder in target.parents if not folder.exists()]
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove the folders that were made for a target which did not come to be; the innermost stands first."""
+    with suppress(OSError):  # not empty: the target is there
+        for folder in folders:
+            folder.rmdir()
 
 
 def _replace(target: Path, fresh: Path, old: Path) -> None:

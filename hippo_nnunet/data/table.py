@@ -22,10 +22,16 @@ def print_findings(findings: list[Finding], folder: Path) -> None:
         for finding in findings:
             path = finding.path.relative_to(folder) if finding.path.is_relative_to(folder) else finding.path
             row = (finding.severity, str(path), finding.problem, finding.message, finding.remedy)
-            table.add_row(*(cell.replace("[", r"\[") for cell in row))
+            table.add_row(*(_printable(cell).replace("[", r"\[") for cell in row))
         console.print(table)
     errors = sum(finding.severity == "error" for finding in findings)
-    console.print(f"{folder}: {errors} errors, {len(findings) - errors} warnings", markup=False, highlight=False)
+    summary = f"{_printable(str(folder))}: {errors} errors, {len(findings) - errors} warnings"
+    console.print(summary, markup=False, highlight=False)
+
+
+def _printable(text: str) -> str:
+    """Replace what a terminal would obey, or could not show: a file may be called anything."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def findings_json(findings: list[Finding]) -> str:

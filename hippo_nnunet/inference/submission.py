@@ -209,9 +209,9 @@ def _stems(folder: Path) -> dict[str, Path]:
 def _label_image(prediction: Path, header: InputHeader, allowed: frozenset[int]) -> bytes:
     try:
         image = open_image(prediction)
-    except FoundProblem as problem:
-        reason = problem.finding.message
-        raise DataError(f"{prediction}: cannot be read ({reason}): delete it and predict this case again") from problem
+    except FoundProblem as error:
+        reason = error.finding.message
+        raise DataError(f"{prediction}: cannot be read ({reason}): delete it and predict this case again") from error
     if image.shape != header.shape:
         raise DataError(
             f"{prediction}: got shape {image.shape}, expected {header.shape} as {header.path}: predict from this image"

@@ -10,15 +10,21 @@ import importlib
 import inspect
 import logging
 import os
+import re
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hippo_nnunet.errors import ConfigError, DataError, DependencyError
-from hippo_nnunet.nnunet import preprocessed
-from hippo_nnunet.nnunet.finished import check_finished, is_finished
+from hippo_nnunet.errors import ConfigError, DependencyError
+from hippo_nnunet.nnunet import partial, preprocessed
+from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_descriptions
+from hippo_nnunet.nnunet.fold_lock import alone
+from hippo_nnunet.nnunet.integrity import check_integrity
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
+from hippo_nnunet.nnunet.train_job import TrainJob
+from hippo_nnunet.progress import counted
 
 if TYPE_CHECKING:
     import torch
@@ -29,48 +35,20 @@ STOCK_PROCESSES, STOCK_AUGMENTERS = 8, 12
 """nnU-Net's own numbers of worker processes, in general and for augmentation."""
 
 
-@dataclass(frozen=True)
-class TrainJob:
-    """One fold to train and validate.
-
-    Attributes:
-        dataset: Id or full name.
-        configuration: Such as `2d`.
-        fold: Index from 0, or `all`.
-        trainer: Class name: one of our recipes, nnU-Net's own, or one in `nnUNet_extTrainer`.
-        plans: Plans name.
-        device: `auto`, `cpu`, `cuda` or `mps`; `auto` is CUDA where there is a device, else the CPU.
-        npz: Save the validation's softmax, which ensembling needs.
-        threads: CPU threads of torch; None for all. Ignored on CUDA, where more than one does not help.
-        num_gpus: Above 1: nnU-Net's distributed training.
-        pretrained_weights: Checkpoint to start from; not with a training that is resumed.
-        validate_best: Validate `checkpoint_best` instead of `checkpoint_final`.
-        disable_checkpointing: Write no checkpoints; such a training cannot be resumed.
-    """
-
-    dataset: str
-    configuration: str
-    fold: int | str
-    trainer: str = "nnUNetTrainer"
-    plans: str = "nnUNetPlans"
-    device: str = "auto"
-    npz: bool = True
-    threads: int | None = None
-    num_gpus: int = 1
-    pretrained_weights: Path | None = None
-    validate_best: bool = False
-    disable_checkpointing: bool = False
-
-
 def limit_processes() -> None:
     """Let nnU-Net start no more worker processes than there are CPUs, nor than it would by itself.
 
     A number that the user has chosen stays.
 
     Has to run before nnU-Net is imported.
+
+    Raises:
+        ConfigError: The user has chosen something else than a number.
     """
     for variable, stock in (("nnUNet_def_n_proc", STOCK_PROCESSES), ("nnUNet_n_proc_DA", STOCK_AUGMENTERS)):
-        os.environ.setdefault(variable, str(min(stock, cpu_count())))
+        chosen = os.environ.setdefault(variable, str(min(stock, cpu_count())))
+        if not re.fullmatch(r"[0-9]{1,6}", chosen.strip()):
+            raise ConfigError(f"{variable}={chosen}: expected a whole number of processes; correct or unset it")
 
 
 def cpu_count() -> int:
@@ -169,6 +147,7 @@ def plan_and_preprocess(
     name = preprocessed.dataset_name(dataset_id, folders)
     number = int(name[7:10])
     processes = num_processes or min(STOCK_PROCESSES, cpu_count())
+    bars = sys.stderr.isatty()
     found_planner = planner_class(planner)
     cases = preprocessed.raw_cases(name, folders)
     if preprocessed.read_splits(name, folders) is None:
@@ -176,36 +155,27 @@ def plan_and_preprocess(
 
     fingerprint = folders.preprocessed / name / "dataset_fingerprint.json"
     if not fingerprint.is_file():
-        try:
-            upstream.extract_fingerprint_dataset(
-                number, num_processes=processes, check_dataset_integrity=True, clean=True, verbose=False
-            )
-        except (AssertionError, RuntimeError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise DataError(
-                f"{folders.raw / name}: nnU-Net's integrity check failed: {first}; find every problem with "
-                f"'hippo-nnunet data check {folders.raw / name}'"
-            ) from error
+        check_integrity(folders.raw / name, processes)
+        upstream.extract_fingerprint_dataset(number, num_processes=processes, verbose=False, show_progress_bar=bars)
     plans_name = str(inspect.signature(found_planner).parameters["plans_name"].default)
     if not (folders.preprocessed / name / f"{plans_name}.json").is_file():
+        preprocessed.read_object(fingerprint)  # nnU-Net would not say which file is wrong
         _, plans_name = upstream.plan_experiment_dataset(number, found_planner)
     plans = preprocessed.read_plans(name, plans_name, folders)
-    missing = [c for c in configurations if not _is_preprocessed(plans, c, cases, folders)]
+    partial.restore_description(name, folders)
+    missing = [c for c in configurations if not partial.is_preprocessed(plans, c, cases, folders)]
+    targets = [partial.begin(plans, configuration, folders) for configuration in missing]
+    partial.forget_partial_references(name, folders)
+
+    def stored() -> int:
+        return sum(len(preprocessed.stored_cases(target)) for target in targets)
+
+    with counted(stored, "preprocessing", len(cases) * len(missing)):
+        upstream.preprocess_dataset(number, plans_name, missing, [processes] * len(missing), show_progress_bar=bars)
     for configuration in missing:
-        preprocessed.signature_file(preprocessed.data_folder(plans, configuration, folders)).unlink(missing_ok=True)
-    upstream.preprocess_dataset(number, plans_name, missing, [processes] * len(missing))
-    for configuration in missing:
-        record = preprocessed.signature_file(preprocessed.data_folder(plans, configuration, folders))
-        record.write_text(preprocessed.signature(plans, configuration) + "\n")
+        partial.end(plans, configuration, folders)
     preprocessed.make_splits(name, cases, folders)
     return plans_name
-
-
-def _is_preprocessed(plans: dict[str, Any], configuration: str, cases: set[str], folders: NnunetFolders) -> bool:
-    folder = preprocessed.data_folder(plans, configuration, folders)
-    record = preprocessed.signature_file(folder)
-    fits = not record.is_file() or record.read_text().strip() == preprocessed.signature(plans, configuration)
-    return fits and preprocessed.stored_cases(folder) == cases
 
 
 def fold_folder(job: TrainJob, folders: NnunetFolders) -> Path:
@@ -214,7 +184,7 @@ def fold_folder(job: TrainJob, folders: NnunetFolders) -> Path:
     return folders.results / name / f"{job.trainer}__{job.plans}__{job.configuration}" / f"fold_{job.fold}"
 
 
-def train_fold(job: TrainJob, validation_only: bool = False) -> Path:
+def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False) -> Path:
     """Train and validate one fold, from where it was left.
 
     A finished fold is left alone, a trained one is only validated, an interrupted one is resumed.
@@ -222,6 +192,7 @@ def train_fold(job: TrainJob, validation_only: bool = False) -> Path:
     Args:
         job: What to train.
         validation_only: Validate again, also where that is done; the fold has to be trained.
+        wait: Wait where another process is at this fold, instead of refusing.
 
     Returns:
         The folder of the fold.
@@ -233,6 +204,7 @@ def train_fold(job: TrainJob, validation_only: bool = False) -> Path:
         DependencyError: The device is not there.
     """
     limit_processes()
+    job.check()
     folders = folders_for(None)
     name = preprocessed.dataset_name(job.dataset, folders)
     plans = preprocessed.check_preprocessed(name, job.plans, job.configuration, folders)
@@ -243,20 +215,36 @@ def train_fold(job: TrainJob, validation_only: bool = False) -> Path:
     trained = (folder / "checkpoint_final.pth").is_file()
     if trained:
         check_finished(folder, job.trainer, plans, job.configuration)
-    if is_finished(folder, job.npz) and not validation_only:
-        log.info("%s is finished", folder)
-        return folder
     if validation_only and not trained:
         raise ConfigError(f"{folder} is not trained to the end, so it cannot be validated; train it first")
+    if not validation_only and is_finished(folder, job.npz) and not lacks_descriptions(folder):
+        log.info("%s is finished", folder)
+        return folder
     device = resolve_device(job.device)
+    if job.num_gpus > 1 and device != "cuda":
+        raise ConfigError(f"--num-gpus {job.num_gpus}: on {device} it is one; leave it out, or take --device cuda")
     trainer_class(job.trainer)
+    preprocessed.read_object(folders.preprocessed / name / "dataset.json")  # nnU-Net would not say which file is wrong
+    # where several processes train together, their first one holds the lock
+    with alone(folder, wait) if job.num_gpus == 1 else nullcontext():
+        if validation_only or not is_finished(folder, job.npz):  # another process may have finished it meanwhile
+            _train(job, name, folder, device)
+        else:
+            from hippo_nnunet.nnunet.descriptions import restore
 
+            restore(folder, _torch_device(device))
+    return folder
+
+
+def _train(job: TrainJob, dataset: str, folder: Path, device: str) -> None:
+    """Train where that is left to do, and validate."""
     from nnunetv2.run import run_training as upstream
 
     _set_threads(device, job.threads)
+    trained = (folder / "checkpoint_final.pth").is_file()
     started = any((folder / f"checkpoint_{which}.pth").is_file() for which in ("latest", "best"))
     upstream.run_training(
-        name,
+        dataset,
         job.configuration,
         job.fold,
         job.trainer,
@@ -270,14 +258,13 @@ def train_fold(job: TrainJob, validation_only: bool = False) -> Path:
         val_with_best=job.validate_best,
         device=_torch_device(device),
     )
-    return folder
 
 
 def _fold_index(fold: int | str) -> int:
     try:
         return int(fold)
     except ValueError:
-        raise ConfigError(f"fold '{fold}' is neither a number nor 'all'") from None
+        raise ConfigError(f"fold '{str(fold)[:60]}' is neither a number nor 'all'") from None
 
 
 def _torch_device(device: str) -> torch.device:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from hippo_nnunet.training.one_cycle import CycleSchedule
 
 KEY = "hippo_nnunet"
 """Where our record stands in nnU-Net's checkpoint."""
+INTERVAL_VARIABLE = "HIPPO_CHECKPOINT_SECONDS"
+"""Variable with the seconds between two checkpoints, for machines that may be taken away at any time."""
 
 
 @dataclass
@@ -76,13 +79,27 @@ class StoredRecord:
 
     Attributes:
         plans: The plans that the training used.
+        dataset_json: The dataset.json that it used.
         cycle: State of the one-cycle schedule, or None.
         record: Our record; None in a checkpoint that nnU-Net's own trainer wrote.
     """
 
     plans: dict[str, Any]
+    dataset_json: dict[str, Any]
     cycle: dict[str, Any] | None
     record: TrainingRecord | None
+
+
+def every_s(default: float) -> float:
+    """Return the seconds of training after which a checkpoint is written: those of INTERVAL_VARIABLE, or the default.
+
+    Raises:
+        ConfigError: The variable holds no such number.
+    """
+    chosen = os.environ.get(INTERVAL_VARIABLE, "").strip()
+    if not re.fullmatch(r"\d{0,6}(\.\d{1,6})?", chosen):
+        raise ConfigError(f"{INTERVAL_VARIABLE}={chosen}: expected seconds, such as 30; correct or unset it")
+    return float(chosen) if chosen else default
 
 
 def write_checkpoint(trainer: Any, record: TrainingRecord, path: Path) -> None:
@@ -91,7 +108,10 @@ def write_checkpoint(trainer: Any, record: TrainingRecord, path: Path) -> None:
     Args:
         trainer: The trainer; within an epoch, `record.epoch_outputs` is not empty.
         record: Goes in as it is.
-        path: Target; the file is complete or is not there.
+        path: Target; the file is complete, or is what it was.
+
+    Raises:
+        DataError: It cannot be written, for example on a full disk.
     """
     module = trainer.network.module if trainer.is_ddp else trainer.network
     if isinstance(module, OptimizedModule):
@@ -113,11 +133,21 @@ def write_checkpoint(trainer: Any, record: TrainingRecord, path: Path) -> None:
         },
     }
     temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        # torch raises an error of its own, which says nothing, over the system's
+        system = error if isinstance(error, OSError) else error.__context__
+        reason = system.strerror if isinstance(system, OSError) else error
+        temporary.unlink(missing_ok=True)
+        raise DataError(
+            f"checkpoint {path} cannot be written ({reason}): make room or make its folder writable, then run again: "
+            "the training goes on from the last checkpoint"
+        ) from error
 
 
 def read_record(path: Path) -> StoredRecord:
@@ -130,9 +160,26 @@ def read_record(path: Path) -> StoredRecord:
         checkpoint = torch.load(path, map_location="cpu", weights_only=False)
         ours = checkpoint.get(KEY, {})
         record = TrainingRecord(**ours["record"]) if ours else None
-        return StoredRecord(checkpoint["init_args"]["plans"], ours.get("cycle"), record)
+        arguments = checkpoint["init_args"]
+        return StoredRecord(arguments["plans"], arguments["dataset_json"], ours.get("cycle"), record)
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise DataError(f"checkpoint {path} cannot be read ({error}): delete it and train again") from error
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"checkpoint {path} cannot be read ({reason}): delete it, then train again: that goes on from an older "
+            "checkpoint where there is one"
+        ) from error
+
+
+def record_for(trainer: Any, path: Path) -> StoredRecord:
+    """Read the plans and our record from a checkpoint that a trainer shall go on from.
+
+    Raises:
+        ConfigError: It was made with other plans.
+        DataError: The file cannot be read.
+    """
+    stored = read_record(path)
+    check_same_plans(stored.plans, trainer, path)
+    return stored
 
 
 def check_same_plans(plans: dict[str, Any], trainer: Any, path: str | Path) -> None:

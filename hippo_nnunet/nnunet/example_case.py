@@ -14,7 +14,7 @@ from hippo_nnunet.data.exploration_reading import LoadedCase
 from hippo_nnunet.data.layout import Dataset
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES
-from hippo_nnunet.nnunet.preprocessed import configuration_of, read_json, stored_cases
+from hippo_nnunet.nnunet.preprocessed import configuration_of, is_plans, read_json, stored_cases
 
 # nnU-Net's ANISO_THRESHOLD, nnunetv2/configuration.py.
 _ANISOTROPIC = 3.0
@@ -55,7 +55,7 @@ def stored_case(dataset: Dataset, case: LoadedCase) -> PreprocessedCase | None:
         DataError: it is there, but cannot be read.
     """
     for folder in _preprocessed_folders(dataset):
-        plans_files = [p for p in folder.glob("*.json") if "configurations" in (read_json(p) or {})]
+        plans_files = [p for p in folder.glob("*.json") if is_plans(read_json(p))]
         for file in sorted(plans_files, key=lambda p: (p.stem != "nnUNetPlans", p.stem)):
             plans = read_json(file)
             names = [*_PREFERRED, *plans["configurations"]]

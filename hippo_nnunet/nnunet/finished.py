@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from hippo_nnunet.clip.models import MODEL_VARIABLE, WEIGHTS_VARIABLE, chosen_encoder
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.nnunet.preprocessed import configuration_of, read_json
+from hippo_nnunet.nnunet.preprocessed import configuration_of, is_plans, read_json, read_object
 from hippo_nnunet.training import recipes
 from hippo_nnunet.training.schedule import schedule_for
 
@@ -19,15 +20,35 @@ _PLAN_KEYS = ("architecture", "patch_size", "spacing", "batch_size", "normalizat
 
 
 def is_finished(folder: Path, npz: bool = True) -> bool:
-    """Tell whether a fold is trained and validated; `npz`: with the softmax of every validation case."""
+    """Tell whether a fold is trained, and validated with every file that its summary names.
+
+    Args:
+        folder: `.../{trainer}__{plans}__{configuration}/fold_X`.
+        npz: Whether the softmax of every validation case belongs to it.
+    """
     summary = folder / "validation" / "summary.json"
     if not (folder / "checkpoint_final.pth").is_file() or not summary.is_file():
         return False
     try:
-        cases = len(read_json(summary)["metric_per_case"])
+        cases = read_json(summary)["metric_per_case"]
+        predictions = [re.split(r"[\\/]", case["prediction_file"])[-1] for case in cases if "prediction_file" in case]
     except (DataError, KeyError, TypeError):  # the validation was killed while it wrote this file
         return False
-    return not npz or len(list(summary.parent.glob("*.npz"))) >= cases
+    if not all((summary.parent / name).is_file() for name in predictions):
+        return False
+    return not npz or len(list(summary.parent.glob("*.npz"))) >= len(cases)
+
+
+def lacks_descriptions(folder: Path) -> bool:
+    """Tell whether a trained fold lacks its model's plans.json or dataset.json, or its own SUMMARY.
+
+    Args:
+        folder: As `is_finished`; nnU-Net's own trainers write no SUMMARY.
+    """
+    wanted = [folder.parent / "plans.json", folder.parent / "dataset.json"]
+    if recipes.is_ours(folder.parent.name.split("__")[0]):
+        wanted.append(folder / SUMMARY)
+    return not all(path.is_file() for path in wanted)
 
 
 def check_finished(folder: Path, trainer: str, plans: dict[str, Any], configuration: str) -> None:
@@ -42,17 +63,26 @@ def check_finished(folder: Path, trainer: str, plans: dict[str, Any], configurat
 
     Raises:
         ConfigError: Names what differs.
+        DataError: The stored plans or the record of the training cannot be read.
     """
+    if (folder.parent / "dataset.json").is_file():
+        read_object(folder.parent / "dataset.json")
     stored_plans = folder.parent / "plans.json"
     if stored_plans.is_file():
-        difference = plan_difference(read_json(stored_plans), plans, configuration)
+        stored = read_json(stored_plans)
+        if not is_plans(stored):
+            raise DataError(f"{stored_plans} holds no plans; delete it, then run again: the checkpoint knows them")
+        difference = plan_difference(stored, plans, configuration)
         if difference:
             raise ConfigError(f"{folder} was trained with other plans: {difference}; delete it to train it anew")
     if recipes.is_ours(trainer) and (folder / SUMMARY).is_file():
-        record, recipe = read_json(folder / SUMMARY), recipes.parse(trainer)
+        record, recipe = read_object(folder / SUMMARY), recipes.parse(trainer)
+        schedule = record.get("schedule", {})
+        if not isinstance(schedule, dict):
+            raise DataError(f"{folder / SUMMARY} holds no schedule; delete it, then run again: the checkpoint knows it")
         dim = len(configuration_of(plans, configuration)["patch_size"])
         current = schedule_for(recipe, dim).as_dict()
-        difference = schedule_difference(record.get("schedule", {}), current)
+        difference = schedule_difference(schedule, current)
         if difference:
             raise ConfigError(f"{folder} was trained by another schedule ({difference}); delete it to train it anew")
         encoder, chosen = record.get("encoder"), chosen_encoder(recipe.mini)

@@ -34,17 +34,13 @@ def load_bank(dataset: Any, device: torch.device, label_dtype: torch.dtype = tor
     Raises:
         DataError: A preprocessed file is missing or cannot be read; names the case.
     """
-    voxels = sum(int(np.prod(shape[1:])) for shape in _shapes(dataset))
+    voxels = sum(int(np.prod(shape[1:])) for shape in shapes(dataset))
     return CaseBank(_read_cases(dataset), voxels, device, label_dtype)
 
 
 def _read_cases(dataset: Any) -> Iterator[MemoryCase]:
     for key in dataset.identifiers:
-        try:
-            data, seg, _, properties = dataset.load_case(key)
-            image, labels = np.ascontiguousarray(data[:]), np.ascontiguousarray(seg[:])
-        except Exception as error:  # blosc2 and numpy raise many kinds for a damaged file
-            raise _unreadable(dataset, key, error) from error
+        image, labels, properties = read_case(dataset, key)
         locations = {
             name: compact(np.asarray(voxels)[:, 1:], labels.shape[1:])
             for name, voxels in properties["class_locations"].items()
@@ -55,8 +51,32 @@ def _read_cases(dataset: Any) -> Iterator[MemoryCase]:
         )
 
 
-def _shapes(dataset: Any) -> Iterator[tuple[int, ...]]:
-    """Yield each case's shape (channel, z, y, x); voxels stay on disk."""
+def read_case(dataset: Any, key: str) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Read a preprocessed case whole.
+
+    Args:
+        dataset: An nnU-Net dataset (`nnUNetBaseDataset`).
+        key: The case.
+
+    Returns:
+        Image and labels, (channel, z, y, x), and nnU-Net's properties.
+
+    Raises:
+        DataError: A preprocessed file is missing or cannot be read; names the case.
+    """
+    try:
+        data, seg, _, properties = dataset.load_case(key)
+        return np.ascontiguousarray(data[:]), np.ascontiguousarray(seg[:]), properties
+    except Exception as error:  # blosc2, numpy and pickle raise many kinds for a damaged file
+        raise _unreadable(dataset, key, error) from error
+
+
+def shapes(dataset: Any) -> Iterator[tuple[int, ...]]:
+    """Yield each case's shape (channel, z, y, x); voxels stay on disk.
+
+    Raises:
+        DataError: A preprocessed file is missing or cannot be read; names the case.
+    """
     for key in dataset.identifiers:
         try:
             data, _, _, _ = dataset.load_case(key)
@@ -66,9 +86,10 @@ def _shapes(dataset: Any) -> Iterator[tuple[int, ...]]:
 
 
 def _unreadable(dataset: Any, key: str, error: Exception) -> DataError:
+    reason = " ".join(str(error).split())
     return DataError(
-        f"preprocessed case '{key}' in {dataset.source_folder} cannot be read ({error}): delete that folder "
-        "and run 'hippo-nnunet plan' again"
+        f"preprocessed case '{key}' in {dataset.source_folder} cannot be read ({reason}): delete that folder, then "
+        "preprocess again: 'hippo-nnunet plan' does, and 'hippo-nnunet run' by itself"
     )
 
 
@@ -95,7 +116,7 @@ def memory_shortfall(datasets: Sequence[Any], device: torch.device, label_bytes:
         DataError: A preprocessed file is missing or cannot be read; names the case.
     """
     needed = 0
-    for shape in (shape for dataset in datasets for shape in _shapes(dataset)):
+    for shape in (shape for dataset in datasets for shape in shapes(dataset)):
         needed += int(np.prod(shape[1:])) * (4 * shape[0] + label_bytes)
     on_gpu = device.type == "cuda"
     share = CUDA_SHARE if on_gpu else CPU_SHARE

@@ -45,20 +45,30 @@ def environment(root: Path | None, environ: Mapping[str, str] | None = None) -> 
         Variable to value. `nnUNet_extTrainer` keeps the user's folders, which nnU-Net searches first, before ours.
 
     Raises:
-        ConfigError: A variable is unset and there is no root.
+        ConfigError: A variable is unset and there is no root, or the root's home folder is unknown.
     """
     environ = os.environ if environ is None else environ
     unset = [variable for variable in FOLDER_VARIABLES if not environ.get(variable)]
     if unset and root is None:
         raise ConfigError(f"{', '.join(unset)} not set: pass --root DIR, or export the folders that nnU-Net shall use")
-    values = {
-        variable: environ.get(variable) or str(Path(root or "").expanduser().absolute() / variable)
-        for variable in FOLDER_VARIABLES
-    }
+    below = at_home(root or Path()).absolute()
+    values = {variable: environ.get(variable) or str(below / variable) for variable in FOLDER_VARIABLES}
     searched = [folder for folder in environ.get(EXT_VARIABLE, "").split(os.pathsep) if folder]
     if str(EXT_TRAINERS) not in searched:
         searched.append(str(EXT_TRAINERS))
     return {**values, EXT_VARIABLE: os.pathsep.join(searched)}
+
+
+def at_home(path: Path) -> Path:
+    """Put a home folder in the place of a leading `~`.
+
+    Raises:
+        ConfigError: Nobody knows that user's home.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: that user has no home folder here; write the folder out") from None
 
 
 def folders_for(root: Path | None, environ: Mapping[str, str] | None = None) -> NnunetFolders:
@@ -92,7 +102,9 @@ def activate(root: Path | None) -> NnunetFolders:
     for variable, folder in zip(FOLDER_VARIABLES, (folders.raw, folders.preprocessed, folders.results), strict=True):
         problem = folder_problem(folder)
         if problem and not (variable == "nnUNet_raw" and os.environ.get(variable) and folder.is_dir()):
-            raise ConfigError(f"{variable}={folder}: {problem}; choose a folder that you can write to")
+            raise ConfigError(
+                f"{variable}={folder}: {problem}; give it room or permissions, or choose a folder that you can write to"
+            )
     os.environ.update(values)
     return folders
 
@@ -105,7 +117,8 @@ def folder_problem(folder: Path) -> str:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**16))
             return ""
     except OSError as error:
         return error.strerror or str(error)

@@ -8,13 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.nnunet.json_files import read_json, read_object
 from hippo_nnunet.nnunet.paths import NnunetFolders
 
 DEFAULT_FOLDS = 5
+DATASET_NAME = re.compile(r"Dataset\d{3}_[^/\\\s]+")
+"""What nnU-Net calls a dataset; it becomes part of paths."""
+
 _CONFIGURATION_KEYS = (
     "data_identifier",
     "preprocessor_name",
@@ -29,20 +34,6 @@ _CONFIGURATION_KEYS = (
 _PLANS_KEYS = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        DataError: The file is missing or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); delete it and plan again") from error
-
-
 def dataset_name(dataset: int | str, folders: NnunetFolders) -> str:
     """Return the full name of a dataset given by id or name, looked up in the raw and the preprocessed folder.
 
@@ -54,10 +45,12 @@ def dataset_name(dataset: int | str, folders: NnunetFolders) -> str:
         ConfigError: Not an id or a name, no such dataset, or several with one id.
     """
     text = str(dataset)
-    pattern = text if text.startswith("Dataset") else f"Dataset{int(text):03d}_*" if text.isdigit() else ""
-    if not pattern:
+    number = re.fullmatch(r"[0-9]{1,9}", text)
+    if not number and not DATASET_NAME.fullmatch(text):
         raise ConfigError(f"dataset '{text}' is neither an id (4) nor a name (Dataset004_Hippocampus)")
-    found = sorted({p.name for root in (folders.raw, folders.preprocessed) for p in root.glob(pattern) if p.is_dir()})
+    pattern = f"Dataset{int(text):03d}_*" if number else "Dataset*"
+    there = {p.name for root in (folders.raw, folders.preprocessed) for p in root.glob(pattern) if p.is_dir()}
+    found = sorted(name for name in there if DATASET_NAME.fullmatch(name) and (number or name == text))
     if not found:
         raise ConfigError(
             f"dataset '{text}' is not in {folders.raw}; convert it first: hippo-nnunet data convert SOURCE, "
@@ -72,17 +65,25 @@ def configuration_of(plans: dict[str, Any], configuration: str) -> dict[str, Any
     """Return a configuration of a plans file with everything that it inherits.
 
     Raises:
-        ConfigError: The plans hold no such configuration.
+        ConfigError: The plans hold no such configuration, or it inherits from itself.
     """
     available = plans["configurations"]
-    if configuration not in available:
-        raise ConfigError(
-            f"configuration '{configuration}' is not in {plans['plans_name']} of {plans['dataset_name']}; "
-            f"it has {', '.join(available)}"
-        )
-    own = available[configuration]
-    parent = own.get("inherits_from")
-    return {**(configuration_of(plans, parent) if parent else {}), **own}
+    parts: dict[str, dict[str, Any]] = {}
+    name = configuration
+    while name:
+        if name not in available:
+            raise ConfigError(
+                f"configuration '{name}' is not in {plans['plans_name']} of {plans['dataset_name']}; "
+                f"it has {', '.join(available)}"
+            )
+        if name in parts:
+            raise ConfigError(
+                f"configuration '{configuration}' inherits from itself in {plans['plans_name']} of "
+                f"{plans['dataset_name']}; mend the plans, or plan again"
+            )
+        parts[name] = available[name]
+        name = available[name].get("inherits_from")
+    return {key: value for part in reversed(parts.values()) for key, value in part.items()}
 
 
 def signature(plans: dict[str, Any], configuration: str) -> str:
@@ -93,8 +94,18 @@ def signature(plans: dict[str, Any], configuration: str) -> str:
 
 
 def data_folder(plans: dict[str, Any], configuration: str, folders: NnunetFolders) -> Path:
-    """Return the folder of the configuration's preprocessed cases, which need not exist."""
-    identifier = configuration_of(plans, configuration)["data_identifier"]
+    """Return the folder of the configuration's preprocessed cases, which need not exist.
+
+    Raises:
+        ConfigError: The plans hold no such configuration.
+        DataError: They do not say where its data lies.
+    """
+    identifier = configuration_of(plans, configuration).get("data_identifier")
+    if not isinstance(identifier, str):
+        raise DataError(
+            f"configuration '{configuration}' of {plans['plans_name']} of {plans['dataset_name']} has no "
+            "data_identifier; mend the plans, or plan again"
+        )
     return folders.preprocessed / plans["dataset_name"] / identifier
 
 
@@ -112,13 +123,17 @@ def raw_cases(dataset: str, folders: NnunetFolders) -> set[str]:
     """Return the identifiers of the labelled cases in nnU-Net's raw folder.
 
     Raises:
-        DataError: The dataset has no dataset.json.
+        DataError: The dataset has no dataset.json, or one that does not say how its files end.
     """
     folder = folders.raw / dataset
-    description = read_json(folder / "dataset.json")
-    if "dataset" in description:
+    description = read_object(folder / "dataset.json")
+    if isinstance(description.get("dataset"), dict):
         return set(description["dataset"])
-    ending = description["file_ending"]
+    ending = description.get("file_ending")
+    if not isinstance(ending, str) or not ending.startswith("."):
+        raise DataError(
+            f"{folder / 'dataset.json'} names no file_ending such as .nii.gz; see 'hippo-nnunet data check {folder}'"
+        )
     return {p.name.removesuffix(ending) for p in (folder / "labelsTr").glob(f"[!.]*{ending}")}
 
 
@@ -132,28 +147,58 @@ def read_plans(dataset: str, plans: str, folders: NnunetFolders) -> dict[str, An
     folder = folders.preprocessed / dataset
     file = folder / f"{plans}.json"
     if not file.is_file():
-        others = sorted(p.stem for p in folder.glob("*.json") if "configurations" in (read_json(p) or {}))
+        others = sorted(p.stem for p in folder.glob("*.json") if is_plans(read_json(p)))
         there = f"there are {', '.join(others)}" if others else "nothing is planned yet"
         raise ConfigError(
             f"{file} is missing ({there}); plan and preprocess first: "
             f"hippo-nnunet plan --dataset {int(dataset[7:10])} --planner PLANNER"
         )
-    return dict(read_json(file))
+    content = read_json(file)
+    if not is_plans(content):
+        raise DataError(f"{file} holds no plans (plans_name, dataset_name, configurations); delete it and plan again")
+    return dict(content)
+
+
+def is_plans(content: Any) -> bool:
+    """Tell whether the content of a JSON file has the form of plans, as far as it is used here."""
+    return (
+        isinstance(content, dict)
+        and all(isinstance(content.get(name), str) for name in ("plans_name", "dataset_name"))
+        and isinstance(content.get("configurations"), dict)
+        and all(
+            isinstance(part, dict) and isinstance(part.get("inherits_from", ""), str)
+            for part in content["configurations"].values()
+        )
+    )
 
 
 def read_splits(dataset: str, folders: NnunetFolders) -> list[dict[str, list[str]]] | None:
     """Return the cross-validation splits, or None where none are made yet.
 
     Raises:
-        DataError: The file holds no list of `{"train": [...], "val": [...]}`.
+        DataError: The file holds no list of `{"train": [...], "val": [...]}`, or a case on both sides of a fold.
     """
     file = folders.preprocessed / dataset / "splits_final.json"
     if not file.is_file():
         return None
     splits = read_json(file)
-    if not isinstance(splits, list) or not all(isinstance(s, dict) and {"train", "val"} <= set(s) for s in splits):
+    if not isinstance(splits, list) or not splits or not all(map(_is_split, splits)):
         raise DataError(f"{file} is not a list of train/val splits; delete it to let nnU-Net's own be made")
+    for fold, split in enumerate(splits):
+        both = sorted({*split["train"]} & {*split["val"]})
+        if both:
+            raise DataError(
+                f"{file}: fold {fold} has '{both[0]}' in train and val, so its score would mean nothing; take it out "
+                "of one"
+            )
     return splits
+
+
+def _is_split(split: Any) -> bool:
+    return isinstance(split, dict) and all(
+        isinstance(split.get(part), list) and all(isinstance(case, str) for case in split[part])
+        for part in ("train", "val")
+    )
 
 
 def make_splits(dataset: str, cases: set[str], folders: NnunetFolders) -> None:
@@ -227,8 +272,8 @@ def check_preprocessed(dataset: str, plans_name: str, configuration: str, folder
     record = signature_file(folder)
     if record.is_file() and record.read_text().strip() != signature(plans, configuration):
         raise ConfigError(
-            f"{folder} holds data preprocessed by another plan than {plans_name}.json "
-            f"(spacing, normalisation or resampling differ); {remedy}"
+            f"{folder} holds data preprocessed by another plan than {plans_name}.json (spacing, normalisation or "
+            f"resampling differ), or not to the end; {remedy}"
         )
     splits = read_splits(dataset, folders) or []
     wanted = {case for split in splits for case in (*split["train"], *split["val"])}

@@ -50,7 +50,7 @@ def read_curves(fold: Path) -> Curves | None:
         with a time stamp, rounded to four decimals.
     """
     epochs: dict[int, dict[str, float]] = {}
-    for path in sorted(fold.glob(PATTERN)):
+    for path in sorted(fold.glob(PATTERN), key=_started):
         found = dict(_epochs(path))
         if found:
             first = min(found)
@@ -65,6 +65,11 @@ def read_curves(fold: Path) -> Curves | None:
         curves.val_loss.append(values.get("val_loss", np.nan))
         curves.pseudo_dice.append(values.get("pseudo_dice", np.nan))
     return curves
+
+
+def _started(path: Path) -> list[int]:
+    """The date and time in a log's name, whose months and days have no leading zeros."""
+    return [int(number) for number in re.findall(r"\d+", path.stem)]
 
 
 def _epochs(path: Path) -> Iterator[tuple[int, dict[str, float]]]:

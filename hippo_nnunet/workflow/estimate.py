@@ -15,7 +15,7 @@ OVERHEAD_S = 45.0
 """Start of the process, and validation of one fold of Task04 (44 cases)."""
 
 SECONDS_PER_ITERATION = {
-    ("fast", "cpu"): {2: 0.27, 3: 0.5},
+    ("fast", "cpu"): {2: 0.25, 3: 0.6},
     ("fast", "cuda"): {2: 0.02, 3: 0.04},
     ("stock", "cpu"): {2: 9.0, 3: 9.0},
     ("stock", "cuda"): {2: 0.04, 3: 0.023},

@@ -11,12 +11,11 @@ import yaml
 
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.workflow.presets import preset, trainer_name
+from hippo_nnunet.workflow.request_file import HEADER, read_request
 
 FILE = "experiment.yaml"
 DONE = Path(".done")
 """Folder of the markers, relative to the experiment's."""
-FAILURE = DONE / "failure.json"
-"""Why the last job that failed did."""
 ENSEMBLE = "ensemble"
 """Name of the ensemble among the variants."""
 
@@ -146,7 +145,7 @@ class Experiment:
 
     def save(self, path: Path) -> None:
         """Write the YAML file, atomically; a file that says the same is left alone."""
-        text = yaml.safe_dump(self.as_dict(), sort_keys=False)
+        text = HEADER + yaml.safe_dump(self.as_dict(), sort_keys=False)
         if path.is_file() and path.read_text() == text:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,12 +169,13 @@ class Experiment:
             ConfigError: The file is missing or does not hold an experiment.
         """
         try:
-            data = yaml.safe_load(path.read_text())
-            data.pop("plans", None)
-            data["variants"] = tuple(data["variants"])
-            data["folds"] = {str(c): tuple(int(f) for f in folds) for c, folds in data["folds"].items()}
-            return cls(**data)
+            data = read_request(path)
         except FileNotFoundError:
             raise ConfigError(f"{path} is missing: no experiment was started there") from None
-        except (OSError, TypeError, KeyError, AttributeError, ValueError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path} does not describe an experiment ({error!r}); mend or delete it") from error
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"{path} does not describe an experiment ({reason}); mend or delete it") from error
+        try:
+            return cls(**data)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error

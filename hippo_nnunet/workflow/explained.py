@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
-from rich.console import Console
-from rich.progress import track
 
 from hippo_nnunet.clip.prompts import override_prompts
 from hippo_nnunet.errors import ConfigError, DataError
@@ -22,6 +20,7 @@ from hippo_nnunet.inference.members import Member, find_members, load_member
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
 from hippo_nnunet.nnunet.preprocessed import read_splits
+from hippo_nnunet.progress import tracked
 from hippo_nnunet.training.recipes import CLIP_BASE, parse
 from hippo_nnunet.workflow.compared import PER_CASE
 from hippo_nnunet.workflow.experiment import ENSEMBLE, FILE, Experiment
@@ -47,12 +46,14 @@ class Settings:
         checkpoint: File in each fold's folder.
         prompts: Other descriptions by class name, for CLIP-guided models.
         overwrite: Replace explanations that are there.
+        trust_checkpoint: Load a checkpoint or plans that could run code.
     """
 
     device: str = "auto"
     checkpoint: str = "checkpoint_final.pth"
     prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     overwrite: bool = False
+    trust_checkpoint: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def explain_images(
     """Explain what a trained model predicts for images.
 
     Args:
-        model: nnU-Net's model folder `{trainer}__{plans}__{configuration}`.
+        model: nnU-Net's model folder `{trainer}__{plans}__{configuration}`, or a file of `hippo-nnunet model export`.
         inputs: Folders or files: see `find_cases`.
         output: Gets the maps as NIfTI on the images' grids, tables, and `figures/` as PNG and SVG.
         folds: Folds whose maps are averaged; None for all that are trained.
@@ -100,7 +101,7 @@ def explain_images(
         DataError: An image or a label that cannot be right or is missing, or a target that exists.
     """
     settings = settings or Settings()
-    (member,) = find_members([model], folds, settings.checkpoint)
+    (member,) = find_members([model], folds, settings.checkpoint, settings.trust_checkpoint)
     override_prompts(member.dataset_json, settings.prompts)
     cases = find_cases(inputs, member.channels)
     jobs = [_Job(case, _reference(labels, case.case, member), _trainer(member)) for case in cases]
@@ -152,7 +153,7 @@ def explain_experiment(
     for key, rows in chosen.groupby(["variant", "configuration", "fold"], sort=False):
         variant, configuration, fold = cast(tuple[str, str, int], key)
         model = folders.results / experiment.dataset / experiment.model(variant, configuration)
-        (member,) = find_members([model], [int(fold)], settings.checkpoint)
+        (member,) = find_members([model], [int(fold)], settings.checkpoint, settings.trust_checkpoint)
         prompts = settings.prompts if variant in guided else {}
         override_prompts(member.dataset_json, prompts)
         jobs = []
@@ -214,7 +215,7 @@ def _explain(parts: Sequence[_Part], output: Path, settings: Settings) -> list[P
         if part.prompts:
             clip_networks(predictor)
         _tell(predictor)
-        for job in track(jobs, f"explaining {_trainer(member)}", console=Console(stderr=True)):
+        for job in tracked(jobs, f"explaining {_trainer(member)}"):
             explanation = explain_case(predictor, job.case, job.reference, part.prompts)
             written += write_maps(explanation, output)
             for figure in explanation_figures(explanation, job.heading):

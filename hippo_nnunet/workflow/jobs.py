@@ -6,18 +6,21 @@ Each says in a file why it failed, so that `run` can repeat it in one line. nnU-
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from hippo_nnunet.errors import ConfigError, DataError, HippoError
+from filelock import FileLock
+
+from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.nnunet import api
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
-from hippo_nnunet.workflow import products
-from hippo_nnunet.workflow.experiment import DONE, FAILURE, FILE, Cell, Experiment
+from hippo_nnunet.workflow import failures, job_state, products
+from hippo_nnunet.workflow.experiment import DONE, FILE, Cell, Experiment
+from hippo_nnunet.workflow.kept_split import keep_split, restore_split
+from hippo_nnunet.workflow.log_header import log_header
 from hippo_nnunet.workflow.manifest import build_manifest, write_manifest
 from hippo_nnunet.workflow.presets import preset
 from hippo_nnunet.workflow.process import end_with_workers
@@ -41,6 +44,8 @@ def data(experiment: Experiment, folders: NnunetFolders, source: Path | None) ->
         if errors:
             raise DataError(f"{errors[0].describe(raw)} ({len(errors)} errors: see hippo-nnunet data check {raw})")
     elif source is not None:
+        if raw.is_dir():
+            raise DataError(f"{raw} has no dataset.json: delete {raw}, then run again: it is converted anew")
         made = convert_msd(source, folders.raw)
         if made.name != experiment.dataset:
             raise ConfigError(
@@ -50,9 +55,11 @@ def data(experiment: Experiment, folders: NnunetFolders, source: Path | None) ->
         raise ConfigError(f"{raw} is missing; name the task that it is made from with --task")
 
 
-def plan(experiment: Experiment) -> None:
-    """Extract the fingerprint, plan, and make the splits."""
+def plan(experiment: Experiment, folders: NnunetFolders) -> None:
+    """Extract the fingerprint, plan, and make the splits, or put the experiment's own back."""
+    restore_split(experiment, folders, Path())
     api.plan_and_preprocess(experiment.dataset, preset(experiment.preset).planner, ())
+    keep_split(experiment, folders, Path())
 
 
 def preprocess(experiment: Experiment, configuration: str) -> None:
@@ -62,22 +69,18 @@ def preprocess(experiment: Experiment, configuration: str) -> None:
 
 def train(experiment: Experiment, cell: Cell, device: str, threads: int) -> None:
     """Train and validate one fold; waits where another process is at the same fold."""
-    from filelock import FileLock
-
-    lock = DONE / "locks" / f"{cell.variant}-{cell.configuration}-{cell.fold}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
-        api.train_fold(
-            api.TrainJob(
-                dataset=experiment.dataset,
-                configuration=cell.configuration,
-                fold=cell.fold,
-                trainer=cell.trainer,
-                plans=experiment.plans,
-                device=device,
-                threads=threads,
-            )
-        )
+    api.train_fold(
+        api.TrainJob(
+            dataset=experiment.dataset,
+            configuration=cell.configuration,
+            fold=cell.fold,
+            trainer=cell.trainer,
+            plans=experiment.plans,
+            device=device,
+            threads=threads,
+        ),
+        wait=True,
+    )
 
 
 def cell_of(experiment: Experiment, variant: str, configuration: str, fold: int) -> Cell:
@@ -93,23 +96,34 @@ def cell_of(experiment: Experiment, variant: str, configuration: str, fold: int)
 
 
 def run_job(name: str, job: Callable[[], None], log_file: str) -> int:
-    """Run a job and return its exit code; the reason of the first failure goes to a file for `run`.
+    """Run a job and return its exit code; what becomes of it goes to its state file, for `run`.
+
+    It waits where another process is still at the same job, as one is that a killed run has left, or has on a cluster.
 
     Args:
         name: The job in words: `train UNet 2d fold 0`.
         job: The work.
-        log_file: Where its output goes.
+        log_file: Where its output goes; without one, nothing is recorded.
     """
-    DONE.mkdir(exist_ok=True)
+    path = job_state.state_file(job_state.marker_of(log_file)) if log_file else None
+    recorder = job_state.Recorder(path, name, log_file) if path else None
     try:
-        job()
+        with _only_one(name):
+            job()
     except Exception as error:
         traceback.print_exc()
-        message = str(error) if isinstance(error, HippoError) else f"{type(error).__name__}: {error}"
-        if not FAILURE.exists():
-            FAILURE.write_text(json.dumps({"job": name, "message": " ".join(message.split()), "log": log_file}))
+        if recorder:
+            recorder.end(failures.describe(error, failures.written_to(Path(), folders_for(None))))
         return 1
+    if recorder:
+        recorder.end()
     return 0
+
+
+def _only_one(name: str) -> FileLock:
+    lock = DONE / "locks" / f"{name.replace(' ', '-')}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(lock)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -124,6 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=None)
     options = parser.parse_args(arguments)
+    sys.stderr.write(log_header(sys.argv[1:] if arguments is None else arguments) + "\n")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
 
     def job() -> None:
@@ -136,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 _JOBS: dict[str, Callable[[Experiment, NnunetFolders, argparse.Namespace], None]] = {
     "data": lambda e, f, o: data(e, f, Path(o.source) if o.source else None),
-    "plan": lambda e, f, o: plan(e),
+    "plan": lambda e, f, o: plan(e, f),
     "preprocess": lambda e, f, o: preprocess(e, o.configuration),
     "train": lambda e, f, o: train(e, cell_of(e, o.variant, o.configuration, o.fold), o.device, o.threads),
     "ensemble": lambda e, f, o: products.ensemble(e, f, Path()),
@@ -144,6 +159,7 @@ _JOBS: dict[str, Callable[[Experiment, NnunetFolders, argparse.Namespace], None]
     "predict": lambda e, f, o: products.predict(e, f, Path(), o.variant, o.device),
     "submission": lambda e, f, o: products.submission(e, f, Path()),
     "manifest": lambda e, f, o: write_manifest(build_manifest(e, Path(), f, o.device), Path("manifest.json")),
+    "report": lambda e, f, o: products.report(Path()),
 }
 
 

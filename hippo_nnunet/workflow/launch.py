@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
-import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from hippo_nnunet.clip.models import chosen_encoder
 from hippo_nnunet.clip.weights import weights_file
 from hippo_nnunet.errors import ConfigError, DependencyError, HippoError
 from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.paths import NnunetFolders, folder_problem
+from hippo_nnunet.progress import duration
 from hippo_nnunet.training import recipes
-from hippo_nnunet.workflow import estimate, targets
-from hippo_nnunet.workflow.experiment import DONE, FAILURE, FILE, Experiment
+from hippo_nnunet.workflow import failures, job_state, targets
+from hippo_nnunet.workflow.clock import settle
+from hippo_nnunet.workflow.experiment import DONE, FILE, Cell, Experiment
+from hippo_nnunet.workflow.kept_split import check_split, keep_split
+from hippo_nnunet.workflow.time_left import progress_of, together, trainings_left
+from hippo_nnunet.workflow.watch import watch
 
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-POLL_S = 0.5
+CLUSTER_CORES = 8
+"""CPUs of a job on another machine, where the profile does not say."""
 
 
 @dataclass(frozen=True)
@@ -60,34 +65,76 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
 
     Raises:
         ConfigError: Another `run` is at work in the folder, or a fold was trained by another schedule or plans.
-        DependencyError: The profile's plugin, or the weights of a variant's CLIP encoder, are not there.
+        DependencyError: Snakemake, the profile's plugin, or the weights of a variant's CLIP encoder are not there.
         HippoError: A job failed; holds the job's own message and the log file.
     """
     _check_profile(settings.profile)
     problem = folder_problem(folder)
     if problem:
-        raise ConfigError(f"{folder}: {problem}; choose a folder that you can write to")
+        raise ConfigError(f"{folder}: {problem}; give it room or permissions, or choose a folder that you can write to")
     targets.check_trained(experiment, folders)
     _check_encoders(experiment, folder)
-    with _only_run(folder):
-        experiment.save(folder / FILE)
-        for marker in targets.lost(experiment, folder, folders):
-            log.info("%s is gone and will be made again", marker.relative_to(DONE))
-            (folder / marker).unlink()
-        (folder / FAILURE).unlink(missing_ok=True)
-        products = targets.products_of(folders.raw / experiment.dataset, settings.source)
-        command = _command(folder, settings, products)
-        snakemake_log = folder / "logs" / "snakemake.log"
-        snakemake_log.parent.mkdir(exist_ok=True)
-        with snakemake_log.open("a") as stream:
-            process = subprocess.Popen(command, stdout=stream, stderr=stream)
-            try:
-                _watch(process, targets.all_markers(experiment, products), experiment, folder, folders, settings)
-            except KeyboardInterrupt:
-                process.wait()
-                raise
-        if process.returncode:
-            raise _failure(folder, snakemake_log)
+    try:
+        with _only_run(folder):
+            _run(experiment, folder, folders, settings)
+    except OSError as error:
+        raise HippoError(failures.describe(error, failures.written_to(folder, folders))) from error
+
+
+def _run(experiment: Experiment, folder: Path, folders: NnunetFolders, settings: Settings) -> None:
+    check_split(experiment, folders, folder)
+    experiment.save(folder / FILE)
+    if (folder / DONE / "plan").exists():
+        keep_split(experiment, folders, folder)
+    for marker in targets.lost(experiment, folder, folders):
+        log.info("%s is gone and will be made again", marker.relative_to(DONE))
+        (folder / marker).unlink()
+    job_state.forget_failures(folder)
+    products = targets.products_of(folders.raw / experiment.dataset, settings.source)
+    settle(folder / marker for marker in targets.all_markers(experiment, products))
+    recorder = job_state.Recorder(folder / job_state.RUN, "run", "", _recorded(settings, folders, products))
+    try:
+        _work(experiment, folder, folders, settings, products)
+    except HippoError as error:
+        recorder.end(" ".join(str(error).split()))
+        raise
+    except KeyboardInterrupt:
+        recorder.end("interrupted from the keyboard")
+        raise
+    recorder.end()
+
+
+def _recorded(settings: Settings, folders: NnunetFolders, products: Collection[str]) -> dict[str, Any]:
+    """Return what `run --status` has to know, asked from anywhere."""
+    return {
+        "device": settings.device,
+        "parallel": settings.parallel,
+        "profile": settings.profile,
+        "products": list(products),
+        "folders": [str(folder) for folder in (folders.raw, folders.preprocessed, folders.results)],
+    }
+
+
+def _work(
+    experiment: Experiment, folder: Path, folders: NnunetFolders, settings: Settings, products: Collection[str]
+) -> None:
+    """Let Snakemake do what is missing."""
+    snakemake_log = folder / "logs" / "snakemake.log"
+    snakemake_log.parent.mkdir(exist_ok=True)
+
+    def tell() -> str:
+        return _what_runs(experiment, folder, folders, settings)
+
+    with snakemake_log.open("a") as stream:
+        process = subprocess.Popen(_command(folder, settings, products), stdout=stream, stderr=stream)
+        try:
+            watch(process, targets.all_markers(experiment, products), folder, tell)
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+    missing = [marker for marker in targets.final(experiment, products) if not (folder / marker).exists()]
+    if process.returncode or missing:  # Snakemake that was asked to end may call that success
+        raise _failure(folder, snakemake_log, failures.written_to(folder, folders))
 
 
 def dry_run(experiment: Experiment, folder: Path, folders: NnunetFolders, settings: Settings) -> str:
@@ -106,7 +153,7 @@ def dry_run(experiment: Experiment, folder: Path, folders: NnunetFolders, settin
             if (folder / marker).exists() and marker not in lost:
                 (scratch / marker).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(folder / marker, scratch / marker)
-        command = [*_command(scratch, settings, products), "--dry-run", "--quiet", "rules", "host", "reason"]
+        command = [*_command(scratch, settings, products), "--dry-run", "--quiet", "rules", "host"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise HippoError(f"Snakemake cannot work out the jobs of {folder}: {_last_line(done.stderr)}")
@@ -130,11 +177,13 @@ def _only_run(folder: Path) -> Iterator[None]:
 
 def _command(folder: Path, settings: Settings, products: Collection[str]) -> list[str]:
     packaged = HERE / "profiles" / settings.profile
-    cores = ("--cores", str(max(cpu_count(), settings.parallel)))
-    limit = cores if settings.profile == "local" else ("--jobs", str(settings.parallel))
-    config = {"products": ",".join(products), "device": settings.device, "parallel": str(settings.parallel)}
+    here = settings.profile == "local"
+    cores = max(cpu_count(), settings.parallel) if here else CLUSTER_CORES
+    threads = cores // settings.parallel if here else cores
+    limit = ("--cores", str(cores)) if here else ("--jobs", str(settings.parallel))
+    config = {"products": ",".join(products), "device": settings.device, "cores": str(cores), "threads": str(threads)}
     if settings.source is not None:
-        config["source"] = str(settings.source.resolve())
+        config["source"] = quote(str(settings.source.resolve()))  # Snakemake would read ": " and " #" as YAML
     return [
         *(sys.executable, "-m", "hippo_nnunet.workflow.process", str(os.getpid())),
         *("--snakefile", str(HERE / "Snakefile")),
@@ -147,7 +196,9 @@ def _command(folder: Path, settings: Settings, products: Collection[str]) -> lis
 
 
 def _check_profile(profile: str) -> None:
-    if not (HERE / "profiles" / profile).is_dir() and not Path(profile).is_dir():
+    if importlib.util.find_spec("snakemake") is None:
+        raise DependencyError("run needs Snakemake, and Snakemake needs Python 3.11 or newer: pip install snakemake")
+    if not profile or not ((HERE / "profiles" / profile).is_dir() or Path(profile).is_dir()):
         raise ConfigError(f"profile '{profile}' is neither local, slurm nor the folder of a Snakemake profile")
     if profile == "slurm" and importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
         raise DependencyError("profile 'slurm' needs a plugin: pip install snakemake-executor-plugin-slurm")
@@ -161,71 +212,45 @@ def _check_encoders(experiment: Experiment, folder: Path) -> None:
         weights_file(chosen_encoder(mini))
 
 
-def _watch(
-    process: subprocess.Popen[bytes],
-    markers: list[Path],
-    experiment: Experiment,
-    folder: Path,
-    folders: NnunetFolders,
-    settings: Settings,
-) -> None:
-    """Show progress and the expected time that is left until Snakemake ends."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    seen = {m for m in markers if (folder / m).exists()}
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=len(markers), completed=len(seen))
-        changed = True
-        while True:
-            ended = process.poll() is not None
-            new = [m for m in markers if m not in seen and (folder / m).exists()]
-            seen.update(new)
-            for marker in new:
-                log.info("done: %s", marker.relative_to(DONE))
-            if new or changed:
-                left = remaining_seconds(experiment, folder, folders, settings)
-                progress.update(task, completed=len(seen), description=f"about {duration(left)} of training left")
-                changed = False
-            if ended:
-                return
-            time.sleep(POLL_S)
-
-
-def remaining_seconds(experiment: Experiment, folder: Path, folders: NnunetFolders, settings: Settings) -> float:
+def remaining_seconds(
+    experiment: Experiment, folder: Path, folders: NnunetFolders, settings: Settings, running: Sequence[Cell] = ()
+) -> float:
     """Return the expected seconds of the trainings that are missing; NaN where nobody knows."""
-    missing = estimate.missing_trainings(experiment, folder, folders.results, settings.device)
-    return sum(expected.seconds for expected in missing) / settings.parallel
+    left = trainings_left(experiment, folder, folders.results, settings.device, running)
+    return together((job.seconds for job in left.values()), (), settings.parallel)
 
 
-def duration(seconds: float) -> str:
-    """Return seconds in words: `45 s`, `12 min`, `1 h 40 min`; `an unknown time` for NaN."""
-    if math.isnan(seconds):
-        return "an unknown time"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+def _what_runs(experiment: Experiment, folder: Path, folders: NnunetFolders, settings: Settings) -> str:
+    """Say which trainings run, how far they are, and how long all that are missing will take."""
+    running = [cell for cell in experiment.cells() if _is_running(folder, cell)]
+    words = []
+    for cell in running:
+        progress = progress_of(experiment, cell, folders.results)
+        epoch = f", epoch {min(progress.epoch + 1, progress.epochs)} of {progress.epochs}" if progress else ""
+        words.append(f"{cell}{epoch}")
+    left = duration(remaining_seconds(experiment, folder, folders, settings, running))
+    return "; ".join([*words, f"about {left} of training left"])
 
 
-def _failure(folder: Path, snakemake_log: Path) -> HippoError:
-    try:
-        failed = json.loads((folder / FAILURE).read_text())
-        return HippoError(f"{failed['job']}: {failed['message']} (log: {folder / failed['log']})")
-    except (OSError, ValueError, KeyError):
-        logs = [p for p in (folder / "logs").rglob("*.log") if p != snakemake_log]
-        newest = max(logs, key=lambda p: p.stat().st_mtime, default=snakemake_log)
-        return HippoError(
-            f"a job ended without saying why, perhaps killed or out of memory; look at {newest} and {snakemake_log}, "
-            "then run again: it goes on where it stopped"
-        )
+def _is_running(folder: Path, cell: Cell) -> bool:
+    path = folder / job_state.state_file(cell.marker)
+    state = job_state.read(path)
+    return state is not None and job_state.is_alive(path, state)
+
+
+def _failure(folder: Path, snakemake_log: Path, written_to: Sequence[Path]) -> HippoError:
+    failed = job_state.first_failure(folder)
+    if failed is not None:
+        return HippoError(f"{failed.job}: {failed.failure} (log: {folder / failed.log})")
+    full = failures.full(written_to)
+    if full:
+        return HippoError(f"a job ended without saying why: {full}")
+    logs = [p for p in (folder / "logs").rglob("*.log") if p != snakemake_log]
+    newest = max(logs, key=lambda p: p.stat().st_mtime, default=snakemake_log)
+    return HippoError(
+        f"a job ended without saying why, perhaps killed or out of memory; look at {newest} and {snakemake_log}, "
+        "then run again: it goes on where it stopped"
+    )
 
 
 def _last_line(text: str) -> str:

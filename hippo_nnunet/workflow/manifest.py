@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.finished import SUMMARY
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import read_json
+from hippo_nnunet.workflow.damage import HASHED, file_hash
 from hippo_nnunet.workflow.experiment import Experiment
 
 PACKAGES = (
@@ -58,6 +58,7 @@ def build_manifest(experiment: Experiment, folder: Path, folders: NnunetFolders,
             "splits": file_hash(preprocessed / "splits_final.json"),
             "plans": file_hash(preprocessed / f"{experiment.plans}.json"),
             "fingerprint": file_hash(preprocessed / "dataset_fingerprint.json"),
+            **{path.as_posix(): file_hash(folder / path) for path in HASHED},
         },
         "folds": [_fold(experiment, cell, folders) for cell in experiment.cells()],
         "not_ensembled": [c for c in experiment.folds if c not in experiment.complete_configurations()],
@@ -70,11 +71,6 @@ def write_manifest(manifest: dict[str, Any], path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
     temporary.replace(path)
-
-
-def file_hash(path: Path) -> str | None:
-    """Return the SHA-256 of a file; None where there is none."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def git_commit() -> str | None:

@@ -1,4 +1,4 @@
-"""What an experiment makes of its trained folds: ensemble, metrics, test predictions, submission."""
+"""What an experiment makes of its trained folds: ensemble, metrics, test predictions, submission, report."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def evaluate(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
 
     from hippo_nnunet.evaluation.labels import named_labels
     from hippo_nnunet.evaluation.tables import evaluate_folder, tag, write_tables
+    from hippo_nnunet.workflow.kept_measurements import keep_measurements
 
     dataset_json = _dataset_json(experiment, folders)
     labels, ignore_label = named_labels(dataset_json)
@@ -79,6 +80,7 @@ def evaluate(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
         table = measure(folder / OUT_OF_FOLD, list(fold_of))
         tables.append(tag(table, ENSEMBLE, "+".join(experiment.complete_configurations()), fold_of))
     write_tables(pd.concat(tables, ignore_index=True), folder / "metrics", overwrite=True)
+    keep_measurements(experiment, folders, folder)
 
 
 def predict(experiment: Experiment, folders: NnunetFolders, folder: Path, variant: str, device: str) -> None:
@@ -101,6 +103,7 @@ def predict(experiment: Experiment, folders: NnunetFolders, folder: Path, varian
         device,
         overwrite=True,
         postprocessing=postprocessing,
+        show_progress=True,
     )
 
 
@@ -118,6 +121,13 @@ def submission(experiment: Experiment, folders: NnunetFolders, folder: Path) -> 
         labels=dataset_labels(raw / "dataset.json"),
     )
     log.info("%d cases are in the archive", len(cases))
+
+
+def report(folder: Path) -> None:
+    """Write the report of everything else, in the place of an earlier one."""
+    from hippo_nnunet.report.report_page import write_report
+
+    log.info("%s", write_report(folder, overwrite=True))
 
 
 def _dataset_json(experiment: Experiment, folders: NnunetFolders) -> dict[str, Any]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.nnunet.preprocessed import DEFAULT_FOLDS, dataset_name, read_splits
+from hippo_nnunet.nnunet.preprocessed import DEFAULT_FOLDS, configuration_of, dataset_name, read_plans, read_splits
 from hippo_nnunet.workflow.experiment import FILE, Experiment
 from hippo_nnunet.workflow.presets import canonical_variant
 
 DEFAULT_VARIANTS = "UNet,AttentionUNet"
 DEFAULT_CONFIGURATIONS = "2d"
+PLANNED = ("2d", "3d_fullres", "3d_lowres")
+"""The configurations that the planners of the presets make, but for cascades."""
+
+_MOST_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,13 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders) -> Exper
         ConfigError: A wrong option, or a request that contradicts the folder's own file.
         DataError: The dataset's split cannot be read.
     """
+    if experiment.exists() and not experiment.is_dir():
+        raise ConfigError(f"{experiment} is a file; name a folder for the experiment")
     file = experiment / FILE
     old = Experiment.load(file) if file.exists() else None
     dataset = _dataset(request, old, folders)
     splits = read_splits(dataset, folders)
-    number = len(splits) if splits else DEFAULT_FOLDS
+    number = len(splits) if splits else old.number_of_folds if old else DEFAULT_FOLDS
     if request.folds is None and request.configurations is None and old:
         folds = old.folds
     else:
@@ -63,6 +70,7 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders) -> Exper
         epochs=request.epochs if request.epochs is not None else (old.epochs if old else None),
         iterations=request.iterations if request.iterations is not None else (old.iterations if old else None),
     )
+    _check_configurations(new.folds, dataset, new.plans, folders)
     difference = new.difference(old) if old else None
     if difference:
         raise ConfigError(
@@ -99,10 +107,27 @@ def parse_folds(text: str, configurations: list[str], number: int) -> dict[str, 
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", value)
         if value != "all" and not match:
             raise ConfigError(f"--folds '{text}': '{item}' is no fold; write all, 0,1,2, 0-4 or 2d=0-4,3d_fullres=0")
-        first, last = (0, number - 1) if match is None else (int(match[1]), int(match[2] or match[1]))
+        first, last = (0, number - 1) if match is None else (_fold(match[1]), _fold(match[2] or match[1]))
+        if last >= number:
+            raise ConfigError(f"--folds '{text[:60]}': the split has folds 0 to {number - 1}")
         for configuration in current:
             chosen.setdefault(configuration, set()).update(range(first, last + 1))
     return {c: tuple(sorted(chosen.get(c, range(number)))) for c in configurations}
+
+
+def _fold(digits: str) -> int:
+    return int(digits) if len(digits) <= _MOST_DIGITS else 10**_MOST_DIGITS
+
+
+def _check_configurations(configurations: Iterable[str], dataset: str, plans: str, folders: NnunetFolders) -> None:
+    """Refuse configurations that the plans lack, or, before there are plans, that no planner makes."""
+    file = folders.preprocessed / dataset / f"{plans}.json"
+    content = read_plans(dataset, plans, folders) if file.is_file() else None
+    for name in configurations:
+        if content is not None:
+            configuration_of(content, name)
+        elif name not in PLANNED:
+            raise ConfigError(f"configuration '{name}' is in no plans of a preset; take some of {', '.join(PLANNED)}")
 
 
 def _names(text: str) -> list[str]:
@@ -133,7 +158,7 @@ def dataset_of_task(source: Path) -> str:
     """
     if not source.exists():
         raise ConfigError(f"--task {source}: no such folder or .tar; get it with: hippo-nnunet data fetch")
-    match = re.match(r"Task(\d+)_([^.]+)", source.resolve().name)
+    match = re.fullmatch(r"Task(\d{1,3})_([A-Za-z0-9_-]+)(\..*)?", source.resolve().name)
     if match is None:
         raise ConfigError(f"--task {source}: the name is not of the form Task04_Hippocampus, with or without .tar")
     return f"Dataset{int(match[1]):03d}_{match[2]}"

@@ -8,9 +8,10 @@ from typing import Any
 from rich.table import Table
 
 from hippo_nnunet.nnunet.preprocessed import read_json
+from hippo_nnunet.progress import duration
 from hippo_nnunet.workflow.estimate import Expected
 from hippo_nnunet.workflow.experiment import ENSEMBLE, Experiment
-from hippo_nnunet.workflow.launch import duration
+from hippo_nnunet.workflow.targets import REPORT
 
 METRICS = {"dice": "Dice", "nsd_1mm": "NSD 1 mm", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
 
@@ -63,6 +64,7 @@ def notes(experiment: Experiment, folder: Path, results: Path) -> list[str]:
             f"  gain over the best single model by nested selection: {_number(choice['nested_gain'], '+.4f')} Dice"
         )
     places = {
+        "report": folder / REPORT,
         "metrics": folder / "metrics" / "per_case.csv",
         "test predictions": folder / "predictions",
         "submission": folder / "submission" / f"{experiment.task}.zip",

@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from hippo_nnunet.nnunet.finished import check_finished, is_finished
+from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_descriptions
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.nnunet.preprocessed import read_json
+from hippo_nnunet.nnunet.preprocessed import read_plans
+from hippo_nnunet.workflow import damage
 from hippo_nnunet.workflow.experiment import DONE, ENSEMBLE, Cell, Experiment
 
 PRODUCTS = ("predictions", "submission")
 """What is made of the test images."""
+REPORT = Path("report") / "index.html"
+"""What shows everything else, made last."""
 
 
 def ensemble_cells(experiment: Experiment) -> list[Cell]:
@@ -38,7 +41,7 @@ def predictors(experiment: Experiment, variant: str) -> list[Path]:
 
 
 def results(experiment: Experiment, products: Collection[str]) -> list[Path]:
-    """Return the markers of everything but the manifest.
+    """Return the markers of everything but the manifest and the report.
 
     Args:
         experiment: What was asked.
@@ -56,7 +59,7 @@ def results(experiment: Experiment, products: Collection[str]) -> list[Path]:
 
 def final(experiment: Experiment, products: Collection[str]) -> list[Path]:
     """Return the markers that the workflow ends with."""
-    return [*results(experiment, products), DONE / "manifest"]
+    return [*results(experiment, products), DONE / "manifest", DONE / "report"]
 
 
 def all_markers(experiment: Experiment, products: Collection[str]) -> list[Path]:
@@ -82,29 +85,45 @@ def products_of(dataset: Path, source: Path | None) -> tuple[str, ...]:
 
 
 def lost(experiment: Experiment, folder: Path, folders: NnunetFolders) -> list[Path]:
-    """Return the markers that lie although somebody has deleted what they stand for.
+    """Return the markers that lie although what they stand for is gone or damaged.
 
-    Preprocessed data that is gone counts only while a training still needs it.
+    Plans and preprocessed data count only while something that needs them is still to be done.
 
     Args:
         experiment: What was asked.
         folder: The experiment's folder.
         folders: nnU-Net's folders.
+
+    Raises:
+        DataError: Plans or split cannot be read.
     """
     files = {
         DONE / "evaluate": [folder / "metrics" / "per_case.csv", folder / "metrics" / "summary.json"],
         DONE / "ensemble": [folder / "ensemble" / "choice.json"],
         DONE / "submission": [folder / "submission" / f"{experiment.task}.zip"],
-        DONE / "manifest": [folder / "manifest.json"],
-        **{DONE / "predict" / v: [folder / "predictions" / v] for v in (*experiment.variants, ENSEMBLE)},
+        DONE / "report": [folder / REPORT],
     }
-    gone = [marker for marker, paths in files.items() if not all(path.exists() for path in paths)]
-    untrained = [
-        cell.marker for cell in experiment.cells() if not is_finished(experiment.result_folder(cell, folders.results))
-    ]
-    if untrained:
-        gone += untrained + _lost_preparations(experiment, folders)
-    return [marker for marker in gone if (folder / marker).exists()]
+    damaged = {folder / path for path in damage.changed(folder)}
+    gone = [marker for marker, paths in files.items() if damaged & {*paths} or not all(path.exists() for path in paths)]
+    predicted = {marker: folder / "predictions" / marker.name for marker in _predictions(experiment)}
+    cases = damage.test_cases(experiment, folders)
+    gone += [marker for marker, path in predicted.items() if not path.exists() or not damage.holds(path, cases)]
+    if not damage.is_manifest(folder):
+        gone.append(DONE / "manifest")
+    validated = damage.validation_cases(experiment, folders) if ensemble_cells(experiment) else set()
+    if not damage.holds(folder / "ensemble" / "out_of_fold", validated):
+        gone.append(DONE / "ensemble")
+    trained = {c.marker: experiment.result_folder(c, folders.results) for c in experiment.cells()}
+    untrained = [marker for marker, fold in trained.items() if not is_finished(fold)]
+    gone += untrained + [m for m, fold in trained.items() if m not in untrained and lacks_descriptions(fold)]
+    measured = [*evaluated(experiment), DONE / "evaluate"]
+    if any(marker in gone or not (folder / marker).exists() for marker in measured):
+        gone += damage.lost_preparations(experiment, folders, bool(untrained))
+    return [marker for marker in dict.fromkeys(gone) if (folder / marker).exists()]
+
+
+def _predictions(experiment: Experiment) -> list[Path]:
+    return [DONE / "predict" / name for name in (*experiment.variants, ENSEMBLE)]
 
 
 def check_trained(experiment: Experiment, folders: NnunetFolders) -> None:
@@ -116,22 +135,8 @@ def check_trained(experiment: Experiment, folders: NnunetFolders) -> None:
     plans_file = folders.preprocessed / experiment.dataset / f"{experiment.plans}.json"
     if not plans_file.is_file():
         return
-    plans = read_json(plans_file)
+    plans = read_plans(experiment.dataset, experiment.plans, folders)
     for cell in experiment.cells():
         folder = experiment.result_folder(cell, folders.results)
         if is_finished(folder):
             check_finished(folder, cell.trainer, plans, cell.configuration)
-
-
-def _lost_preparations(experiment: Experiment, folders: NnunetFolders) -> list[Path]:
-    """Return the markers of preprocessing that is needed again for a training but was deleted."""
-    preprocessed = folders.preprocessed / experiment.dataset
-    plans_file = preprocessed / f"{experiment.plans}.json"
-    if not plans_file.is_file():
-        return [DONE / "data", DONE / "plan", *(DONE / "preprocess" / c for c in experiment.folds)]
-    configurations = read_json(plans_file)["configurations"]
-    return [
-        DONE / "preprocess" / c
-        for c in experiment.folds
-        if not (preprocessed / configurations.get(c, {}).get("data_identifier", c)).is_dir()
-    ]

@@ -163,6 +163,8 @@ def measure_volumes(by_fold: Mapping[int, Members], experiment: Experiment, fold
             if lacking:
                 raise DataError(f"{lacking[0]}: no probabilities of case {case} in fold {fold}: validate it again")
             jobs.append((case, fold, [files[case] for files in of_models.values()], members.postprocessing))
+    if not jobs:
+        raise DataError(f"{folders.results / experiment.dataset}: no out-of-fold probabilities: train with --npz")
     shown = tracked(jobs, "measuring out-of-fold volumes")
     return pd.concat([measuring.measure(*job) for job in shown], ignore_index=True)
 

@@ -113,6 +113,8 @@ def test_everything_lies_where_the_design_says(workspace: Path) -> None:
     assert set(choice["members"]) <= set(MODELS)
     for name in ("UNet", "AttentionUNet", "ensemble"):
         assert len(list((experiment / "predictions" / name).glob("*.nii.gz"))) == 2
+    page = (experiment / "report" / "index.html").read_text(encoding="utf-8")
+    assert all(f'<section id="{name}"' in page for name in ("verdict", "curves", "slices", "surface", "limits"))
     with zipfile.ZipFile(experiment / "submission" / "Task04_Phantom.zip") as archive:
         assert len([n for n in archive.namelist() if n.startswith("Task04_Phantom/")]) == 2
     for model in MODELS:
@@ -141,6 +143,7 @@ def test_a_second_run_makes_only_what_is_missing(workspace: Path) -> None:
     again = run(workspace)
     assert again.returncode == 0, again.stderr
     assert "done: submission" in again.stderr
+    assert "done: report" in again.stderr
     assert "done: train" not in again.stderr
     assert archive.read_bytes() == content
     assert {path: path.stat().st_mtime_ns for path in kept} == before

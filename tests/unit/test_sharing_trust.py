@@ -17,6 +17,7 @@ from model_forge import DATASET, PLANS, weights
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.inference.members import find_members, load_member
+from hippo_nnunet.nnunet.train_job import TrainJob
 from hippo_nnunet.sharing.trust import read_checkpoint
 
 
@@ -152,3 +153,15 @@ def test_plans_beside_a_checkpoint_can_run_code_too(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"plans.json: .*'os.system'.*--trust-checkpoint"):
         load(folder)
     assert load(model_folder(tmp_path / "right", checkpoint())).trainer_name == "UNetTrainer_fast"
+
+
+def test_weights_to_start_from_need_the_users_word_where_they_could_run_code(tmp_path: Path) -> None:
+    def job(path: Path, trust: bool = False) -> TrainJob:
+        return TrainJob("4", "2d", 0, pretrained_weights=path, trust_checkpoint=trust)
+
+    job(saved(tmp_path / "good.pth", checkpoint())).check()
+    evil = saved(tmp_path / "evil.pth", checkpoint(extra=Evil(tmp_path / "canary")))
+    with pytest.raises(DataError, match=r"evil\.pth.*run code.*--trust-checkpoint"):
+        job(evil).check()
+    job(evil, trust=True).check()
+    assert not (tmp_path / "canary").exists()

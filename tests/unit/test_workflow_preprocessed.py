@@ -105,6 +105,7 @@ def finished_fold(folders: NnunetFolders) -> Path:
     (fold / "validation" / "summary.json").write_text(json.dumps({"metric_per_case": [{}, {}]}))
     (fold / "hippo_training.json").write_text(json.dumps({"schedule": STOCK.as_dict()}))
     (fold.parent / "plans.json").write_bytes((folders.preprocessed / NAME / "P.json").read_bytes())
+    (fold.parent / "dataset.json").write_text("{}")
     return fold
 
 

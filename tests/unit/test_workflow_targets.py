@@ -32,6 +32,8 @@ def finish(cell: Cell, folders: NnunetFolders, seconds: float = 100.0) -> Path:
     (fold / "validation" / "summary.json").write_text(json.dumps({"metric_per_case": [{}]}))
     (fold / "validation" / "case.npz").touch()
     (fold / "hippo_training.json").write_text(json.dumps({"trained_seconds": seconds, "device": "cpu"}))
+    for name in ("plans.json", "dataset.json"):
+        (fold.parent / name).write_text("{}")
     return fold
 
 
@@ -45,6 +47,13 @@ def test_incomplete_configurations_are_evaluated_but_not_ensembled() -> None:
     assert {c.configuration for c in targets.ensemble_cells(ASKED)} == {"2d"}
     assert len(targets.evaluated(ASKED)) == 2 * 2 + 2 + 1
     assert {m.parts[-2] for m in targets.predictors(ASKED, "UNet")} == {"2d"}
+
+
+def test_the_report_comes_last_and_nothing_waits_for_it() -> None:
+    *others, last = targets.all_markers(ASKED, targets.PRODUCTS)
+    assert last == DONE / "report"
+    assert DONE / "report" not in [*others, *targets.results(ASKED, targets.PRODUCTS)]
+    assert targets.final(ASKED, ())[-1] == DONE / "report"
 
 
 def test_nothing_is_submitted_without_an_ensemble() -> None:
@@ -72,12 +81,18 @@ def test_deleted_results_are_noticed(tmp_path: Path, folders: NnunetFolders) -> 
     mark(folder, targets.all_markers(ASKED, targets.PRODUCTS))
     for cell in ASKED.cells():
         finish(cell, folders)
-    for name in ("metrics", "ensemble", "submission", *(f"predictions/{v}" for v in (*ASKED.variants, "ensemble"))):
+    predictions = [f"predictions/{v}" for v in (*ASKED.variants, "ensemble")]
+    for name in ("metrics", "ensemble", "submission", "report", *predictions):
         (folder / name).mkdir(parents=True)
-    for name in ("metrics/per_case.csv", "metrics/summary.json", "ensemble/choice.json", "manifest.json"):
+    for name in ("metrics/per_case.csv", "metrics/summary.json", "ensemble/choice.json", "report/index.html"):
         (folder / name).touch()
+    (folder / "manifest.json").write_text("{}")
     (folder / "submission" / "Task04_X.zip").touch()
     assert targets.lost(ASKED, folder, folders) == []
+
+    (folder / "report" / "index.html").unlink()
+    assert targets.lost(ASKED, folder, folders) == [DONE / "report"], "a report alone is made again"
+    (folder / "report" / "index.html").touch()
 
     (folder / "submission" / "Task04_X.zip").unlink()
     assert targets.lost(ASKED, folder, folders) == [DONE / "submission"]

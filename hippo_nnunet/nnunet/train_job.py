@@ -1,0 +1,67 @@
+"""One fold to train, as it was asked for."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from hippo_nnunet.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One fold to train and validate.
+
+    Attributes:
+        dataset: Id or full name.
+        configuration: Such as `2d`.
+        fold: Index from 0, or `all`.
+        trainer: Class name: one of our recipes, nnU-Net's own, or one in `nnUNet_extTrainer`.
+        plans: Plans name.
+        device: `auto`, `cpu`, `cuda` or `mps`; `auto` is CUDA where there is a device, else the CPU.
+        npz: Save the validation's softmax, which ensembling needs.
+        threads: CPU threads of torch; None for all. Ignored on CUDA, where more than one does not help.
+        num_gpus: Above 1: nnU-Net's distributed training.
+        pretrained_weights: Checkpoint to start from; not with a training that is resumed.
+        trust_checkpoint: Load these weights even if that could run code.
+        validate_best: Validate `checkpoint_best` instead of `checkpoint_final`.
+        disable_checkpointing: Write no checkpoints; such a training cannot be resumed.
+    """
+
+    dataset: str
+    configuration: str
+    fold: int | str
+    trainer: str = "nnUNetTrainer"
+    plans: str = "nnUNetPlans"
+    device: str = "auto"
+    npz: bool = True
+    threads: int | None = None
+    num_gpus: int = 1
+    pretrained_weights: Path | None = None
+    trust_checkpoint: bool = False
+    validate_best: bool = False
+    disable_checkpointing: bool = False
+
+    def check(self) -> None:
+        """Refuse what nnU-Net would only find out after it has set up the training, or not at all.
+
+        Raises:
+            ConfigError: Options that contradict one another, or weights to start from that are not there.
+            DataError: These weights are no checkpoint, or could run code and are not trusted.
+        """
+        if self.validate_best and self.disable_checkpointing:
+            raise ConfigError(
+                "--validate-best needs a checkpoint, and --disable-checkpointing writes none: leave one out"
+            )
+        path = self.pretrained_weights
+        if path is None:
+            return
+        if not path.is_file():
+            raise ConfigError(f"--pretrained-weights {path}: no such file; name a checkpoint of nnU-Net")
+        if not zipfile.is_zipfile(path):
+            raise DataError(f"--pretrained-weights {path}: cannot be read; name a checkpoint of nnU-Net")
+        if not self.trust_checkpoint:
+            from hippo_nnunet.sharing.trust import read_checkpoint
+
+            read_checkpoint(path)  # nnU-Net itself would run whatever the file asks for

@@ -1,0 +1,251 @@
+"""Bad input of `plan` and `train`: names, plans, splits, options."""
+
+from __future__ import annotations
+
+from bad_input import Bad, Damage, edited, folder, gone, text
+
+TRAIN = "train --root {root} -d 4 -c 2d -f 0"
+PLAN = "plan --root {root} -d 4"
+
+
+def _plans(change: Damage | None = None, **values: object) -> Damage:
+    return edited("{pre}/CompactPlans.json", lambda plans: plans.update(values))
+
+
+def _loop(plans: dict) -> None:
+    plans["configurations"]["2d"]["inherits_from"] = "3d_fullres"
+    plans["configurations"]["3d_fullres"]["inherits_from"] = "2d"
+
+
+ROWS = (
+    Bad("dataset that is not there", "plan --root {base}/new -d 99", ("dataset '99' is not in", "data convert")),
+    Bad(
+        "dataset that is a word",
+        "plan --root {root} -d Hippocampus",
+        ("dataset 'Hippocampus' is neither an id", "Dataset004_Hippocampus"),
+    ),
+    Bad(
+        "dataset that is a raised two",
+        "plan --root {root} -d ²",
+        ("dataset '²' is neither an id", "Dataset004_Hippocampus"),
+    ),
+    Bad(
+        "dataset name of stars",
+        "plan --root {root} -d Dataset**",
+        ("dataset 'Dataset**' is neither an id", "Dataset004_Hippocampus"),
+    ),
+    Bad(
+        "dataset name that leads out",
+        "plan --root {root} -d Dataset004_Phantom/../..",
+        ("is neither an id", "Dataset004_Hippocampus"),
+    ),
+    Bad(
+        "dataset without number",
+        "train --root {root} -d Dataset_Phantom -c 2d -f 0",
+        ("is neither an id", "Dataset004_Hippocampus"),
+        (folder("{root}/nnUNet_raw/Dataset_Phantom"),),
+    ),
+    Bad(
+        "two datasets of one id",
+        PLAN,
+        ("dataset id 4 is ambiguous", "rename or remove"),
+        (folder("{root}/nnUNet_raw/Dataset004_Other"),),
+    ),
+    Bad(
+        "planner that is unknown",
+        PLAN + " --planner CompactPlaner",
+        ("planner 'CompactPlaner' is unknown", "hippo-nnunet list"),
+    ),
+    Bad(
+        "configuration that is unknown",
+        PLAN + " -c 4d",
+        ("configuration '4d' is not in CompactPlans", "it has 2d, 3d_fullres"),
+    ),
+    Bad("no process", PLAN + " --processes 0", ("Invalid value for '--processes'",), code=2),
+    Bad(
+        "number of processes that is a word",
+        PLAN,
+        ("nnUNet_def_n_proc=many", "a whole number"),
+        environ={"nnUNet_def_n_proc": "many"},
+    ),
+    Bad(
+        "number of augmenters that is a word",
+        TRAIN,
+        ("nnUNet_n_proc_DA=few", "a whole number"),
+        environ={"nnUNet_n_proc_DA": "few"},
+    ),
+    Bad(
+        "raw description is damaged",
+        PLAN,
+        ("{raw}/dataset.json cannot be read as JSON", "restore"),
+        (text("{raw}/dataset.json", "{"),),
+    ),
+    Bad(
+        "raw description lacks the file ending",
+        PLAN,
+        ("{raw}/dataset.json", "file_ending", "data check"),
+        (edited("{raw}/dataset.json", lambda d: d.pop("file_ending") and None),),
+    ),
+    Bad(
+        "raw description is a number",
+        PLAN,
+        ("{raw}/dataset.json", "no JSON object"),
+        (text("{raw}/dataset.json", "5"),),
+    ),
+    Bad("fold is a word", "train --root {root} -d 4 -c 2d -f first", ("fold 'first' is neither a number", "'all'")),
+    Bad("fold is a raised two", "train --root {root} -d 4 -c 2d -f ²", ("fold '²' is neither a number", "'all'")),
+    Bad("fold is negative", "train --root {root} -d 4 -c 2d -f -1", ("fold -1 is outside the split", "folds 0 to 4")),
+    Bad(
+        "fold is beyond the split",
+        "train --root {root} -d 4 -c 2d -f 5",
+        ("fold 5 is outside the split", "folds 0 to 4"),
+    ),
+    Bad(
+        "trainer word that is unknown",
+        TRAIN + " -tr UNetTrainer_flop",
+        ("unknown word 'flop'", "Did you mean 'UNetTrainer_flip'"),
+    ),
+    Bad(
+        "trainer word at the wrong place",
+        TRAIN + " -tr UNetTrainer_fast_flip",
+        ("wrong order", "Did you mean 'UNetTrainer_flip_fast'"),
+    ),
+    Bad(
+        "trainer with two losses", TRAIN + " -tr UNetTrainer_dice_ce", ("both words of the group loss", "Did you mean")
+    ),
+    Bad(
+        "trainer with a word of CLIP",
+        TRAIN + " -tr UNetTrainer_mini",
+        ("goes with CLIPGuidedUNetTrainer alone", "Did you mean"),
+    ),
+    Bad(
+        "trainer that nobody knows",
+        TRAIN + " -tr UNetTrainr",
+        ("trainer 'UNetTrainr' is unknown", "did you mean 'UNetTrainer'"),
+    ),
+    Bad("trainer of no epochs", TRAIN + " -tr UNetTrainer_0epochs", ("unknown word '0epochs'", "Did you mean")),
+    Bad("device that is unknown", TRAIN + " --device tpu", ("device 'tpu' is unknown", "auto, cpu, cuda or mps")),
+    Bad(
+        "plans that are not there",
+        TRAIN + " -p OtherPlans",
+        ("OtherPlans.json is missing", "there are CompactPlans", "hippo-nnunet plan"),
+    ),
+    Bad("plans that lead out", TRAIN + " -p ../../x", ("x.json is missing", "hippo-nnunet plan")),
+    Bad(
+        "plans are damaged",
+        TRAIN,
+        ("CompactPlans.json cannot be read as JSON", "plan"),
+        (text("{pre}/CompactPlans.json", '{"conf'),),
+    ),
+    Bad(
+        "plans are a list", TRAIN, ("CompactPlans.json", "no plans", "plan"), (text("{pre}/CompactPlans.json", "[1]"),)
+    ),
+    Bad(
+        "plans without configurations", TRAIN, ("CompactPlans.json", "no plans", "plan"), (_plans(configurations=None),)
+    ),
+    Bad(
+        "plans that inherit in a circle",
+        TRAIN,
+        ("configuration '2d'", "inherits from itself", "plan"),
+        (edited("{pre}/CompactPlans.json", _loop),),
+    ),
+    Bad(
+        "plans without data",
+        TRAIN,
+        ("configuration '2d'", "data_identifier", "plan"),
+        (edited("{pre}/CompactPlans.json", lambda p: p["configurations"]["2d"].pop("data_identifier") and None),),
+    ),
+    Bad(
+        "configuration that is not planned",
+        "train --root {root} -d 4 -c 3d_lowres -f 0",
+        ("configuration '3d_lowres' is not in CompactPlans", "it has 2d, 3d_fullres"),
+    ),
+    Bad(
+        "data that is not preprocessed",
+        TRAIN,
+        ("is not preprocessed for CompactPlans 2d", "hippo-nnunet plan"),
+        (gone("{pre}/CompactPlans_2d"),),
+    ),
+    Bad(
+        "data of which a case is missing",
+        TRAIN,
+        ("1 of 6 cases are missing, first 'phantom_003'", "hippo-nnunet plan"),
+        (gone("{pre}/CompactPlans_2d/phantom_003.pkl"),),
+    ),
+    Bad(
+        "data of another plan",
+        TRAIN,
+        ("data preprocessed by another plan", "hippo-nnunet plan"),
+        (text("{pre}/CompactPlans_2d.plan.sha256", "0"),),
+    ),
+    Bad(
+        "splits are no JSON",
+        TRAIN,
+        ("splits_final.json cannot be read as JSON", "delete it"),
+        (text("{pre}/splits_final.json", "x"),),
+    ),
+    Bad(
+        "splits are an object",
+        TRAIN,
+        ("splits_final.json", "list of train/val splits", "delete it"),
+        (text("{pre}/splits_final.json", "{}"),),
+    ),
+    Bad(
+        "splits are empty",
+        TRAIN,
+        ("splits_final.json", "list of train/val splits", "delete it"),
+        (text("{pre}/splits_final.json", "[]"),),
+    ),
+    Bad(
+        "splits of numbers",
+        TRAIN,
+        ("splits_final.json", "list of train/val splits", "delete it"),
+        (text("{pre}/splits_final.json", '[{"train": 5, "val": [1]}]'),),
+    ),
+    Bad(
+        "split with a case on both sides",
+        TRAIN,
+        ("fold 0", "'phantom_002' in train and val", "splits_final.json"),
+        (edited("{pre}/splits_final.json", lambda s: s[0]["val"].append("phantom_002")),),
+    ),
+    Bad(
+        "splits with a case that is not there",
+        TRAIN,
+        ("1 of 7 cases are missing, first 'stranger'", "hippo-nnunet plan"),
+        (edited("{pre}/splits_final.json", lambda s: s[0]["val"].append("stranger")),),
+    ),
+    Bad(
+        "validation of what is not trained",
+        "train --root {root} -d 4 -c 2d -f 1 --validation-only",
+        ("fold_1 is not trained to the end", "train it first"),
+    ),
+    Bad(
+        "weights to start from that are missing",
+        "train --root {root} -d 4 -c 2d -f 1 --pretrained-weights {base}/no.pth",
+        ("--pretrained-weights {base}/no.pth", "no such file", "name a checkpoint"),
+    ),
+    Bad(
+        "weights to start from that are text",
+        "train --root {root} -d 4 -c 2d -f 1 --pretrained-weights {raw}/dataset.json",
+        ("--pretrained-weights {raw}/dataset.json", "cannot be read", "name a checkpoint"),
+    ),
+    Bad(
+        "several GPUs without one",
+        "train --root {root} -d 4 -c 2d -f 1 --num-gpus 2 --device cpu",
+        ("--num-gpus 2", "cpu", "--device cuda"),
+    ),
+    Bad(
+        "best of no checkpoints",
+        "train --root {root} -d 4 -c 2d -f 1 --validate-best --disable-checkpointing",
+        ("--validate-best", "--disable-checkpointing", "leave one out"),
+    ),
+    Bad(
+        "finished fold of a damaged summary",
+        "train --root {root} -d 4 -c 2d -f 0 -tr UNetTrainer_fast",
+        ("hippo_training.json", "delete"),
+        (
+            text("{model}/fold_0/hippo_training.json", "[]"),
+            text("{model}/fold_0/validation/summary.json", '{"metric_per_case": []}'),
+        ),
+    ),
+)

@@ -1,0 +1,150 @@
+"""SIGTERM, a second process, a full disk, a worker that is killed: what a training and its helpers do then."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_dataset import TinyDataset
+
+from hippo_nnunet.errors import ConfigError, DataError, UpstreamError
+from hippo_nnunet.nnunet import watched
+from hippo_nnunet.nnunet.checkpoints import every_s
+from hippo_nnunet.nnunet.finished import is_finished, lacks_descriptions
+from hippo_nnunet.nnunet.fold_lock import LOCK, alone
+
+NAME = "UNetTrainer_fast_4epochs_6iters_seed3"
+PROGRAM = """
+import sys, torch
+torch.set_num_threads(1)
+from hippo_nnunet.nnunet.api import TrainJob, train_fold
+dataset, name, fold = sys.argv[1:]
+train_fold(TrainJob(dataset, "2d", int(fold), name, "TinyPlans", "cpu", threads=1))
+"""
+
+HOLDER = """
+import sys, filelock
+with filelock.FileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def training(tiny: TinyDataset, fold: int = 0, **environ: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, tiny.name, NAME, str(fold)],
+        env={**os.environ, **tiny.environ, **environ},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_epoch(folder: Path, of: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not any("Current learning rate" in log.read_text() for log in folder.glob("training_log_*.txt")):
+        assert of.poll() is None, of.stderr.read() if of.stderr else ""
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_sigterm_saves_a_checkpoint_and_the_fold_is_free_for_the_next(in_tiny: TinyDataset) -> None:
+    folder = in_tiny.model(NAME) / "fold_0"
+    first = training(in_tiny)
+    wait_for_epoch(folder, first)
+    second = training(in_tiny)
+    _, says = second.communicate()
+    if first.poll() is None:
+        assert second.returncode == 1
+        assert "another process trains or validates this fold; wait for it" in says.splitlines()[-1]
+    first.send_signal(signal.SIGTERM)
+    first.communicate()
+    assert first.returncode in (143, 0), "0 where it was quicker than we are"
+    if first.returncode == 143:
+        latest = torch.load(folder / "checkpoint_latest.pth", weights_only=False)
+        steps = latest["current_epoch"] * 6 + len(latest["hippo_nnunet"]["record"]["epoch_outputs"])
+        assert 0 < steps <= 24
+    third = training(in_tiny)
+    _, says = third.communicate()
+    assert third.returncode == 0, says
+    assert is_finished(folder)
+    if first.returncode == 143:
+        assert json.loads((folder / "hippo_training.json").read_text())["resumed"] == 1
+
+
+def test_a_fold_that_another_holds_is_not_touched(in_tiny: TinyDataset) -> None:
+    name = "UNetTrainer_fast_1epochs_1iters_seed4"
+    trainer = in_tiny.trainer(name)
+    command = [sys.executable, "-c", HOLDER, str(Path(trainer.output_folder) / LOCK)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        for work in (trainer.run_training, trainer.perform_actual_validation):
+            with pytest.raises(ConfigError, match="another process trains or validates this fold"):
+                work()
+        other.kill()
+    assert not list(Path(trainer.output_folder).glob("checkpoint_*"))
+    trainer.run_training()
+    assert (Path(trainer.output_folder) / "checkpoint_final.pth").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(in_tiny: TinyDataset, tmp_path: Path) -> None:
+    trainer = in_tiny.trainer("UNetTrainer_fast_1epochs_1iters")
+    trainer.initialize()
+    path = tmp_path / "gone" / "checkpoint_latest.pth"
+    with pytest.raises(
+        DataError, match=r"checkpoint_latest.pth cannot be written \(No such file.*make room.*run again"
+    ):
+        trainer.save_checkpoint(str(path))
+
+
+def test_lost_descriptions_are_made_again_from_the_checkpoint(trained: TinyDataset, monkeypatch, tmp_path) -> None:
+    import shutil
+
+    from tiny_dataset import UNET
+
+    from hippo_nnunet.nnunet.descriptions import restore
+
+    model = shutil.copytree(trained.model(UNET), tmp_path / trained.model(UNET).name)
+    before = {name: json.loads((model / name).read_text()) for name in ("plans.json", "dataset.json")}
+    for path in (model / "plans.json", model / "dataset.json", model / "fold_0" / "hippo_training.json"):
+        path.unlink()
+    assert lacks_descriptions(model / "fold_0")
+    with alone(model / "fold_0"):
+        restore(model / "fold_0", torch.device("cpu"))
+    assert not lacks_descriptions(model / "fold_0")
+    assert {name: json.loads((model / name).read_text()) for name in before} == before
+
+
+def test_a_pool_whose_worker_is_killed_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watched, "GRACE_S", 0.5)
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import multiprocessing, os, signal, sys\n"
+        "def work(n):\n"
+        "    if n == 1 and sys.argv[1:] == ['die']: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return n\n"
+        "if __name__ == '__main__':\n"
+        "    with multiprocessing.get_context('spawn').Pool(2) as pool: pool.map(work, range(4), chunksize=1)\n"
+        "    sys.exit('the end')\n"
+    )
+    assert watched.run_watched([sys.executable, str(program)]) == (1, "the end\n")
+    with pytest.raises(UpstreamError, match="a worker process of nnU-Net was ended"):
+        watched.run_watched([sys.executable, str(program), "die"])
+
+
+def test_the_seconds_between_checkpoints_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HIPPO_CHECKPOINT_SECONDS", raising=False)
+    assert every_s(120.0) == 120.0
+    monkeypatch.setenv("HIPPO_CHECKPOINT_SECONDS", "0.5")
+    assert every_s(120.0) == 0.5
+    monkeypatch.setenv("HIPPO_CHECKPOINT_SECONDS", "often")
+    with pytest.raises(ConfigError, match="HIPPO_CHECKPOINT_SECONDS=often"):
+        every_s(120.0)

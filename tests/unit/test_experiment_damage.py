@@ -1,0 +1,165 @@
+"""What a run notices of its experiment before it starts: files that are gone, changed, cut off or of another time."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pytest
+
+from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.nnunet import partial
+from hippo_nnunet.nnunet.paths import NnunetFolders
+from hippo_nnunet.nnunet.preprocessed import signature, signature_file
+from hippo_nnunet.workflow import damage, failures
+from hippo_nnunet.workflow.clock import settle
+from hippo_nnunet.workflow.experiment import DONE, FILE, Experiment
+from hippo_nnunet.workflow.kept_split import KEPT, check_split, keep_split, restore_split
+
+ASKED = Experiment("Dataset004_X", "laptop", ("UNet",), {"2d": (0, 1)}, 2)
+SPLITS = [{"train": ["b"], "val": ["a"]}, {"train": ["a"], "val": ["b"]}]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> NnunetFolders:
+    """A planned dataset of two cases, of which nothing else is there."""
+    found = NnunetFolders(*(tmp_path / name for name in ("raw", "preprocessed", "results")))
+    folder = found.preprocessed / ASKED.dataset
+    (folder / "gt_segmentations").mkdir(parents=True)
+    for name in ("a", "b"):
+        (folder / "gt_segmentations" / f"{name}.nii.gz").write_bytes(b"x")
+    (folder / "splits_final.json").write_text(json.dumps(SPLITS))
+    (folder / "dataset.json").write_text("{}")
+    plans = {"plans_name": "CompactPlans", "dataset_name": ASKED.dataset, "configurations": {"2d": {}}}
+    plans["configurations"] = {"2d": {"data_identifier": "CompactPlans_2d"}}
+    (folder / "CompactPlans.json").write_text(json.dumps(plans))
+    (folder / "CompactPlans_2d").mkdir()
+    for name in ("a", "b"):
+        (folder / "CompactPlans_2d" / f"{name}.pkl").write_bytes(b"x")
+    (tmp_path / "exp" / DONE).mkdir(parents=True)
+    return found
+
+
+def marked(folder: Path, *names: str) -> None:
+    for moment, name in enumerate(names, start=1):
+        path = folder / DONE / name
+        path.touch()
+        os.utime(path, (moment, moment))
+
+
+def test_results_that_somebody_changed_are_told_from_newer_ones(tmp_path: Path) -> None:
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / DONE).mkdir()
+    table = tmp_path / "metrics" / "per_case.csv"
+    table.write_text("case,dice\na,1\n")
+    assert damage.changed(tmp_path) == set()
+    hashes = {path.as_posix(): damage.file_hash(tmp_path / path) for path in damage.HASHED}
+    (tmp_path / "manifest.json").write_text(json.dumps({"sha256": hashes}))
+    marked(tmp_path, "evaluate", "manifest")
+    assert damage.changed(tmp_path) == set()
+    table.write_text("case,dice\na,")
+    assert damage.changed(tmp_path) == {Path("metrics") / "per_case.csv"}
+    marked(tmp_path, "manifest", "evaluate")
+    assert damage.changed(tmp_path) == set(), "the manifest is older than the results"
+    (tmp_path / "manifest.json").write_text("[]")
+    assert not damage.is_manifest(tmp_path)
+
+
+def test_preparations_count_as_lost_where_a_file_is_missing(folders: NnunetFolders) -> None:
+    folder = folders.preprocessed / ASKED.dataset
+    assert damage.lost_preparations(ASKED, folders, True) == []
+    (folder / "CompactPlans_2d" / "b.pkl").write_bytes(b"")
+    assert damage.lost_preparations(ASKED, folders, True) == [DONE / "preprocess" / "2d"]
+    assert damage.lost_preparations(ASKED, folders, False) == [], "nobody needs the images any more"
+    (folder / "gt_segmentations" / "a.nii.gz").unlink()
+    assert damage.lost_preparations(ASKED, folders, False) == [DONE / "data", DONE / "plan"]
+    (folders.raw / ASKED.dataset).mkdir(parents=True)
+    (folders.raw / ASKED.dataset / "dataset.json").write_text("{}")
+    assert damage.lost_preparations(ASKED, folders, False) == [DONE / "plan"]
+
+
+def test_the_experiments_own_split_is_put_back_and_no_other_taken(tmp_path: Path, folders: NnunetFolders) -> None:
+    used, folder = folders.preprocessed / ASKED.dataset / "splits_final.json", tmp_path / "exp"
+    keep_split(ASKED, folders, folder)
+    used.unlink()
+    check_split(ASKED, folders, folder)
+    restore_split(ASKED, folders, folder)
+    assert json.loads(used.read_text()) == SPLITS
+    used.write_text(json.dumps(SPLITS[::-1]))
+    keep_split(ASKED, folders, folder)
+    assert json.loads((folder / KEPT).read_text()) == SPLITS, "the first one stays"
+    with pytest.raises(ConfigError, match=r"splits_final.json is not the split .* delete it, then run again"):
+        check_split(ASKED, folders, folder)
+
+
+def test_what_a_killed_process_has_preprocessed_counts_for_nothing(folders: NnunetFolders) -> None:
+    plans = json.loads((folders.preprocessed / ASKED.dataset / "CompactPlans.json").read_text())
+    assert partial.is_preprocessed(plans, "2d", {"a", "b"}, folders), "by nnU-Net's own command, without a signature"
+    folder = partial.begin(plans, "2d", folders)
+    assert not partial.is_preprocessed(plans, "2d", {"a", "b"}, folders)
+    partial.end(plans, "2d", folders)
+    assert partial.is_preprocessed(plans, "2d", {"a", "b"}, folders)
+    assert signature_file(folder).read_text().strip() == signature(plans, "2d")
+    assert not partial.is_preprocessed(plans, "2d", {"a", "b", "c"}, folders)
+
+
+def test_a_reference_that_was_copied_in_part_is_copied_again(folders: NnunetFolders) -> None:
+    labels = folders.raw / ASKED.dataset / "labelsTr"
+    labels.mkdir(parents=True)
+    (labels / "a.nii.gz").write_bytes(b"x")
+    (labels / "b.nii.gz").write_bytes(b"xyz")
+    partial.forget_partial_references(ASKED.dataset, folders)
+    copied = folders.preprocessed / ASKED.dataset / "gt_segmentations"
+    assert [path.name for path in copied.iterdir()] == ["a.nii.gz"]
+
+
+def test_a_request_that_is_cut_off_is_not_taken_for_a_shorter_one(tmp_path: Path) -> None:
+    asked = Experiment("Dataset004_X", "laptop", ("UNet",), {"2d": (0, 1)}, 2, epochs=3, iterations=40)
+    asked.save(tmp_path / FILE)
+    assert Experiment.load(tmp_path / FILE) == asked
+    content = (tmp_path / FILE).read_bytes()
+    end = content.index(b"plans:", content.index(b"dataset:"))
+    for length in range(1, end):
+        (tmp_path / FILE).write_bytes(content[:length])
+        with pytest.raises(ConfigError, match="mend or delete it"):
+            Experiment.load(tmp_path / FILE)
+
+
+def test_markers_from_the_future_count_as_made_now(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for path, moment in ((old, 1000.0), (new, time.time() + 86400)):
+        path.touch()
+        os.utime(path, (moment, moment))
+    settle([old, new, tmp_path / "gone"])
+    assert old.stat().st_mtime == 1000.0
+    assert new.stat().st_mtime <= time.time()
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (DataError("x is wrong;\n mend it"), "x is wrong; mend it"),
+        (OSError(errno.ENOSPC, "No space left on device", "/a/b"), "/a/b: No space left on device; make room"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; make room, then run again"),
+        (OSError(errno.EROFS, "Read-only file system", "/a/b"), "/a/b: Read-only file system; make it writable"),
+        (BrokenProcessPool("terminated abruptly"), "a worker process was ended from outside"),
+        (RuntimeError("Some background worker is 6 feet under"), "a worker process was ended from outside"),
+        (ValueError("odd"), "ValueError: odd"),
+    ],
+)
+def test_the_systems_errors_come_with_a_remedy(tmp_path: Path, error: Exception, says: str) -> None:
+    message = failures.describe(error, [tmp_path, tmp_path / "gone"])
+    assert message.startswith(says)
+    assert "\n" not in message
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "LITTLE", 2**60)
+    assert failures.full([tmp_path]) == f"the disk of {tmp_path} is full: make room, then run again"
+    assert failures.describe(RuntimeError("Write failed"), [tmp_path]).startswith(
+        "RuntimeError: Write failed; the disk of"
+    )

@@ -1,0 +1,104 @@
+"""The packaged Snakemake profiles, and what the page about clusters says of them and of the cost."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hippo_nnunet.nnunet.paths import NnunetFolders
+from hippo_nnunet.progress import duration
+from hippo_nnunet.workflow import estimate, launch
+from hippo_nnunet.workflow.experiment import Experiment
+from hippo_nnunet.workflow.launch import Settings
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "cluster.md").read_text()
+SNAKEFILE = (launch.HERE / "Snakefile").read_text()
+FIVE = (0, 1, 2, 3, 4)
+ASKED = Experiment(
+    "Dataset004_Hippocampus",
+    "laptop",
+    ("UNet", "AttentionUNet", "CLIPGuidedUNet_mini"),
+    {"2d": FIVE, "3d_fullres": FIVE},
+)
+
+
+def profile(name: str) -> dict[str, Any]:
+    return yaml.safe_load((launch.HERE / "profiles" / name / "config.yaml").read_text())
+
+
+def rules() -> dict[str, str]:
+    """Name and text of every rule that is a job."""
+    parts = re.split(r"^rule (\w+):\n", SNAKEFILE, flags=re.MULTILINE)[1:]
+    return {name: text for name, text in zip(parts[::2], parts[1::2], strict=True) if name != "all"}
+
+
+def block(name: str) -> str:
+    return PAGE.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0].strip()
+
+
+def config_of(settings: Settings, folder: Path) -> dict[str, str]:
+    """Return what the Snakefile is told."""
+    words = launch._command(folder, settings, ("predictions",))
+    return dict(word.split("=", 1) for word in words[words.index("--config") + 1 :])
+
+
+def test_every_job_on_a_cluster_asks_for_cpus_memory_and_time() -> None:
+    slurm = profile("slurm")
+    assert set(slurm["set-threads"]) == set(slurm["set-resources"]) == set(rules())
+    assert all(set(asked) == {"mem_mb", "runtime"} for asked in slurm["set-resources"].values())
+
+
+def test_the_pages_table_is_the_profile() -> None:
+    slurm = profile("slurm")
+    lines = ["| rule | CPUs | memory, GB | minutes | GPUs |", "|---|---|---|---|---|"]
+    for rule, text in rules().items():
+        asked = slurm["set-resources"][rule]
+        memory = int(asked["mem_mb"].removeprefix("attempt * ")) // 1000
+        gpus = int("gpu=GPUS" in text)
+        lines.append(f"| {rule} | {slurm['set-threads'][rule]} | {memory} | {asked['runtime']} | {gpus} |")
+    assert block("resources") == "\n".join(lines)
+
+
+def test_both_profiles_tell_what_is_done_in_the_same_way() -> None:
+    alike = ("rerun-triggers", "rerun-incomplete", "keep-going", "nolock", "scheduler")
+    assert {key: profile("slurm")[key] for key in alike} == {key: profile("local")[key] for key in alike}
+
+
+def test_a_cluster_is_not_asked_for_the_cpus_of_the_login_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "cpu_count", lambda: 128)
+    cluster = config_of(Settings("auto", 30, "slurm"), tmp_path)
+    assert (cluster["cores"], cluster["threads"]) == ("8", "8")
+    here = config_of(Settings("cpu", 30, "local"), tmp_path)
+    assert (here["cores"], here["threads"]) == ("128", "4")
+
+
+def test_trainings_on_one_machine_share_its_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "cpu_count", lambda: 2)
+    assert config_of(Settings("cpu", 1), tmp_path)["threads"] == "2"
+    assert config_of(Settings("cpu", 4), tmp_path)["threads"] == "1"
+
+
+def test_the_pages_cost_is_the_estimate(tmp_path: Path) -> None:
+    folders = NnunetFolders(*(tmp_path / name for name in ("raw", "preprocessed", "results")))
+    seconds = [item.seconds for item in estimate.missing_trainings(ASKED, tmp_path, folders.results, "cpu")]
+    cpu_hours = f"{2 * sum(seconds) / 3600:.1f}"
+    lines = ["| jobs at a time | wall-clock time | CPU hours |", "|---|---|---|"]
+    for jobs in (1, 30):
+        taken = launch.remaining_seconds(ASKED, tmp_path, folders, Settings("cpu", jobs))
+        lines.append(f"| {jobs} | {duration(taken)} | {cpu_hours} |")
+    assert block("cost") == "\n".join(lines)
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_the_stated_time_is_about_what_was_measured(configuration: str) -> None:
+    folds = json.loads((ROOT / "results" / "task04-laptop" / "manifest.json").read_text())["folds"]
+    measured = [fold["trained_seconds"] for fold in folds if fold["configuration"] == configuration]
+    stated = estimate.stated_seconds("UNetTrainer_fast", configuration, "cpu")
+    assert stated == pytest.approx(statistics.median(measured) + estimate.OVERHEAD_S, rel=0.25)
