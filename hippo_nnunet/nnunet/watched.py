@@ -10,7 +10,7 @@ import psutil
 
 from hippo_nnunet.errors import UpstreamError
 
-GRACE_S = 10.0
+GRACE_S = 30.0
 """Seconds that a pool may live on after one of its workers has ended: when all is done, they end one after another."""
 _POLL_S = 0.2
 
