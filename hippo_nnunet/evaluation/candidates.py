@@ -97,15 +97,7 @@ class OutOfFoldDice:
         self._tables.update(zip(new, tables, strict=True))
 
     def _load(self, member: int, case: str, shape: tuple[int, ...]) -> np.ndarray:
-        path = self._files[member][case]
-        probabilities = load_probabilities(path)
-        expected = (self._manager.num_segmentation_heads, *shape)
-        if probabilities.shape != expected:
-            raise DataError(
-                f"{path}: got probabilities of shape {probabilities.shape}, expected {expected} (channels and the "
-                "reference's shape): validate this model again on this dataset"
-            )
-        return probabilities
+        return load_probabilities(self._files[member][case], (self._manager.num_segmentation_heads, *shape))
 
 
 def _subset_sum(subset: Subset, probabilities: Mapping[int, np.ndarray], sums: dict[Subset, np.ndarray]) -> np.ndarray:

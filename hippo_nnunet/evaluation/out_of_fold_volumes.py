@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.labels import label_manager_of, named_labels
 from hippo_nnunet.evaluation.postprocessing import postprocess
 from hippo_nnunet.evaluation.probabilities import load_probabilities
@@ -95,11 +94,4 @@ class OutOfFoldVolumes:
         return np.asarray(self._manager.convert_probabilities_to_segmentation(probabilities))
 
     def _load(self, path: Path, shape: tuple[int, ...]) -> np.ndarray:
-        probabilities = load_probabilities(path)
-        expected = (self._manager.num_segmentation_heads, *shape)
-        if probabilities.shape != expected:
-            raise DataError(
-                f"{path}: got probabilities of shape {probabilities.shape}, expected {expected} (channels and the "
-                "reference's shape): validate this model again on this dataset"
-            )
-        return probabilities
+        return load_probabilities(path, (self._manager.num_segmentation_heads, *shape))

@@ -59,23 +59,30 @@ def out_of_fold_files(model_folder: Path, folds: Iterable[int]) -> tuple[dict[st
     return files, fold_of
 
 
-def load_probabilities(path: Path) -> np.ndarray:
+def load_probabilities(path: Path, expected: tuple[int, ...] | None = None) -> np.ndarray:
     """Read one probability file.
 
     Args:
         path: `<case>.npz`.
+        expected: Shape that it has to have: channels, and that of the case's reference.
 
     Returns:
         float32 array of shape (c, z, y, x): softmax over the labels, or with regions one sigmoid for each.
 
     Raises:
-        DataError: The file is truncated or holds no `probabilities`.
+        DataError: The file is truncated, holds no `probabilities`, or they have another shape.
     """
     try:
         with np.load(path) as content:
-            return np.asarray(content["probabilities"], dtype=np.float32)
+            probabilities = np.asarray(content["probabilities"], dtype=np.float32)
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path}: no readable array 'probabilities' ({error}): delete it, then validate the fold or predict this "
             "case again; 'hippo-nnunet run' does by itself"
         ) from error
+    if expected is not None and probabilities.shape != expected:
+        raise DataError(
+            f"{path}: got probabilities of shape {probabilities.shape}, expected {expected} (channels and the "
+            "reference's shape): validate this model again on this dataset"
+        )
+    return probabilities

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from hippo_nnunet import __version__
@@ -25,6 +24,7 @@ from hippo_nnunet.nnunet.example_case import PreprocessedCase, computed_case, pl
 from hippo_nnunet.report.exploration_figures import exploration_figures
 from hippo_nnunet.report.exploration_slices import View, example_figure, make_view, outlier_figure
 from hippo_nnunet.report.figure import COLOURS, Figure, inline_svg, save_figure
+from hippo_nnunet.report.templating import page_environment
 
 logger = logging.getLogger(__name__)
 
@@ -211,9 +211,6 @@ def _summary(exploration: Exploration, screening: Screening, notes: list[str]) -
 
 
 def _render(summary: Mapping[str, Any], exploration: Exploration, screening: Screening, figures: list[Figure]) -> str:
-    environment = Environment(
-        loader=PackageLoader("hippo_nnunet.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     medians = {key: [summary[key][axis]["median"] for axis in AXES] for key in ("size_voxels", "spacing_mm")}
     tiles = [
         (f"{summary['labelled_images']}", "labelled images"),
@@ -224,15 +221,19 @@ def _render(summary: Mapping[str, Any], exploration: Exploration, screening: Scr
         (f"{len(screening.cases)}", "cases to look at"),
     ]
     environment.filters["readable"] = readable
-    return environment.get_template("exploration.html.j2").render(
-        summary=summary,
-        tiles=tiles,
-        labels=[name for name in summary["labels"] if name != TOTAL] + ([TOTAL] if summary["labels"] else []),
-        figures=[(figure, [(p, Markup(inline_svg(p))) for p in figure.panels]) for figure in figures],
-        outliers=[(case, screening.reasons(case)) for case in screening.cases],
-        threshold=THRESHOLD,
-        expected=screening.expected,
-        quantities=len(screening.z.columns),
-        few=len(exploration.cases) < MINIMUM_CASES,
-        version=__version__,
+    return (
+        page_environment()
+        .get_template("exploration.html.j2")
+        .render(
+            summary=summary,
+            tiles=tiles,
+            labels=[name for name in summary["labels"] if name != TOTAL] + ([TOTAL] if summary["labels"] else []),
+            figures=[(figure, [(p, Markup(inline_svg(p))) for p in figure.panels]) for figure in figures],
+            outliers=[(case, screening.reasons(case)) for case in screening.cases],
+            threshold=THRESHOLD,
+            expected=screening.expected,
+            quantities=len(screening.z.columns),
+            few=len(exploration.cases) < MINIMUM_CASES,
+            version=__version__,
+        )
     )

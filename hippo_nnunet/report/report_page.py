@@ -7,8 +7,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from hippo_nnunet import __version__
 from hippo_nnunet.data.staging import staged
 from hippo_nnunet.errors import DataError
@@ -31,6 +29,7 @@ from hippo_nnunet.report.report_tables import (
     results_table,
     write_table,
 )
+from hippo_nnunet.report.templating import page_environment
 from hippo_nnunet.workflow.targets import REPORT
 
 if TYPE_CHECKING:
@@ -106,27 +105,24 @@ def render(content: Content, viewer: ViewerFragment) -> str:
     """
     from plotly.offline import get_plotlyjs
 
-    environment = Environment(
-        loader=PackageLoader("hippo_nnunet.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(
-        content=content,
-        viewer=viewer,
-        plotly=get_plotlyjs(),
-        style=_template("report.css"),
-        script=_template("report.js"),
-        light=SERIES_LIGHT,
-        dark=SERIES_DARK,
-        version=__version__,
-        questions=QUESTIONS,
-        **_results(content),
-        **_evidence(content),
-        **_background(content),
-        sections=[(name, title) for name, title in _SECTIONS.items() if _has(name, content, viewer)],
+    return (
+        page_environment()
+        .get_template("report.html")
+        .render(
+            content=content,
+            viewer=viewer,
+            plotly=get_plotlyjs(),
+            style=_template("report.css"),
+            script=_template("report.js"),
+            light=SERIES_LIGHT,
+            dark=SERIES_DARK,
+            version=__version__,
+            questions=QUESTIONS,
+            **_results(content),
+            **_evidence(content),
+            **_background(content),
+            sections=[(name, title) for name, title in _SECTIONS.items() if _has(name, content, viewer)],
+        )
     )
 
 

@@ -8,8 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from hippo_nnunet.report.templating import page_environment
 from hippo_nnunet.report.viewer_cases import Viewed, ViewedCase, load_viewed
 from hippo_nnunet.report.viewer_slices import slice_data
 from hippo_nnunet.report.viewer_surfaces import surface_data
@@ -67,14 +66,7 @@ def viewer_fragment(experiment: Path, *, root: Path | None = None, cases: int = 
         "models": [{"name": model.name, "colour": model.colour} for model in viewed.models],
         "cases": payload,
     }
-    environment = Environment(
-        loader=PackageLoader("hippo_nnunet.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("viewers.html").render(cases=payload, channel=viewed.channel)
+    html = page_environment().get_template("viewers.html").render(cases=payload, channel=viewed.channel)
     return ViewerFragment(html, _script(data), _template("viewers.css"), (*viewed.notes, *notes))
 
 
