@@ -220,20 +220,17 @@ def _render(summary: Mapping[str, Any], exploration: Exploration, screening: Scr
         (f"{len(exploration.labels)}", "label" if len(exploration.labels) == 1 else "labels"),
         (f"{len(screening.cases)}", "cases to look at"),
     ]
+    environment = page_environment()
     environment.filters["readable"] = readable
-    return (
-        page_environment()
-        .get_template("exploration.html.j2")
-        .render(
-            summary=summary,
-            tiles=tiles,
-            labels=[name for name in summary["labels"] if name != TOTAL] + ([TOTAL] if summary["labels"] else []),
-            figures=[(figure, [(p, Markup(inline_svg(p))) for p in figure.panels]) for figure in figures],
-            outliers=[(case, screening.reasons(case)) for case in screening.cases],
-            threshold=THRESHOLD,
-            expected=screening.expected,
-            quantities=len(screening.z.columns),
-            few=len(exploration.cases) < MINIMUM_CASES,
-            version=__version__,
-        )
+    return environment.get_template("exploration.html.j2").render(
+        summary=summary,
+        tiles=tiles,
+        labels=[name for name in summary["labels"] if name != TOTAL] + ([TOTAL] if summary["labels"] else []),
+        figures=[(figure, [(p, Markup(inline_svg(p))) for p in figure.panels]) for figure in figures],
+        outliers=[(case, screening.reasons(case)) for case in screening.cases],
+        threshold=THRESHOLD,
+        expected=screening.expected,
+        quantities=len(screening.z.columns),
+        few=len(exploration.cases) < MINIMUM_CASES,
+        version=__version__,
     )
