@@ -132,7 +132,7 @@ function domains(count) {
 // Keep the reader's zoom where scenes change their shape.
 function fitCamera({ x, y }) {
   const width = plot.clientWidth * (x[1] - x[0]), height = plot.clientHeight * (y[1] - y[0]);
-  const fitting = Math.max(1.35, (1.35 * height) / Math.max(1, width));
+  const fitting = Math.max(1.6, (1.6 * height) / Math.max(1, width));
   for (const axis of ["x", "y", "z"]) camera.eye[axis] *= fitting / distance;
   distance = fitting;
 }
