@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -24,12 +25,13 @@ class Termination:
 
     def __init__(self) -> None:
         self.asked = False
+        self._entered = False
         self._begun = False
         self._previous: Any = None
 
     def begin(self) -> None:
-        """Note the signal from now on."""
-        if not self._begun and threading.current_thread() is threading.main_thread():
+        """Note the signal from now on; outside the `with` block, which nothing would end, do nothing."""
+        if self._entered and not self._begun and threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._note)
             self._begun = True
 
@@ -44,6 +46,7 @@ class Termination:
 
     def __enter__(self) -> Termination:
         """Do nothing yet."""
+        self._entered = True
         return self
 
     def __exit__(
@@ -53,8 +56,19 @@ class Termination:
         if self._begun:
             signal.signal(signal.SIGTERM, signal.SIG_DFL if self._previous is None else self._previous)
             self._begun = False
+        self._entered = False
         if kind is None:
             self.obey()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
+
+
+def _end_by_default() -> None:
+    """Let SIGTERM end a forked child: pools end their workers so, and would wait forever for one that notes it."""
+    if isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), Termination):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_end_by_default)
