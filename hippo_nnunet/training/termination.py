@@ -64,11 +64,26 @@ class Termination:
         self.asked = True
 
 
-def _end_by_default() -> None:
-    """Let SIGTERM end a forked child: pools end their workers so, and would wait forever for one that notes it."""
+# Pools end their forked workers by SIGTERM, and would wait forever for one that notes it. The signal is held back while
+# a process forks: a child that it reaches before it has gone back to the default would note it, too.
+
+
+_mask = threading.local()
+
+
+def _before_fork() -> None:
+    _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _in_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _mask.before)
+
+
+def _in_child() -> None:
     if isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), Termination):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, _mask.before)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_end_by_default)
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
