@@ -88,8 +88,8 @@ def shapes(dataset: Any) -> Iterator[tuple[int, ...]]:
 def _unreadable(dataset: Any, key: str, error: Exception) -> DataError:
     reason = " ".join(str(error).split())
     return DataError(
-        f"preprocessed case '{key}' in {dataset.source_folder} cannot be read ({reason}): delete that folder, then "
-        "preprocess again: 'hippo-nnunet plan' does, and 'hippo-nnunet run' by itself"
+        f"preprocessed case '{key}' cannot be read ({reason}): delete {dataset.source_folder}, then preprocess again: "
+        "'hippo-nnunet plan' does, and 'hippo-nnunet run' by itself"
     )
 
 

@@ -72,34 +72,35 @@ def validation_cases(experiment: Experiment, folders: NnunetFolders) -> set[str]
     return {case for split in read_splits(experiment.dataset, folders) or [] for case in split["val"]}
 
 
-def lost_preparations(experiment: Experiment, folders: NnunetFolders, untrained: bool) -> list[Path]:
-    """Return the markers of planning and preprocessing that is needed again but was deleted, or is not complete.
+def lost_preparations(experiment: Experiment, folders: NnunetFolders) -> list[Path]:
+    """Return the markers of the jobs that a training needs again, because plans or preprocessed cases are gone.
+
+    With each comes what leads from it to the training: Snakemake makes nothing that no job which it does asks for.
 
     Args:
-        experiment: What was asked.
+        experiment: What was asked; some of it is to be trained or validated.
         folders: nnU-Net's folders.
-        untrained: Whether there is a fold to train or to validate, which takes the preprocessed cases.
 
     Raises:
         DataError: Plans or split cannot be read.
     """
     folder = folders.preprocessed / experiment.dataset
-    cases = validation_cases(experiment, folders)
-    needed = [folder / f"{experiment.plans}.json", folder / "dataset.json", folder / "splits_final.json"]
-    planned = all(path.is_file() for path in needed) and holds(folder / "gt_segmentations", cases)
-    first = [] if planned else [DONE / "plan"]
-    if not planned and not (folders.raw / experiment.dataset / "dataset.json").is_file():
-        first.insert(0, DONE / "data")
-    if not untrained:
-        return first
-    if not needed[0].is_file():
-        return [*first, *(DONE / "preprocess" / c for c in experiment.folds)]
-    planned_as = read_object(needed[0]).get("configurations", {})
-    identifiers = {c: planned_as.get(c, {}).get("data_identifier", c) for c in experiment.folds}
-    incomplete = [
-        c for c, name in identifiers.items() if not (folder / name).is_dir() or not cases <= stored_cases(folder / name)
-    ]
-    return [*first, *(DONE / "preprocess" / c for c in incomplete)]
+    plans = folder / f"{experiment.plans}.json"
+    lost = []
+    if plans.is_file():
+        planned_as = read_object(plans).get("configurations", {})
+        identifiers = {c: planned_as.get(c, {}).get("data_identifier", c) for c in experiment.folds}
+        cases = validation_cases(experiment, folders)
+        lost = [
+            DONE / "preprocess" / c
+            for c, name in identifiers.items()
+            if not (folder / name).is_dir() or not cases <= stored_cases(folder / name)
+        ]
+    else:
+        lost = [DONE / "plan", *(DONE / "preprocess" / c for c in experiment.folds)]
+    if lost and not (folders.raw / experiment.dataset / "dataset.json").is_file():
+        lost = [DONE / "data", DONE / "plan", *lost]
+    return list(dict.fromkeys(lost))
 
 
 def _age(path: Path) -> int:

@@ -19,7 +19,7 @@ from hippo_nnunet.nnunet import api
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
 from hippo_nnunet.workflow import failures, job_state, products
 from hippo_nnunet.workflow.experiment import DONE, FILE, Cell, Experiment
-from hippo_nnunet.workflow.kept_split import keep_split, restore_split
+from hippo_nnunet.workflow.kept_split import keep_split
 from hippo_nnunet.workflow.log_header import log_header
 from hippo_nnunet.workflow.manifest import build_manifest, write_manifest
 from hippo_nnunet.workflow.presets import preset
@@ -56,10 +56,9 @@ def data(experiment: Experiment, folders: NnunetFolders, source: Path | None) ->
 
 
 def plan(experiment: Experiment, folders: NnunetFolders) -> None:
-    """Extract the fingerprint, plan, and make the splits, or put the experiment's own back."""
-    restore_split(experiment, folders, Path())
+    """Extract the fingerprint, plan, and make the splits, of which the experiment keeps a copy."""
     api.plan_and_preprocess(experiment.dataset, preset(experiment.preset).planner, ())
-    keep_split(experiment, folders, Path())
+    keep_split(experiment, folders, Path.cwd())
 
 
 def preprocess(experiment: Experiment, configuration: str) -> None:
@@ -113,7 +112,7 @@ def run_job(name: str, job: Callable[[], None], log_file: str) -> int:
     except Exception as error:
         traceback.print_exc()
         if recorder:
-            recorder.end(failures.describe(error, failures.written_to(Path(), folders_for(None))))
+            recorder.end(failures.describe(error, failures.written_to(Path.cwd(), folders_for(None))))
         return 1
     if recorder:
         recorder.end()
@@ -154,12 +153,12 @@ _JOBS: dict[str, Callable[[Experiment, NnunetFolders, argparse.Namespace], None]
     "plan": lambda e, f, o: plan(e, f),
     "preprocess": lambda e, f, o: preprocess(e, o.configuration),
     "train": lambda e, f, o: train(e, cell_of(e, o.variant, o.configuration, o.fold), o.device, o.threads),
-    "ensemble": lambda e, f, o: products.ensemble(e, f, Path()),
-    "evaluate": lambda e, f, o: products.evaluate(e, f, Path()),
-    "predict": lambda e, f, o: products.predict(e, f, Path(), o.variant, o.device),
-    "submission": lambda e, f, o: products.submission(e, f, Path()),
-    "manifest": lambda e, f, o: write_manifest(build_manifest(e, Path(), f, o.device), Path("manifest.json")),
-    "report": lambda e, f, o: products.report(Path()),
+    "ensemble": lambda e, f, o: products.ensemble(e, f, Path.cwd()),
+    "evaluate": lambda e, f, o: products.evaluate(e, f, Path.cwd()),
+    "predict": lambda e, f, o: products.predict(e, f, Path.cwd(), o.variant, o.device),
+    "submission": lambda e, f, o: products.submission(e, f, Path.cwd()),
+    "manifest": lambda e, f, o: write_manifest(build_manifest(e, Path.cwd(), f, o.device), Path("manifest.json")),
+    "report": lambda e, f, o: products.report(Path.cwd()),
 }
 
 

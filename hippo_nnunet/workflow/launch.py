@@ -27,6 +27,7 @@ from hippo_nnunet.workflow import failures, job_state, targets
 from hippo_nnunet.workflow.clock import settle
 from hippo_nnunet.workflow.experiment import DONE, FILE, Cell, Experiment
 from hippo_nnunet.workflow.kept_split import check_split, keep_split
+from hippo_nnunet.workflow.restore import put_back
 from hippo_nnunet.workflow.time_left import progress_of, together, trainings_left
 from hippo_nnunet.workflow.watch import watch
 
@@ -82,6 +83,7 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
 
 
 def _run(experiment: Experiment, folder: Path, folders: NnunetFolders, settings: Settings) -> None:
+    put_back(experiment, folders, folder)
     check_split(experiment, folders, folder)
     experiment.save(folder / FILE)
     if (folder / DONE / "plan").exists():

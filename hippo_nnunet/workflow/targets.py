@@ -87,7 +87,7 @@ def products_of(dataset: Path, source: Path | None) -> tuple[str, ...]:
 def lost(experiment: Experiment, folder: Path, folders: NnunetFolders) -> list[Path]:
     """Return the markers that lie although what they stand for is gone or damaged.
 
-    Plans and preprocessed data count only while something that needs them is still to be done.
+    Plans and preprocessed data count only while a training needs them.
 
     Args:
         experiment: What was asked.
@@ -116,9 +116,8 @@ def lost(experiment: Experiment, folder: Path, folders: NnunetFolders) -> list[P
     trained = {c.marker: experiment.result_folder(c, folders.results) for c in experiment.cells()}
     untrained = [marker for marker, fold in trained.items() if not is_finished(fold)]
     gone += untrained + [m for m, fold in trained.items() if m not in untrained and lacks_descriptions(fold)]
-    measured = [*evaluated(experiment), DONE / "evaluate"]
-    if any(marker in gone or not (folder / marker).exists() for marker in measured):
-        gone += damage.lost_preparations(experiment, folders, bool(untrained))
+    if untrained:
+        gone += damage.lost_preparations(experiment, folders)
     return [marker for marker in dict.fromkeys(gone) if (folder / marker).exists()]
 
 

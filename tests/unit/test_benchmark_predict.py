@@ -32,7 +32,8 @@ def model(tmp_path: Path) -> Path:
         (folder / f"fold_{fold}" / "checkpoint_final.pth").touch()
     description = {"channel_names": {"0": "MRI"}, "file_ending": ".nii.gz", "labels": {"background": 0, "a": 1}}
     (folder / "dataset.json").write_text(json.dumps(description))
-    (folder / "plans.json").write_text(json.dumps({"dataset_name": "Dataset004_H", "plans_name": "CompactPlans"}))
+    plans = {"dataset_name": "Dataset004_H", "plans_name": "CompactPlans", "image_reader_writer": "SimpleITKIO"}
+    (folder / "plans.json").write_text(json.dumps(plans))
     return folder
 
 

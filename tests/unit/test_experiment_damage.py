@@ -19,6 +19,7 @@ from hippo_nnunet.workflow import damage, failures
 from hippo_nnunet.workflow.clock import settle
 from hippo_nnunet.workflow.experiment import DONE, FILE, Experiment
 from hippo_nnunet.workflow.kept_split import KEPT, check_split, keep_split, restore_split
+from hippo_nnunet.workflow.restore import put_back
 
 ASKED = Experiment("Dataset004_X", "laptop", ("UNet",), {"2d": (0, 1)}, 2)
 SPLITS = [{"train": ["b"], "val": ["a"]}, {"train": ["a"], "val": ["b"]}]
@@ -71,15 +72,35 @@ def test_results_that_somebody_changed_are_told_from_newer_ones(tmp_path: Path) 
 
 def test_preparations_count_as_lost_where_a_file_is_missing(folders: NnunetFolders) -> None:
     folder = folders.preprocessed / ASKED.dataset
-    assert damage.lost_preparations(ASKED, folders, True) == []
+    raw = folders.raw / ASKED.dataset / "dataset.json"
+    raw.parent.mkdir(parents=True)
+    raw.write_text("{}")
+    assert damage.lost_preparations(ASKED, folders) == []
     (folder / "CompactPlans_2d" / "b.pkl").write_bytes(b"")
-    assert damage.lost_preparations(ASKED, folders, True) == [DONE / "preprocess" / "2d"]
-    assert damage.lost_preparations(ASKED, folders, False) == [], "nobody needs the images any more"
-    (folder / "gt_segmentations" / "a.nii.gz").unlink()
-    assert damage.lost_preparations(ASKED, folders, False) == [DONE / "data", DONE / "plan"]
-    (folders.raw / ASKED.dataset).mkdir(parents=True)
-    (folders.raw / ASKED.dataset / "dataset.json").write_text("{}")
-    assert damage.lost_preparations(ASKED, folders, False) == [DONE / "plan"]
+    assert damage.lost_preparations(ASKED, folders) == [DONE / "preprocess" / "2d"]
+    (folder / "CompactPlans.json").unlink()
+    assert damage.lost_preparations(ASKED, folders) == [DONE / "plan", DONE / "preprocess" / "2d"]
+    raw.unlink()
+    assert damage.lost_preparations(ASKED, folders) == [DONE / "data", DONE / "plan", DONE / "preprocess" / "2d"]
+
+
+def test_small_files_that_have_a_source_are_put_back(tmp_path: Path, folders: NnunetFolders) -> None:
+    folder, raw = tmp_path / "exp", folders.raw / ASKED.dataset
+    (raw / "labelsTr").mkdir(parents=True)
+    (raw / "labelsTr" / "a.nii.gz").write_bytes(b"label")
+    (raw / "dataset.json").write_text('{"name": "X"}')
+    keep_split(ASKED, folders, folder)
+    preprocessed = folders.preprocessed / ASKED.dataset
+    gone = [preprocessed / name for name in ("splits_final.json", "dataset.json", "gt_segmentations/a.nii.gz")]
+    for path in gone:
+        path.unlink()
+    put_back(ASKED, folders, folder)
+    assert not any(path.exists() for path in gone), "nothing was planned yet"
+    (folder / DONE / "plan").touch()
+    put_back(ASKED, folders, folder)
+    assert [path.read_bytes() for path in gone[1:]] == [b'{"name": "X"}', b"label"]
+    assert json.loads(gone[0].read_text()) == SPLITS
+    assert sorted(path.name for path in preprocessed.rglob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz"]
 
 
 def test_the_experiments_own_split_is_put_back_and_no_other_taken(tmp_path: Path, folders: NnunetFolders) -> None:
