@@ -127,8 +127,9 @@ def test_a_pool_whose_worker_is_killed_does_not_hang(tmp_path: Path, monkeypatch
     monkeypatch.setattr(watched, "GRACE_S", 0.5)
     program = tmp_path / "program.py"
     program.write_text(
-        "import multiprocessing, os, signal, sys\n"
+        "import multiprocessing, os, signal, sys, time\n"
         "def work(n):\n"
+        "    time.sleep(0.6)\n"  # long enough to be seen
         "    if n == 1 and sys.argv[1:] == ['die']: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return n\n"
         "if __name__ == '__main__':\n"
