@@ -29,9 +29,10 @@ from hippo_nnunet.training.augmentation import (
 from hippo_nnunet.training.losses import apply_loss_word
 from hippo_nnunet.training.memory_data import MemoryLoader
 from hippo_nnunet.training.one_cycle import CycleSchedule, one_cycle
+from hippo_nnunet.training.precision import autocast, exact_outputs, half_precision, precision_name
 from hippo_nnunet.training.recipes import Recipe
 from hippo_nnunet.training.schedule import schedule_for
-from hippo_nnunet.training.step import EAGER, autocast, build, fastest, make_deterministic, on_device, update
+from hippo_nnunet.training.step import EAGER, build, fastest, make_deterministic, on_device, update
 from hippo_nnunet.training.termination import Termination
 
 CHECKPOINT_INTERVAL_S = 120.0
@@ -68,7 +69,8 @@ class UNetTrainer(nnUNetTrainer):
             self.initial_lr, self.weight_decay = self.schedule.max_lr, self.schedule.weight_decay
         self.seed = self.recipe.seed if self.recipe.seed is not None else 0 if self.recipe.fast else None
         self.augmentation = self._augmentation()
-        self.record = TrainingRecord(self.schedule.as_dict(), self.seed)
+        self.half = half_precision(self.device)
+        self.record = TrainingRecord(self.schedule.as_dict(), self.seed, precision=precision_name(self.half))
         self._resumed: TrainingRecord | None = None
         self._clock = self._saved = time.monotonic()
         self._termination = Termination()
@@ -178,6 +180,7 @@ class UNetTrainer(nnUNetTrainer):
             check_same_schedule(self._resumed, self.record, self.output_folder)
         super().on_train_start()
         self._clock = self._saved = time.monotonic()
+        self.print_to_log_file(f"Precision: {self.record.precision}")
         if self.recipe.seed is None and not self.is_ddp:
             self._take_fastest_step()
         self._termination.begin()
@@ -187,7 +190,7 @@ class UNetTrainer(nnUNetTrainer):
         batch = next(self.dataloader_train)
         left = self.schedule.iterations * (self.num_epochs - self.current_epoch)
         with self.batch_context(batch):
-            mode = fastest(self.network, self.loss, *on_device(batch, self.device), left)
+            mode = fastest(self.network, self.loss, *on_device(batch, self.device), left, self.half)
         self._forward_loss = build(self.network, self.loss, mode)
         self.print_to_log_file(f"Training step: {mode.name}")
 
@@ -206,7 +209,7 @@ class UNetTrainer(nnUNetTrainer):
             `loss`: 0-d tensor on the device; nothing waits for it before the epoch's end.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        with self.batch_context(batch), autocast(self.device):
+        with self.batch_context(batch), autocast(self.device, self.half):
             loss = self._forward_loss(*on_device(batch, self.device))
         update(loss, self.network, self.optimizer, self.grad_scaler)
         output = {"loss": loss.detach()}
@@ -218,7 +221,7 @@ class UNetTrainer(nnUNetTrainer):
 
     def validation_step(self, batch: dict) -> dict:
         """Run nnU-Net's validation step, and write a checkpoint when it is time: one that repeats the validation."""
-        with self.batch_context(batch):
+        with self.batch_context(batch), autocast(self.device, self.half), exact_outputs(self.network):
             output = super().validation_step(batch)
         self._checkpoint_when_due()
         return output

@@ -35,6 +35,7 @@ class TrainingRecord:
         resumed: How often the training was taken up again.
         epoch_outputs: Outputs of the training steps of an epoch that is not finished.
         encoder: Name and SHA-256 of the frozen CLIP encoder; None for a network without one.
+        precision: What the convolutions were computed in, such as `bfloat16`; of the last part, where it was resumed.
     """
 
     schedule: dict[str, Any]
@@ -43,6 +44,7 @@ class TrainingRecord:
     resumed: int = 0
     epoch_outputs: list[dict] = field(default_factory=list)
     encoder: dict[str, str] | None = None
+    precision: str = "float32"
 
     def go_on_from(self, earlier: TrainingRecord) -> None:
         """Take over what an interrupted training had reached."""
@@ -60,6 +62,7 @@ class TrainingRecord:
             "seed": self.seed,
             "encoder": self.encoder,
             "resumed": self.resumed,
+            "precision": self.precision,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "threads": torch.get_num_threads(),
             "versions": {

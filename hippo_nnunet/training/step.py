@@ -6,12 +6,13 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.utils import clip_grad_norm_
+
+from hippo_nnunet.training.precision import autocast, exact_on_cpu
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def build(network: torch.nn.Module, loss: Callable[[Any, Any], torch.Tensor], mo
     def forward_loss(data: torch.Tensor, target: Any) -> torch.Tensor:
         if mode.channels_last:
             data = data.contiguous(memory_format=_channels_last(data.ndim))
-        return loss(network(data), target)
+        return loss(exact_on_cpu(network(data)), target)
 
     return torch.compile(forward_loss, mode=mode.compiled) if mode.compiled else forward_loss
 
@@ -75,6 +76,7 @@ def fastest(
     data: torch.Tensor,
     target: Any,
     steps_left: int,
+    half: torch.dtype | None = None,
 ) -> StepMode:
     """Measure the modes on one batch and return the fastest one.
 
@@ -84,6 +86,7 @@ def fastest(
         data: A batch (b, c, *patch) on the device.
         target: Its target.
         steps_left: Steps still to train: compiled modes are measured only where that pays.
+        half: `half_precision` of the training.
 
     Returns:
         The mode; `EAGER`, with a warning, where nothing can be compiled.
@@ -93,11 +96,11 @@ def fastest(
         return EAGER
     if not asked and steps_left < WORTH_STEPS:
         return EAGER
-    seconds = {EAGER: _seconds(build(network, loss, EAGER), data, target)}
+    seconds = {EAGER: _seconds(build(network, loss, EAGER), data, target, half)}
     if asked or seconds[EAGER] * steps_left >= WORTH_S:
         for mode in COMPILED.get(data.device.type, ()):
             try:
-                seconds[mode] = _seconds(build(network, loss, mode), data, target)
+                seconds[mode] = _seconds(build(network, loss, mode), data, target, half)
             except Exception as error:  # compilers raise many kinds
                 reason = " ".join(str(error).split())[:200]
                 log.warning("training step, %s: does not work here (%s); going on without it", mode.name, reason)
@@ -112,11 +115,6 @@ def on_device(batch: dict[str, Any], device: torch.device) -> tuple[torch.Tensor
     if isinstance(target, list):
         return data, [t.to(device, non_blocking=True) for t in target]
     return data, target.to(device, non_blocking=True)
-
-
-def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Return the forward pass's context: float16 on a GPU, nothing elsewhere, as in nnU-Net."""
-    return torch.autocast("cuda") if device.type == "cuda" else nullcontext()
 
 
 def update(
@@ -143,13 +141,20 @@ def make_deterministic(device: torch.device) -> None:
         torch.backends.cudnn.benchmark = False
 
 
-def _seconds(forward_loss: ForwardLoss, data: torch.Tensor, target: Any, warm_up: int = 2, repeats: int = 3) -> float:
+def _seconds(
+    forward_loss: ForwardLoss,
+    data: torch.Tensor,
+    target: Any,
+    half: torch.dtype | None,
+    warm_up: int = 2,
+    repeats: int = 3,
+) -> float:
     """Return the shortest time of a forward and backward pass."""
     times: list[float] = []
     with torch.random.fork_rng(devices=[data.device] if data.device.type == "cuda" else []):
         for _ in range(warm_up + repeats):
             start = time.perf_counter()
-            with autocast(data.device):
+            with autocast(data.device, half):
                 loss = forward_loss(data, target)
             loss.backward()
             if data.device.type == "cuda":

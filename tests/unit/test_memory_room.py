@@ -101,5 +101,5 @@ def test_cases_are_held_in_order_with_compact_locations():
 
 
 def test_a_damaged_case_is_named():
-    with pytest.raises(DataError, match="preprocessed case 'b' cannot be read .*delete preprocessed"):
+    with pytest.raises(DataError, match=r"preprocessed case .b. cannot be read .*delete preprocessed"):
         load_bank(Dataset((1, 4, 5, 6), ()), torch.device("cpu"))
