@@ -60,6 +60,7 @@ class UNetTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature, to the letter
     ) -> None:
+        self.half = half_precision(device)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.schedule = schedule_for(self.recipe, len(self.configuration_manager.patch_size))
         self.num_epochs = self.schedule.epochs
@@ -69,7 +70,6 @@ class UNetTrainer(nnUNetTrainer):
             self.initial_lr, self.weight_decay = self.schedule.max_lr, self.schedule.weight_decay
         self.seed = self.recipe.seed if self.recipe.seed is not None else 0 if self.recipe.fast else None
         self.augmentation = self._augmentation()
-        self.half = half_precision(self.device)
         self.record = TrainingRecord(self.schedule.as_dict(), self.seed, precision=precision_name(self.half))
         self._resumed: TrainingRecord | None = None
         self._clock = self._saved = time.monotonic()

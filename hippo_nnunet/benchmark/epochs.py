@@ -156,7 +156,7 @@ def _checks(outcomes: dict[str, dict[str, Any]], measures: dict[str, dict[str, l
     same = {f"same_{key}": stock[key] == ours[key] for key in ("network", "parameters", "batch_size", "patch_size")}
     checks: dict[str, Any] = {**same, "network": stock["network"], "batch_size": stock["batch_size"]}
     checks["patch_size"] = stock["patch_size"]
-    for key in ("training_loss", "validation_loss", "pseudo_dice"):
+    for key in ("precision", "training_loss", "validation_loss", "pseudo_dice"):
         checks[key] = {STOCK: stock[key], OURS: ours[key]}
     dice = {side: figures.get("validation_dice", []) for side, figures in measures.items()}
     if all(dice.values()):

@@ -80,6 +80,7 @@ def outcome(trainer: Any) -> dict[str, Any]:
         "epoch_seconds": [end - start for start, end in zip(starts, ends, strict=True)],
         "training_loss": float(log.get_value("train_losses", -1)),
         "validation_loss": float(log.get_value("val_losses", -1)),
+        "precision": trainer.record.precision if recipes.is_ours(type(trainer).__name__) else _stock_precision(trainer),
         "pseudo_dice": [float(value) for value in log.get_value("dice_per_class_or_region", -1)],
         "network": type(network).__name__,
         "parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
@@ -88,6 +89,11 @@ def outcome(trainer: Any) -> dict[str, Any]:
         "peak_gpu_mib": torch.cuda.max_memory_allocated() / 2**20 if trainer.device.type == "cuda" else None,
         "output_folder": str(trainer.output_folder),
     }
+
+
+def _stock_precision(trainer: Any) -> str:
+    """Return what nnU-Net's own trainer computes in."""
+    return "float16" if trainer.device.type == "cuda" else "float32"
 
 
 def main(arguments: list[str] | None = None) -> None:

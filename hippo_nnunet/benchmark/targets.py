@@ -103,8 +103,9 @@ def _same_training(result: Result, configuration: str, device: str) -> bool:
 
 
 def _conditions_of_training(result: Result, machine: Machine) -> str:
-    settings = result.settings
-    return f"{settings['plans']}, batch {result.checks['batch_size']}, {settings['ours']}, {_where(result, machine)}"
+    settings, precision = result.settings, result.checks.get("precision", {}).get(OURS)
+    ours = f"{settings['ours']} in {precision}" if precision else settings["ours"]
+    return f"{settings['plans']}, batch {result.checks['batch_size']}, {ours}, {_where(result, machine)}"
 
 
 def _epoch_cpu(result: Result, machine: Machine) -> Verdict | None:

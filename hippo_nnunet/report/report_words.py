@@ -192,6 +192,7 @@ def facts(content: Content) -> list[tuple[str, str]]:
     machine, folds = manifest.get("machine", {}), manifest.get("folds", [])
     devices = ", ".join(sorted({str(fold["device"]) for fold in folds if fold.get("device")}))
     threads = ", ".join(sorted({str(fold["threads"]) for fold in folds if fold.get("threads")}))
+    precision = ", ".join(sorted({str(fold["precision"]) for fold in folds if fold.get("precision")}))
     seeds = ", ".join(sorted({str(fold["seed"]) for fold in folds if fold.get("seed") is not None}))
     trained = [fold["trained_seconds"] for fold in folds if fold.get("trained_seconds") is not None]
     hashes = manifest.get("sha256", {})
@@ -201,6 +202,7 @@ def facts(content: Content) -> list[tuple[str, str]]:
         ("plans", str(manifest.get("arguments", {}).get("plans", ""))),
         ("hardware", f"{system}, {machine['cpus']} CPU cores" if machine.get("cpus") else system),
         ("trained on", f"{devices}, {threads} threads" if devices and threads else devices),
+        ("precision", precision),
         ("training", f"{duration(sum(trained))} for {len(trained)} folds" if trained else ""),
         ("other steps", "; ".join(f"{step} {duration(seconds)}" for step, seconds in content.benchmarks.items())),
         ("seeds", seeds),

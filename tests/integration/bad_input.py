@@ -29,7 +29,7 @@ DATASET = "Dataset004_Phantom"
 CASES = tuple(f"phantom_{number:03d}" for number in range(1, 7))
 TEST_CASES = ("phantom_901", "phantom_902")
 SHAPE = (6, 7, 8)
-_OURS = ("nnUNet_", "HIPPO_CLIP_")
+_OURS = ("nnUNet_", "HIPPO_CLIP_", "HIPPO_PRECISION")
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,12 @@ ROWS = (
         ("{raw}/dataset.json", "no JSON object"),
         (text("{raw}/dataset.json", "5"),),
     ),
+    Bad(
+        "precision that is none",
+        TRAIN + " --trainer UNetTrainer_fast -p CompactPlans --device cpu",
+        ("HIPPO_PRECISION=half: expected float32 or bfloat16", "correct or unset it"),
+        environ={"HIPPO_PRECISION": "half"},
+    ),
     Bad("fold is a word", "train --root {root} -d 4 -c 2d -f first", ("fold 'first' is neither a number", "'all'")),
     Bad("fold is a raised two", "train --root {root} -d 4 -c 2d -f ²", ("fold '²' is neither a number", "'all'")),
     Bad("fold is negative", "train --root {root} -d 4 -c 2d -f -1", ("fold -1 is outside the split", "folds 0 to 4")),
