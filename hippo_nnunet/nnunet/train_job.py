@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.training.precision_choice import chosen_precision
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,15 @@ class TrainJob:
         """Refuse what nnU-Net would only find out after it has set up the training, or not at all.
 
         Raises:
-            ConfigError: Options that contradict one another, or weights to start from that are not there.
+            ConfigError: Options that contradict one another, a precision that is none, or weights to start from that
+                are not there.
             DataError: These weights are no checkpoint, or could run code and are not trusted.
         """
         if self.validate_best and self.disable_checkpointing:
             raise ConfigError(
                 "--validate-best needs a checkpoint, and --disable-checkpointing writes none: leave one out"
             )
+        chosen_precision()
         path = self.pretrained_weights
         if path is None:
             return

@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
-from hippo_nnunet.errors import ConfigError
-
-VARIABLE = "HIPPO_PRECISION"
-"""Variable that names the precision of trainings on a CPU; unset, the processor decides."""
-CHOICES = {"float32": None, "bfloat16": torch.bfloat16}
-"""The variable's values, and what they mean to autocast."""
+from hippo_nnunet.training.precision_choice import chosen_precision
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:
     """Return the type that a training's convolutions and products are computed in; None for float32 throughout.
 
     On a GPU float16, as in nnU-Net. On a CPU bfloat16 where it has instructions for it (x86-64 with AVX512-BF16 or
-    AMX), or what VARIABLE says. Weights, their updates and the loss are float32 everywhere.
+    AMX), or what `chosen_precision` says. Weights, their updates and the loss are float32 everywhere.
 
     Raises:
-        ConfigError: The variable holds something else.
+        ConfigError: See `chosen_precision`.
     """
     if device.type == "cuda":
         return torch.float16
     if device.type != "cpu":
         return None
-    chosen = os.environ.get(VARIABLE, "").strip()
-    if not chosen:
-        return torch.bfloat16 if _cpu_multiplies_bfloat16() else None
-    if chosen not in CHOICES:
-        raise ConfigError(f"{VARIABLE}={chosen}: expected {' or '.join(CHOICES)}; correct or unset it")
-    return CHOICES[chosen]
+    bfloat16 = _cpu_multiplies_bfloat16() if (chosen := chosen_precision()) is None else chosen == "bfloat16"
+    return torch.bfloat16 if bfloat16 else None
 
 
 def precision_name(half: torch.dtype | None) -> str:

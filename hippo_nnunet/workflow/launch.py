@@ -23,6 +23,7 @@ from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.paths import NnunetFolders, folder_problem
 from hippo_nnunet.progress import duration
 from hippo_nnunet.training import recipes
+from hippo_nnunet.training.precision_choice import chosen_precision
 from hippo_nnunet.workflow import failures, job_state, targets
 from hippo_nnunet.workflow.clock import settle
 from hippo_nnunet.workflow.experiment import DONE, FILE, Cell, Experiment
@@ -74,6 +75,7 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
     if problem:
         raise ConfigError(f"{folder}: {problem}; give it room or permissions, or choose a folder that you can write to")
     targets.check_trained(experiment, folders)
+    chosen_precision()
     _check_encoders(experiment, folder)
     try:
         with _only_run(folder):

@@ -8,7 +8,8 @@ from torch import nn
 
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.training import precision
-from hippo_nnunet.training.precision import VARIABLE, autocast, exact_on_cpu, exact_outputs, half_precision
+from hippo_nnunet.training.precision import autocast, exact_on_cpu, exact_outputs, half_precision
+from hippo_nnunet.training.precision_choice import VARIABLE
 from hippo_nnunet.training.step import EAGER, build, update
 
 CPU = torch.device("cpu")
