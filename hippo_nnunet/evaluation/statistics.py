@@ -22,6 +22,8 @@ MIN_CASES = 6
 """Fewer pairs get no verdict: with 5 no two-sided signed-rank test can reach 0.05."""
 MIN_FOLD_CASES = 10
 """Folds with fewer cases are resampled together: a bootstrap within m cases lacks 1/m of the variance."""
+ROUNDING = 1e-12
+"""Relative difference below which values count as equal: BCa divides by how they scatter."""
 
 BETTER, WORSE, EQUIVALENT, CANNOT_TELL = "better", "worse", "equivalent", "cannot tell"
 
@@ -123,9 +125,9 @@ def bootstrap_intervals(
         seed: Same seed, same interval.
 
     Returns:
-        Lower and upper end for each level. Values that are all equal give that value twice.
+        Lower and upper end for each level. Values that are all equal, but for rounding, give that value twice.
     """
-    if np.ptp(values) == 0:
+    if np.ptp(values) <= ROUNDING * np.abs(values).max():
         return [(float(values[0]), float(values[0]))] * len(levels)
     samples = _strata(values, folds)
     result = None

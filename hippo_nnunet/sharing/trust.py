@@ -58,7 +58,15 @@ def _numpy_scalar(module: str) -> Any:
     return _stand_in(scalar, module, "scalar")
 
 
+def _bytes(text: str, encoding: str) -> bytes:
+    """Stand in for `_codecs.encode`, by which pickles of protocol 2 write bytes: torch before 2.5 refuses it."""
+    if type(text) is not str or encoding != "latin1":
+        raise pickle.UnpicklingError("Unsupported global: GLOBAL _codecs.encode of something else than bytes")
+    return text.encode("latin1")
+
+
 _ALLOWED = [
+    _stand_in(_bytes, "_codecs", "encode"),
     _stand_in(_NumberType, "numpy", "dtype"),
     _numpy_scalar("numpy._core.multiarray"),
     _numpy_scalar("numpy.core.multiarray"),  # numpy 1

@@ -154,9 +154,12 @@ def test_installed_for_nnunet(trained: TinyDataset, shared: Path, tmp_path: Path
         "nnUNetv2_predict", "-i", tmp_path / "images", "-o", tmp_path / "theirs", "-d", trained.number, "-tr", UNET,
         "-p", PLANS, "-c", "2d", "-f", 0, 1, "-device", "cpu", "-npp", 0, "-nps", 0, "--save_probabilities",
     )  # fmt: skip
-    labels, probabilities = output(tmp_path / "theirs")
-    assert (labels == output(tmp_path / "file")[0]).mean() >= 0.9999
-    assert (np.abs(probabilities - output(tmp_path / "file")[1]) < 1e-3).mean() > 0.97
+    (labels, probabilities), (ours, our_probabilities) = output(tmp_path / "theirs"), output(tmp_path / "file")
+    assert (np.abs(probabilities - our_probabilities) < 1e-3).mean() > 0.97
+    second, first = np.sort(our_probabilities, axis=0)[-2:]
+    tied = first - second < 0.01  # a model of a hundred steps is unsure, and nnU-Net sums in half precision
+    assert tied.mean() < 0.1
+    assert (labels == ours)[~tied].all()
 
 
 def test_installing_replaces_nothing_unasked(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,10 +126,14 @@ def test_server_that_sends_another_range(server: Server, tmp_path: Path) -> None
 
 
 def test_server_that_claims_more_than_it_sends(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="after 4 attempts"):
-        fetch(server, tmp_path, "claims-more")
-    assert names(tmp_path) == ["Task04_Hippocampus.tar.part"]
-    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    """urllib3 2 withholds the last bytes of such an answer, so it gives up; urllib3 1 hands them out: all is there."""
+    try:
+        archive = fetch(server, tmp_path, "claims-more")
+    except DataError as error:
+        assert "after 4 attempts" in str(error)
+        assert names(tmp_path) == ["Task04_Hippocampus.tar.part"]
+        archive = fetch(server, tmp_path)
+    assert archive.read_bytes() == CONTENT
 
 
 def test_server_that_claims_less_than_it_has(server: Server, tmp_path: Path) -> None:

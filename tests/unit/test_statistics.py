@@ -25,6 +25,14 @@ def differences() -> np.ndarray:
     return stats.skewnorm.rvs(4, loc=-0.004, scale=0.02, size=80, random_state=3)
 
 
+@pytest.mark.parametrize("noise", [0.0, 4e-18])
+def test_values_that_are_equal_but_for_rounding_have_no_width(noise: float) -> None:
+    values = np.full(50, 0.03)
+    values[::3] += noise * np.arange(17)
+    assert (np.ptp(values) > 0) == (noise > 0)
+    assert bootstrap_intervals(values) == [(values[0], values[0])]
+
+
 def test_the_interval_is_between_t_and_percentile(differences: np.ndarray) -> None:
     ((low, high),) = bootstrap_intervals(differences, n_resamples=4000)
     by_t = stats.t.interval(0.95, 79, differences.mean(), stats.sem(differences))
