@@ -15,6 +15,7 @@ from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.networks.attention_unet import AttentionUNet
 from hippo_nnunet.nnunet import memory_cases
 from hippo_nnunet.training.memory_data import MemoryLoader
+from hippo_nnunet.training.step import EAGER, build
 
 
 def test_classes_are_made_once_and_pickle_by_reference():
@@ -70,6 +71,22 @@ def test_each_trainer_builds_its_network_from_any_plans(in_tiny):
     planned["network_class_name"] = "hippo_nnunet.networks.attention_unet.AttentionUNet"
     plain.initialize()
     assert type(plain.network).__name__ == "PlainConvUNet"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_training_step_computes_in_the_precision_that_is_recorded(in_tiny, monkeypatch, precision):
+    monkeypatch.setenv("HIPPO_PRECISION", precision)
+    trainer = in_tiny.trainer("UNetTrainer_fast")
+    trainer.initialize()
+    seen = []
+    monkeypatch.setattr(trainer, "loss", lambda output, _target: output[0].sum())
+    convolution = next(m for m in trainer.network.modules() if isinstance(m, torch.nn.Conv2d))
+    convolution.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    trainer._forward_loss = build(trainer.network, trainer.loss, EAGER)
+    shape = (2, trainer.num_input_channels, *trainer.configuration_manager.patch_size)
+    trainer.train_step({"data": torch.randn(shape), "target": torch.zeros(1)})
+    assert seen == [getattr(torch, precision)]
+    assert trainer.record.precision == precision
 
 
 def test_bare_trainers_keep_nnunets_recipe(in_tiny):
