@@ -52,6 +52,8 @@ def data(experiment: Experiment, folders: NnunetFolders, source: Path | None) ->
                 f"{source} holds {made.name}, not {experiment.dataset}; name it as the task that it holds"
             )
     elif not (folders.preprocessed / experiment.dataset / "gt_segmentations").is_dir():
+        if raw.is_dir():
+            raise DataError(f"{raw} has no dataset.json: delete {raw}, then run again with --task: it is converted anew")
         raise ConfigError(f"{raw} is missing; name the task that it is made from with --task")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,3 +165,12 @@ def test_a_failing_job_says_why(workspace: Path) -> None:
     assert "error: submission: " in failed.stderr
     assert "dataset.json" in failed.stderr.splitlines()[-1]
     assert "submission.log" in failed.stderr.splitlines()[-1]
+
+
+def test_data_that_is_gone_is_asked_for(workspace: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "exp" / "nnunet" / "nnUNet_raw" / DATASET
+    raw.mkdir(parents=True)
+    shutil.copy2(workspace / "exp" / "experiment.yaml", tmp_path / "exp")
+    failed = run(tmp_path, "--device", "cpu")
+    assert failed.returncode == 1
+    assert f"error: data: {raw} has no dataset.json: delete {raw}, then run again with --task" in failed.stderr

@@ -18,6 +18,8 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,14 @@ ATTEMPTS = 6
 """Runs after which an experiment that has not recovered counts as lost."""
 
 
-def play(world: World, fault: Fault, draw: random.Random, folder: Path) -> dict[str, Any]:
-    """Break a copy, let it recover, and look at it.
+def play(world: World, fault: Fault, draw: random.Random, folder: Path, keep: bool = False) -> dict[str, Any]:
+    """Break a copy, let it recover, and look at it; with `keep`, what is lost stays beside `folder`.
 
     Returns:
         The tally's entry: `outcome` is `alone`, `remedy` or `lost`.
     """
+    shutil.rmtree(folder.parent, ignore_errors=True)
+    folder.parent.mkdir(parents=True)
     round_ = Round(world, folder, draw)
     entry: dict[str, Any] = {"fault": fault.name, "remedies": []}
     begun, used = time.monotonic(), _cpu_s()
@@ -58,6 +62,8 @@ def play(world: World, fault: Fault, draw: random.Random, folder: Path) -> dict[
     }
     if round_.disk is not None:
         round_.disk.close()
+    if entry["outcome"] != "lost" or not keep:
+        shutil.rmtree(folder.parent, ignore_errors=True)
     return entry
 
 
@@ -127,6 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "hippo-faults")
+    parser.add_argument("--jobs", type=int, default=1, help="rounds at once")
     parser.add_argument("--only", help="faults whose name holds this")
     parser.add_argument("--keep", action="store_true", help="keep the folder of a round that was lost")
     options = parser.parse_args(arguments)
@@ -140,23 +147,23 @@ def main(arguments: list[str] | None = None) -> int:
     world = build(work)
     path = work / f"tally-{options.seed}{'-' + options.only if options.only else ''}.json"
     tally: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    for number in range(options.rounds):
-        if str(number) in tally:
-            continue
-        fault, draw = drawn(options.seed, number, faults)
-        place = work / "rounds" / str(number)
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        entry = tally[str(number)] = play(world, fault, draw, place / "exp")
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(tally, indent=1))
-        temporary.replace(path)
-        told = entry.get("why", "")[-600:] or "; ".join(entry["remedies"])
-        notes = "; ".join(entry["notes"])
-        print(f"{number}: {fault.name} at {entry['stage']} ({notes}): {entry['outcome']}", flush=True)
-        print(f"    {entry['cpu_seconds']} s of CPU, {entry['runs']} runs. {told}", flush=True)
-        if entry["outcome"] != "lost" or not options.keep:
-            shutil.rmtree(place, ignore_errors=True)
+    numbers = [number for number in range(options.rounds) if str(number) not in tally]
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        playing = {}
+        for number in numbers:
+            fault, draw = drawn(options.seed, number, faults)
+            place = work / "rounds" / str(number)
+            playing[pool.submit(play, world, fault, draw, place / "exp", options.keep)] = number
+        for ended in as_completed(playing):
+            number, entry = playing[ended], ended.result()
+            tally[str(number)] = entry
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(tally, indent=1))
+            temporary.replace(path)
+            told = entry.get("why", "")[-600:] or "; ".join(entry["remedies"])
+            notes = "; ".join(entry["notes"])
+            print(f"{number}: {entry['fault']} at {entry['stage']} ({notes}): {entry['outcome']}", flush=True)
+            print(f"    {entry['cpu_seconds']} s of CPU, {entry['runs']} runs. {told}", flush=True)
     entries = [entry for key, entry in tally.items() if int(key) < options.rounds]
     print(table(entries))
     return int(any(entry["outcome"] == "lost" for entry in entries))
