@@ -1,4 +1,7 @@
-"""Fuzzing: a short, fixed form in the ordinary run; `HIPPO_FUZZ_SECONDS=1800 scripts/test -m fuzz` for a long one."""
+"""Fuzzing: a short, fixed form in the ordinary run; `HIPPO_FUZZ_SECONDS=1800 scripts/test -m fuzz` for a long one.
+
+With `HIPPO_FUZZ_ENGINE=atheris` (`pip install atheris`) the long one is guided by the branches that examples reach.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,15 @@ from hypothesis.strategies import SearchStrategy
 
 SECONDS = float(os.environ.get("HIPPO_FUZZ_SECONDS", "0"))
 """How long all fuzz tests together may take; 0: a few fixed examples of each."""
+GUIDED = os.environ.get("HIPPO_FUZZ_ENGINE", "hypothesis") == "atheris"
 MOST_MEMORY = 3 * 2**30
 """Address space, in bytes, that the examples may take beyond what the process has when the tests begin."""
+
+if GUIDED:
+    import atheris
+
+    assert SECONDS, "atheris needs HIPPO_FUZZ_SECONDS"
+    atheris.instrument_imports(include=["hippo_nnunet"]).__enter__()  # the tests' modules import it after this one
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +50,10 @@ def _little_memory() -> Iterator[None]:
 
 
 @pytest.fixture
-def fuzz(request: pytest.FixtureRequest) -> Fuzz:
+def fuzz(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Fuzz:
     """Return `fuzz(check, strategy, examples)`, which calls the check with examples of the strategy."""
     tests = sum(1 for item in request.session.items if item.get_closest_marker("fuzz"))
+    folder = tmp_path_factory.mktemp("atheris")
 
     def run(check: Callable[[Any], object], strategy: SearchStrategy[Any], examples: int = 30) -> None:
         def once(value: Any) -> None:
@@ -53,9 +64,28 @@ def fuzz(request: pytest.FixtureRequest) -> Fuzz:
         if not SECONDS:
             settings(max_examples=examples, derandomize=True, database=None, **common)(given(strategy)(once))()
             return
+        if GUIDED:
+            _guided(settings(database=None, **common)(given(strategy)(once)), int(SECONDS / tests), folder)
+            return
         end = time.monotonic() + SECONDS / tests
         while time.monotonic() < end:
             wrapped = seed(secrets.randbits(64))(given(strategy)(once))
             settings(max_examples=200, **common)(wrapped)()
 
     return run
+
+
+def _guided(test: Any, seconds: int, folder: Path) -> None:
+    """Let atheris choose the bytes that the examples are drawn from; in a child, because it ends its process."""
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    for size in range(10, 1000, 10):  # it would begin with nothing, which is too little to draw an example from
+        (corpus / str(size)).write_bytes(secrets.token_bytes(size))
+    options = {"max_total_time": max(seconds, 1), "artifact_prefix": f"{folder}/", "rss_limit_mb": 0, "len_control": 0}
+    child = os.fork()
+    if not child:
+        words = ["fuzz", str(corpus), *(f"-{name}={value}" for name, value in options.items())]
+        atheris.Setup(words, lambda content: test.hypothesis.fuzz_one_input(content) and None)
+        atheris.Fuzz()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, f"a fault: see above; its bytes lie in {folder}"
