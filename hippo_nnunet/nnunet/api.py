@@ -63,12 +63,14 @@ def resolve_device(device: str) -> str:
         ConfigError: Another name.
         DependencyError: The device that was asked for is not there; nothing falls back to another.
     """
-    import torch
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise ConfigError(f"device '{device}' is unknown; take auto, cpu, cuda or mps")
+    if device == "cpu":
+        return device
+    import torch  # seconds, and half a GB of memory
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("cpu", "cuda", "mps"):
-        raise ConfigError(f"device '{device}' is unknown; take auto, cpu, cuda or mps")
     if device == "cuda" and not torch.cuda.is_available():
         raise DependencyError("device 'cuda' was asked for, but torch finds none; pass --device cpu, or see doctor")
     if device == "mps" and not torch.backends.mps.is_available():

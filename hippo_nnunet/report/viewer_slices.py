@@ -37,7 +37,7 @@ class SliceData:
 def packed(array: npt.NDArray[Any]) -> str:
     """Write an array's little-endian bytes as base64 of zlib's deflate; a page has DecompressionStream for it."""
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    return base64.b64encode(zlib.compress(little.tobytes(), 9)).decode("ascii")
+    return base64.b64encode(zlib.compress(little.tobytes())).decode("ascii")
 
 
 def slice_data(case: ViewedCase) -> SliceData:

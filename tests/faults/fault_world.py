@@ -277,7 +277,7 @@ def of_folder(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], of: subprocess.Popen[bytes], every_s: float = 0.02) -> bool:
+def wait_for(condition: Callable[[], bool], of: subprocess.Popen[bytes], every_s: float = 0.1) -> bool:
     """Wait for a condition; False where the process ended first."""
     end = time.monotonic() + LIMIT_S
     while not condition():
@@ -293,4 +293,4 @@ def wait_until_alone(folder: Path, seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while left := of_folder(folder):
         assert time.monotonic() < end, f"still at work: {[command_of(process) for process in left]}"
-        time.sleep(0.2)
+        time.sleep(0.5)

@@ -71,6 +71,13 @@ def test_help_and_list_import_nothing_heavy(arguments: list[str]) -> None:
     assert imported_by(*arguments) & heavy == set()
 
 
+def test_run_on_a_cpu_leaves_torch_to_the_jobs(tmp_path: Path) -> None:
+    pytest.importorskip("snakemake")
+    (tmp_path / "Task04_Phantom").mkdir()
+    asked = (str(tmp_path / "exp"), "--task", str(tmp_path / "Task04_Phantom"), "--device", "cpu")
+    assert "torch" not in imported_by("run", *asked, "--dry-run")
+
+
 def test_version() -> None:
     done = program("--version")
     assert (done.returncode, done.stdout.strip()) == (0, __version__)
