@@ -53,7 +53,7 @@ def data(experiment: Experiment, folders: NnunetFolders, source: Path | None) ->
             )
     elif not (folders.preprocessed / experiment.dataset / "gt_segmentations").is_dir():
         if raw.is_dir():
-            raise DataError(f"{raw} has no dataset.json: delete {raw}, then run again with --task: it is converted anew")
+            raise DataError(f"{raw} has no dataset.json: delete {raw}, then run again with --task: it is made anew")
         raise ConfigError(f"{raw} is missing; name the task that it is made from with --task")
 
 
