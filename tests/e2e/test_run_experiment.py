@@ -23,6 +23,7 @@ from hippo_nnunet.data.synth import make_phantom
 DATASET = "Dataset004_Phantom"
 MODELS = [f"{base}Trainer_fast_2epochs_3iters__CompactPlans__2d" for base in ("UNet", "AttentionUNet")]
 
+pytest.importorskip("snakemake", reason="run needs Snakemake, and Snakemake needs Python 3.11")
 pytestmark = pytest.mark.slow
 
 

@@ -11,6 +11,7 @@ import pytest
 
 ROUNDS = int(os.environ.get("HIPPO_FAULT_ROUNDS", "2"))
 
+pytest.importorskip("snakemake", reason="run needs Snakemake, and Snakemake needs Python 3.11")
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 

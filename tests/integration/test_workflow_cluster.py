@@ -13,6 +13,8 @@ from hippo_nnunet.workflow import launch
 from hippo_nnunet.workflow.experiment import FILE, Experiment
 from hippo_nnunet.workflow.launch import Settings
 
+pytest.importorskip("snakemake", reason="run needs Snakemake, and Snakemake needs Python 3.11")
+
 PAGE = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
 FIVE = (0, 1, 2, 3, 4)
 

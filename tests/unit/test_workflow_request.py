@@ -208,6 +208,7 @@ def test_refused_experiments() -> None:
 def test_a_run_looks_for_its_encoders_before_any_job(
     tmp_path: Path, folders: NnunetFolders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("snakemake")
     monkeypatch.setenv("HIPPO_CLIP_MODEL", "ViT-B-32")
     monkeypatch.setenv("HIPPO_CLIP_WEIGHTS", str(tmp_path / "missing.pt"))
     asked = experiment(variants=("UNet", "CLIPGuidedUNet_mini", "CLIPGuidedUNet"), folds={"2d": (0,)})
