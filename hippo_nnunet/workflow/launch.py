@@ -70,10 +70,10 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
         DependencyError: Snakemake, the profile's plugin, or the weights of a variant's CLIP encoder are not there.
         HippoError: A job failed; holds the job's own message and the log file.
     """
-    _check_profile(settings.profile)
     problem = folder_problem(folder)
     if problem:
         raise ConfigError(f"{folder}: {problem}; give it room or permissions, or choose a folder that you can write to")
+    _check_profile(settings.profile)
     targets.check_trained(experiment, folders)
     chosen_precision()
     _check_encoders(experiment, folder)
@@ -200,10 +200,10 @@ def _command(folder: Path, settings: Settings, products: Collection[str]) -> lis
 
 
 def _check_profile(profile: str) -> None:
-    if importlib.util.find_spec("snakemake") is None:
-        raise DependencyError("run needs Snakemake, and Snakemake needs Python 3.11 or newer: pip install snakemake")
     if not profile or not ((HERE / "profiles" / profile).is_dir() or Path(profile).is_dir()):
         raise ConfigError(f"profile '{profile}' is neither local, slurm nor the folder of a Snakemake profile")
+    if importlib.util.find_spec("snakemake") is None:
+        raise DependencyError("run needs Snakemake, and Snakemake needs Python 3.11 or newer: pip install snakemake")
     if profile == "slurm" and importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
         raise DependencyError("profile 'slurm' needs a plugin: pip install snakemake-executor-plugin-slurm")
 
