@@ -165,6 +165,8 @@ def _refuse_clash(
     overwrite: bool,
 ) -> None:
     """Refuse an output folder in which something would be lost or mixed up."""
+    if output.is_symlink() and not output.exists():
+        raise DataError(f"{output} is a link that leads nowhere: choose another folder")
     try:
         target = output.resolve()
     except (OSError, RuntimeError) as error:
