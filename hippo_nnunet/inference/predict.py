@@ -165,12 +165,13 @@ def _refuse_clash(
     overwrite: bool,
 ) -> None:
     """Refuse an output folder in which something would be lost or mixed up."""
-    if output.is_symlink() and not output.exists():
-        raise DataError(f"{output} is a link that leads nowhere: choose another folder")
     try:
+        dangling = output.is_symlink() and not output.exists()
         target = output.resolve()
     except (OSError, RuntimeError) as error:
         raise DataError(f"{output}: cannot be found ({error}): choose another folder") from error
+    if dangling:
+        raise DataError(f"{output} is a link that leads nowhere: choose another folder")
     if target in {file.parent.resolve() for case in cases for file in case.files}:
         raise DataError(f"{output} is the folder of the images: choose another one for the segmentations")
     if output.exists() and not output.is_dir():
