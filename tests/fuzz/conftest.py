@@ -53,7 +53,6 @@ def _little_memory() -> Iterator[None]:
 def fuzz(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Fuzz:
     """Return `fuzz(check, strategy, examples)`, which calls the check with examples of the strategy."""
     tests = sum(1 for item in request.session.items if item.get_closest_marker("fuzz"))
-    folder = tmp_path_factory.mktemp("atheris")
 
     def run(check: Callable[[Any], object], strategy: SearchStrategy[Any], examples: int = 30) -> None:
         def once(value: Any) -> None:
@@ -65,7 +64,11 @@ def fuzz(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             settings(max_examples=examples, derandomize=True, database=None, **common)(given(strategy)(once))()
             return
         if GUIDED:
-            _guided(settings(database=None, **common)(given(strategy)(once)), int(SECONDS / tests), folder)
+            _guided(
+                settings(database=None, **common)(given(strategy)(once)),
+                int(SECONDS / tests),
+                tmp_path_factory.mktemp("atheris"),
+            )
             return
         end = time.monotonic() + SECONDS / tests
         while time.monotonic() < end:
