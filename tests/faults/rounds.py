@@ -1,8 +1,8 @@
 """Breaks the phantom experiment again and again: `python tests/faults/rounds.py --rounds 200 --seed 0`.
 
 Round n of a seed is the same fault at the same stage in every run; the moment at which a process is hit also depends on
-the machine. Every round is kept in the tally as soon as it has ended, and a second start goes on with those that are missing.
-Prints a table; the exit code is 1 where a round was lost.
+the machine. Every round is kept in the tally as soon as it has ended, and a second start goes on with those that are
+missing. Prints a table; the exit code is 1 where a round was lost.
 """
 
 from __future__ import annotations
