@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hippo_nnunet.benchmark.document import read_document
-from hippo_nnunet.benchmark.targets import table
+from benchmarks.document import read_document
+from benchmarks.targets import table
 from hippo_nnunet.errors import HippoError
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def profile_step(options: argparse.Namespace) -> None:
     """Do what the module says."""
     from torch.profiler import ProfilerActivity, profile
 
-    from hippo_nnunet.benchmark.epochs_process import make_trainer, set_up
+    from benchmarks.epochs_process import make_trainer, set_up
     from hippo_nnunet.nnunet.api import limit_processes
 
     limit_processes()

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-from hippo_nnunet.sharing.container import MANIFEST, write_container
-from hippo_nnunet.sharing.tensors import pack
+from hippo_nnunet.models.container import MANIFEST, write_container
+from hippo_nnunet.models.tensors import pack
 
 PLANS: dict[str, Any] = {
     "dataset_name": "Dataset902_Forged",

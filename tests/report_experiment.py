@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from hippo_nnunet.evaluation.tables import COLUMNS
-from hippo_nnunet.report.viewers import ViewerFragment
-from hippo_nnunet.workflow.experiment import Cell, Experiment
+from hippo_nnunet.experiment.experiment import Cell, Experiment
+from hippo_nnunet.pages.report.viewers import ViewerFragment
 
 DATASET = "Dataset004_Hippocampus"
 LABELS = ("Anterior", "Posterior")

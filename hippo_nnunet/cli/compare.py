@@ -37,9 +37,9 @@ def compare(
     ] = None,
 ) -> None:
     """Compare variants and configurations on identical folds: better, worse, equivalent, or cannot tell."""
+    from hippo_nnunet.analysis.compare import as_json, compare_experiment, keep_scores_and_times, write_comparison
+    from hippo_nnunet.analysis.volumes import check_volumes
     from hippo_nnunet.evaluation.comparison import Options
-    from hippo_nnunet.workflow.compared import as_json, compare_experiment, keep_scores_and_times, write_comparison
-    from hippo_nnunet.workflow.volumes import check_volumes
 
     options = Options(metric, rope, baseline)
     keep_scores_and_times(experiment, root)
@@ -51,8 +51,8 @@ def compare(
         return
     from rich.console import Console
 
-    from hippo_nnunet.workflow.comparison_tables import comparison_parts
-    from hippo_nnunet.workflow.volume_tables import check_parts
+    from hippo_nnunet.analysis.comparison_tables import comparison_parts
+    from hippo_nnunet.analysis.volume_tables import check_parts
 
     console = Console()
     wide = console if console.is_terminal else Console(width=200)

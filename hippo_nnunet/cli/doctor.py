@@ -25,7 +25,7 @@ def doctor(
 
     from rich.console import Console
 
-    from hippo_nnunet.nnunet.doctor import diagnose, survey
+    from hippo_nnunet.doctor.installation import diagnose, survey
 
     with Console(stderr=True).status("asking nnU-Net and torch"):
         findings = diagnose(survey(root))

@@ -67,7 +67,7 @@ def explain(
             raise typer.BadParameter("write CLASS=DESCRIPTION, such as 'posterior=the tail'", param_hint="--prompt")
         prompts.setdefault(name.strip(), []).append(description.strip())
 
-    from hippo_nnunet.workflow.explained import Settings, explain_experiment, explain_images
+    from hippo_nnunet.pages.explanation.explain import Settings, explain_experiment, explain_images
 
     settings = Settings(device, checkpoint, prompts, overwrite, trust_checkpoint)
     with contextlib.redirect_stdout(sys.stderr):  # nnU-Net prints

@@ -14,6 +14,6 @@ def explore(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier exploration.")] = False,
 ) -> None:
     """Show sizes, intensities, volumes, places and outliers of a dataset; prints the page's path."""
-    from hippo_nnunet.report.exploration_page import write_exploration
+    from hippo_nnunet.pages.exploration.page import write_exploration
 
     typer.echo(write_exploration(source, output, overwrite, show_progress=True))

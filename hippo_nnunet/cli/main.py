@@ -11,7 +11,6 @@ import typer
 
 from hippo_nnunet import __version__
 from hippo_nnunet.cli import (
-    benchmark,
     clip,
     compare,
     data,
@@ -38,7 +37,6 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(clip.app, name="clip")
 app.add_typer(model.app, name="model")
-app.add_typer(benchmark.app, name="benchmark")
 for function in (
     doctor.doctor,
     registration.env,

@@ -79,13 +79,13 @@ def predict(
 
     models, postprocessing = tuple(model or ()), None
     if experiment is not None:
-        from hippo_nnunet.workflow.chosen import chosen_models
+        from hippo_nnunet.experiment.ensemble_choice import chosen_models
 
         chosen = chosen_models(experiment, root)
         models, postprocessing = chosen.folders, chosen.postprocessing
     table = None
     if volumes is not None:
-        from hippo_nnunet.workflow.predicted_volumes import prepare_volumes
+        from hippo_nnunet.analysis.predicted_volumes import prepare_volumes
 
         table = prepare_volumes(volumes, models, experiment, calibration, coverage, root, overwrite)
     with contextlib.redirect_stdout(sys.stderr):  # nnU-Net prints

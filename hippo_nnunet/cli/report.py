@@ -23,7 +23,7 @@ def report(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report.")] = False,
 ) -> None:
     """Write verdict, tables, charts and conclusions into one HTML file; prints its path."""
-    from hippo_nnunet.report.report_page import write_report
+    from hippo_nnunet.pages.report.page import write_report
 
     page = write_report(experiment, output, root=root, cases=cases, figures=not no_figures, overwrite=overwrite)
     typer.echo(page)

@@ -47,8 +47,8 @@ def run(
     """Train, cross-validate, ensemble, evaluate, predict and pack a submission; a second run does what is missing."""
     from rich.console import Console
 
+    from hippo_nnunet.experiment.request import Request
     from hippo_nnunet.workflow.main import perform, show_status
-    from hippo_nnunet.workflow.request import Request
 
     request = Request(task, dataset, variants, configurations, folds, preset, epochs, iterations)
     if as_json and not status:

@@ -13,9 +13,9 @@ from hippo_nnunet.data.archive import open_dataset
 from hippo_nnunet.data.check import check_dataset
 from hippo_nnunet.data.finding import Finding
 from hippo_nnunet.data.layout import Dataset
-from hippo_nnunet.data.staging import staged
 from hippo_nnunet.errors import ConfigError, DataError, UpstreamError
-from hippo_nnunet.nnunet.watched import run_watched
+from hippo_nnunet.files import staged
+from hippo_nnunet.processes import run_watched
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hippo_nnunet.data.phantom import make_case
-from hippo_nnunet.data.staging import staged
 from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.files import staged
 
 # Training ids count from 1 and test ids from here, so that adding training cases renames no test case.
 _FIRST_TEST_ID = 901

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hippo_nnunet.clip.prompts import class_names
+from hippo_nnunet.data.cases import InputCase
 from hippo_nnunet.data.nifti import Volume, read_volume, shift_mm
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.labels import named_labels
-from hippo_nnunet.inference.cases import InputCase
 
 if TYPE_CHECKING:
     import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -14,11 +15,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.inference.members import read_model_json
+from hippo_nnunet.models.model_file import ModelFile, open_model
+from hippo_nnunet.models.plans_check import check_classes, check_plans
 from hippo_nnunet.nnunet.network import ATTENTION, CLIP_GUIDED, baseline_class, build_network
-from hippo_nnunet.sharing.model_file import ModelFile, open_model
-from hippo_nnunet.sharing.plans_check import check_classes, check_plans
-from hippo_nnunet.sharing.trust import read_checkpoint
+from hippo_nnunet.nnunet.trust import read_checkpoint
 from hippo_nnunet.training.recipes import CLIP_BASE, is_ours, parse
 
 _NETWORKS: dict[str, Callable[[Any], str]] = {
@@ -202,3 +202,18 @@ def _check_fit(frame: _Frame, fold: int | str, weights: Mapping[str, torch.Tenso
 
 def _described(shape_and_type: tuple[tuple[int, ...], torch.dtype] | None) -> str:
     return "missing" if shape_and_type is None else f"{list(shape_and_type[0])} {shape_and_type[1]}"
+
+
+def read_model_json(path: Path) -> dict[str, Any]:
+    """Read a model folder's dataset.json or plans.json.
+
+    Raises:
+        DataError: The file is missing or is not JSON.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read ({error}): give the folder of a model of nnU-Net") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds no JSON object: give the folder of a model of nnU-Net")
+    return content

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hippo_nnunet.data.cases import ENDINGS
 from hippo_nnunet.data.layout import LARGEST_LABEL
 from hippo_nnunet.errors import ConfigError, DataError, HippoError
-from hippo_nnunet.inference.cases import ENDINGS
+from hippo_nnunet.inference.loading import read_model_json
+from hippo_nnunet.models.model_file import open_model
 from hippo_nnunet.nnunet.paths import EXT_VARIABLE, environment
-from hippo_nnunet.sharing.model_file import open_model
 
 if TYPE_CHECKING:
     import torch
@@ -191,18 +191,3 @@ def _check_form(content: dict[str, Any], path: Path, entries: dict[str, type]) -
     for name, kind in entries.items():
         if not isinstance(content.get(name), kind) or not content[name]:
             raise DataError(f"{path}: names no {name}: give the folder of a model of nnU-Net")
-
-
-def read_model_json(path: Path) -> dict[str, Any]:
-    """Read a model folder's dataset.json or plans.json.
-
-    Raises:
-        DataError: The file is missing or is not JSON.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read ({error}): give the folder of a model of nnU-Net") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: holds no JSON object: give the folder of a model of nnU-Net")
-    return content

@@ -27,9 +27,9 @@ from nibabel.filebasedimages import ImageFileError
 
 from hippo_nnunet.data.finding import FoundProblem
 from hippo_nnunet.data.nifti import open_image
-from hippo_nnunet.data.staging import missing_parents, remove_empty
+from hippo_nnunet.data.nifti_header import InputHeader, byte_order, read_input_header
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.inference.nifti_header import InputHeader, byte_order, read_input_header
+from hippo_nnunet.files import missing_parents, remove_empty
 
 TASK_NAME = "Task04_Hippocampus"
 

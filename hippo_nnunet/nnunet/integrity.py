@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.nnunet.watched import run_watched
+from hippo_nnunet.processes import run_watched
 
 _STDERR = 2
 _CHECK = """

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.nnunet.json_files import read_json, read_object
+from hippo_nnunet.files import read_json, read_object
 from hippo_nnunet.nnunet.paths import NnunetFolders
 
 DEFAULT_FOLDS = 5

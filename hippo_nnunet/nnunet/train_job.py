@@ -65,6 +65,6 @@ class TrainJob:
         if not zipfile.is_zipfile(path):
             raise DataError(f"--pretrained-weights {path}: cannot be read; name a checkpoint of nnU-Net")
         if not self.trust_checkpoint:
-            from hippo_nnunet.sharing.trust import read_checkpoint
+            from hippo_nnunet.nnunet.trust import read_checkpoint
 
             read_checkpoint(path)  # nnU-Net itself would run whatever the file asks for

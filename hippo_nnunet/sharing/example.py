@@ -14,7 +14,7 @@ import numpy.typing as npt
 from hippo_nnunet.data.nifti import read_volume
 from hippo_nnunet.data.phantom import make_case
 from hippo_nnunet.errors import DataError, HippoError
-from hippo_nnunet.sharing.container import as_json
+from hippo_nnunet.models.container import as_json
 
 if TYPE_CHECKING:
     from hippo_nnunet.inference.batched_predictor import BatchedPredictor

@@ -14,13 +14,8 @@ from typing import TYPE_CHECKING, Any
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.labels import named_labels
 from hippo_nnunet.inference.members import Member, find_members, load_member
-from hippo_nnunet.nnunet.api import limit_processes
-from hippo_nnunet.nnunet.finished import SUMMARY
-from hippo_nnunet.nnunet.preprocessed import configuration_of, read_json
-from hippo_nnunet.sharing.card import model_card
-from hippo_nnunet.sharing.container import as_json, check_target, write_container
-from hippo_nnunet.sharing.example import make_inputs, pack_output, run_example
-from hippo_nnunet.sharing.model_file import (
+from hippo_nnunet.models.container import as_json, check_target, write_container
+from hippo_nnunet.models.model_file import (
     CARD,
     DATASET,
     MODEL,
@@ -30,6 +25,11 @@ from hippo_nnunet.sharing.model_file import (
     kept_of_dataset,
     weights_member,
 )
+from hippo_nnunet.nnunet.api import limit_processes
+from hippo_nnunet.nnunet.finished import SUMMARY
+from hippo_nnunet.nnunet.preprocessed import configuration_of, read_json
+from hippo_nnunet.sharing.card import model_card
+from hippo_nnunet.sharing.example import make_inputs, pack_output, run_example
 from hippo_nnunet.sharing.verifying import verify_model
 from hippo_nnunet.training import recipes
 from hippo_nnunet.training.schedule import schedule_for
@@ -159,13 +159,13 @@ def _description(member: Member, predictor: BatchedPredictor, options: ExportOpt
 
 
 def _content(member: Member, fold: int | str) -> dict[str, Any]:
-    from hippo_nnunet.sharing.trust import read_checkpoint
+    from hippo_nnunet.nnunet.trust import read_checkpoint
 
     return read_checkpoint(member.folder / f"fold_{fold}" / member.checkpoint, member.trust)
 
 
 def _weights(member: Member, fold: int | str) -> bytes:
-    from hippo_nnunet.sharing.tensors import pack
+    from hippo_nnunet.models.tensors import pack
 
     try:
         return pack(_content(member, fold)["network_weights"])
@@ -222,7 +222,8 @@ def _finite(value: float) -> float | None:
 def _per_case(experiment: Path, trainer: str, configuration: str) -> bytes:
     """Return the rows of an experiment's per-case metrics that are this model's, as CSV."""
     from hippo_nnunet.evaluation.pairing import read_per_case
-    from hippo_nnunet.workflow.experiment import FILE, Experiment
+    from hippo_nnunet.experiment.experiment import Experiment
+    from hippo_nnunet.experiment.paths import FILE
 
     asked = Experiment.load(experiment / FILE)
     variants = [variant for variant in asked.variants if asked.trainer(variant) == trainer]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from hippo_nnunet.data.staging import staged
 from hippo_nnunet.errors import DataError
+from hippo_nnunet.files import staged
+from hippo_nnunet.models.model_file import CARD, open_model
 from hippo_nnunet.nnunet.paths import folders_for
-from hippo_nnunet.sharing.model_file import CARD, open_model
 
 CHECKPOINT = "checkpoint_final.pth"
 

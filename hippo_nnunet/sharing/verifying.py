@@ -12,9 +12,9 @@ import numpy as np
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.inference.members import Member, load_member
+from hippo_nnunet.models.model_file import ModelFile, open_model
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.sharing.example import EXPECTED, LABELS, check_input, input_member, run_example, unpack_output
-from hippo_nnunet.sharing.model_file import ModelFile, open_model
 
 LEAST_EQUAL = 0.999
 """Share of the example's voxels whose label must be the same."""

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hippo_nnunet.workflow.experiment import DONE
+from hippo_nnunet.experiment.paths import DONE
 
 log = logging.getLogger(__name__)
 

@@ -15,15 +15,16 @@ from pathlib import Path
 from filelock import FileLock
 
 from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.experiment.experiment import Cell, Experiment
+from hippo_nnunet.experiment.manifest import build_manifest, write_manifest
+from hippo_nnunet.experiment.paths import DONE, FILE
+from hippo_nnunet.experiment.presets import preset
+from hippo_nnunet.experiment.split_copy import keep_split
 from hippo_nnunet.nnunet import api
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
+from hippo_nnunet.processes import end_with_workers
 from hippo_nnunet.workflow import failures, job_state, products
-from hippo_nnunet.workflow.experiment import DONE, FILE, Cell, Experiment
-from hippo_nnunet.workflow.kept_split import keep_split
 from hippo_nnunet.workflow.log_header import log_header
-from hippo_nnunet.workflow.manifest import build_manifest, write_manifest
-from hippo_nnunet.workflow.presets import preset
-from hippo_nnunet.workflow.process import end_with_workers
 
 log = logging.getLogger(__name__)
 

@@ -19,15 +19,17 @@ from urllib.parse import quote
 from hippo_nnunet.clip.models import chosen_encoder
 from hippo_nnunet.clip.weights import weights_file
 from hippo_nnunet.errors import ConfigError, DependencyError, HippoError
+from hippo_nnunet.experiment import markers as targets
+from hippo_nnunet.experiment.experiment import Cell, Experiment
+from hippo_nnunet.experiment.paths import DONE, FILE
+from hippo_nnunet.experiment.split_copy import check_split, keep_split
 from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.paths import NnunetFolders, folder_problem
 from hippo_nnunet.progress import duration
 from hippo_nnunet.training import recipes
 from hippo_nnunet.training.precision_choice import chosen_precision
-from hippo_nnunet.workflow import failures, job_state, targets
+from hippo_nnunet.workflow import failures, job_state
 from hippo_nnunet.workflow.clock import settle
-from hippo_nnunet.workflow.experiment import DONE, FILE, Cell, Experiment
-from hippo_nnunet.workflow.kept_split import check_split, keep_split
 from hippo_nnunet.workflow.restore import put_back
 from hippo_nnunet.workflow.time_left import progress_of, together, trainings_left
 from hippo_nnunet.workflow.watch import watch
@@ -189,7 +191,7 @@ def _command(folder: Path, settings: Settings, products: Collection[str]) -> lis
     if settings.source is not None:
         config["source"] = quote(str(settings.source.resolve()))  # Snakemake would read ": " and " #" as YAML
     return [
-        *(sys.executable, "-m", "hippo_nnunet.workflow.process", str(os.getpid())),
+        *(sys.executable, "-m", "hippo_nnunet.processes", str(os.getpid())),
         *("--snakefile", str(HERE / "Snakefile")),
         *("--directory", str(folder)),
         *("--workflow-profile", str(packaged if packaged.is_dir() else Path(settings.profile).resolve())),

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from rich.table import Table
 
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.request import Request, resolve
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES, NnunetFolders, activate, at_home, folders_for
 from hippo_nnunet.progress import duration
 from hippo_nnunet.workflow import estimate, launch, results, status_text
-from hippo_nnunet.workflow.experiment import Experiment
-from hippo_nnunet.workflow.request import Request, resolve
 from hippo_nnunet.workflow.status import read_status
 from hippo_nnunet.workflow.time_left import together
 

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hippo_nnunet.errors import DataError
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.paths import CHOICE, ENSEMBLE, OUT_OF_FOLD
 from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import read_json, read_splits
-from hippo_nnunet.workflow.experiment import ENSEMBLE, Experiment
 
 log = logging.getLogger(__name__)
-
-CHOICE = Path(ENSEMBLE) / "choice.json"
-OUT_OF_FOLD = Path(ENSEMBLE) / "out_of_fold"
 
 
 def ensemble(experiment: Experiment, folders: NnunetFolders, folder: Path) -> None:
@@ -49,9 +47,9 @@ def evaluate(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
     """Measure every validation case of every trained fold, and the ensemble's, and write the tables."""
     import pandas as pd
 
+    from hippo_nnunet.analysis.measurements import keep_measurements
     from hippo_nnunet.evaluation.labels import named_labels
     from hippo_nnunet.evaluation.tables import evaluate_folder, tag, write_tables
-    from hippo_nnunet.workflow.kept_measurements import keep_measurements
 
     dataset_json = _dataset_json(experiment, folders)
     labels, ignore_label = named_labels(dataset_json)
@@ -125,7 +123,7 @@ def submission(experiment: Experiment, folders: NnunetFolders, folder: Path) -> 
 
 def report(folder: Path) -> None:
     """Write the report of everything else, in the place of an earlier one."""
-    from hippo_nnunet.report.report_page import write_report
+    from hippo_nnunet.pages.report.page import write_report
 
     log.info("%s", write_report(folder, overwrite=True))
 

@@ -6,11 +6,12 @@ import logging
 import shutil
 from pathlib import Path
 
+from hippo_nnunet.experiment.damage import validation_cases
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.paths import DONE
+from hippo_nnunet.experiment.split_copy import restore_split
 from hippo_nnunet.nnunet.partial import restore_description
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.workflow.damage import validation_cases
-from hippo_nnunet.workflow.experiment import DONE, Experiment
-from hippo_nnunet.workflow.kept_split import restore_split
 
 log = logging.getLogger(__name__)
 

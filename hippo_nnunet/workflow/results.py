@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.table import Table
 
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.paths import ENSEMBLE, REPORT
 from hippo_nnunet.nnunet.preprocessed import read_json
 from hippo_nnunet.progress import duration
 from hippo_nnunet.workflow.estimate import Expected
-from hippo_nnunet.workflow.experiment import ENSEMBLE, Experiment
-from hippo_nnunet.workflow.targets import REPORT
 
 METRICS = {"dice": "Dice", "nsd_1mm": "NSD 1 mm", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.experiment import markers as targets
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.paths import DONE, FILE
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
-from hippo_nnunet.workflow import job_state, targets
-from hippo_nnunet.workflow.experiment import DONE, FILE, Experiment
+from hippo_nnunet.workflow import job_state
 from hippo_nnunet.workflow.job_state import JobState
 from hippo_nnunet.workflow.time_left import Left, job_seconds, other_left, progress_of, together, trainings_left
 from hippo_nnunet.workflow.training_progress import TrainingProgress

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.nnunet.finished import is_finished
 from hippo_nnunet.training import recipes
 from hippo_nnunet.training.schedule import schedule_for
 from hippo_nnunet.workflow import estimate
-from hippo_nnunet.workflow.experiment import Cell, Experiment
 from hippo_nnunet.workflow.training_progress import TrainingProgress, training_progress
 
 MEASURED, RUNNING, SCALED, STATED, UNKNOWN = "measured", "running", "scaled", "stated", "unknown"

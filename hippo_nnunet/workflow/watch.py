@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hippo_nnunet.workflow.experiment import DONE
+from hippo_nnunet.experiment.paths import DONE
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from hippo_nnunet.workflow.process import die_with_parent
+from hippo_nnunet.processes import die_with_parent
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "sinfo", "scontrol")
 SYSTEM_FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from hippo_nnunet.data.synth import make_phantom
-from hippo_nnunet.workflow.process import die_with_parent
+from hippo_nnunet.processes import die_with_parent
 
 DATASET = "Dataset004_Phantom"
 MODEL = "UNetTrainer_fast_2epochs_4iters_seed0__CompactPlans__2d"
@@ -261,7 +261,7 @@ def is_worker(process: psutil.Process) -> bool:
 
 def is_snakemake(process: psutil.Process) -> bool:
     """Tell whether a process is Snakemake."""
-    return "hippo_nnunet.workflow.process" in command_of(process)
+    return "hippo_nnunet.processes" in command_of(process)
 
 
 def of_folder(folder: Path) -> list[psutil.Process]:

@@ -14,20 +14,20 @@ from fuzzing import Fuzz, refusal
 from hypothesis import strategies as st
 from mutations import VALUES, changed_bytes, damaged, write
 
-from hippo_nnunet.benchmark.document import read_document
+from benchmarks.document import read_document
 from hippo_nnunet.clip.prompts import override_prompts
 from hippo_nnunet.data.check import check_dataset
 from hippo_nnunet.data.table import findings_json
 from hippo_nnunet.evaluation.pairing import read_per_case
 from hippo_nnunet.evaluation.published import read_published
 from hippo_nnunet.evaluation.selection import EnsembleChoice
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.request import Request, resolve
 from hippo_nnunet.inference.members import find_members
 from hippo_nnunet.inference.submission import dataset_labels
 from hippo_nnunet.nnunet.finished import check_finished
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import check_fold, check_preprocessed, raw_cases
-from hippo_nnunet.workflow.experiment import Experiment
-from hippo_nnunet.workflow.request import Request, resolve
 
 pytestmark = pytest.mark.fuzz
 

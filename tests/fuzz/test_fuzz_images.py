@@ -13,12 +13,12 @@ from fuzzing import Fuzz, refusal
 from hypothesis import strategies as st
 from mutations import changed_bytes, write
 
+from hippo_nnunet.data.cases import InputCase, check_images
 from hippo_nnunet.data.check import check_dataset
 from hippo_nnunet.data.exploration_reading import load_case
 from hippo_nnunet.data.layout import read_dataset
 from hippo_nnunet.data.nifti import open_image, read_volume
-from hippo_nnunet.inference.cases import InputCase, check_images
-from hippo_nnunet.inference.nifti_header import read_input_header
+from hippo_nnunet.data.nifti_header import read_input_header
 from hippo_nnunet.inference.submission import write_submission
 
 pytestmark = pytest.mark.fuzz

@@ -9,8 +9,8 @@ import pytest
 from tiny_dataset import PLANS, TEST_CASES, TinyDataset
 from typer.testing import CliRunner
 
-from hippo_nnunet.benchmark.document import OURS, STOCK, Result, read_document
-from hippo_nnunet.cli.benchmark import app
+from benchmarks.__main__ import app
+from benchmarks.document import OURS, STOCK, Result, read_document
 from hippo_nnunet.errors import ConfigError
 
 

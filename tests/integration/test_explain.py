@@ -13,9 +13,10 @@ import pytest
 from tiny_dataset import ATTENTION, CASES, PLANS, TEST_CASES, UNET, TinyDataset
 
 from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.paths import FILE
 from hippo_nnunet.inference.predict import predict
-from hippo_nnunet.workflow.experiment import FILE, Experiment
-from hippo_nnunet.workflow.explained import Settings, explain_experiment, explain_images
+from hippo_nnunet.pages.explanation.explain import Settings, explain_experiment, explain_images
 
 SETTINGS = Settings(device="cpu")
 GUIDED = "CLIPGuidedUNetTrainer_mini_fast_1epochs_2iters"

@@ -20,10 +20,10 @@ from hippo_nnunet.cli.model import app
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.inference.loading import load_model, load_model_file
 from hippo_nnunet.inference.predict import predict
+from hippo_nnunet.models.model_file import open_model
+from hippo_nnunet.models.tensors import pack, unpack
 from hippo_nnunet.sharing.exporting import ExportOptions, export_model
 from hippo_nnunet.sharing.installing import install_model
-from hippo_nnunet.sharing.model_file import open_model
-from hippo_nnunet.sharing.tensors import pack, unpack
 from hippo_nnunet.sharing.verifying import verify_model
 
 CHECKPOINT = "checkpoint_final.pth"

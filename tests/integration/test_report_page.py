@@ -15,10 +15,10 @@ from viewer_experiment import FakeExperiment, phantom, shifted
 
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.nnunet.training_log import read_curves
-from hippo_nnunet.report.figure import save_figure
-from hippo_nnunet.report.report_content import gather
-from hippo_nnunet.report.report_figures import report_figures
-from hippo_nnunet.report.report_page import render, write_report
+from hippo_nnunet.pages.figure import save_figure
+from hippo_nnunet.pages.report.content import gather
+from hippo_nnunet.pages.report.figures import report_figures
+from hippo_nnunet.pages.report.page import render, write_report
 
 FAST = Options(n_resamples=99)
 LONG_MS = 60_000

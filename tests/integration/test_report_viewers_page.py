@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from viewer_experiment import FakeExperiment, phantom, shifted
 
-from hippo_nnunet.report.viewers import viewer_fragment
+from hippo_nnunet.pages.report.viewers import viewer_fragment
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 plotly_offline = pytest.importorskip("plotly.offline", reason="plotly is not installed")

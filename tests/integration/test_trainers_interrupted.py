@@ -14,8 +14,8 @@ import pytest
 import torch
 from tiny_dataset import TinyDataset
 
+from hippo_nnunet import processes as watched
 from hippo_nnunet.errors import ConfigError, DataError, UpstreamError
-from hippo_nnunet.nnunet import watched
 from hippo_nnunet.nnunet.checkpoints import every_s
 from hippo_nnunet.nnunet.finished import is_finished, lacks_descriptions
 from hippo_nnunet.nnunet.fold_lock import LOCK, alone

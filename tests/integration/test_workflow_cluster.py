@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.paths import FILE
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.workflow import launch
-from hippo_nnunet.workflow.experiment import FILE, Experiment
 from hippo_nnunet.workflow.launch import Settings
 
 pytest.importorskip("snakemake", reason="run needs Snakemake, and Snakemake needs Python 3.11")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hippo_nnunet.report.exploration_page import write_exploration
+from hippo_nnunet.pages.exploration.page import write_exploration
 
 pytestmark = pytest.mark.real
 

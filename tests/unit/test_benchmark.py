@@ -17,14 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hippo_nnunet.benchmark.agreement import compare_labels, compare_probabilities
-from hippo_nnunet.benchmark.document import OURS, STOCK, Result, markdown, read_document, write_document
-from hippo_nnunet.benchmark.epochs_process import trainer_of_length
-from hippo_nnunet.benchmark.machine import cpu_model
-from hippo_nnunet.benchmark.memory import PeakMemory
-from hippo_nnunet.benchmark.processes import run_measured
-from hippo_nnunet.benchmark.ratios import ratio, turns
-from hippo_nnunet.benchmark.time_to_dice import epochs_to
+from benchmarks.agreement import compare_labels, compare_probabilities
+from benchmarks.document import OURS, STOCK, Result, markdown, read_document, write_document
+from benchmarks.epochs_process import trainer_of_length
+from benchmarks.machine import cpu_model
+from benchmarks.memory import PeakMemory
+from benchmarks.processes import run_measured
+from benchmarks.ratios import ratio, turns
+from benchmarks.time_to_dice import epochs_to
 from hippo_nnunet.errors import ConfigError, DataError, HippoError
 
 HOLD = "held = bytearray(b'x') * (100 << 20); print('ready', flush=True); import sys; sys.stdin.read()"

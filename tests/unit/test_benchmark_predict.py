@@ -11,10 +11,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from hippo_nnunet.benchmark import prediction
-from hippo_nnunet.benchmark.document import OURS, STOCK
-from hippo_nnunet.benchmark.prediction import PredictJob, benchmark_predict
-from hippo_nnunet.benchmark.processes import Run
+from benchmarks import prediction
+from benchmarks.document import OURS, STOCK
+from benchmarks.prediction import PredictJob, benchmark_predict
+from benchmarks.processes import Run
 from hippo_nnunet.errors import ConfigError
 
 MODEL = "UNetTrainer_fast__CompactPlans__2d"

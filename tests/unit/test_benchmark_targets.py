@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from hippo_nnunet.benchmark.document import OURS, STOCK, Result, write_document
-from hippo_nnunet.benchmark.head_result import head_result
-from hippo_nnunet.benchmark.startup import OUR_HELP, OUR_LIST, STOCK_HELP
-from hippo_nnunet.benchmark.targets import TARGETS, table
+from benchmarks.document import OURS, STOCK, Result, write_document
+from benchmarks.head_result import head_result
+from benchmarks.startup import OUR_HELP, OUR_LIST, STOCK_HELP
+from benchmarks.targets import TARGETS, table
 
 ROOT = Path(__file__).parents[2]
 LAPTOP = {"cpu": "Some CPU", "cores": 2, "gpu": None}

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from hippo_nnunet.benchmark import time_to_dice
-from hippo_nnunet.benchmark.document import OURS, STOCK, Result, write_document
-from hippo_nnunet.benchmark.experiment import benchmark_experiment
-from hippo_nnunet.benchmark.processes import Run
-from hippo_nnunet.benchmark.time_to_dice import DiceJob, benchmark_time_to_dice
+from benchmarks import time_to_dice
+from benchmarks.document import OURS, STOCK, Result, write_document
+from benchmarks.experiment import benchmark_experiment
+from benchmarks.processes import Run
+from benchmarks.time_to_dice import DiceJob, benchmark_time_to_dice
 from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.training.recipes import parse
-from hippo_nnunet.workflow.experiment import Experiment
 
 DATASET = "Dataset004_H"
 

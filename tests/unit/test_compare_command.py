@@ -13,13 +13,13 @@ import typer
 import yaml
 from typer.testing import CliRunner, Result
 
+from hippo_nnunet.analysis.compare import compare_experiment
 from hippo_nnunet.cli.compare import compare
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.metrics import case_metrics
 from hippo_nnunet.evaluation.notebook_dice import notebook_dice
 from hippo_nnunet.evaluation.tables import COLUMNS
-from hippo_nnunet.workflow.compared import compare_experiment
 
 LABELS = {"Anterior": 1, "Posterior": 2}
 DATASET = "Dataset004_Hippocampus"

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hippo_nnunet.benchmark.head import NNUNET, OURS, PLAIN, _Job, _measure, plain_cosine_logits
+from benchmarks.head import NNUNET, OURS, PLAIN, _Job, _measure, plain_cosine_logits
 from hippo_nnunet.networks import cosine_head
 from hippo_nnunet.networks.cosine_head import NORM_FLOOR, CosineHead, text_coordinates
 

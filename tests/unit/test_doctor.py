@@ -15,9 +15,10 @@ import typer
 from typer.testing import CliRunner
 
 from hippo_nnunet.cli import doctor as cli
-from hippo_nnunet.nnunet import doctor, probe
-from hippo_nnunet.nnunet.doctor import Finding, Surroundings, diagnose
-from hippo_nnunet.nnunet.probe import Probe
+from hippo_nnunet.doctor import installation as doctor
+from hippo_nnunet.doctor import probe
+from hippo_nnunet.doctor.installation import Finding, Surroundings, diagnose
+from hippo_nnunet.doctor.probe import Probe
 from hippo_nnunet.nnunet.registration import EXT_TRAINERS, Shim
 
 GPU_PROBE = Probe(

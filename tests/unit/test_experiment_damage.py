@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.experiment import damage
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.paths import DONE, FILE
+from hippo_nnunet.experiment.split_copy import KEPT, check_split, keep_split, restore_split
 from hippo_nnunet.nnunet import partial
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import signature, signature_file
-from hippo_nnunet.workflow import damage, failures
+from hippo_nnunet.workflow import failures
 from hippo_nnunet.workflow.clock import settle
-from hippo_nnunet.workflow.experiment import DONE, FILE, Experiment
-from hippo_nnunet.workflow.kept_split import KEPT, check_split, keep_split, restore_split
 from hippo_nnunet.workflow.restore import put_back
 
 ASKED = Experiment("Dataset004_X", "laptop", ("UNet",), {"2d": (0, 1)}, 2)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+from hippo_nnunet.analysis.extreme_cases import extreme_cases
 from hippo_nnunet.cli.main import app
 from hippo_nnunet.data.nifti import read_volume
 from hippo_nnunet.errors import ConfigError, DataError
@@ -33,8 +34,8 @@ from hippo_nnunet.inference.explanation_maps import (
 from hippo_nnunet.inference.sliding_window import PreprocessedImage
 from hippo_nnunet.networks.attention_unet import AttentionUNet
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
-from hippo_nnunet.report.explanation_figures import explanation_figures
-from hippo_nnunet.workflow.explained import explain_images, extreme_cases
+from hippo_nnunet.pages.explanation.explain import explain_images
+from hippo_nnunet.pages.explanation.figures import explanation_figures
 
 CPU = torch.device("cpu")
 LABELS = {"background": 0, "anterior": 1, "posterior": 2}

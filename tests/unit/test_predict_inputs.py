@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from hippo_nnunet.cli.main import app
+from hippo_nnunet.data.cases import InputCase, check_images, find_cases
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.inference.cases import InputCase, check_images, find_cases
 from hippo_nnunet.inference.members import find_members
 from hippo_nnunet.inference.predict import predict
 
@@ -263,7 +263,7 @@ def test_experiment_that_has_not_chosen(tmp_path: Path) -> None:
 
 def test_experiment_names_its_ensemble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hippo_nnunet.evaluation.selection import EnsembleChoice
-    from hippo_nnunet.workflow.chosen import chosen_models
+    from hippo_nnunet.experiment.ensemble_choice import chosen_models
 
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.delenv(name, raising=False)

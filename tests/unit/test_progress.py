@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from benchmarks.ratios import turns
 from hippo_nnunet import progress
-from hippo_nnunet.benchmark.ratios import turns
 from hippo_nnunet.progress import counted, duration, epochs_left, seconds_per_epoch, tracked
 
 

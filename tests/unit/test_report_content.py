@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from hippo_nnunet.cli.report import report
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.comparison import Options
-from hippo_nnunet.report import report_page
-from hippo_nnunet.report.report_content import Content, gather
-from hippo_nnunet.report.report_page import render, write_report
+from hippo_nnunet.pages.report import page as report_page
+from hippo_nnunet.pages.report.content import Content, gather
+from hippo_nnunet.pages.report.page import render, write_report
 
 FAST = Options(n_resamples=99)
 SECTIONS = ("verdict", "table", "differences", "cases", "notebook", "curves", "volumes", "slices", "recipe", "limits")

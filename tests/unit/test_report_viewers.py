@@ -17,12 +17,12 @@ import pytest
 from viewer_experiment import FakeExperiment, phantom, shifted
 
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.report import viewer_slices
-from hippo_nnunet.report.viewer_cases import ViewedCase, load_viewed, plain_labels
-from hippo_nnunet.report.viewer_choice import choose_cases, viewed_models
-from hippo_nnunet.report.viewer_slices import slice_data
-from hippo_nnunet.report.viewer_surfaces import decimated, signed_distance_mm, smoothed, surface_data, surface_of
-from hippo_nnunet.report.viewers import ViewerFragment, script_json, viewer_fragment
+from hippo_nnunet.pages.report import viewer_slices
+from hippo_nnunet.pages.report.viewer_cases import ViewedCase, load_viewed, plain_labels
+from hippo_nnunet.pages.report.viewer_choice import choose_cases, viewed_models
+from hippo_nnunet.pages.report.viewer_slices import slice_data
+from hippo_nnunet.pages.report.viewer_surfaces import decimated, signed_distance_mm, smoothed, surface_data, surface_of
+from hippo_nnunet.pages.report.viewers import ViewerFragment, script_json, viewer_fragment
 
 FLIPPED = np.array([[-1.0, 0, 0, 30], [0, 0, 2.5, -40], [0, 1.5, 0, 7], [0, 0, 0, 1]])
 

@@ -14,13 +14,15 @@ from report_experiment import log_text, write_experiment, write_log
 from hippo_nnunet.cli.main import app as program
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.pairing import Model
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.request import parse_folds
 from hippo_nnunet.nnunet.training_log import read_curves
-from hippo_nnunet.report.report_content import Content, gather
-from hippo_nnunet.report.report_figures import report_figures
-from hippo_nnunet.report.report_forest import headline, prepare_forest
-from hippo_nnunet.report.report_notebook import compare_scores
-from hippo_nnunet.report.report_style import MARKERS, marker, series
-from hippo_nnunet.report.report_tables import (
+from hippo_nnunet.pages.report.content import Content, gather
+from hippo_nnunet.pages.report.figures import report_figures
+from hippo_nnunet.pages.report.forest import headline, prepare_forest
+from hippo_nnunet.pages.report.notebook import compare_scores
+from hippo_nnunet.pages.report.style import MARKERS, marker, series
+from hippo_nnunet.pages.report.tables import (
     ShownTable,
     comparison_table,
     escape_latex,
@@ -30,9 +32,7 @@ from hippo_nnunet.report.report_tables import (
     number,
     results_table,
 )
-from hippo_nnunet.report.report_words import command, conclusions
-from hippo_nnunet.workflow.experiment import Experiment
-from hippo_nnunet.workflow.request import parse_folds
+from hippo_nnunet.pages.report.words import command, conclusions
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 
 from hippo_nnunet.cli.main import app
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.workflow import estimate, job_state, jobs, launch, status, status_text, targets
-from hippo_nnunet.workflow.experiment import DONE, FILE, Cell, Experiment
+from hippo_nnunet.experiment import markers as targets
+from hippo_nnunet.experiment.experiment import Cell, Experiment
+from hippo_nnunet.experiment.paths import DONE, FILE
+from hippo_nnunet.workflow import estimate, job_state, jobs, launch, status, status_text
 from hippo_nnunet.workflow.status import read_status, tail
 from hippo_nnunet.workflow.training_progress import training_progress
 

@@ -21,10 +21,10 @@ from safetensors.torch import save
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.inference.loading import load_model_file
 from hippo_nnunet.inference.predict import predict
-from hippo_nnunet.sharing.container import MANIFEST, MOST_MEMBERS, open_container, write_container
+from hippo_nnunet.models.container import MANIFEST, MOST_MEMBERS, open_container, write_container
+from hippo_nnunet.models.model_file import open_model
+from hippo_nnunet.models.tensors import pack
 from hippo_nnunet.sharing.installing import install_model
-from hippo_nnunet.sharing.model_file import open_model
-from hippo_nnunet.sharing.tensors import pack
 
 GOOD = members()
 Forger = Callable[[Path], object]

@@ -18,7 +18,7 @@ from model_forge import DATASET, PLANS, weights
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.inference.members import find_members, load_member
 from hippo_nnunet.nnunet.train_job import TrainJob
-from hippo_nnunet.sharing.trust import read_checkpoint
+from hippo_nnunet.nnunet.trust import read_checkpoint
 
 
 class Evil:

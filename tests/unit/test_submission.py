@@ -17,8 +17,8 @@ import typer
 from typer.testing import CliRunner
 
 from hippo_nnunet.cli.submit import submit
+from hippo_nnunet.data.nifti_header import CHANGED_FIELDS
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.inference.nifti_header import CHANGED_FIELDS
 from hippo_nnunet.inference.submission import case_images, dataset_labels, verify_submission, write_submission
 
 LABELS = {0, 1, 2}

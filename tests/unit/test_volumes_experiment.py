@@ -15,6 +15,13 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
+from hippo_nnunet.analysis.compare import keep_scores_and_times, notebook_scores
+from hippo_nnunet.analysis.measurements import keep_measurements
+from hippo_nnunet.analysis.notebook_scores import ranked_differently, score_column
+from hippo_nnunet.analysis.predicted_volumes import NO_CALIBRATION, prepare_volumes
+from hippo_nnunet.analysis.prediction_times import prediction_times, seconds_per_image
+from hippo_nnunet.analysis.volume_tables import check_parts
+from hippo_nnunet.analysis.volumes import check_volumes, ensemble_volumes
 from hippo_nnunet.cli.compare import compare
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.metrics import case_metrics
@@ -23,15 +30,9 @@ from hippo_nnunet.evaluation.pairing import read_per_case
 from hippo_nnunet.evaluation.segmentation_shape import Segmentation
 from hippo_nnunet.evaluation.selection import EnsembleChoice, FoldChoice
 from hippo_nnunet.evaluation.tables import COLUMNS
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.paths import FILE, PER_CASE, VOLUMES
 from hippo_nnunet.nnunet.paths import folders_for
-from hippo_nnunet.workflow.compared import PER_CASE, keep_scores_and_times, notebook_scores
-from hippo_nnunet.workflow.experiment import FILE, Experiment
-from hippo_nnunet.workflow.kept_measurements import keep_measurements
-from hippo_nnunet.workflow.notebook_table import ranked_differently, score_column
-from hippo_nnunet.workflow.predicted_volumes import NO_CALIBRATION, prepare_volumes
-from hippo_nnunet.workflow.prediction_times import prediction_times, seconds_per_image
-from hippo_nnunet.workflow.volume_tables import check_parts
-from hippo_nnunet.workflow.volumes import VOLUMES, check_volumes, ensemble_volumes
 
 LABELS = {"Anterior": 1, "Posterior": 2}
 DATASET = "Dataset004_Hippocampus"

@@ -10,7 +10,7 @@ import pytest
 
 FORKED = """
 import os, signal
-from hippo_nnunet.workflow.process import end_with_workers
+from hippo_nnunet.processes import end_with_workers
 end_with_workers()
 assert callable(signal.getsignal(signal.SIGTERM))
 pid = os.fork()

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.progress import duration
 from hippo_nnunet.workflow import estimate, launch
-from hippo_nnunet.workflow.experiment import Experiment
 from hippo_nnunet.workflow.launch import Settings
 
 ROOT = Path(__file__).parents[2]

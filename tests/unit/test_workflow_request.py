@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.presets import trainer_name
+from hippo_nnunet.experiment.request import Request, dataset_of_task, parse_folds, resolve
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.workflow.experiment import Experiment
 from hippo_nnunet.workflow.launch import Settings, _check_encoders, run_experiment
-from hippo_nnunet.workflow.presets import trainer_name
-from hippo_nnunet.workflow.request import Request, dataset_of_task, parse_folds, resolve
 
 ALL = (0, 1, 2, 3, 4)
 

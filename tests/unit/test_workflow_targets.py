@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.experiment import markers as targets
+from hippo_nnunet.experiment.experiment import Cell, Experiment
+from hippo_nnunet.experiment.manifest import build_manifest, write_manifest
+from hippo_nnunet.experiment.paths import DONE
 from hippo_nnunet.nnunet.finished import check_finished
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.training import recipes
 from hippo_nnunet.training.schedule import schedule_for
-from hippo_nnunet.workflow import estimate, targets
-from hippo_nnunet.workflow.experiment import DONE, Cell, Experiment
+from hippo_nnunet.workflow import estimate
 from hippo_nnunet.workflow.launch import duration
-from hippo_nnunet.workflow.manifest import build_manifest, write_manifest
 
 ASKED = Experiment("Dataset004_X", "laptop", ("UNet", "AttentionUNet"), {"2d": (0, 1), "3d_fullres": (0,)}, 2)
 

@@ -1,0 +1,1 @@
+"""What is concluded from an experiment: comparison, volumes, times."""

@@ -1,0 +1,165 @@
+"""`predict --volumes`: the volumes of new scans, as they are predicted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hippo_nnunet.analysis.volumes import Members, ensemble_volumes, measure_volumes
+from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.evaluation.case_volumes import judge
+from hippo_nnunet.evaluation.labels import named_labels
+from hippo_nnunet.evaluation.metrics import Label
+from hippo_nnunet.evaluation.segmentation_shape import MEASURES, Segmentation, measure_labels
+from hippo_nnunet.evaluation.volume_calibration import (
+    LEVEL,
+    VolumeCalibration,
+    calibrate,
+    cases_needed,
+    uncalibrated,
+    with_total,
+)
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.paths import FILE
+from hippo_nnunet.files import write_table
+from hippo_nnunet.inference.members import read_model_json
+from hippo_nnunet.models.model_file import open_model
+from hippo_nnunet.nnunet.paths import folder_problem, folders_for
+
+log = logging.getLogger(__name__)
+
+NO_CALIBRATION = Path("none")
+"""What stands for volumes without intervals."""
+
+
+class PredictedVolumes:
+    """Collects the volumes of cases as they are predicted, and writes them when all are.
+
+    Args:
+        target: The table to write.
+        calibration: What intervals and flags come from.
+    """
+
+    def __init__(self, target: Path, calibration: VolumeCalibration) -> None:
+        self._target = target
+        self._calibration = calibration
+        self._rows: list[dict[str, str | float]] = []
+
+    def add(self, segmentation: Segmentation) -> None:
+        """Measure one case.
+
+        Raises:
+            DataError: See `measure_labels`.
+        """
+        self._rows += measure_labels(segmentation, self._calibration.labels)
+
+    def write(self) -> Path:
+        """Write the table atomically; its columns are described in docs/volumetry.md.
+
+        Raises:
+            DataError: It cannot be written.
+        """
+        judged = judge(pd.DataFrame(self._rows, columns=["case", "label", *MEASURES]), self._calibration)
+        told = ["case", "label", "volume_mm3", "low_mm3", "high_mm3", "level", "calibration_cases", "flags"]
+        measures = [name for name in MEASURES if name not in told]
+        write_table(judged[[*told, *measures]].sort_values("case", kind="stable").round(4), self._target)
+        flagged = judged.loc[judged["flags"] != "", "case"].nunique()
+        log.info("%d of %d cases are flagged for a look", flagged, judged["case"].nunique())
+        return self._target
+
+
+def prepare_volumes(
+    target: Path,
+    models: Sequence[Path],
+    experiment: Path | None,
+    calibration: Path | None,
+    level: float = LEVEL,
+    root: Path | None = None,
+    overwrite: bool = False,
+) -> PredictedVolumes:
+    """Calibrate, before anything is predicted.
+
+    Args:
+        target: The table to write.
+        models: The model folders or model files that will predict together.
+        experiment: Folder of the experiment whose ensemble they are: see `chosen_models`. None: see `calibration`.
+        calibration: Folder of the experiment that they were trained in, or NO_CALIBRATION: volumes without intervals.
+        level: Coverage of the intervals, 0 to 1.
+        root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
+        overwrite: Replace a table that is there.
+
+    Raises:
+        ConfigError: Both or neither of the two was named, the experiment has no such model, or the level is none.
+        DataError: The out-of-fold predictions are missing or unsound, or the table exists or cannot be written.
+    """
+    if experiment is None and calibration is None:
+        raise ConfigError(
+            "--volumes with --model: intervals need these models' out-of-fold predictions; name their experiment with "
+            "--calibration EXPERIMENT, or give --calibration none for volumes without intervals"
+        )
+    if experiment is not None and calibration is not None:
+        raise ConfigError("--calibration is for --model: the experiment calibrates the volumes of its own ensemble")
+    _check_target(target, overwrite)
+    labels = with_total(named_labels(_opened(models[0])[1])[0])
+    if calibration == NO_CALIBRATION:
+        log.warning("volumes without intervals, as asked: only missing labels and several pieces are flagged")
+        return PredictedVolumes(target, uncalibrated(labels))
+    folder = experiment or calibration
+    assert folder is not None
+    asked = Experiment.load(folder / FILE)
+    folders = folders_for(root, {}) if root is not None else folders_for(folder / "nnunet")
+    if experiment is not None:
+        measured = ensemble_volumes(asked, folders, folder)
+    else:
+        measured = measure_volumes(_members(models, asked, folder), asked, folders)
+    return PredictedVolumes(target, _calibrate(measured, labels, level))
+
+
+def _members(models: Sequence[Path], experiment: Experiment, folder: Path) -> dict[int, Members]:
+    trained = {experiment.model(v, c): set(folds) for c, folds in experiment.folds.items() for v in experiment.variants}
+    names = tuple(_opened(model)[0] for model in models)
+    for name in names:
+        if name not in trained:
+            raise ConfigError(
+                f"{name} is no model of {folder}, so nothing calibrates its volumes; name one of "
+                f"{', '.join(trained)}, or give --calibration none"
+            )
+    folds = sorted(set.intersection(*(trained[name] for name in names)))
+    if not folds:
+        raise ConfigError(f"{', '.join(names)} have no fold in common in {folder}: predict with one of them")
+    return dict.fromkeys(folds, Members(names, "none"))
+
+
+def _opened(model: Path) -> tuple[str, Mapping[str, Any]]:
+    """Return what nnU-Net calls a model's folder, and the content of its dataset.json."""
+    if model.is_file():
+        shared = open_model(model)
+        return shared.folder_name, shared.dataset_json
+    return model.absolute().name, read_model_json(model / "dataset.json")
+
+
+def _calibrate(measured: pd.DataFrame, labels: Mapping[str, Label], level: float) -> VolumeCalibration:
+    calibration = calibrate(measured, labels, level)
+    cases = min(len(known.residuals_mm3) for known in calibration.by_label.values())
+    if cases < cases_needed(level):
+        log.warning(
+            "%d out-of-fold cases cannot bound intervals of %.0f %%, that takes %d: they are left empty",
+            *(cases, 100 * level, cases_needed(level)),
+        )
+    else:
+        log.info("intervals of %.0f %% for each label by itself, from %d out-of-fold cases", 100 * level, cases)
+    return calibration
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if target.is_dir():
+        raise DataError(f"{target} is a folder: name a file for the volumes, such as volumes.csv")
+    if target.exists() and not overwrite:
+        raise DataError(f"{target} exists already: choose another name, or give --overwrite")
+    problem = folder_problem(target.parent)
+    if problem:
+        raise DataError(f"{target.parent}: cannot write there ({problem}): choose another folder")

@@ -1,0 +1,196 @@
+"""An experiment's out-of-fold volumes: measured, kept, and what intervals and flags are worth on them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.evaluation.case_volumes import coverage_table, cross_validated, hit_rates
+from hippo_nnunet.evaluation.out_of_fold_volumes import COLUMNS, OutOfFoldVolumes
+from hippo_nnunet.evaluation.pairing import read_per_case
+from hippo_nnunet.evaluation.probabilities import out_of_fold_files
+from hippo_nnunet.evaluation.selection import EnsembleChoice
+from hippo_nnunet.evaluation.volume_calibration import LEVEL, cases_needed
+from hippo_nnunet.evaluation.volumetry import agreement_table
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.paths import CHOICE, ENSEMBLE, FILE, PER_CASE, VOLUMES
+from hippo_nnunet.files import read_table, write_table
+from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
+from hippo_nnunet.nnunet.preprocessed import read_json
+from hippo_nnunet.progress import tracked
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Members:
+    """The models that predict a fold's cases together.
+
+    Attributes:
+        models: Names of nnU-Net's folders, in the order in which they are averaged.
+        postprocessing: One of POSTPROCESSINGS.
+    """
+
+    models: tuple[str, ...]
+    postprocessing: str
+
+
+@dataclass(frozen=True)
+class VolumeChecks:
+    """What the ensemble's volumes are worth on cases that it has not seen.
+
+    Attributes:
+        level: Coverage that the intervals were made for.
+        cases: Out-of-fold cases.
+        agreement: See `agreement_table`; the total is a label too.
+        coverage: See `coverage_table`.
+        flags: See `hit_rates`.
+        notes: What could not be checked.
+    """
+
+    level: float
+    cases: int
+    agreement: pd.DataFrame
+    coverage: pd.DataFrame
+    flags: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def check_volumes(folder: Path, level: float = LEVEL, root: Path | None = None) -> VolumeChecks:
+    """Calibrate intervals and flags on all folds but one, and test them on that one, for each fold.
+
+    Volumes that have to be measured first are kept in VOLUMES.
+
+    Args:
+        folder: The experiment's folder.
+        level: Coverage of the intervals, 0 to 1.
+        root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
+
+    Raises:
+        ConfigError: No experiment there, it has no ensemble, or the level is none.
+        DataError: Its metrics or its out-of-fold predictions are missing or unsound.
+    """
+    experiment = Experiment.load(folder / FILE)
+    folders = folders_for(root, {}) if root is not None else folders_for(folder / "nnunet")
+    kept = _kept(folder)
+    measured = measure_volumes(_chosen(folder), experiment, folders) if kept is None else kept
+    if kept is None:
+        write_table(measured.round(6), folder / VOLUMES)
+    per_case = _of_ensemble(folder)
+    judged = cross_validated(measured, dict.fromkeys(measured["label"], 0), level)
+    dice = per_case.groupby("case")["dice"].mean().dropna()
+    notes = []
+    if judged["covered"].isna().all():
+        notes.append(
+            f"{measured['case'].nunique()} cases in {measured['fold'].nunique()} folds: calibrating on the others "
+            f"takes {cases_needed(level)} cases for intervals of {level:.0%}."
+        )
+    partly = measured.loc[measured["volume_ref_mm3"].isna(), "case"].nunique()
+    if partly:
+        notes.append(f"{partly} cases have voxels of the ignore label: their volumes are not known.")
+    known = measured[measured["volume_ref_mm3"].notna()]
+    named = known.assign(variant=ENSEMBLE, configuration=per_case["configuration"].iloc[0])
+    return VolumeChecks(
+        level,
+        int(measured["case"].nunique()),
+        agreement_table(named),
+        coverage_table(judged),
+        hit_rates(judged[judged["case"].isin(dice.index)], dice),
+        tuple(notes),
+    )
+
+
+def ensemble_volumes(experiment: Experiment, folders: NnunetFolders, folder: Path) -> pd.DataFrame:
+    """Return the ensemble's out-of-fold volumes: those kept in the folder if they are of this ensemble, else measured.
+
+    Args:
+        experiment: What was asked.
+        folders: nnU-Net's folders, which need not exist where the volumes are kept.
+        folder: The experiment's folder.
+
+    Returns:
+        A row for each case and label, and the total: COLUMNS.
+
+    Raises:
+        ConfigError: There is no ensemble.
+        DataError: Metrics, choice or out-of-fold predictions are missing or unsound.
+    """
+    kept = _kept(folder)
+    return measure_volumes(_chosen(folder), experiment, folders) if kept is None else kept
+
+
+def record_volumes(experiment: Experiment, folders: NnunetFolders, folder: Path) -> Path:
+    """Measure the ensemble's out-of-fold volumes, and write VOLUMES atomically in the place of older ones.
+
+    Raises:
+        ConfigError: There is no ensemble.
+        DataError: See `ensemble_volumes`; or the file cannot be written.
+    """
+    return write_table(measure_volumes(_chosen(folder), experiment, folders).round(6), folder / VOLUMES)
+
+
+def measure_volumes(by_fold: Mapping[int, Members], experiment: Experiment, folders: NnunetFolders) -> pd.DataFrame:
+    """Measure out-of-fold predictions from the probabilities that validation has left.
+
+    Args:
+        by_fold: The models of each fold.
+        experiment: What was asked.
+        folders: nnU-Net's folders.
+
+    Returns:
+        See `ensemble_volumes`.
+
+    Raises:
+        DataError: A model lacks a fold or a case, or a file cannot be read.
+    """
+    preprocessed = folders.preprocessed / experiment.dataset
+    measuring = OutOfFoldVolumes(preprocessed / "gt_segmentations", read_json(preprocessed / "dataset.json"))
+    jobs = []
+    for fold, members in by_fold.items():
+        of_models = {m: out_of_fold_files(folders.results / experiment.dataset / m, [fold])[0] for m in members.models}
+        for case in sorted(set().union(*of_models.values())):
+            lacking = [model for model, files in of_models.items() if case not in files]
+            if lacking:
+                raise DataError(f"{lacking[0]}: no probabilities of case {case} in fold {fold}: validate it again")
+            jobs.append((case, fold, [files[case] for files in of_models.values()], members.postprocessing))
+    if not jobs:
+        raise DataError(f"{folders.results / experiment.dataset}: no out-of-fold probabilities: train with --npz")
+    shown = tracked(jobs, "measuring out-of-fold volumes")
+    return pd.concat([measuring.measure(*job) for job in shown], ignore_index=True)
+
+
+def _chosen(folder: Path) -> dict[int, Members]:
+    if not (folder / CHOICE).is_file():
+        raise ConfigError(
+            f"{folder / CHOICE} is missing: volumes are calibrated on the ensemble's out-of-fold predictions, and this "
+            "experiment has none; train all folds of a configuration"
+        )
+    choice = EnsembleChoice.from_json(folder / CHOICE)
+    return {entry.fold: Members(entry.members, entry.postprocessing) for entry in choice.per_fold}
+
+
+def _kept(folder: Path) -> pd.DataFrame | None:
+    """Read VOLUMES; None where there are none, or they are not those in the table of metrics."""
+    kept = read_table(folder / VOLUMES, COLUMNS)
+    if kept is None:
+        return None
+    evaluated = _of_ensemble(folder)[["case", "fold", "label", "volume_mm3"]]
+    both = evaluated.merge(kept, on=["case", "fold", "label"], how="left", suffixes=("", "_kept"))
+    if np.allclose(both["volume_mm3"], both["volume_mm3_kept"], rtol=1e-5, atol=1e-5):
+        return kept
+    log.warning("%s is not of the ensemble in %s: measuring again", folder / VOLUMES, folder / PER_CASE)
+    return None
+
+
+def _of_ensemble(folder: Path) -> pd.DataFrame:
+    per_case = read_per_case(folder / PER_CASE)
+    rows = per_case[per_case["variant"] == ENSEMBLE]
+    if rows.empty:
+        raise ConfigError(f"{folder / PER_CASE} holds no ensemble: train all folds of a configuration")
+    return rows

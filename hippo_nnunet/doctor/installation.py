@@ -1,0 +1,296 @@
+"""What is wrong with this installation, and what to do about it: one small check for each way that it can fail."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sysconfig
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hippo_nnunet.doctor.probe import PLANNER, TRAINER, Probe, probe
+from hippo_nnunet.errors import DependencyError
+from hippo_nnunet.nnunet.paths import EXT_VARIABLE, FOLDER_VARIABLES, environment
+from hippo_nnunet.nnunet.registration import EXT_TRAINERS, Shim, shims
+
+GB = 1e9
+MINIMUM_DISK_GB = 2
+MINIMUM_MEMORY_GB = 4
+NNUNET_REQUIREMENT = "nnunetv2>=2.8.1,<2.9"
+
+Level = Literal["ok", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check.
+
+    Attributes:
+        check: What was looked at.
+        level: `ok`; `warning`: works, with a limit; `error`: something will fail.
+        finding: What was found.
+        remedy: What to do; empty where all is well.
+    """
+
+    check: str
+    level: Level
+    finding: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """All that the checks look at.
+
+    Attributes:
+        environ: Environment variables.
+        versions: Distribution (and `python`) to version; None where it is not installed.
+        shims: The modules that `register` writes; empty without nnU-Net.
+        probe: What nnU-Net and torch answer in a fresh process.
+        compiler: Path of a C compiler; None without one.
+        python_headers: Whether `Python.h` is there, which torch.compile's compiled parts include.
+        memory_gb: Memory that is free for us, in gigabytes (10^9 bytes).
+        cpus: Number of CPU cores that we may use.
+    """
+
+    environ: Mapping[str, str]
+    versions: Mapping[str, str | None]
+    shims: tuple[Shim, ...]
+    probe: Probe
+    compiler: str | None
+    python_headers: bool
+    memory_gb: float
+    cpus: int
+
+
+def survey(root: Path | None) -> Surroundings:
+    """Look at this machine.
+
+    Args:
+        root: Look as if `env --root` had been evaluated for this folder; None: at the variables as they are.
+    """
+    import psutil
+
+    environ = {**os.environ, **(environment(root) if root else {})}
+    try:
+        found_shims: tuple[Shim, ...] = shims()
+    except DependencyError:
+        found_shims = ()
+    compilers = (environ.get("CC", ""), "cc", "gcc", "clang")
+    return Surroundings(
+        environ=environ,
+        versions={"python": platform.python_version(), "torch": _version("torch"), "nnunetv2": _version("nnunetv2")},
+        shims=found_shims,
+        probe=probe(environ),
+        compiler=next((path for name in compilers if name and (path := shutil.which(name))), None),
+        python_headers=Path(sysconfig.get_paths()["include"], "Python.h").exists(),
+        memory_gb=psutil.virtual_memory().available / GB,
+        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+    )
+
+
+def diagnose(surroundings: Surroundings) -> list[Finding]:
+    """Run every check."""
+    return [finding for check in CHECKS for finding in check(surroundings)]
+
+
+def check_python(at: Surroundings) -> list[Finding]:
+    """Python is one of the tested versions."""
+    version = at.versions["python"] or ""
+    if (3, 10) <= _numbers(version)[:2] < (3, 14):
+        return [Finding("python", "ok", version)]
+    return [
+        Finding("python", "error", f"{version}, tested are 3.10 to 3.13", "make a new environment with Python 3.12")
+    ]
+
+
+def check_torch(at: Surroundings) -> list[Finding]:
+    """Torch is installed, and not a version that nnU-Net rules out."""
+    version = at.versions["torch"]
+    if version is None:
+        return [Finding("torch", "error", "not installed", "see https://pytorch.org/get-started/locally/")]
+    if _numbers(version) < (2, 4) or _numbers(version)[:2] == (2, 9):
+        return [Finding("torch", "error", f"{version}, needed: >=2.4, not 2.9", "pip install 'torch>=2.4,!=2.9.*'")]
+    return [Finding("torch", "ok", version)]
+
+
+def check_nnunet(at: Surroundings) -> list[Finding]:
+    """nnU-Net is the version that this package was tested with."""
+    version = at.versions["nnunetv2"]
+    remedy = f"pip install '{NNUNET_REQUIREMENT}'"
+    if version is None:
+        return [Finding("nnunetv2", "error", "not installed", remedy)]
+    if not (2, 8, 1) <= _numbers(version) < (2, 9):
+        return [Finding("nnunetv2", "error", f"{version}, tested is 2.8 from 2.8.1 on", remedy)]
+    return [Finding("nnunetv2", "ok", version)]
+
+
+def check_folders(at: Surroundings) -> list[Finding]:
+    """nnU-Net's three variables name folders that exist and can be written to."""
+    return [_check_folder(variable, at.environ.get(variable, "")) for variable in FOLDER_VARIABLES]
+
+
+def _check_folder(variable: str, value: str) -> Finding:
+    if not value:
+        return Finding(variable, "error", "not set", 'eval "$(hippo-nnunet env --root DIR)"')
+    folder = Path(value).absolute()
+    if folder.exists() and not folder.is_dir():
+        return Finding(variable, "error", f"{folder} is a file", f"export {variable}=FOLDER")
+    existing = _nearest_existing(folder)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        if existing == folder and variable == "nnUNet_raw" and os.access(folder, os.R_OK | os.X_OK):
+            return Finding(
+                variable, "warning", f"{folder} can only be read", f"to add datasets, export {variable}=WRITABLE_FOLDER"
+            )
+        return Finding(
+            variable, "error", f"{existing} cannot be written to", f"chmod u+rwx, or export {variable}=WRITABLE_FOLDER"
+        )
+    if existing != folder:
+        return Finding(variable, "warning", f"{folder} does not exist yet", f"mkdir -p '{folder}'")
+    return Finding(variable, "ok", str(folder))
+
+
+def check_disk(at: Surroundings) -> list[Finding]:
+    """The disks of nnU-Net's folders have room for data and checkpoints."""
+    folders = {_nearest_existing(Path(at.environ[v])) for v in FOLDER_VARIABLES if at.environ.get(v)}
+    if not folders:
+        return []
+    free_gb, folder = min((shutil.disk_usage(folder).free / GB, folder) for folder in folders)
+    if free_gb < MINIMUM_DISK_GB:
+        return [
+            Finding(
+                "disk",
+                "error",
+                f"{free_gb:.1f} GB free at {folder}, needed: {MINIMUM_DISK_GB} GB",
+                "make room, or move the nnU-Net folders to another disk",
+            )
+        ]
+    return [Finding("disk", "ok", f"{free_gb:.0f} GB free at {folder}")]
+
+
+def check_registration(at: Surroundings) -> list[Finding]:
+    """nnU-Net can see our modules, by registration or by its variable for external trainers."""
+    if not at.shims:
+        return []
+    if _is_registered(at):
+        return [Finding("registration", "ok", "trainers and planners registered")]
+    found = ", ".join(f"{shim.path} is {shim.state}" for shim in at.shims if shim.state != "current")
+    if _sees_ext_trainers(at):
+        found += f"; {EXT_VARIABLE} shows the trainers alone"
+        return [Finding("registration", "warning", found, "hippo-nnunet register")]
+    return [Finding("registration", "error", found, "hippo-nnunet register")]
+
+
+def check_trainer_lookup(at: Surroundings) -> list[Finding]:
+    """nnU-Net resolves the name of a trainer to our class."""
+    return [_check_lookup(at, TRAINER, at.probe.trainer, at.probe.trainer_error, "hippo_nnunet.trainers.", "error")]
+
+
+def check_planner_lookup(at: Surroundings) -> list[Finding]:
+    """nnU-Net resolves the name of a planner to our class; without registration it cannot, and need not."""
+    level: Level = "warning" if _sees_ext_trainers(at) and not _is_registered(at) else "error"
+    return [_check_lookup(at, PLANNER, at.probe.planner, at.probe.planner_error, "hippo_nnunet.planners.", level)]
+
+
+def _check_lookup(at: Surroundings, name: str, found: str, error: str, package: str, level: Level) -> Finding:
+    check = f"look-up of {name}"
+    if at.probe.crash:
+        return Finding(check, "error", f"cannot ask nnU-Net: {at.probe.crash}", "reinstall what that error names")
+    if not found:
+        reinstall = f"reinstall hippo_nnunet and '{NNUNET_REQUIREMENT}'"
+        return Finding(check, level, error, reinstall if _is_registered(at) else "hippo-nnunet register")
+    if not found.startswith(package):
+        return Finding(check, "error", f"{found} answers in our place", "rename or remove that class")
+    return Finding(check, "ok", found)
+
+
+def check_accelerator(at: Surroundings) -> list[Finding]:
+    """Torch can use a GPU."""
+    if at.probe.accelerator:
+        return [Finding("GPU", "ok", at.probe.accelerator)]
+    if at.probe.crash:
+        return [Finding("GPU", "warning", "unknown, since torch could not be asked", "mend the look-up first")]
+    if at.probe.cuda_build:
+        found, remedy = f"none that torch (CUDA {at.probe.cuda_build}) can use", "check the driver with nvidia-smi"
+    else:
+        found, remedy = "none: this torch is built for the CPU", "see https://pytorch.org/get-started/locally/"
+    return [Finding("GPU", "warning", found, f"{remedy}; without a GPU use --device cpu and the preset laptop")]
+
+
+def check_compiler(at: Surroundings) -> list[Finding]:
+    """torch.compile, which nnU-Net uses on CUDA unless told otherwise, finds a C compiler and Python's headers."""
+    setting = at.environ.get("nnUNet_compile", "true").lower()
+    if at.compiler and at.python_headers:
+        return [Finding("C compiler", "ok", at.compiler)]
+    found = f"{at.compiler}, but no Python.h" if at.compiler else "none"
+    if setting not in ("true", "1", "t"):
+        return [Finding("C compiler", "ok", f"{found}; not needed with nnUNet_compile={setting}")]
+    package = "python3-dev" if at.compiler else "gcc"
+    needed = "needed by torch.compile" if at.probe.cuda_build else "needed by torch.compile on a GPU only"
+    level: Level = "error" if at.probe.accelerator and at.probe.cuda_build else "warning"
+    return [Finding("C compiler", level, f"{found}; {needed}", f"install {package}, or export nnUNet_compile=f")]
+
+
+def check_machine(at: Surroundings) -> list[Finding]:
+    """Memory and CPU cores suffice for the data pipeline."""
+    memory = Finding("memory", "ok", f"{at.memory_gb:.1f} GB free")
+    if at.memory_gb < MINIMUM_MEMORY_GB:
+        memory = Finding(
+            "memory",
+            "warning",
+            f"{at.memory_gb:.1f} GB free, advised: {MINIMUM_MEMORY_GB} GB",
+            "close programs, or use the preset laptop and export nnUNet_n_proc_DA=2",
+        )
+    cores = Finding("CPU", "ok", f"{at.cpus} cores")
+    if at.cpus < 2:
+        cores = Finding("CPU", "warning", "1 core: loading data and training take turns", "export nnUNet_n_proc_DA=0")
+    return [memory, cores]
+
+
+CHECKS: tuple[Callable[[Surroundings], list[Finding]], ...] = (
+    check_python,
+    check_torch,
+    check_nnunet,
+    check_folders,
+    check_disk,
+    check_registration,
+    check_trainer_lookup,
+    check_planner_lookup,
+    check_accelerator,
+    check_compiler,
+    check_machine,
+)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: (2, 8, 1) for 2.8.1+cpu or 2.8.1rc1."""
+    numbers = []
+    for part in version.split("+")[0].split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
+
+
+def _nearest_existing(folder: Path) -> Path:
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
+def _is_registered(at: Surroundings) -> bool:
+    return bool(at.shims) and all(shim.state == "current" for shim in at.shims)
+
+
+def _sees_ext_trainers(at: Surroundings) -> bool:
+    return str(EXT_TRAINERS) in at.environ.get(EXT_VARIABLE, "").split(os.pathsep)

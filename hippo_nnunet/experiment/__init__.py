@@ -1,0 +1,1 @@
+"""What an experiment is on disk: request, presets, markers, manifest."""

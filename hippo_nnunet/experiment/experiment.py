@@ -1,0 +1,176 @@
+"""What an experiment asks for: its cells, its file `experiment.yaml`, and where everything lies in its folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.experiment.paths import DONE
+from hippo_nnunet.experiment.presets import preset, trainer_name
+from hippo_nnunet.experiment.request_file import HEADER, read_request
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fold of one variant in one configuration: one training."""
+
+    variant: str
+    trainer: str
+    configuration: str
+    fold: int
+
+    @property
+    def marker(self) -> Path:
+        """Relative path of the file that says that the cell is trained and validated."""
+        return DONE / "train" / self.variant / self.configuration / f"fold_{self.fold}"
+
+    def __str__(self) -> str:
+        """Name the cell in words."""
+        return f"{self.variant} {self.configuration} fold {self.fold}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What was asked of an experiment; `experiment.yaml` holds exactly this.
+
+    Attributes:
+        dataset: Full nnU-Net name: `Dataset004_Hippocampus`.
+        preset: One of the presets.
+        variants: Names such as `AttentionUNet_flip`, in the order asked.
+        folds: Configuration to the folds that are trained of every variant.
+        number_of_folds: Folds of the split: a configuration with all of them can be ensembled.
+        epochs: Replaces the preset's; None keeps it.
+        iterations: Replaces the preset's; None keeps it.
+    """
+
+    dataset: str
+    preset: str
+    variants: tuple[str, ...]
+    folds: dict[str, tuple[int, ...]]
+    number_of_folds: int = 5
+    epochs: int | None = None
+    iterations: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        trainers: dict[str, str] = {}
+        for variant in self.variants:
+            trainer = self.trainer(variant)
+            if trainer in trainers:
+                raise ConfigError(f"variants '{trainers[trainer]}' and '{variant}' are the same trainer, {trainer}")
+            trainers[trainer] = variant
+        for configuration, folds in self.folds.items():
+            if "cascade" in configuration:
+                raise ConfigError(f"configuration '{configuration}': run trains no cascades; use hippo-nnunet train")
+            outside = [f for f in folds if not 0 <= f < self.number_of_folds]
+            if outside or not folds:
+                raise ConfigError(
+                    f"folds of {configuration}: got {','.join(map(str, folds)) or 'none'}, but the split of "
+                    f"{self.dataset} has folds 0 to {self.number_of_folds - 1}"
+                )
+        if not self.variants or not self.folds:
+            raise ConfigError("an experiment needs at least one variant and one configuration")
+
+    @property
+    def plans(self) -> str:
+        """Name of the plans."""
+        return preset(self.preset).plans
+
+    def complete(self, configuration: str) -> bool:
+        """Tell whether all folds of a configuration are asked for, and more than one, which ensembling needs."""
+        return self.number_of_folds > 1 and len(self.folds[configuration]) == self.number_of_folds
+
+    @property
+    def task(self) -> str:
+        """The dataset's name in the Medical Segmentation Decathlon's form: `Task04_Hippocampus`."""
+        number, _, name = self.dataset.removeprefix("Dataset").partition("_")
+        return f"Task{int(number):02d}_{name}"
+
+    def trainer(self, variant: str) -> str:
+        """Return the trainer of a variant."""
+        return trainer_name(variant, self.preset, self.epochs, self.iterations)
+
+    def cells(self) -> list[Cell]:
+        """Return every training, variants innermost, so that the variants' same fold follow one another."""
+        return [
+            Cell(variant, self.trainer(variant), configuration, fold)
+            for configuration, folds in self.folds.items()
+            for fold in folds
+            for variant in self.variants
+        ]
+
+    def complete_configurations(self) -> list[str]:
+        """Return the configurations of which all folds are trained."""
+        return [c for c in self.folds if self.complete(c)]
+
+    def configurations_to_predict(self) -> list[str]:
+        """Return the configurations that predict the test images: the complete ones, or the first where none is.
+
+        So all of them have the same folds.
+        """
+        return self.complete_configurations() or list(self.folds)[:1]
+
+    def model(self, variant: str, configuration: str) -> str:
+        """Return the name of nnU-Net's folder of a variant in a configuration."""
+        return f"{self.trainer(variant)}__{self.plans}__{configuration}"
+
+    def result_folder(self, cell: Cell, results: Path) -> Path:
+        """Return nnU-Net's folder of a cell below `nnUNet_results`."""
+        return results / self.dataset / self.model(cell.variant, cell.configuration) / f"fold_{cell.fold}"
+
+    def difference(self, old: Experiment) -> str | None:
+        """Say why this request cannot go on in the folder of an older one; None where it is the same or only adds."""
+        for name in ("dataset", "preset", "epochs", "iterations", "number_of_folds"):
+            mine, theirs = getattr(self, name), getattr(old, name)
+            if mine != theirs:
+                return f"{name.replace('_', ' ')} is {theirs or 'the default'} there, {mine or 'the default'} now"
+        dropped = [v for v in old.variants if v not in self.variants]
+        if dropped:
+            return f"variants {','.join(old.variants)} there, without {','.join(dropped)} now"
+        for configuration, folds in old.folds.items():
+            if set(folds) - set(self.folds.get(configuration, ())):
+                now = ",".join(map(str, self.folds.get(configuration, ()))) or "none"
+                return f"{configuration} folds {','.join(map(str, folds))} there, {now} now"
+        return None
+
+    def save(self, path: Path) -> None:
+        """Write the YAML file, atomically; a file that says the same is left alone."""
+        text = HEADER + yaml.safe_dump(self.as_dict(), sort_keys=False)
+        if path.is_file() and path.read_text() == text:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(text)
+        temporary.replace(path)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain lists, dicts, strings and numbers."""
+        plain = asdict(self)
+        plain["variants"] = list(self.variants)
+        plain["folds"] = {c: list(f) for c, f in self.folds.items()}
+        plain["plans"] = self.plans
+        return plain
+
+    @classmethod
+    def load(cls, path: Path) -> Experiment:
+        """Read an `experiment.yaml`.
+
+        Raises:
+            ConfigError: The file is missing or does not hold an experiment.
+        """
+        try:
+            data = read_request(path)
+        except FileNotFoundError:
+            raise ConfigError(f"{path} is missing: no experiment was started there") from None
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"{path} does not describe an experiment ({reason}); mend or delete it") from error
+        try:
+            return cls(**data)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error

@@ -1,0 +1,110 @@
+"""`manifest.json`: what a reader needs to trust, compare and repeat a result. It names no folder of the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from hippo_nnunet.errors import DataError
+from hippo_nnunet.experiment.damage import HASHED, file_hash
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.nnunet.api import cpu_count
+from hippo_nnunet.nnunet.finished import SUMMARY
+from hippo_nnunet.nnunet.paths import NnunetFolders
+from hippo_nnunet.nnunet.preprocessed import read_json
+
+PACKAGES = (
+    "hippo_nnunet",
+    "nnunetv2",
+    "torch",
+    "dynamic-network-architectures",
+    "batchgeneratorsv2",
+    "open_clip_torch",
+    "numpy",
+    "SimpleITK",
+    "snakemake",
+)
+
+
+def build_manifest(experiment: Experiment, folder: Path, folders: NnunetFolders, device: str) -> dict[str, Any]:
+    """Collect the manifest of an experiment.
+
+    Args:
+        experiment: What was asked.
+        folder: The experiment's folder.
+        folders: nnU-Net's folders.
+        device: The device of the last run; each fold names its own.
+
+    Returns:
+        JSON-ready content.
+    """
+    preprocessed = folders.preprocessed / experiment.dataset
+    choice = folder / "ensemble" / "choice.json"
+    return {
+        "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "arguments": experiment.as_dict(),
+        "device": device,
+        "machine": {"system": platform.system(), "processor": platform.machine(), "cpus": cpu_count()},
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "commit": git_commit(),
+        "sha256": {
+            "splits": file_hash(preprocessed / "splits_final.json"),
+            "plans": file_hash(preprocessed / f"{experiment.plans}.json"),
+            "fingerprint": file_hash(preprocessed / "dataset_fingerprint.json"),
+            **{path.as_posix(): file_hash(folder / path) for path in HASHED},
+        },
+        "folds": [_fold(experiment, cell, folders) for cell in experiment.cells()],
+        "not_ensembled": [c for c in experiment.folds if c not in experiment.complete_configurations()],
+        "ensemble": _ensemble(choice) if choice.is_file() else None,
+    }
+
+
+def write_manifest(manifest: dict[str, Any], path: Path) -> None:
+    """Write the manifest atomically, in the place of an older one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
+    temporary.replace(path)
+
+
+def git_commit() -> str | None:
+    """Return the commit of the checkout that this package runs from; None for an installed package."""
+    package = Path(__file__).parents[1]
+    if not (package.parent / ".git").exists():
+        return None
+    command = ["git", "-C", str(package.parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _fold(experiment: Experiment, cell: Any, folders: NnunetFolders) -> dict[str, Any]:
+    named = {
+        "variant": cell.variant,
+        "configuration": cell.configuration,
+        "fold": cell.fold,
+        "trainer": cell.trainer,
+    }
+    try:
+        return {**named, **read_json(experiment.result_folder(cell, folders.results) / SUMMARY)}
+    except DataError:
+        return {**named, "trained_seconds": None}
+
+
+def _ensemble(choice: Path) -> dict[str, Any]:
+    content = read_json(choice)
+    return {key: content.get(key) for key in ("members", "postprocessing", "naive_dice", "nested_dice", "nested_gain")}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

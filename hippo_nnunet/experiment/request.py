@@ -1,0 +1,165 @@
+"""From the words of the command line to an `Experiment`, joined with what its folder already asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.paths import FILE
+from hippo_nnunet.experiment.presets import canonical_variant
+from hippo_nnunet.nnunet.paths import NnunetFolders
+from hippo_nnunet.nnunet.preprocessed import DEFAULT_FOLDS, configuration_of, dataset_name, read_plans, read_splits
+
+DEFAULT_VARIANTS = "UNet,AttentionUNet"
+DEFAULT_CONFIGURATIONS = "2d"
+PLANNED = ("2d", "3d_fullres", "3d_lowres")
+"""The configurations that the planners of the presets make, but for cascades."""
+
+_MOST_DIGITS = 9
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of `run`, as typed; None for what the user left open."""
+
+    task: Path | None = None
+    dataset: str | None = None
+    variants: str | None = None
+    configurations: str | None = None
+    folds: str | None = None
+    preset: str | None = None
+    epochs: int | None = None
+    iterations: int | None = None
+
+
+def resolve(request: Request, experiment: Path, folders: NnunetFolders) -> Experiment:
+    """Work out the experiment: what is left open comes from the folder's own file, else from the defaults.
+
+    Args:
+        request: What was typed.
+        experiment: The experiment's folder, which need not exist.
+        folders: nnU-Net's folders, for the dataset's name and its split.
+
+    Raises:
+        ConfigError: A wrong option, or a request that contradicts the folder's own file.
+        DataError: The dataset's split cannot be read.
+    """
+    if experiment.exists() and not experiment.is_dir():
+        raise ConfigError(f"{experiment} is a file; name a folder for the experiment")
+    file = experiment / FILE
+    old = Experiment.load(file) if file.exists() else None
+    dataset = _dataset(request, old, folders)
+    splits = read_splits(dataset, folders)
+    number = len(splits) if splits else old.number_of_folds if old else DEFAULT_FOLDS
+    if request.folds is None and request.configurations is None and old:
+        folds = old.folds
+    else:
+        configurations = _names(request.configurations or (",".join(old.folds) if old else DEFAULT_CONFIGURATIONS))
+        known = old.folds if old and request.folds is None else {}
+        folds = {**parse_folds(request.folds or "all", configurations, number)}
+        folds.update({c: known[c] for c in configurations if c in known})
+    new = Experiment(
+        dataset=dataset,
+        preset=request.preset or (old.preset if old else "laptop"),
+        variants=_variants(request.variants or (",".join(old.variants) if old else DEFAULT_VARIANTS)),
+        folds=folds,
+        number_of_folds=number,
+        epochs=request.epochs if request.epochs is not None else (old.epochs if old else None),
+        iterations=request.iterations if request.iterations is not None else (old.iterations if old else None),
+    )
+    _check_configurations(new.folds, dataset, new.plans, folders)
+    difference = new.difference(old) if old else None
+    if difference:
+        raise ConfigError(
+            f"{file} asks for something else: {difference}; variants, configurations and folds can only be added: "
+            "take another folder, or repeat its own request"
+        )
+    return new
+
+
+def parse_folds(text: str, configurations: list[str], number: int) -> dict[str, tuple[int, ...]]:
+    """Read folds: `all`, `0,1,2`, `0-4`, or one list for each configuration, `2d=0-4,3d_fullres=0`.
+
+    Args:
+        text: As typed.
+        configurations: The configurations of the experiment.
+        number: Folds of the split.
+
+    Returns:
+        Configuration to sorted folds; a configuration that is not named gets all of them.
+
+    Raises:
+        ConfigError: Not of these forms, or a configuration that is not asked for.
+    """
+    chosen: dict[str, set[int]] = {}
+    current: list[str] = configurations
+    for item in text.split(","):
+        name, equals, value = item.strip().rpartition("=")
+        if equals:
+            if name not in configurations:
+                raise ConfigError(
+                    f"--folds '{text}': '{name}' is not among --configurations {','.join(configurations)}"
+                )
+            current = [name]
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", value)
+        if value != "all" and not match:
+            raise ConfigError(f"--folds '{text}': '{item}' is no fold; write all, 0,1,2, 0-4 or 2d=0-4,3d_fullres=0")
+        first, last = (0, number - 1) if match is None else (_fold(match[1]), _fold(match[2] or match[1]))
+        if last >= number:
+            raise ConfigError(f"--folds '{text[:60]}': the split has folds 0 to {number - 1}")
+        for configuration in current:
+            chosen.setdefault(configuration, set()).update(range(first, last + 1))
+    return {c: tuple(sorted(chosen.get(c, range(number)))) for c in configurations}
+
+
+def _fold(digits: str) -> int:
+    return int(digits) if len(digits) <= _MOST_DIGITS else 10**_MOST_DIGITS
+
+
+def _check_configurations(configurations: Iterable[str], dataset: str, plans: str, folders: NnunetFolders) -> None:
+    """Refuse configurations that the plans lack, or, before there are plans, that no planner makes."""
+    file = folders.preprocessed / dataset / f"{plans}.json"
+    content = read_plans(dataset, plans, folders) if file.is_file() else None
+    for name in configurations:
+        if content is not None:
+            configuration_of(content, name)
+        elif name not in PLANNED:
+            raise ConfigError(f"configuration '{name}' is in no plans of a preset; take some of {', '.join(PLANNED)}")
+
+
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _variants(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(canonical_variant(name) for name in _names(text)))
+
+
+def _dataset(request: Request, old: Experiment | None, folders: NnunetFolders) -> str:
+    if request.task is not None and request.dataset is not None:
+        raise ConfigError("--task and --dataset name the data in two ways; give one of them")
+    if request.task is not None:
+        return dataset_of_task(request.task)
+    if request.dataset is not None:
+        return dataset_name(request.dataset, folders)
+    if old is None:
+        raise ConfigError("no data named: pass --task with an MSD folder or .tar, or --dataset with a dataset's id")
+    return old.dataset
+
+
+def dataset_of_task(source: Path) -> str:
+    """Return the nnU-Net name of a Decathlon task: `Task04_Hippocampus` becomes `Dataset004_Hippocampus`.
+
+    Raises:
+        ConfigError: There is no such folder or archive, or its name is not a task's.
+    """
+    if not source.exists():
+        raise ConfigError(f"--task {source}: no such folder or .tar; get it with: hippo-nnunet data fetch")
+    match = re.fullmatch(r"Task(\d{1,3})_([A-Za-z0-9_-]+)(\..*)?", source.resolve().name)
+    if match is None:
+        raise ConfigError(f"--task {source}: the name is not of the form Task04_Hippocampus, with or without .tar")
+    return f"Dataset{int(match[1]):03d}_{match[2]}"

@@ -1,0 +1,1 @@
+"""Model files: the `.hippo` container, its weights and its plans."""

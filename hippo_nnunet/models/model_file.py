@@ -1,0 +1,199 @@
+"""A shared model, opened: who made it, what it needs, its weights. Torch-free until weights are asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hippo_nnunet.data.cases import ENDINGS
+from hippo_nnunet.errors import DataError, HippoError
+from hippo_nnunet.models.container import Container, open_container
+from hippo_nnunet.models.plans_check import check_plans
+from hippo_nnunet.training.recipes import CLIP_BASE, is_ours, parse
+
+if TYPE_CHECKING:
+    import torch
+
+MODEL, PLANS, DATASET, CARD = "model.json", "plans.json", "dataset.json", "README.md"
+PER_CASE = "metrics/per_case.csv"
+
+DATASET_KEYS = (
+    "name", "description", "reference", "licence", "license", "release", "tensorImageSize", "numTraining", "numTest",
+    "channel_names", "modality", "labels", "regions_class_order", "file_ending",
+)  # fmt: skip
+"""What is kept of dataset.json; lists of cases and paths are not."""
+
+_MOST_CHANNELS = 64
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A shared model whose file and description are right; its weights are not read yet.
+
+    Attributes:
+        container: The file.
+        trainer: Name of the trainer: a recipe of ours, or a class of nnU-Net's.
+        configuration: Such as `2d`.
+        folds: The folds whose weights it holds.
+        mirroring_axes: Spatial axes that the training allowed to mirror at prediction; None for none.
+        plans: Content of plans.json.
+        dataset_json: What is kept of dataset.json.
+        description: Content of model.json, with metrics, licence, citation and versions.
+    """
+
+    container: Container
+    trainer: str
+    configuration: str
+    folds: tuple[int | str, ...]
+    mirroring_axes: tuple[int, ...] | None
+    plans: dict[str, Any]
+    dataset_json: dict[str, Any]
+    description: dict[str, Any]
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.container.path
+
+    @property
+    def dataset(self) -> str:
+        """nnU-Net's name of the dataset: `Dataset004_Hippocampus`."""
+        return str(self.plans["dataset_name"])
+
+    @property
+    def folder_name(self) -> str:
+        """nnU-Net's name of the model's folder."""
+        return f"{self.trainer}__{self.plans['plans_name']}__{self.configuration}"
+
+    def weights(self, fold: int | str) -> dict[str, torch.Tensor]:
+        """Read the weights of a fold, on the CPU.
+
+        Raises:
+            DataError: They are no safetensors, or hold numbers that are not finite.
+        """
+        from hippo_nnunet.models.tensors import unpack
+
+        name = weights_member(fold)
+        try:
+            return unpack(self.container.read(name))
+        except DataError as error:
+            if str(error).startswith(str(self.path)):
+                raise
+            raise DataError(f"{self.path}: {name}: {error}; do not use this file, ask for it again") from error
+
+
+def weights_member(fold: int | str) -> str:
+    """Return the name of a fold's weights in the file."""
+    return f"weights/fold_{fold}.safetensors"
+
+
+def open_model(path: Path) -> ModelFile:
+    """Open a shared model and check all but its weights.
+
+    Args:
+        path: A file of `hippo-nnunet model export`.
+
+    Returns:
+        The model.
+
+    Raises:
+        DataError: The file is unsafe or damaged, or its description is wrong or names foreign code.
+    """
+    container = open_container(path)
+    description, plans = container.read_json(MODEL), container.read_json(PLANS)
+    dataset_json = kept_of_dataset(container.read_json(DATASET))
+    try:
+        check_description(description, plans, dataset_json)
+    except DataError as error:
+        raise DataError(f"{path}: {error}; do not use this file, ask for it again") from error
+    folds = tuple(description["folds"])
+    for fold in folds:
+        if weights_member(fold) not in container.members:
+            raise DataError(f"{path}: has no weights of fold {fold}; do not use this file, ask for it again")
+    axes = description["mirroring_axes"]
+    return ModelFile(
+        container,
+        description["trainer"],
+        description["configuration"],
+        folds,
+        None if axes is None else tuple(axes),
+        plans,
+        dataset_json,
+        description,
+    )
+
+
+def kept_of_dataset(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a dataset.json without lists of cases and paths."""
+    return {key: dataset_json[key] for key in DATASET_KEYS if key in dataset_json}
+
+
+def check_description(
+    description: Mapping[str, Any], plans: Mapping[str, Any], dataset_json: Mapping[str, Any]
+) -> None:
+    """Refuse a description that is incomplete, contradicts itself, or names what nnU-Net and we do not have.
+
+    Args:
+        description: Content of model.json.
+        plans: Content of plans.json.
+        dataset_json: Of `kept_of_dataset`.
+
+    Raises:
+        DataError: Says what; the file is the caller's to name.
+    """
+    trainer, configuration = description.get("trainer"), description.get("configuration")
+    dataset, plans_name = plans.get("dataset_name"), plans.get("plans_name")
+    for what, value, pattern in (
+        ("trainer", trainer, r"[A-Za-z]\w*"),
+        ("configuration", configuration, r"[A-Za-z0-9]\w*"),
+        ("dataset_name", dataset, r"Dataset\d{3}_\w[\w-]*"),
+        ("plans_name", plans_name, r"[A-Za-z]\w*"),
+    ):
+        if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII) or "__" in value or len(value) > 99:
+            raise DataError(f"{what} is {str(value)[:100]!r}, which nnU-Net cannot have called it")
+    if is_ours(str(trainer)):
+        _check_recipe(str(trainer), description)
+    try:
+        check_plans(plans)
+    except DataError as error:
+        raise DataError(f"{PLANS}: {error}") from error
+    if configuration not in plans["configurations"]:
+        raise DataError(f"{PLANS} has no configuration {configuration!r}")
+    folds = description.get("folds")
+    if not isinstance(folds, list) or not folds or len(set(map(str, folds))) != len(folds):
+        raise DataError(f"folds is {folds!r}, expected a list of folds")
+    if not all(fold == "all" or (type(fold) is int and 0 <= fold < 100) for fold in folds):
+        raise DataError(f"folds is {folds!r}, expected numbers from 0 to 99, or all")
+    axes = description.get("mirroring_axes")
+    if axes is not None and not (isinstance(axes, list) and all(a in (0, 1, 2) for a in axes)):
+        raise DataError(f"mirroring_axes is {axes!r}, expected some of 0, 1, 2, or null")
+    _check_dataset(dataset_json)
+
+
+def _check_recipe(trainer: str, description: Mapping[str, Any]) -> None:
+    try:
+        recipe = parse(trainer)
+    except HippoError as error:
+        raise DataError(f"{error}; or it was made by another version of hippo_nnunet") from error
+    clip = description.get("clip")
+    if recipe.base == CLIP_BASE and not (
+        isinstance(clip, dict)
+        and isinstance(clip.get("name"), str)
+        and re.fullmatch(r"[0-9a-f]{64}", str(clip.get("sha256")))
+    ):
+        raise DataError("clip does not give the name and SHA-256 of the encoder that the trainer needs")
+
+
+def _check_dataset(dataset_json: Mapping[str, Any]) -> None:
+    channels = dataset_json.get("channel_names") or dataset_json.get("modality")
+    if not isinstance(channels, dict) or not 0 < len(channels) <= _MOST_CHANNELS:
+        raise DataError(f"{DATASET}: channel_names is {str(channels)[:100]!r}, expected the image's channels")
+    if dataset_json.get("file_ending") not in ENDINGS:
+        raise DataError(
+            f"{DATASET}: file_ending is {dataset_json.get('file_ending')!r}, expected {' or '.join(ENDINGS)}"
+        )
+    if not isinstance(dataset_json.get("labels"), dict):
+        raise DataError(f"{DATASET}: has no labels")

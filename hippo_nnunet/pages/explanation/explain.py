@@ -1,0 +1,265 @@
+"""The explanations of a model's predictions, or of the best and worst cases of an experiment, as files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pandas as pd
+
+from hippo_nnunet.analysis.extreme_cases import extreme_cases
+from hippo_nnunet.clip.prompts import override_prompts
+from hippo_nnunet.data.cases import InputCase, check_images, find_cases
+from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.evaluation.pairing import read_per_case
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.paths import FILE, PER_CASE
+from hippo_nnunet.inference.explanation import clip_networks, explain_case, text_similarities
+from hippo_nnunet.inference.explanation_files import dice_rows, write_maps, write_table, write_whole
+from hippo_nnunet.inference.members import Member, find_members, load_member
+from hippo_nnunet.nnunet.api import limit_processes, resolve_device
+from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
+from hippo_nnunet.nnunet.preprocessed import read_splits
+from hippo_nnunet.progress import tracked
+from hippo_nnunet.training.recipes import CLIP_BASE, parse
+
+if TYPE_CHECKING:
+    from hippo_nnunet.inference.batched_predictor import BatchedPredictor
+
+log = logging.getLogger(__name__)
+
+FOLDER = "explain"
+"""Where an experiment's explanations go, below its folder."""
+TEXT_TABLE, DICE_TABLE, CASES_TABLE = "text_similarity.csv", "dice.csv", "cases.csv"
+_MAPS = ("attention_level", "similarity_", "probability_", "prediction", "errors_")
+_FIGURES = ("attention", "similarity", "probability", "errors", "prompt")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to explain.
+
+    Attributes:
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        checkpoint: File in each fold's folder.
+        prompts: Other descriptions by class name, for CLIP-guided models.
+        overwrite: Replace explanations that are there.
+        trust_checkpoint: Load a checkpoint or plans that could run code.
+    """
+
+    device: str = "auto"
+    checkpoint: str = "checkpoint_final.pth"
+    prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    overwrite: bool = False
+    trust_checkpoint: bool = False
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A case to explain, the expert's labels of it, and what the figures say about it."""
+
+    case: InputCase
+    reference: Path | None
+    heading: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Cases that the same folds of a model explain, with the prompts to try."""
+
+    member: Member
+    jobs: Sequence[_Job]
+    prompts: Mapping[str, Sequence[str]]
+
+
+def explain_images(
+    model: Path,
+    inputs: Sequence[Path],
+    output: Path,
+    folds: Sequence[int | str] | None = None,
+    labels: Path | None = None,
+    settings: Settings | None = None,
+) -> list[Path]:
+    """Explain what a trained model predicts for images.
+
+    Args:
+        model: nnU-Net's model folder `{trainer}__{plans}__{configuration}`, or a file of `hippo-nnunet model export`.
+        inputs: Folders or files: see `find_cases`.
+        output: Gets the maps as NIfTI on the images' grids, tables, and `figures/` as PNG and SVG.
+        folds: Folds whose maps are averaged; None for all that are trained.
+        labels: Folder with the expert's labels, `<case>` + the dataset's file ending.
+        settings: How.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ConfigError: A model, fold, checkpoint or device that is not there, a prompt for an unknown class, or one for a
+            model without CLIP.
+        DataError: An image or a label that cannot be right or is missing, or a target that exists.
+    """
+    settings = settings or Settings()
+    (member,) = find_members([model], folds, settings.checkpoint, settings.trust_checkpoint)
+    override_prompts(member.dataset_json, settings.prompts)
+    cases = find_cases(inputs, member.channels)
+    jobs = [_Job(case, _reference(labels, case.case, member), _trainer(member)) for case in cases]
+    part = _Part(member, jobs, settings.prompts)
+    _earlier([part], output, settings.overwrite)
+    for case in cases:
+        check_images(case)
+    return _explain([part], output, settings)
+
+
+def explain_experiment(
+    folder: Path,
+    worst: int = 3,
+    best: int = 3,
+    output: Path | None = None,
+    root: Path | None = None,
+    settings: Settings | None = None,
+) -> list[Path]:
+    """Explain the worst and best out-of-fold cases of every variant, each by the model that has not seen it.
+
+    Args:
+        folder: The experiment's folder.
+        worst: How many of the lowest Dice (mean over labels), of each variant in each configuration.
+        best: How many of the highest.
+        output: Gets a table of the cases, and a folder of explanations for each model; None: `explain` in the folder.
+        root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
+        settings: How.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ConfigError: No experiment there, neither worst nor best cases, or see `explain_images`.
+        DataError: Its metrics or its splits do not tell which model has not seen a case, or see `explain_images`.
+    """
+    settings = settings or Settings()
+    if worst < 0 or best < 0 or worst + best == 0:
+        raise ConfigError(f"got {worst} worst and {best} best cases to explain: ask for at least one")
+    experiment = Experiment.load(folder / FILE)
+    folders = folders_for(root, {}) if root is not None else folders_for(folder / "nnunet")
+    output = output or folder / FOLDER
+    chosen = extreme_cases(read_per_case(folder / PER_CASE), worst, best)
+    _check_unseen(chosen, experiment, folders)
+    raw = folders.raw / experiment.dataset
+    guided = {variant for variant in experiment.variants if parse(experiment.trainer(variant)).base == CLIP_BASE}
+    if settings.prompts and not guided:
+        raise ConfigError(f"--prompt: {folder} has no CLIP-guided variant, hence no text to change: leave it out")
+    work: dict[Path, list[_Part]] = {}
+    for key, rows in chosen.groupby(["variant", "configuration", "fold"], sort=False):
+        variant, configuration, fold = cast(tuple[str, str, int], key)
+        model = folders.results / experiment.dataset / experiment.model(variant, configuration)
+        (member,) = find_members([model], [int(fold)], settings.checkpoint, settings.trust_checkpoint)
+        prompts = settings.prompts if variant in guided else {}
+        override_prompts(member.dataset_json, prompts)
+        jobs = []
+        for case, dice, rank in rows[["case", "dice", "rank"]].itertuples(index=False):
+            images = _training_image(raw, case, member)
+            heading = f"{variant} {configuration}, fold {fold}: {rank}, Dice {dice:.3f}"
+            jobs.append(_Job(images, _reference(raw / "labelsTr", case, member), heading))
+        work.setdefault(output / model.name, []).append(_Part(member, jobs, prompts))
+    for target, parts in work.items():
+        _earlier(parts, target, settings.overwrite)
+    written: list[Path] = []
+    for target, parts in work.items():
+        written += _explain(parts, target, settings)
+    return [write_whole(output / CASES_TABLE, lambda path: chosen.to_csv(path, index=False)), *written]
+
+
+def _explain(parts: Sequence[_Part], output: Path, settings: Settings) -> list[Path]:
+    """Explain cases by folds of one model; what an earlier explanation of them left goes when all is written."""
+    limit_processes()
+    import torch
+
+    from hippo_nnunet.pages.explanation.figures import explanation_figures
+    from hippo_nnunet.pages.figure import save_figure
+
+    where = torch.device(resolve_device(settings.device))
+    earlier = _earlier(parts, output, settings.overwrite)
+    written: list[Path] = []
+    rows: list[dict[str, Any]] = []
+    for part in parts:
+        member, jobs = part.member, part.jobs
+        predictor = load_member(member, where, use_mirroring=True, backend="torch")
+        if part.prompts:
+            clip_networks(predictor)
+        _tell(predictor)
+        for job in tracked(jobs, f"explaining {_trainer(member)}"):
+            explanation = explain_case(predictor, job.case, job.reference, part.prompts)
+            written += write_maps(explanation, output)
+            for figure in explanation_figures(explanation, job.heading):
+                save_figure(figure, output / "figures")
+                written += [output / "figures" / f"{figure.name}{ending}" for ending in (".png", ".svg")]
+            rows += [{**row, "folds": " ".join(map(str, member.folds))} for row in dice_rows(explanation)]
+        similarities = text_similarities(predictor, part.prompts)
+        if similarities is not None:
+            written.append(write_whole(output / TEXT_TABLE, similarities.to_csv))
+    if any(name.startswith("dice") for row in rows for name in row):
+        written.append(write_table(rows, output / DICE_TABLE))
+    for file in earlier - set(written):
+        file.unlink()
+    return list(dict.fromkeys(written))
+
+
+def _tell(predictor: BatchedPredictor) -> None:
+    from hippo_nnunet.inference.explanation_maps import reader_of
+
+    if reader_of(predictor.networks[0]) is None:
+        log.info(
+            "%s has neither attention gates nor CLIP: its probabilities and, with labels, its errors are shown",
+            predictor.trainer_name,
+        )
+
+
+def _trainer(member: Member) -> str:
+    return member.folder.resolve().name.split("__")[0]
+
+
+def _reference(labels: Path | None, case: str, member: Member) -> Path | None:
+    if labels is None:
+        return None
+    path = labels / f"{case}{member.dataset_json['file_ending']}"
+    if not path.is_file():
+        raise DataError(f"{path}: no labels of case {case} there: put them there, or leave --labels out")
+    return path
+
+
+def _training_image(raw: Path, case: str, member: Member) -> InputCase:
+    ending = member.dataset_json["file_ending"]
+    files = tuple(raw / "imagesTr" / f"{case}_{channel:04d}{ending}" for channel in range(member.channels))
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise DataError(f"{missing[0]}: the image of case {case} is not there any more: give --root, or restore it")
+    return InputCase(case, files)
+
+
+def _check_unseen(chosen: pd.DataFrame, experiment: Experiment, folders: NnunetFolders) -> None:
+    splits = read_splits(experiment.dataset, folders)
+    if splits is None:
+        raise DataError(f"{folders.preprocessed / experiment.dataset}: no splits_final.json: no telling who saw what")
+    for case, fold in chosen[["case", "fold"]].itertuples(index=False):
+        if fold >= len(splits) or case not in splits[fold]["val"]:
+            raise DataError(
+                f"case {case} is not among the validation cases of fold {fold} in splits_final.json, though the "
+                "metrics say so: evaluate the experiment again"
+            )
+
+
+def _earlier(parts: Sequence[_Part], output: Path, overwrite: bool) -> set[Path]:
+    """Return what an earlier explanation of these cases left, and refuse it unless it is to be replaced."""
+    cases = [job.case for part in parts for job in part.jobs]
+    if output.resolve() in {file.parent.resolve() for case in cases for file in case.files}:
+        raise DataError(f"{output} is the folder of the images: choose another one for the explanations")
+    found = [output / name for name in (TEXT_TABLE, DICE_TABLE) if (output / name).is_file()]
+    for case in cases:
+        patterns = [f"{case.case}_{kind}*.nii.gz" for kind in _MAPS]
+        for pattern in [*patterns, *(f"figures/{case.case}_{kind}.*" for kind in _FIGURES)]:
+            found += sorted(output.glob(pattern))
+    if found and not overwrite:
+        raise DataError(f"{found[0]} exists already: choose another folder, or give --overwrite")
+    return set(found)

@@ -1,0 +1,1 @@
+"""The exploration of a dataset."""

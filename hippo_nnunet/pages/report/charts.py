@@ -1,0 +1,122 @@
+"""The numbers that the page's charts draw, ready for JSON: rounded, None where undefined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hippo_nnunet.evaluation.pairing import Model, recipe_of
+from hippo_nnunet.pages.report.content import Content
+from hippo_nnunet.pages.report.notebook import MEASURED, MEASURED_DATASET
+from hippo_nnunet.pages.report.style import marker, series
+
+_LIMITS = ("bias", "lower", "upper")
+
+
+def chart_data(content: Content) -> dict[str, Any]:
+    """Return everything that report.js draws; a chart without data is None."""
+    return {
+        "models": [
+            {"name": str(model), "series": series(k), "symbol": marker(k).plotly}
+            for k, model in enumerate(content.models)
+        ],
+        "cases": _cases(content),
+        "notebook": _notebook(content),
+        "curves": _curves(content),
+        "volumes": _volumes(content),
+    }
+
+
+def _cases(content: Content) -> dict[str, Any] | None:
+    dice = content.case_dice
+    if not dice.notna().any(axis=None):
+        return None
+    counts = dice.notna().sum()
+    return {
+        "order": sorted(range(len(content.models)), key=lambda k: -int(counts.iloc[k])),
+        "cases": [str(case) for case in dice.index.get_level_values("case")],
+        "folds": [int(fold) for fold in dice.index.get_level_values("fold")],
+        "values": [_rounded(dice[k]) for k in dice.columns],
+        "means": _rounded(dice.mean()),
+        "labels": {
+            label: [_rounded(frame.reindex(dice.index)[k]) for k in dice.columns]
+            for label, frame in content.label_dice.items()
+        },
+    }
+
+
+def _notebook(content: Content) -> dict[str, Any] | None:
+    if content.notebook is None:
+        return None
+    models = []
+    for row in content.notebook.means.to_dict("records"):
+        model: Model = row["model"]
+        own = content.notebook.cases[content.notebook.cases["model"] == model]
+        models.append(
+            {
+                "model": content.index(model),
+                "cases": own["case"].tolist(),
+                "dice": _rounded(own["dice"]),
+                "score": _rounded(own["notebook_dice"]),
+                "mean": _rounded([row["dice"], row["notebook_dice"]]),
+            }
+        )
+    measured = MEASURED if content.dataset.endswith(MEASURED_DATASET) else ()
+    return {"models": models, "measured": [list(point) for point in measured]}
+
+
+def _curves(content: Content) -> list[dict[str, Any]]:
+    return [
+        {
+            "model": content.index(fold.model),
+            "configuration": fold.model.configuration,
+            "name": f"{fold.variant} {fold.model.configuration}, fold {fold.fold}",
+            "epochs": [epoch + 1 for epoch in fold.curves.epochs],
+            "train_loss": _rounded(fold.curves.train_loss),
+            "val_loss": _rounded(fold.curves.val_loss),
+            "pseudo_dice": _rounded(fold.curves.pseudo_dice),
+        }
+        for fold in content.curves
+    ]
+
+
+def _volumes(content: Content) -> list[dict[str, Any]]:
+    """Return, for each variant and configuration, the volumes of each label and their agreement."""
+    found = []
+    table = content.table.dropna(subset=["volume_mm3", "volume_ref_mm3"])
+    for (variant, configuration), rows in table.groupby(["variant", "configuration"], sort=False):
+        labels = []
+        for label, own in rows.groupby("label", sort=False):
+            agreement = _agreement_of(content.agreement, variant, configuration, label)
+            labels.append(
+                {
+                    "label": str(label),
+                    "cases": own["case"].tolist(),
+                    "mean": _rounded((own["volume_mm3"] + own["volume_ref_mm3"]) / 2, 1),
+                    "difference": _rounded(own["volume_mm3"] - own["volume_ref_mm3"], 1),
+                    **{name: _rounded(_with_interval(agreement, name), 1) for name in _LIMITS},
+                }
+            )
+        model = Model(recipe_of(str(variant)), str(configuration))
+        found.append({"model": content.index(model), "name": f"{variant} {configuration}", "labels": labels})
+    return sorted(found, key=lambda entry: int(entry["model"]))
+
+
+def _agreement_of(agreement: pd.DataFrame, variant: object, configuration: object, label: object) -> Any:
+    chosen = (
+        (agreement["variant"] == variant)
+        & (agreement["configuration"] == configuration)
+        & (agreement["label"] == label)
+    )
+    return agreement[chosen].iloc[0]
+
+
+def _with_interval(agreement: Any, name: str) -> list[float]:
+    return [float(agreement[f"{name}{end}_mm3"]) for end in ("", "_low", "_high")]
+
+
+def _rounded(values: Iterable[float], decimals: int = 4) -> list[float | None]:
+    return [round(float(value), decimals) if np.isfinite(value) else None for value in values]

@@ -1,0 +1,202 @@
+"""Everything that a report shows, gathered from an experiment's folder; each missing part is named, none invented."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hippo_nnunet.analysis.compare import compare_experiment, notebook_scores
+from hippo_nnunet.analysis.notebook_scores import NO_SCORE
+from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.evaluation.comparison import Comparison, Options
+from hippo_nnunet.evaluation.pairing import Model, models_of, read_per_case, recipe_of
+from hippo_nnunet.evaluation.side_by_side import scores_of
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.paths import FILE, MANIFEST, PER_CASE
+from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
+from hippo_nnunet.nnunet.preprocessed import read_object
+from hippo_nnunet.nnunet.training_log import Curves, read_curves
+from hippo_nnunet.pages.report.notebook import NotebookScores, compare_scores
+
+
+@dataclass(frozen=True)
+class FoldCurves:
+    """The training of one fold: its model, its variant with the seed, and its curves."""
+
+    model: Model
+    variant: str
+    fold: int
+    curves: Curves
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a report shows.
+
+    Attributes:
+        name: Name of the experiment's folder.
+        experiment: What was asked; None where `experiment.yaml` is missing.
+        manifest: Content of `manifest.json`; None where it is missing.
+        table: Checked per-case metrics.
+        models: In the order of the report; a model's position decides its colour and marker.
+        comparison: Tables, pairs, ranks; its notes without those that name a missing part.
+        case_dice: A row for each (fold, case), a column for each model's position: mean Dice over labels; NaN where not
+            measured.
+        label_dice: The same for each label.
+        agreement: See `agreement_table`.
+        notebook: Both scores of the same masks; None where they cannot be computed.
+        curves: Of every fold whose training log is there.
+        benchmarks: Seconds of each step of the workflow by its name; empty where it was not recorded.
+        missing: Section to sentences that say what it lacks, and why.
+    """
+
+    name: str
+    experiment: Experiment | None
+    manifest: dict[str, Any] | None
+    table: pd.DataFrame
+    models: list[Model]
+    comparison: Comparison
+    case_dice: pd.DataFrame
+    label_dice: dict[str, pd.DataFrame]
+    agreement: pd.DataFrame
+    notebook: NotebookScores | None
+    curves: list[FoldCurves]
+    benchmarks: dict[str, float]
+    missing: dict[str, list[str]]
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name; empty where nothing tells it."""
+        if self.experiment is not None:
+            return self.experiment.dataset
+        return str((self.manifest or {}).get("arguments", {}).get("dataset", ""))
+
+    def index(self, model: Model) -> int:
+        """Return the position of a model."""
+        return self.models.index(model)
+
+
+def gather(folder: Path, root: Path | None = None, options: Options | None = None) -> Content:
+    """Gather what an experiment can show.
+
+    Args:
+        folder: The experiment's folder; `metrics/per_case.csv` is all that it needs.
+        root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
+        options: How to compare; the defaults where None.
+
+    Raises:
+        ConfigError: No such folder.
+        DataError: There are no metrics, they cannot be compared, or a file of the experiment is damaged.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder; name the folder of an experiment")
+    table = read_per_case(folder / PER_CASE)
+    comparison = compare_experiment(folder, options or Options(), root=root)
+    experiment = Experiment.load(folder / FILE) if (folder / FILE).is_file() else None
+    folders = folders_for(root, {}) if root is not None else folders_for(folder / "nnunet")
+    manifest = read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+    models = models_of(table)
+    dice = scores_of(table, models, "dice")
+    notes, missing = _sorted_notes(comparison.notes, folder)
+    if manifest is None:
+        missing["recipe"].append(
+            f"{MANIFEST} is missing: versions, hardware, seeds and the split's hash are not known."
+        )
+    curves = _curves(experiment, folders, missing)
+    return Content(
+        name=folder.resolve().name,
+        experiment=experiment,
+        manifest=manifest,
+        table=table,
+        models=models,
+        comparison=replace(comparison, notes=tuple(notes)),
+        case_dice=pd.DataFrame({k: dice[model].mean(axis=1) for k, model in enumerate(models)}).sort_index(),
+        label_dice={
+            label: pd.DataFrame({k: dice[model][label] for k, model in enumerate(models)}).sort_index()
+            for label in dict.fromkeys(table["label"])
+        },
+        agreement=comparison.volumes,
+        notebook=_notebook(experiment, folder, folders, table, models),
+        curves=curves,
+        benchmarks=_benchmarks(folder),
+        missing=missing,
+    )
+
+
+def _sorted_notes(notes: tuple[str, ...], folder: Path) -> tuple[list[str], dict[str, list[str]]]:
+    """Tell notes on missing parts from the others; both without the path of this machine's folder."""
+    missing: dict[str, list[str]] = {"table": [], "notebook": [], "curves": [], "recipe": []}
+    general = []
+    for note in notes:
+        words = _without_paths(note, folder)
+        without_request = note.startswith(f"{FILE} is missing")
+        if without_request or note.startswith(("No training time", "Seconds an image")):
+            missing["table"].append(words)
+        if without_request or note.startswith(NO_SCORE):
+            missing["notebook"].append(words)
+        if words not in missing["table"] + missing["notebook"]:
+            general.append(words)
+    return general, missing
+
+
+def _without_paths(note: str, folder: Path) -> str:
+    """Shorten the absolute paths in a note to what lies below the experiment's folder, or to nnU-Net's part of them."""
+    words = []
+    for word in note.split(" "):
+        for start in (f"{folder.absolute()}/", f"{folder}/"):
+            word = word.replace(start, "")
+        position = word.find("nnUNet_")
+        words.append(word[position:] if position > 0 and word.startswith("/") else word)
+    return " ".join(words)
+
+
+def _notebook(
+    experiment: Experiment | None, folder: Path, folders: NnunetFolders, table: pd.DataFrame, models: list[Model]
+) -> NotebookScores | None:
+    """Put both scores of the same masks side by side, for the models that have the notebooks' score."""
+    if experiment is None:
+        return None
+    scores, _ = notebook_scores(experiment, folder, folders, table)
+    if scores.empty:
+        return None
+    names = scores[["variant", "configuration"]].itertuples(index=False)
+    owners: list[Any] = [Model(recipe_of(str(v)), str(c)) for v, c in names]
+    scores = scores.assign(model=owners)
+    found = scores.groupby(["model", "fold", "case"], sort=False)["notebook_dice"].mean()
+    dice = {model: frame.mean(axis=1) for model, frame in scores_of(table, models, "dice").items()}
+    both = found.to_frame().join(pd.concat(dice, names=["model"]).rename("dice"), how="inner")
+    return compare_scores(both.dropna().reset_index(), models)
+
+
+def _curves(experiment: Experiment | None, folders: NnunetFolders, missing: dict[str, list[str]]) -> list[FoldCurves]:
+    if experiment is None:
+        missing["curves"].append(f"{FILE} is missing: nobody knows which trainings belong here.")
+        return []
+    found, absent = [], []
+    for cell in experiment.cells():
+        curves = read_curves(experiment.result_folder(cell, folders.results))
+        if curves is None:
+            absent.append(str(cell))
+        else:
+            model = Model(recipe_of(cell.variant), cell.configuration)
+            found.append(FoldCurves(model, cell.variant, cell.fold, curves))
+    if absent:
+        which = "any training" if not found else ", ".join(absent)
+        remedy = "" if found else ": name nnU-Net's root folder with --root where it is kept elsewhere"
+        missing["curves"].append(f"nnU-Net's folder holds no training log of {which}{remedy}.")
+    return found
+
+
+def _benchmarks(folder: Path) -> dict[str, float]:
+    """Return the seconds of each step, trainings left out: those are in the manifest, without validation."""
+    seconds = {}
+    for path in sorted((folder / "benchmarks").rglob("*.tsv")):
+        step = path.relative_to(folder / "benchmarks").with_suffix("")
+        taken = pd.read_csv(path, sep="\t").get("s", pd.Series(dtype=float))
+        if step.parts[0] != "train" and len(taken) and np.isfinite(taken.iloc[0]):
+            seconds[" ".join(step.parts)] = float(taken.iloc[0])
+    return seconds

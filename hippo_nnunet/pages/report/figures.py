@@ -1,0 +1,221 @@
+"""The report's figures for papers, drawn by matplotlib from the same prepared tables as the page."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from hippo_nnunet.pages.figure import GREY, INK, LINE, PAPER, Figure, Panel, short
+from hippo_nnunet.pages.report.charts import chart_data
+from hippo_nnunet.pages.report.content import Content
+from hippo_nnunet.pages.report.forest import QUESTIONS, Forest, prepare_forest
+from hippo_nnunet.pages.report.style import colour, marker
+from hippo_nnunet.pages.report.tables import metric_heading, number
+
+BAND = "#dceaf4"
+_WIDTH = 6.4
+
+
+def report_figures(content: Content) -> list[Figure]:
+    """Return the figures that the experiment's content allows."""
+    charts = chart_data(content)
+    names = [str(model) for model in content.models]
+    found: list[Figure] = []
+    forest = prepare_forest(content.comparison.pairs, QUESTIONS)
+    if forest:
+        found.append(_forest_figure(forest))
+    if charts["cases"]:
+        draw = partial(_draw_cases, data=charts["cases"], names=names)
+        size = (_WIDTH, 0.9 + 0.55 * len(names))
+        found.append(_single("cases", "Every case", "Dice of each case under each model.", size, draw))
+    if charts["notebook"]:
+        draw = partial(_draw_notebook, data=charts["notebook"], names=names)
+        caption = "The notebooks' score of each case against its Dice: the same masks."
+        found.append(_single("notebook", "The notebooks' score and ours", caption, (4.8, 5.2), draw))
+    if charts["curves"]:
+        found.append(_curves_figure(charts["curves"], names))
+    if charts["volumes"]:
+        found += _volume_figures(charts["volumes"], list(content.label_dice))
+    return found
+
+
+def _single(name: str, title: str, caption: str, size: tuple[float, float], draw: Any) -> Figure:
+    return Figure(name, title, caption, [Panel(name, size, draw, caption)])
+
+
+def _forest_figure(forest: Forest) -> Figure:
+    count = sum(len(rows) + 1 for rows in forest.groups.values())
+    caption = (
+        f"Paired differences with {1 - forest.alpha:.0%} (thin) and {1 - 2 * forest.alpha:.0%} (thick) intervals; "
+        f"band: equivalent within {forest.rope:g}."
+    )
+    size = (_WIDTH + 1.2, 0.8 + 0.27 * count)
+    return _single("differences", "Differences", caption, size, partial(_draw_forest, forest=forest))
+
+
+def _draw_forest(figure: FigureBase, forest: Forest) -> None:
+    axes = figure.subplots()
+    axes.axvspan(-forest.rope, forest.rope, color=BAND, lw=0)
+    axes.axvline(0, color=GREY, lw=0.8)
+    labels, place = [], 0
+    for kind, rows in forest.groups.items():
+        labels.append((place, QUESTIONS[kind], "bold"))
+        for row in rows:
+            place += 1
+            labels.append((place, f"{row.one} against {row.other}" if row.first else row.scope, "normal"))
+            size = 6.5 if row.first else 4.5
+            axes.plot([row.low, row.high], [place] * 2, color=INK, lw=0.9)
+            axes.plot([row.narrow_low, row.narrow_high], [place] * 2, color=INK, lw=2.4, solid_capstyle="butt")
+            face = PAPER if row.verdict == "cannot tell" else colour(0)
+            axes.plot(row.difference, place, row.marker.matplotlib, ms=size, mfc=face, mec=INK, mew=0.7)
+        place += 1
+    axes.set_yticks([p for p, _, _ in labels], [text for _, text, _ in labels])
+    for tick, (_, _, weight) in zip(axes.get_yticklabels(), labels, strict=True):
+        tick.set_fontweight(weight)
+    axes.tick_params(axis="y", length=0)
+    axes.set(ylim=(place - 0.4, -0.7), xlim=(-forest.reach, forest.reach), xticks=forest.ticks)
+    axes.set_xlabel(f"difference in {metric_heading(forest.metric)}; right of 0: the first model is better")
+    axes.spines["left"].set_visible(False)
+    shapes = {row.verdict: row.marker.matplotlib for rows in forest.groups.values() for row in rows}
+    handles = [
+        _handle(shape, PAPER if verdict == "cannot tell" else colour(0), verdict) for verdict, shape in shapes.items()
+    ]
+    axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(handles), borderpad=0)
+
+
+def _draw_cases(figure: FigureBase, data: dict[str, Any], names: list[str]) -> None:
+    axes = figure.subplots()
+    order = data["order"]
+    values = np.array(data["values"], dtype=float)[order]
+    shift = (np.arange(values.shape[1]) * 0.618034 % 1 - 0.5) * 0.3
+    rows = range(len(order))
+    for case in range(values.shape[1]):
+        places = [row + shift[case] for row in rows]
+        axes.plot(values[:, case], places, color=GREY, lw=0.4, alpha=0.35, zorder=1)
+    for row, k in enumerate(order):
+        style: dict[str, Any] = {"marker": marker(k).matplotlib, "color": colour(k), "alpha": 0.7, "lw": 0}
+        axes.scatter(values[row], row + shift, s=14, zorder=2, **style)
+        if data["means"][k] is not None:
+            axes.plot([data["means"][k]] * 2, [row - 0.3, row + 0.3], color=INK, lw=1.8, zorder=3)
+    texts = [f"{short(names[k])}\n{number(data['means'][k])}" for k in order]
+    axes.set_yticks(rows, texts)
+    axes.tick_params(axis="y", length=0)
+    axes.set(ylim=(len(order) - 0.5, -0.5), xlabel="Dice of the case, mean of labels; line: mean of cases")
+
+
+def _draw_notebook(figure: FigureBase, data: dict[str, Any], names: list[str]) -> None:
+    axes = figure.subplots()
+    for own in data["models"]:
+        k = own["model"]
+        shape, tone = marker(k).matplotlib, colour(k)
+        axes.scatter(own["dice"], own["score"], s=12, marker=shape, color=tone, alpha=0.5, lw=0)
+    xs = [value for own in data["models"] for value in own["dice"]]
+    ys = [value for own in data["models"] for value in own["score"]]
+    low, high = min(xs) - 0.01, max(*xs, *ys) + 0.01
+    axes.plot([low, high], [low, high], color=GREY, lw=0.8, ls="--", label="equal scores")
+    for own in data["models"]:
+        k = own["model"]
+        if own["mean"][0] is not None:
+            named = f"{short(names[k])}: {own['mean'][0]:.4f}, {own['mean'][1]:.4f}"
+            style: dict[str, Any] = {"marker": marker(k).matplotlib, "color": colour(k), "mec": INK}
+            axes.plot(*own["mean"], ms=8, ls="", label=named, **style)
+    if data["measured"]:
+        x, y = [p[2] for p in data["measured"]], [p[1] for p in data["measured"]]
+        axes.plot(x, y, "*", mfc=PAPER, mec=INK, ms=9, label="the notebooks' own network")
+    axes.set(xlim=(low, max(xs) + 0.01), ylim=(min(ys) - 0.02, max(ys) + 0.02))
+    axes.set(xlabel="Dice per volume, mean of labels", ylabel="the notebooks' score")
+    axes.grid()
+    figure.legend(loc="outside lower center", fontsize=7, ncols=1 if max(map(len, names)) > 24 else 2)
+
+
+def _curves_figure(curves: list[dict[str, Any]], names: list[str]) -> Figure:
+    panels = []
+    for position, configuration in enumerate(dict.fromkeys(fold["configuration"] for fold in curves)):
+        own = [fold for fold in curves if fold["configuration"] == configuration]
+        for kind, keys in (("loss", ("train_loss", "val_loss")), ("pseudo-Dice", ("pseudo_dice",))):
+            draw = partial(_draw_curves, folds=own, keys=keys, title=f"{configuration}: {kind}", names=names)
+            panels.append(Panel(f"curves-{position}-{keys[0]}", (3.6, 3.0), draw, f"{kind} by epoch, {configuration}"))
+    caption = (
+        "One line a fold; full: training patches, dotted: validation patches. Pseudo-Dice: over validation patches."
+    )
+    return Figure("curves", "Convergence", caption, panels)
+
+
+def _draw_curves(
+    figure: FigureBase, folds: list[dict[str, Any]], keys: tuple[str, ...], title: str, names: list[str]
+) -> None:
+    axes = figure.subplots()
+    for fold in folds:
+        k = fold["model"]
+        for key in keys:
+            dotted = ":" if key == "val_loss" else "-"
+            values = np.array(fold[key], dtype=float)
+            every = max(1, len(values) // 4)
+            style: dict[str, Any] = {"color": colour(k), "marker": marker(k).matplotlib, "alpha": 0.85}
+            axes.plot(fold["epochs"], values, ls=dotted, lw=1, ms=3.5, markevery=every, **style)
+    axes.set(title=title, xlabel="epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid()
+    if len(keys) == 1:
+        shown = dict.fromkeys(fold["model"] for fold in folds)
+        axes.legend(handles=[_handle(marker(k).matplotlib, colour(k), short(names[k])) for k in shown], fontsize=7)
+
+
+def _volume_figures(entries: list[dict[str, Any]], labels: list[str]) -> list[Figure]:
+    figures = []
+    for position, label in enumerate(labels):
+        reach = _reach(entries, position)
+        panels = [
+            Panel(
+                f"volume-{position}-{number}",
+                (3.4, 2.9),
+                partial(_draw_volume, entry=entry, position=position, reach=reach),
+                f"Bland-Altman plot, {label}, {entry['name']}",
+            )
+            for number, entry in enumerate(entries)
+        ]
+        name = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or str(position + 1)
+        caption = "Predicted minus reference volume against their mean; line: bias; dashed: limits of agreement."
+        figures.append(Figure(f"volumes-{name}", f"Volumes, {label}", caption, panels))
+    return figures
+
+
+def _reach(entries: list[dict[str, Any]], position: int) -> float:
+    values = [
+        abs(value)
+        for entry in entries
+        for key in ("difference", "lower", "upper")
+        for value in entry["labels"][position][key]
+        if value is not None
+    ]
+    return max([1.0, *values]) * 1.08
+
+
+def _draw_volume(figure: FigureBase, entry: dict[str, Any], position: int, reach: float) -> None:
+    axes: Axes = figure.subplots()
+    own, k = entry["labels"][position], entry["model"]
+    for key, dashed in (("bias", "-"), ("lower", "--"), ("upper", "--")):
+        value, low, high = own[key]
+        if value is None:
+            continue
+        if low is not None:
+            axes.axhspan(low, high, color=BAND, lw=0)
+        axes.axhline(value, color=INK, lw=0.9, ls=dashed)
+        axes.annotate(
+            number(value, "+.0f"), (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", size=7.5
+        )
+    axes.scatter(own["mean"], own["difference"], s=12, marker=marker(k).matplotlib, color=colour(k), alpha=0.7, lw=0)
+    axes.set(ylim=(-reach, reach), title=f"{short(entry['name'])}, {own['label']}")
+    axes.set(xlabel="mean of both, mm³", ylabel="predicted - reference, mm³")
+    axes.grid(color=LINE)
+
+
+def _handle(shape: str, face: str, label: str) -> Line2D:
+    return Line2D([], [], marker=shape, mfc=face, mec=INK, ls="", ms=6, label=label)

@@ -1,0 +1,170 @@
+"""The plot of paired differences, prepared: rows and places along the axis, for the page and for papers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hippo_nnunet.evaluation.side_by_side import MEAN
+from hippo_nnunet.evaluation.wording import sentence
+from hippo_nnunet.pages.report.style import VERDICT_MARKERS, Marker
+from hippo_nnunet.pages.report.tables import digits, interval, number, one_model, other_model, retrained
+
+QUESTIONS = {
+    "variant": "Which network is better?",
+    "configuration": "Does the configuration matter?",
+    "ensemble": "Does the ensemble help?",
+    "control": "Does CLIP's meaning help?",
+    "published": "How far from published results?",
+}
+"""Kind of a comparison to the question that it answers, in the order of the page."""
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """One comparison; `low` to `high` and `narrow_low` to `narrow_high` are NaN where there are too few cases."""
+
+    one: str
+    other: str
+    scope: str
+    first: bool
+    n: int
+    difference: float
+    low: float
+    high: float
+    narrow_low: float
+    narrow_high: float
+    verdict: str
+    retrained: str
+    text: str
+    figures: str
+
+    @property
+    def marker(self) -> Marker:
+        """The verdict's shape."""
+        return VERDICT_MARKERS[self.verdict]
+
+
+@dataclass(frozen=True)
+class Forest:
+    """The comparisons of some kinds on one axis.
+
+    Attributes:
+        groups: Kind to its rows; kinds in the order of QUESTIONS.
+        rope: Half-width of the region of practical equivalence.
+        alpha: Two-sided error: intervals are `1 - alpha` and, within, `1 - 2 alpha`.
+        reach: The axis goes from minus to plus this.
+        ticks: Values to name on the axis.
+        metric: One of QUALITY.
+    """
+
+    groups: dict[str, list[ForestRow]]
+    rope: float
+    alpha: float
+    reach: float
+    ticks: list[float]
+    metric: str
+
+    def percent(self, value: float) -> float:
+        """Return a value's place along the axis, 0 to 100."""
+        return round(50 + 50 * max(-1.0, min(1.0, value / self.reach)), 2)
+
+
+def prepare_forest(pairs: pd.DataFrame, kinds: Iterable[str]) -> Forest | None:
+    """Prepare the comparisons of some kinds.
+
+    Args:
+        pairs: Of `Comparison`.
+        kinds: Some of QUESTIONS.
+
+    Returns:
+        The forest; None where no comparison is of these kinds.
+    """
+    if pairs.empty:
+        return None
+    chosen = [kind for kind in QUESTIONS if kind in set(kinds) & set(pairs["kind"])]
+    groups = {kind: [_row(row) for row in pairs[pairs["kind"] == kind].to_dict("records")] for kind in chosen}
+    if not groups:
+        return None
+    rope, alpha = float(pairs["rope"].iloc[0]), float(pairs["alpha"].iloc[0])
+    values = [v for rows in groups.values() for r in rows for v in (r.difference, r.low, r.high)]
+    reach = 1.08 * max([1.6 * rope, *(abs(v) for v in values if np.isfinite(v))])
+    return Forest(groups, rope, alpha, reach, _ticks(reach), str(pairs["metric"].iloc[0]))
+
+
+def verdict_sentences(pairs: pd.DataFrame) -> dict[str, list[ForestRow]]:
+    """Return, for each kind of comparison, the rows over all labels: one sentence each."""
+    if pairs.empty:
+        return {}
+    over_labels = pairs[pairs["scope"] == MEAN]
+    forest = prepare_forest(over_labels, QUESTIONS)
+    return forest.groups if forest else {}
+
+
+def headline(pairs: pd.DataFrame) -> str:
+    """Say in one sentence what the comparison of networks has shown, in which configurations."""
+    if pairs.empty:
+        return "There is one model: nothing to compare it with."
+    rows = pairs[(pairs["kind"] == "variant") & (pairs["scope"] == MEAN)]
+    if rows.empty:
+        rows = pairs[pairs["scope"] == MEAN]
+    said: dict[str, list[str]] = {}
+    for configuration, group in rows.groupby("configuration", sort=False):
+        found: dict[tuple[str, str], list[str]] = {}
+        for row in group.to_dict("records"):
+            found.setdefault((row["verdict"], _against(row)), []).append(str(row["variant"]))
+        for key, names in found.items():
+            said.setdefault(_phrase(*key, names), []).append(str(configuration))
+    text = "; ".join(f"{phrase} ({', '.join(where)})" for phrase, where in said.items())
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _against(row: Any) -> str:
+    same = row["configuration"] == row["against_configuration"]
+    return str(row["against"]) if same else other_model(row)
+
+
+def _phrase(verdict: str, against: str, names: Sequence[str]) -> str:
+    """Say `A and B are equivalent to C`."""
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    are = "is" if len(names) == 1 else "are"
+    if verdict == "equivalent":
+        return f"{listed} {are} equivalent to {against}"
+    if verdict == "cannot tell":
+        return f"whether {listed} {'differs' if len(names) == 1 else 'differ'} from {against}, these cases cannot tell"
+    return f"{listed} {are} {verdict} than {against}"
+
+
+def _row(row: dict[Any, Any]) -> ForestRow:
+    form = f"+{digits(row['metric'])}"
+    first = row["scope"] == MEAN
+    return ForestRow(
+        one=one_model(row),
+        other=other_model(row),
+        scope="all labels" if first else str(row["scope"]),
+        first=first,
+        n=int(row["n"]),
+        difference=float(row["difference"]),
+        low=float(row["low"]),
+        high=float(row["high"]),
+        narrow_low=float(row["low_equivalence"]),
+        narrow_high=float(row["high_equivalence"]),
+        verdict=str(row["verdict"]),
+        retrained=retrained(row),
+        text=sentence(row),
+        figures=f"{number(row['difference'], form)} ({interval(row['low'], row['high'], form)})",
+    )
+
+
+def _ticks(reach: float) -> list[float]:
+    """Return round values, 0 among them, at most three on each side."""
+    rough = reach / 2.5
+    scale = 10.0 ** math.floor(math.log10(rough))
+    step = next(s * scale for s in (1, 2, 5, 10) if s * scale >= rough)
+    count = int(reach / step)
+    return [round(k * step, 10) for k in range(-count, count + 1)]

@@ -1,0 +1,134 @@
+"""The voxels of a case as a page takes them: cropped where they are many, in bytes, compressed."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hippo_nnunet.pages.report.viewer_cases import ViewedCase
+
+WHOLE_VOXELS = 150_000
+"""An image of at most so many voxels is shown whole."""
+MOST_VOXELS = 700_000
+"""A larger image is cropped; what is still larger is thinned out to so many voxels."""
+MARGIN_MM = 15.0
+_PERCENTILES = (0.5, 99.5)
+_OBLIQUE_DEGREES = 10.0
+
+
+@dataclass(frozen=True)
+class SliceData:
+    """A case for the slice scroller.
+
+    Attributes:
+        data: JSON-able; arrays as `packed` bytes whose last axis runs fastest.
+        notes: What was cropped or thinned out.
+    """
+
+    data: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def packed(array: npt.NDArray[Any]) -> str:
+    """Write an array's little-endian bytes as base64 of zlib's deflate; a page has DecompressionStream for it."""
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return base64.b64encode(zlib.compress(little.tobytes())).decode("ascii")
+
+
+def slice_data(case: ViewedCase) -> SliceData:
+    """Crop a large case around its labels, thin it out where it is still large, and pack its voxels.
+
+    Intensities become bytes between the 0.5th and 99.5th percentile of what is shown.
+
+    Args:
+        case: The case.
+    """
+    box, notes = _crop(case)
+    step = _step([part.stop - part.start for part in box], case.spacing_mm)
+    if max(step) > 1:
+        notes.append(f"every {' × '.join(map(str, step))} voxels (right, anterior, superior) one is drawn")
+    shown = tuple(
+        slice(part.start + min(every // 2, part.stop - part.start - 1), part.stop, every)
+        for part, every in zip(box, step, strict=True)
+    )
+    tilt = _tilt(case.affine)
+    if tilt > _OBLIQUE_DEGREES:
+        notes.append(f"its axes are up to {tilt:.0f}° oblique: a letter names the direction that is nearest")
+    image = case.image[shown]
+    first, slope = _positions(case.affine, case.image.shape)
+    data = {
+        "shape": list(image.shape),
+        "spacing": [size * every for size, every in zip(case.spacing_mm, step, strict=True)],
+        "full": list(case.image.shape),
+        "offset": [part.start for part in shown],
+        "step": list(step),
+        "position": first,
+        "slope": slope,
+        "start": _middle(case.reference[shown]),
+        "image": packed(_bytes(image)),
+        "reference": packed(case.reference[shown]),
+        "predictions": {str(position): packed(labels[shown]) for position, labels in case.predictions.items()},
+    }
+    return SliceData(data, tuple(notes))
+
+
+def _crop(case: ViewedCase) -> tuple[tuple[slice, ...], list[str]]:
+    whole = tuple(slice(0, size) for size in case.image.shape)
+    foreground = np.logical_or.reduce([case.reference > 0, *(labels > 0 for labels in case.predictions.values())])
+    if case.image.size <= WHOLE_VOXELS or not foreground.any():
+        return whole, []
+    box = []
+    for axis, size in enumerate(case.image.shape):
+        used = np.flatnonzero(foreground.any(axis=tuple(other for other in range(3) if other != axis)))
+        margin = int(np.ceil(MARGIN_MM / case.spacing_mm[axis]))
+        box.append(slice(max(0, int(used[0]) - margin), min(size, int(used[-1]) + 1 + margin)))
+    if tuple(box) == whole:
+        return whole, []
+    return tuple(box), [f"cropped to {MARGIN_MM:g} mm around reference and predictions"]
+
+
+def _step(shape: list[int], spacing_mm: tuple[float, ...]) -> list[int]:
+    """Thin out the finest axis first, until few enough voxels are left."""
+    step = [1, 1, 1]
+    while np.prod([-(-size // every) for size, every in zip(shape, step, strict=True)]) > MOST_VOXELS:
+        step[int(np.argmin(np.multiply(step, spacing_mm)))] += 1
+    return step
+
+
+def _bytes(image: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    values = image.astype(np.float64)
+    low, high = np.percentile(values, _PERCENTILES)
+    if high <= low:
+        low, high = values.min(), values.max()
+    scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    return np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8)
+
+
+def _positions(affine: npt.NDArray[np.float64], shape: tuple[int, ...]) -> tuple[list[float], list[float]]:
+    """World coordinate, along each axis, of the centre of its first slice, and from one slice to the next, in mm."""
+    first = []
+    for axis in range(3):
+        centre = np.array([*((size - 1) / 2 for size in shape), 1.0])
+        centre[axis] = 0.0
+        first.append(round(float((affine @ centre)[axis]), 4))
+    return first, [round(float(affine[axis, axis]), 6) for axis in range(3)]
+
+
+def _tilt(affine: npt.NDArray[np.float64]) -> float:
+    directions = np.diag(affine[:3, :3]) / np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.degrees(np.arccos(np.clip(directions.min(), -1, 1))))
+
+
+def _middle(reference: npt.NDArray[np.uint8]) -> list[int]:
+    """Slice of each axis that halves the reference's foreground, or the image where there is none."""
+    found = []
+    for axis in range(3):
+        area = (reference > 0).sum(axis=tuple(other for other in range(3) if other != axis))
+        half = int(np.searchsorted(np.cumsum(area), area.sum() / 2)) if area.any() else reference.shape[axis] // 2
+        found.append(half)
+    return found

@@ -1,0 +1,97 @@
+"""The slice scroller and the turnable surfaces of a report: markup, script and style of two sections."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hippo_nnunet.pages.report.viewer_cases import Viewed, ViewedCase, load_viewed
+from hippo_nnunet.pages.report.viewer_slices import slice_data
+from hippo_nnunet.pages.report.viewer_surfaces import surface_data
+from hippo_nnunet.pages.templating import page_environment
+
+_SCRIPTS = ("viewers.js", "viewer_drawing.js", "viewer_slices.js", "viewer_surfaces.js")
+# Inside a script element nothing may end it or open a comment; old engines end a line at U+2028 and U+2029.
+_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+
+@dataclass(frozen=True)
+class ViewerFragment:
+    """What a page has to take up to show the viewers.
+
+    Attributes:
+        html: Two sections, with the ids `slices` and `surface`; empty where no case can be shown.
+        script: For a script element behind the sections and behind Plotly; empty with `html`.
+        style: For a style element; empty with `html`.
+        notes: What cannot be shown, and why, in sentences.
+    """
+
+    html: str
+    script: str
+    style: str
+    notes: tuple[str, ...]
+
+
+def viewer_fragment(experiment: Path, *, root: Path | None = None, cases: int = 6) -> ViewerFragment:
+    """Make the viewers of an experiment: slices with outlines, and surfaces in 3D, of a few cases.
+
+    The cases are the worst, the median and the best by the mean Dice of the first variant, then those on which the
+    variants differ most. What lacks its image, reference or prediction, or does not lie on its image's grid, or has
+    changed since it was measured, is left out with a note.
+
+    Args:
+        experiment: The experiment's folder.
+        root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
+        cases: At most so many.
+
+    Returns:
+        The fragment. The page has to offer `window.Plotly` and the colours `--background`, `--surface`, `--text`,
+        `--muted`, `--line`, `--accent`, `--series-1` to `--series-8`, and to dispatch `themechange` on the document
+        when they change.
+
+    Raises:
+        ConfigError: `cases` is below one.
+        DataError: The metrics are missing or unsound: see `read_per_case`.
+    """
+    viewed = load_viewed(experiment, root, cases)
+    if not viewed.cases:
+        return ViewerFragment("", "", "", viewed.notes)
+    payload = [_case_data(case, viewed) for case in viewed.cases]
+    notes = [f"{case['name']}: {note}" for case in payload for note in case["notes"]]
+    data = {
+        "labels": list(viewed.labels),
+        "models": [{"name": model.name, "colour": model.colour} for model in viewed.models],
+        "cases": payload,
+    }
+    html = page_environment("report").get_template("viewers.html").render(cases=payload, channel=viewed.channel)
+    return ViewerFragment(html, _script(data), _template("viewers.css"), (*viewed.notes, *notes))
+
+
+def _case_data(case: ViewedCase, viewed: Viewed) -> dict[str, Any]:
+    slices = slice_data(case)
+    return {
+        "name": case.case,
+        "reason": case.reason,
+        "notes": [*case.notes, *slices.notes],
+        "models": list(case.predictions),
+        "dice": case.dice,
+        "slices": slices.data,
+        "surfaces": surface_data(case, len(viewed.labels)),
+    }
+
+
+def _script(data: Any) -> str:
+    parts = "\n".join(_template(name) for name in _SCRIPTS)
+    return f'(() => {{\n"use strict";\nconst DATA = {script_json(data)};\n{parts}\n}})();\n'
+
+
+def script_json(data: Any) -> str:
+    """Write data as JSON that can stand in a script element, whatever names it holds."""
+    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_ESCAPES)
+
+
+def _template(name: str) -> str:
+    return (files("hippo_nnunet.pages.report") / "templates" / name).read_text(encoding="utf-8")

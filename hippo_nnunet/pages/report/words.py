@@ -1,0 +1,268 @@
+"""What a report says in words: what can and cannot be concluded, how it was made, and by which command."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pandas as pd
+
+from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.evaluation.fold_means import SHARED_DATA
+from hippo_nnunet.evaluation.pairing import ENSEMBLE
+from hippo_nnunet.evaluation.side_by_side import MEAN
+from hippo_nnunet.evaluation.statistics import CANNOT_TELL, EQUIVALENT, POWER
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.pages.report.content import Content
+from hippo_nnunet.pages.report.notebook import MEASURED_DATASET, NotebookScores
+from hippo_nnunet.pages.report.tables import METRICS, digits, interval, number, one_model, other_model
+from hippo_nnunet.progress import duration
+from hippo_nnunet.training import recipes
+
+CONTROL_MEANINGS = next(group.words for group in recipes.WORD_GROUPS if group.name == "control")
+"""Recipe word of a control to what it takes away."""
+
+
+def conclusions(content: Content) -> tuple[list[str], list[str]]:
+    """Return what can be concluded, and what cannot, in sentences drawn from the experiment's own figures."""
+    pairs, models = content.comparison.pairs, content.comparison.models
+    can, cannot = [], []
+    rows = [] if pairs.empty else pairs[pairs["scope"] == MEAN].to_dict("records")
+    for row in rows:
+        if row["verdict"] != CANNOT_TELL:
+            can.append(_concluded(row))
+    open_rows = [row for row in rows if row["verdict"] == CANNOT_TELL]
+    if open_rows:
+        names = "; ".join(f"{one_model(row)} against {other_model(row)}" for row in open_rows)
+        cannot.append(f"Who is better, or whether they are equivalent: {names}.")
+    if not can:
+        can.append("How each model does on these cases: the table's means and spreads, out of fold.")
+    cannot += _sensitivity(rows)
+    cannot += _folds(models, rows)
+    cannot += _seeds(models, content.comparison.options.metric)
+    cannot += _tuned(content)
+    if (models["variant"] == ENSEMBLE).any():
+        cannot.append(
+            "The ensemble was chosen on these cases. Its row is scored by nested selection, each fold by a choice made "
+            "without it, so it is not the best of many on the same cases; test images have no reference here."
+        )
+    cannot.append("Other scanners, ages, diseases or field strengths: these cases are all that was looked at.")
+    return can, cannot
+
+
+def comparison_notes(content: Content) -> list[str]:
+    """Return what a reader of the differences has to know, without what `conclusions` says already."""
+    said = (SHARED_DATA, "No recipe was trained", "There is one model only", "The two scores rank differently")
+    return [note for note in content.comparison.notes if not note.startswith(said)]
+
+
+def _concluded(row: dict[Any, Any]) -> str:
+    one, other = one_model(row), other_model(row)
+    what = (
+        f"equivalent to {other} within ±{row['rope']:g}"
+        if row["verdict"] == EQUIVALENT
+        else f"{row['verdict']} than {other}"
+    )
+    folds = str(row["folds"]).split(",")
+    where = f"{row['n']} cases of {len(folds)} folds" if len(folds) > 1 else f"{row['n']} cases of fold {folds[0]}"
+    if pd.isna(row["p_retrained"]):
+        again = "as trained; what new trainings would show is not known"
+    elif row["verdict_retrained"] == row["verdict"]:
+        again = "as trained, and so would new trainings be"
+    else:
+        again = "as trained; that new trainings would be so too is not shown"
+    return f"{one} is {what} ({where}), {again}."
+
+
+def _sensitivity(rows: list[dict[Any, Any]]) -> list[str]:
+    """Say what differences would have gone unseen, and what `equivalent` hangs on."""
+    sentences = []
+    known = [row["detectable"] for row in rows if pd.notna(row["detectable"])]
+    if known:
+        form = digits(rows[0]["metric"])
+        least, most = f"{min(known):{form}}", f"{max(known):{form}}"
+        span = least if least == most else f"{least} to {most}, from one comparison to another,"
+        sentences.append(
+            f"True differences below {span} in {METRICS[rows[0]['metric']]}: this many cases show them less often than "
+            f"{POWER:.0%} of the time."
+        )
+    if any(row["verdict"] == EQUIVALENT for row in rows):
+        sentences.append(
+            f"That models are equal. Equivalent means: apart by less than {rows[0]['rope']:g}. Whether that is too "
+            "small to matter is a choice, not a result; hippo-nnunet compare --rope takes another one."
+        )
+    return sentences
+
+
+def _folds(models: pd.DataFrame, rows: list[dict[Any, Any]]) -> list[str]:
+    sentences = [SHARED_DATA] if models["folds"].str.contains(",").any() else []
+    single = [row for row in rows if "," not in str(row["folds"])]
+    if single:
+        folds = ", ".join(sorted({str(row["folds"]) for row in single}))
+        count = "The comparison rests" if len(single) == 1 else f"{len(single)} of {len(rows)} comparisons rest"
+        sentences.append(f"{count} on one fold ({folds}): it says nothing of trainings on other cases.")
+    return sentences
+
+
+def _seeds(models: pd.DataFrame, metric: str) -> list[str]:
+    spread = models.loc[models["scope"] == MEAN, ["variant", "configuration", f"{metric}_seed_sd"]].dropna()
+    if spread.empty:
+        return [
+            "How much of a difference is luck of training: no recipe was trained with several seeds. Variants such as "
+            "UNet_seed1 and UNet_seed2 would show it."
+        ]
+    listed = "; ".join(f"{v} {c} {number(sd, digits(metric))}" for v, c, sd in spread.itertuples(index=False))
+    return [f"Differences smaller than the spread between seeds mean nothing (standard deviation: {listed})."]
+
+
+def _tuned(content: Content) -> list[str]:
+    """Tell of the fold that the short schedule was tuned on, where it was used and measured."""
+    experiment = content.experiment
+    if experiment is None or not experiment.dataset.endswith(MEASURED_DATASET):
+        return []
+    tuned = [v for v in experiment.variants if recipes.parse(experiment.trainer(v)).fast]
+    if not tuned or 0 not in experiment.folds.get("2d", ()):
+        return []
+    return [
+        "Fold 0 in 2D is slightly optimistic: the short schedule's length, learning rate and mirroring were chosen by "
+        "looking at it."
+    ]
+
+
+def command(experiment: Experiment, name: str, device: str | None) -> str:
+    """Return the command line that asks for this experiment.
+
+    Args:
+        experiment: What was asked.
+        name: Name of its folder.
+        device: Of the last run; None where it is not known.
+    """
+    words = ["hippo-nnunet", "run", name, "--dataset", experiment.dataset]
+    words += ["--variants", ",".join(experiment.variants), "--configurations", ",".join(experiment.folds)]
+    words += ["--folds", ",".join(f"{c}={_span(folds)}" for c, folds in experiment.folds.items())]
+    words += ["--preset", experiment.preset]
+    words += ["--epochs", str(experiment.epochs)] if experiment.epochs else []
+    words += ["--iterations", str(experiment.iterations)] if experiment.iterations else []
+    words += ["--device", device] if device else []
+    return shlex.join(words)
+
+
+def _span(folds: tuple[int, ...]) -> str:
+    whole = len(folds) > 1 and list(folds) == list(range(folds[0], folds[-1] + 1))
+    return f"{folds[0]}-{folds[-1]}" if whole else ",".join(map(str, folds))
+
+
+def recipe_rows(content: Content) -> list[tuple[str, str, str]]:
+    """Return trainer, what its words mean, and its schedule as trained, for each variant."""
+    if content.experiment is None:
+        return []
+    rows = []
+    for variant in content.experiment.variants:
+        trainer = content.experiment.trainer(variant)
+        folds = [f for f in (content.manifest or {}).get("folds", []) if f.get("variant") == variant]
+        schedules = dict.fromkeys(_schedule(fold) for fold in folds if fold.get("schedule"))
+        rows.append((trainer, _meaning(trainer), "; ".join(schedules) or "not recorded"))
+    return rows
+
+
+def _meaning(trainer: str) -> str:
+    try:
+        recipe = recipes.parse(trainer)
+    except ConfigError:  # a recipe of another version of this package
+        return "unknown here"
+    meanings = [recipes.BASES[recipe.base]]
+    for group in recipes.WORD_GROUPS:
+        if group.name in recipe.words:
+            word = recipe.words[group.name]
+            meanings.append(group.words.get(word, word))
+    return "; ".join(meanings)
+
+
+def _schedule(fold: dict[str, Any]) -> str:
+    schedule = fold["schedule"]
+    text = f"{fold.get('configuration')}: {schedule.get('epochs')} epochs of {schedule.get('iterations')} iterations"
+    if schedule.get("max_lr"):
+        text += f", learning rate up to {schedule['max_lr']:g}, weight decay {schedule.get('weight_decay', 0):g}"
+    return text
+
+
+def facts(content: Content) -> list[tuple[str, str]]:
+    """Return versions, hardware, hashes and times as pairs of name and value."""
+    manifest = content.manifest or {}
+    machine, folds = manifest.get("machine", {}), manifest.get("folds", [])
+    devices = ", ".join(sorted({str(fold["device"]) for fold in folds if fold.get("device")}))
+    threads = ", ".join(sorted({str(fold["threads"]) for fold in folds if fold.get("threads")}))
+    precision = ", ".join(sorted({str(fold["precision"]) for fold in folds if fold.get("precision")}))
+    seeds = ", ".join(sorted({str(fold["seed"]) for fold in folds if fold.get("seed") is not None}))
+    trained = [fold["trained_seconds"] for fold in folds if fold.get("trained_seconds") is not None]
+    hashes = manifest.get("sha256", {})
+    system = " ".join(str(machine[key]) for key in ("system", "processor") if machine.get(key))
+    rows = [
+        ("dataset", content.dataset),
+        ("plans", str(manifest.get("arguments", {}).get("plans", ""))),
+        ("hardware", f"{system}, {machine['cpus']} CPU cores" if machine.get("cpus") else system),
+        ("trained on", f"{devices}, {threads} threads" if devices and threads else devices),
+        ("precision", precision),
+        ("training", f"{duration(sum(trained))} for {len(trained)} folds" if trained else ""),
+        ("other steps", "; ".join(f"{step} {duration(seconds)}" for step, seconds in content.benchmarks.items())),
+        ("seeds", seeds),
+        ("splits, SHA-256", str(hashes.get("splits") or "")),
+        ("plans, SHA-256", str(hashes.get("plans") or "")),
+        ("commit", str(manifest.get("commit") or "")),
+        ("Python", str(manifest.get("python", ""))),
+        *((str(package), str(version)) for package, version in manifest.get("versions", {}).items() if version),
+        ("finished", str(manifest.get("written", "")).replace("T", " ").removesuffix("+00:00")),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def agreement_words(content: Content) -> str:
+    """Name the label and model whose volumes agree best and least with the reference's."""
+    known = content.agreement.dropna(subset=["icc"]) if len(content.agreement) else content.agreement
+    if len(known) < 2:
+        return ""
+    ordered = known.sort_values("icc")
+    best, least = ordered.iloc[-1], ordered.iloc[0]
+    parts = [
+        f"{row['variant']} {row['configuration']}, {row['label']}: {row['icc']:.2f} "
+        f"({interval(row['icc_low'], row['icc_high'], '.2f')})"
+        for row in (best, least)
+    ]
+    return f"Highest ICC {parts[0]}; lowest {parts[1]}."
+
+
+def notebook_sentence(scores: NotebookScores | None) -> str:
+    """Say how far the two scores of the same masks lie apart, and how often they rank models the other way round."""
+    if scores is None or scores.means.empty:
+        return ""
+    parts = []
+    known = scores.means.dropna()
+    if len(known):
+        gaps = known["notebook_dice"] - known["dice"]
+        low, high = f"{gaps.min():.3f}", f"{gaps.max():.3f}"
+        above = low if low == high else f"{low} to {high}"
+        parts.append(f"Of the very same masks, the notebooks' score is {above} higher than Dice per volume.")
+    if scores.comparisons:
+        parts.append(
+            f"In {len(scores.reversals)} of {scores.comparisons} comparisons of two models (each fold, and all folds "
+            f"together) the two scores rank them the other way round; case by case, in {scores.disagreeing_cases:.0%}."
+        )
+    return " ".join(parts)
+
+
+def alternatives(content: Content) -> dict[str, Any]:
+    """Return text alternatives of the charts, by chart."""
+    means = zip(content.models, content.case_dice.mean(), strict=True)
+    cases = "; ".join(f"{model}: mean {mean:.4f}" for model, mean in means if pd.notna(mean))
+    loss: dict[str, list[str]] = {}
+    dice: dict[str, list[str]] = {}
+    for fold in content.curves:
+        named = f"{fold.variant} fold {fold.fold}"
+        loss.setdefault(fold.model.configuration, []).append(f"{named} {number(fold.curves.val_loss[-1], '.3f')}")
+        dice.setdefault(fold.model.configuration, []).append(f"{named} {number(fold.curves.pseudo_dice[-1], '.3f')}")
+    return {
+        "cases": cases,
+        "notebook": notebook_sentence(content.notebook),
+        "loss": {name: f"Validation loss of the last epoch: {', '.join(values)}." for name, values in loss.items()},
+        "dice": {name: f"Last epoch: {', '.join(values)}." for name, values in dice.items()},
+    }

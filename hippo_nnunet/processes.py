@@ -1,0 +1,143 @@
+"""Child processes: none outlives its parent, and a pool that has lost a worker is ended instead of awaited.
+
+`python -m hippo_nnunet.processes PID ...` is Snakemake, tied to the `run` whose process PID started it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+import psutil
+
+from hippo_nnunet.errors import UpstreamError
+
+PR_SET_PDEATHSIG = 1
+"""Linux prctl(2): the signal that this process gets when its parent ends."""
+
+PARENT = "SNAKEMAKE_PROCESS"
+"""Variable with the process that starts the jobs of a workflow."""
+
+LOOK_EVERY_S = 1.0
+"""Seconds between two looks at the parent where the kernel does not tell of its end."""
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL
+
+
+def die_with_parent(signal_number: int = _KILL) -> None:
+    """Let this process get a signal when its parent ends: from the kernel on Linux, from a thread elsewhere."""
+    if _LIBC is not None:
+        _LIBC.prctl(PR_SET_PDEATHSIG, signal_number)
+    else:
+        threading.Thread(target=_follow_parent, args=(os.getppid(), signal_number), daemon=True).start()
+
+
+def _follow_parent(parent: int, signal_number: int) -> None:
+    while os.getppid() == parent and psutil.pid_exists(parent):
+        time.sleep(LOOK_EVERY_S)
+    os.kill(os.getpid(), signal_number)
+
+
+def end_with_workers() -> None:
+    """Make SIGTERM, and the parent's end, stop this process together with its worker processes."""
+
+    def stop(signal_number: int, frame: FrameType | None) -> None:
+        for child in psutil.Process().children(recursive=True):
+            child.kill()
+        os._exit(128 + signal_number)
+
+    signal.signal(signal.SIGTERM, stop)
+    if hasattr(os, "register_at_fork"):  # a pool ends its forked workers by SIGTERM; Python's handler may miss it
+        os.register_at_fork(after_in_child=_end_by_default)
+    die_with_parent(signal.SIGTERM)
+    parent = os.environ.get(PARENT, "")
+    if parent.isdigit() and os.getppid() != int(parent):  # it ended before it could be watched
+        os._exit(128 + signal.SIGTERM)
+
+
+def _end_by_default() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+GRACE_S = 30.0
+"""Seconds that a pool may live on after one of its workers has ended: when all is done, they end one after another."""
+_POLL_S = 0.2
+
+
+def run_watched(
+    command: Sequence[str], env: dict[str, str] | None = None, stdout: int = subprocess.DEVNULL
+) -> tuple[int, str]:
+    """Run a Python program that has a pool of worker processes, and end it where one of them is ended from outside.
+
+    Args:
+        command: Command line.
+        env: Its environment; None for this process's.
+        stdout: File descriptor that gets what it prints.
+
+    Returns:
+        Exit code, and what it wrote to stderr.
+
+    Raises:
+        UpstreamError: A worker was ended; the program waits for it in vain, and is ended, too.
+    """
+    with subprocess.Popen(command, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            return _wait_watched(process)
+        finally:
+            if process.poll() is None:
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
+                process.kill()
+
+
+def _wait_watched(process: subprocess.Popen[str]) -> tuple[int, str]:
+    seen: set[int] = set()
+    lost_at: float | None = None
+    while True:
+        try:
+            _, errors = process.communicate(timeout=_POLL_S)
+            return process.returncode, errors
+        except subprocess.TimeoutExpired:
+            alive = _workers(process.pid)
+        seen |= alive
+        if lost_at is None and seen - alive:
+            lost_at = time.monotonic()
+        if not alive:  # all have ended together, because the work is done
+            seen, lost_at = set(), None
+        if lost_at is not None and time.monotonic() - lost_at > GRACE_S:
+            raise UpstreamError(
+                "a worker process of nnU-Net was ended from outside, perhaps for want of memory: free some or "
+                "lower nnUNet_def_n_proc, then run again"
+            )
+
+
+def _workers(pid: int) -> set[int]:
+    try:
+        children = psutil.Process(pid).children()
+    except psutil.NoSuchProcess:
+        return set()
+    return {child.pid for child in children if _is_worker(child)}
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        # a process that has ended shows no command line
+        return any("multiprocessing.spawn" in word for word in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+if __name__ == "__main__":
+    parent = int(sys.argv.pop(1))
+    die_with_parent()
+    if os.getppid() == parent:  # else it ended before it could be watched
+        runpy.run_module("snakemake", run_name="__main__", alter_sys=True)
