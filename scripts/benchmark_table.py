@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print the README's table of targets from files of `hippo-nnunet benchmark`; where two speak of one, the last counts.
+"""Print the README's table of targets from files of `python -m benchmarks`; where two speak of one, the last counts.
 
 python scripts/benchmark_table.py results/benchmarks/*.json
 """

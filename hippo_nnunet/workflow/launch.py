@@ -19,7 +19,7 @@ from urllib.parse import quote
 from hippo_nnunet.clip.models import chosen_encoder
 from hippo_nnunet.clip.weights import weights_file
 from hippo_nnunet.errors import ConfigError, DependencyError, HippoError
-from hippo_nnunet.experiment import markers as targets
+from hippo_nnunet.experiment import markers
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import DONE, FILE
 from hippo_nnunet.experiment.split_copy import check_split, keep_split
@@ -76,7 +76,7 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
     if problem:
         raise ConfigError(f"{folder}: {problem}; give it room or permissions, or choose a folder that you can write to")
     _check_profile(settings.profile)
-    targets.check_trained(experiment, folders)
+    markers.check_trained(experiment, folders)
     chosen_precision()
     _check_encoders(experiment, folder)
     try:
@@ -92,12 +92,12 @@ def _run(experiment: Experiment, folder: Path, folders: NnunetFolders, settings:
     experiment.save(folder / FILE)
     if (folder / DONE / "plan").exists():
         keep_split(experiment, folders, folder)
-    for marker in targets.lost(experiment, folder, folders):
+    for marker in markers.lost(experiment, folder, folders):
         log.info("%s is gone and will be made again", marker.relative_to(DONE))
         (folder / marker).unlink()
     job_state.forget_failures(folder)
-    products = targets.products_of(folders.raw / experiment.dataset, settings.source)
-    settle(folder / marker for marker in targets.all_markers(experiment, products))
+    products = markers.products_of(folders.raw / experiment.dataset, settings.source)
+    settle(folder / marker for marker in markers.all_markers(experiment, products))
     recorder = job_state.Recorder(folder / job_state.RUN, "run", "", _recorded(settings, folders, products))
     try:
         _work(experiment, folder, folders, settings, products)
@@ -134,11 +134,11 @@ def _work(
     with snakemake_log.open("a") as stream:
         process = subprocess.Popen(_command(folder, settings, products), stdout=stream, stderr=stream)
         try:
-            watch(process, targets.all_markers(experiment, products), folder, tell)
+            watch(process, markers.all_markers(experiment, products), folder, tell)
         except KeyboardInterrupt:
             process.wait()
             raise
-    missing = [marker for marker in targets.final(experiment, products) if not (folder / marker).exists()]
+    missing = [marker for marker in markers.final(experiment, products) if not (folder / marker).exists()]
     if process.returncode or missing:  # Snakemake that was asked to end may call that success
         raise _failure(folder, snakemake_log, failures.written_to(folder, folders))
 
@@ -150,12 +150,12 @@ def dry_run(experiment: Experiment, folder: Path, folders: NnunetFolders, settin
         HippoError: Snakemake cannot work out the jobs.
     """
     _check_profile(settings.profile)
-    products = targets.products_of(folders.raw / experiment.dataset, settings.source)
-    lost = targets.lost(experiment, folder, folders)
+    products = markers.products_of(folders.raw / experiment.dataset, settings.source)
+    lost = markers.lost(experiment, folder, folders)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         experiment.save(scratch / FILE)
-        for marker in targets.all_markers(experiment, products):
+        for marker in markers.all_markers(experiment, products):
             if (folder / marker).exists() and marker not in lost:
                 (scratch / marker).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(folder / marker, scratch / marker)

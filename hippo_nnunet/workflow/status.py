@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.experiment import markers as targets
+from hippo_nnunet.experiment import markers
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import DONE, FILE
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
@@ -109,10 +109,10 @@ def read_status(folder: Path, root: Path | None = None) -> Status:
     settings: Mapping[str, Any] = run.settings if run is not None else {}
     folders = _folders(folder, root, settings)
     raw = folders.raw / experiment.dataset
-    products = settings["products"] if "products" in settings else targets.products_of(raw, None)
+    products = settings["products"] if "products" in settings else markers.products_of(raw, None)
     lost, problem = _lost(experiment, folder, folders)
-    markers = list(dict.fromkeys(targets.all_markers(experiment, products)))
-    states = {marker: _state(folder, marker, marker in lost) for marker in markers}
+    every = dict.fromkeys(markers.all_markers(experiment, products))
+    states = {marker: _state(folder, marker, marker in lost) for marker in every}
     cells = {cell.marker: cell for cell in experiment.cells()}
     running = [cells[m] for m, (state, _) in states.items() if state == RUNNING and m in cells]
     left = trainings_left(experiment, folder, folders.results, str(settings.get("device", "")), running)
@@ -130,7 +130,7 @@ def read_status(folder: Path, root: Path | None = None) -> Status:
 def _lost(experiment: Experiment, folder: Path, folders: NnunetFolders) -> tuple[set[Path], str | None]:
     """Return the markers that lie, and what kept this from finding out."""
     try:
-        return set(targets.lost(experiment, folder, folders)), None
+        return set(markers.lost(experiment, folder, folders)), None
     except DataError as error:
         return set(), str(error)
 

@@ -17,7 +17,7 @@ from hippo_nnunet.progress import duration
 from hippo_nnunet.workflow import estimate, launch
 from hippo_nnunet.workflow.launch import Settings
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "cluster.md").read_text()
 SNAKEFILE = (launch.HERE / "Snakefile").read_text()
 FIVE = (0, 1, 2, 3, 4)

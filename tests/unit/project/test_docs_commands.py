@@ -15,7 +15,7 @@ from hippo_nnunet.cli.main import app
 from hippo_nnunet.planners import PLANNERS
 from hippo_nnunet.training import recipes
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

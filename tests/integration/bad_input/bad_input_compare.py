@@ -190,7 +190,7 @@ ROWS = (
     Bad(
         "benchmark to a Dice by a file of another kind",
         "benchmark time-to-dice -d 4 --root {root} --stock {raw}/dataset.json --curve {zip}",
-        ("{raw}/dataset.json is no file of 'hippo-nnunet benchmark'", "--output wrote"),
+        ("{raw}/dataset.json is no file of 'python -m benchmarks'", "--output wrote"),
     ),
     Bad(
         "benchmark to a Dice by an empty measurement",

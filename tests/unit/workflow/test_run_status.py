@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from hippo_nnunet.cli.main import app
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.experiment import markers as targets
+from hippo_nnunet.experiment import markers
 from hippo_nnunet.experiment.experiment import Cell, Experiment
-from hippo_nnunet.experiment.paths import DONE, FILE
+from hippo_nnunet.experiment.paths import DONE, FILE, REPORT
 from hippo_nnunet.workflow import estimate, job_state, jobs, launch, status, status_text
 from hippo_nnunet.workflow.status import read_status, tail
 from hippo_nnunet.workflow.training_progress import training_progress
@@ -171,12 +171,12 @@ def test_before_a_start_and_after_the_end(experiment: Path, tmp_path: Path) -> N
     assert f"go on: hippo-nnunet run '{experiment}'" in text(read_status(experiment))
     for cell in ASKED.cells():
         finish(experiment, cell, 100)
-    files = ("ensemble/choice.json", "metrics/per_case.csv", "metrics/summary.json", "manifest.json", targets.REPORT)
+    files = ("ensemble/choice.json", "metrics/per_case.csv", "metrics/summary.json", "manifest.json", REPORT)
     for name in files:
         (experiment / name).parent.mkdir(exist_ok=True)
         (experiment / name).write_text("{}")
     (experiment / "ensemble" / "out_of_fold").mkdir()
-    for marker in targets.all_markers(ASKED, ()):
+    for marker in markers.all_markers(ASKED, ()):
         mark(experiment, marker)
     assert {name for name, state in states(experiment).items() if state != "done"} == set()
     assert (read_status(experiment).state, read_status(experiment).problem) == ("finished", None)

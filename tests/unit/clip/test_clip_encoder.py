@@ -309,7 +309,7 @@ def test_open_clips_notes_stay_off_the_log_and_its_level_comes_back(
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    path = Path(__file__).parents[2] / "scripts" / "train_mini_clip.py"
+    path = Path(__file__).parents[3] / "scripts" / "train_mini_clip.py"
     spec = importlib.util.spec_from_file_location("train_mini_clip", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -15,7 +15,7 @@ from benchmarks.head_result import head_result
 from benchmarks.startup import OUR_HELP, OUR_LIST, STOCK_HELP
 from benchmarks.targets import TARGETS, table
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LAPTOP = {"cpu": "Some CPU", "cores": 2, "gpu": None}
 CARD = {"cpu": "Some CPU", "cores": 16, "gpu": "NVIDIA H200"}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.experiment import markers as targets
+from hippo_nnunet.experiment import markers
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.manifest import build_manifest, write_manifest
 from hippo_nnunet.experiment.paths import DONE
@@ -46,41 +46,41 @@ def mark(folder: Path, markers: list[Path]) -> None:
 
 
 def test_incomplete_configurations_are_evaluated_but_not_ensembled() -> None:
-    assert {c.configuration for c in targets.ensemble_cells(ASKED)} == {"2d"}
-    assert len(targets.evaluated(ASKED)) == 2 * 2 + 2 + 1
-    assert {m.parts[-2] for m in targets.predictors(ASKED, "UNet")} == {"2d"}
+    assert {c.configuration for c in markers.ensemble_cells(ASKED)} == {"2d"}
+    assert len(markers.evaluated(ASKED)) == 2 * 2 + 2 + 1
+    assert {m.parts[-2] for m in markers.predictors(ASKED, "UNet")} == {"2d"}
 
 
 def test_the_report_comes_last_and_nothing_waits_for_it() -> None:
-    *others, last = targets.all_markers(ASKED, targets.PRODUCTS)
+    *others, last = markers.all_markers(ASKED, markers.PRODUCTS)
     assert last == DONE / "report"
-    assert DONE / "report" not in [*others, *targets.results(ASKED, targets.PRODUCTS)]
-    assert targets.final(ASKED, ())[-1] == DONE / "report"
+    assert DONE / "report" not in [*others, *markers.results(ASKED, markers.PRODUCTS)]
+    assert markers.final(ASKED, ())[-1] == DONE / "report"
 
 
 def test_nothing_is_submitted_without_an_ensemble() -> None:
     partial = Experiment("Dataset004_X", "laptop", ("UNet",), {"2d": (0,)})
-    assert targets.results(partial, targets.PRODUCTS) == [DONE / "evaluate", DONE / "predict" / "UNet"]
-    assert targets.results(partial, ()) == [DONE / "evaluate"]
+    assert markers.results(partial, markers.PRODUCTS) == [DONE / "evaluate", DONE / "predict" / "UNet"]
+    assert markers.results(partial, ()) == [DONE / "evaluate"]
 
 
 def test_products_follow_the_test_images(tmp_path: Path) -> None:
     dataset = tmp_path / "Dataset004_X"
-    assert targets.products_of(dataset, tmp_path / "Task04_X.tar") == ()
+    assert markers.products_of(dataset, tmp_path / "Task04_X.tar") == ()
     (tmp_path / "Task04_X.tar").touch()
-    assert targets.products_of(dataset, tmp_path / "Task04_X.tar") == targets.PRODUCTS
+    assert markers.products_of(dataset, tmp_path / "Task04_X.tar") == markers.PRODUCTS
     (dataset / "imagesTs").mkdir(parents=True)
     (dataset / "imagesTs" / "._x_0000.nii.gz").touch()
-    assert targets.products_of(dataset, None) == ()
+    assert markers.products_of(dataset, None) == ()
     (dataset / "imagesTs" / "x_0000.png").touch()
-    assert targets.products_of(dataset, None) == ("predictions",)
+    assert markers.products_of(dataset, None) == ("predictions",)
     (dataset / "imagesTs" / "x_0000.png").rename(dataset / "imagesTs" / "x_0000.nii.gz")
-    assert targets.products_of(dataset, None) == targets.PRODUCTS
+    assert markers.products_of(dataset, None) == markers.PRODUCTS
 
 
 def test_deleted_results_are_noticed(tmp_path: Path, folders: NnunetFolders) -> None:
     folder = tmp_path / "exp"
-    mark(folder, targets.all_markers(ASKED, targets.PRODUCTS))
+    mark(folder, markers.all_markers(ASKED, markers.PRODUCTS))
     for cell in ASKED.cells():
         finish(cell, folders)
     predictions = [f"predictions/{v}" for v in (*ASKED.variants, "ensemble")]
@@ -90,17 +90,17 @@ def test_deleted_results_are_noticed(tmp_path: Path, folders: NnunetFolders) -> 
         (folder / name).touch()
     (folder / "manifest.json").write_text("{}")
     (folder / "submission" / "Task04_X.zip").touch()
-    assert targets.lost(ASKED, folder, folders) == []
+    assert markers.lost(ASKED, folder, folders) == []
 
     (folder / "report" / "index.html").unlink()
-    assert targets.lost(ASKED, folder, folders) == [DONE / "report"], "a report alone is made again"
+    assert markers.lost(ASKED, folder, folders) == [DONE / "report"], "a report alone is made again"
     (folder / "report" / "index.html").touch()
 
     (folder / "submission" / "Task04_X.zip").unlink()
-    assert targets.lost(ASKED, folder, folders) == [DONE / "submission"]
+    assert markers.lost(ASKED, folder, folders) == [DONE / "submission"]
     cell = ASKED.cells()[0]
     (ASKED.result_folder(cell, folders.results) / "checkpoint_final.pth").unlink()
-    lost = targets.lost(ASKED, folder, folders)
+    lost = markers.lost(ASKED, folder, folders)
     assert cell.marker in lost
     assert DONE / "plan" in lost, "the plans are gone, and now a training needs them"
 
