@@ -10,7 +10,7 @@ from benchmarks.document import OURS, Result
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import FILE
-from hippo_nnunet.nnunet.preprocessed import read_json
+from hippo_nnunet.files import read_json
 
 
 def benchmark_experiment(folder: Path) -> Result:

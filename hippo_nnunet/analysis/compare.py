@@ -28,10 +28,9 @@ from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.evaluation.wording import sentence
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import COMPARISON, ENSEMBLE, FILE, NOTEBOOK, OUT_OF_FOLD, PER_CASE, TIMES, VOLUMETRY
-from hippo_nnunet.files import write_table
+from hippo_nnunet.files import read_object, write_table
 from hippo_nnunet.nnunet.finished import SUMMARY
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
-from hippo_nnunet.nnunet.preprocessed import read_object
 
 if TYPE_CHECKING:
     from hippo_nnunet.analysis.volumes import VolumeChecks

@@ -20,9 +20,8 @@ from hippo_nnunet.evaluation.volume_calibration import LEVEL, cases_needed
 from hippo_nnunet.evaluation.volumetry import agreement_table
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import CHOICE, ENSEMBLE, FILE, PER_CASE, VOLUMES
-from hippo_nnunet.files import read_table, write_table
+from hippo_nnunet.files import read_json, read_table, write_table
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
-from hippo_nnunet.nnunet.preprocessed import read_json
 from hippo_nnunet.progress import tracked
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import DONE, MANIFEST
+from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.nnunet.preprocessed import read_object, read_splits, stored_cases
+from hippo_nnunet.nnunet.preprocessed import read_splits, stored_cases
 
 HASHED = (
     Path("metrics") / "per_case.csv",

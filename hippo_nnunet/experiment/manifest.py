@@ -14,10 +14,10 @@ from typing import Any
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.experiment.damage import HASHED, file_hash
 from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.finished import SUMMARY
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.nnunet.preprocessed import read_json
 
 PACKAGES = (
     "hippo_nnunet",

@@ -9,8 +9,9 @@ from pathlib import Path
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import DONE
+from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.nnunet.preprocessed import read_json, read_splits
+from hippo_nnunet.nnunet.preprocessed import read_splits
 
 KEPT = DONE / "splits_final.json"
 """The copy, relative to the experiment's folder."""

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
-from hippo_nnunet.errors import DataError
+from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.nnunet.preprocessed import configuration_of
 
 _NETWORK = r"(dynamic_network_architectures\.architectures|hippo_nnunet\.networks)\.[a-z0-9_]+\.[A-Z]\w*"
 _LAYER = r"(torch\.nn(\.modules\.[a-z0-9_]+)?|dynamic_network_architectures\.building_blocks\.[a-z0-9_]+)\.[A-Z]\w*"
@@ -74,7 +75,11 @@ def check_classes(plans: Mapping[str, Any], configuration: str) -> None:
 
     from torch import nn
 
-    for key, path in _dotted(_resolved(plans, configuration)):
+    try:
+        resolved = configuration_of(plans, configuration)
+    except ConfigError as error:
+        raise DataError(str(error)) from error
+    for key, path in _dotted(resolved):
         try:
             found = locate(path)
         except Exception as error:  # pydoc wraps whatever an import raises
@@ -115,17 +120,6 @@ def _dotted(configuration: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key in architecture["_kw_requires_import"]:
         if arguments[key] is not None:
             yield key, arguments[key]
-
-
-def _resolved(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a configuration with what it inherits."""
-    chain: list[str] = []
-    while name is not None:
-        if name in chain or name not in plans["configurations"]:
-            raise DataError(f"configuration {name!r} is missing, or inherits from itself")
-        chain.append(name)
-        name = plans["configurations"][name].get("inherits_from")
-    return {key: value for one in reversed(chain) for key, value in plans["configurations"][one].items()}
 
 
 def _listed(value: Any) -> list[Any]:

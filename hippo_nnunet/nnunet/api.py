@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hippo_nnunet.errors import ConfigError, DependencyError
+from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet import partial, preprocessed
 from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_descriptions
 from hippo_nnunet.nnunet.fold_lock import alone
@@ -161,7 +162,7 @@ def plan_and_preprocess(
         upstream.extract_fingerprint_dataset(number, num_processes=processes, verbose=False, show_progress_bar=bars)
     plans_name = str(inspect.signature(found_planner).parameters["plans_name"].default)
     if not (folders.preprocessed / name / f"{plans_name}.json").is_file():
-        preprocessed.read_object(fingerprint)  # nnU-Net would not say which file is wrong
+        read_object(fingerprint)  # nnU-Net would not say which file is wrong
         _, plans_name = upstream.plan_experiment_dataset(number, found_planner)
     plans = preprocessed.read_plans(name, plans_name, folders)
     partial.restore_description(name, folders)
@@ -226,7 +227,7 @@ def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False)
     if job.num_gpus > 1 and device != "cuda":
         raise ConfigError(f"--num-gpus {job.num_gpus}: on {device} it is one; leave it out, or take --device cuda")
     trainer_class(job.trainer)
-    preprocessed.read_object(folders.preprocessed / name / "dataset.json")  # nnU-Net would not say which file is wrong
+    read_object(folders.preprocessed / name / "dataset.json")  # nnU-Net would not say which file is wrong
     # where several processes train together, their first one holds the lock
     with alone(folder, wait) if job.num_gpus == 1 else nullcontext():
         if validation_only or not is_finished(folder, job.npz):  # another process may have finished it meanwhile

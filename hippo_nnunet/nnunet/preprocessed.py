@@ -1,19 +1,19 @@
-"""What nnU-Net has planned and preprocessed for a dataset, read and checked without torch.
+"""nnU-Net's plans, splits and preprocessed data of a dataset, read and checked without torch.
 
-Source: ours, because nnU-Net itself trusts that the folders fit together, and fails late or trains on the wrong data.
+nnU-Net itself trusts that the folders fit together, and fails late or trains on the wrong data.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.files import read_json, read_object
+from hippo_nnunet.files import read_json, read_object, write_json
 from hippo_nnunet.nnunet.paths import NnunetFolders
 
 DEFAULT_FOLDS = 5
@@ -61,25 +61,22 @@ def dataset_name(dataset: int | str, folders: NnunetFolders) -> str:
     return found[0]
 
 
-def configuration_of(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
-    """Return a configuration of a plans file with everything that it inherits.
+def configuration_of(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
+    """Return a configuration of a plans file, its `inherits_from` chain resolved.
 
     Raises:
         ConfigError: The plans hold no such configuration, or it inherits from itself.
     """
     available = plans["configurations"]
-    parts: dict[str, dict[str, Any]] = {}
+    where = f"{plans.get('plans_name', 'the plans')} of {plans.get('dataset_name', 'the dataset')}"
+    parts: dict[str, Mapping[str, Any]] = {}
     name = configuration
     while name:
         if name not in available:
-            raise ConfigError(
-                f"configuration '{name}' is not in {plans['plans_name']} of {plans['dataset_name']}; "
-                f"it has {', '.join(available)}"
-            )
+            raise ConfigError(f"configuration '{name}' is not in {where}; it has {', '.join(available)}")
         if name in parts:
             raise ConfigError(
-                f"configuration '{configuration}' inherits from itself in {plans['plans_name']} of "
-                f"{plans['dataset_name']}; mend the plans, or plan again"
+                f"configuration '{configuration}' inherits from itself in {where}; correct the plans, or plan again"
             )
         parts[name] = available[name]
         name = available[name].get("inherits_from")
@@ -87,7 +84,7 @@ def configuration_of(plans: dict[str, Any], configuration: str) -> dict[str, Any
 
 
 def signature(plans: dict[str, Any], configuration: str) -> str:
-    """Hash those parts of the plans that decide what the preprocessed files hold (not patch, batch or network)."""
+    """Hash the parts of the plans that determine the preprocessed data (not patch, batch or network)."""
     parts = configuration_of(plans, configuration)
     relevant = [{k: parts.get(k) for k in _CONFIGURATION_KEYS}, {k: plans.get(k) for k in _PLANS_KEYS}]
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
@@ -98,24 +95,24 @@ def data_folder(plans: dict[str, Any], configuration: str, folders: NnunetFolder
 
     Raises:
         ConfigError: The plans hold no such configuration.
-        DataError: They do not say where its data lies.
+        DataError: The configuration has no data_identifier.
     """
     identifier = configuration_of(plans, configuration).get("data_identifier")
     if not isinstance(identifier, str):
         raise DataError(
             f"configuration '{configuration}' of {plans['plans_name']} of {plans['dataset_name']} has no "
-            "data_identifier; mend the plans, or plan again"
+            "data_identifier; correct the plans, or plan again"
         )
     return folders.preprocessed / plans["dataset_name"] / identifier
 
 
 def signature_file(folder: Path) -> Path:
-    """Return the file beside a folder of preprocessed cases that records of which plan they are."""
+    """Return the file beside a folder of preprocessed cases that records the signature of their plans."""
     return folder.with_name(f"{folder.name}.plan.sha256")
 
 
 def stored_cases(folder: Path) -> set[str]:
-    """Return the cases whose properties, which nnU-Net writes last, are in a folder of preprocessed cases."""
+    """Return the complete cases of a preprocessed folder: those with a properties file, which nnU-Net writes last."""
     return {p.stem for p in folder.glob("*.pkl") if p.stat().st_size > 0}
 
 
@@ -123,7 +120,7 @@ def raw_cases(dataset: str, folders: NnunetFolders) -> set[str]:
     """Return the identifiers of the labelled cases in nnU-Net's raw folder.
 
     Raises:
-        DataError: The dataset has no dataset.json, or one that does not say how its files end.
+        DataError: dataset.json is missing or has no file_ending.
     """
     folder = folders.raw / dataset
     description = read_object(folder / "dataset.json")
@@ -160,7 +157,7 @@ def read_plans(dataset: str, plans: str, folders: NnunetFolders) -> dict[str, An
 
 
 def is_plans(content: Any) -> bool:
-    """Tell whether the content of a JSON file has the form of plans, as far as it is used here."""
+    """Return whether the content of a JSON file has the keys of plans that are used here."""
     return (
         isinstance(content, dict)
         and all(isinstance(content.get(name), str) for name in ("plans_name", "dataset_name"))
@@ -183,13 +180,13 @@ def read_splits(dataset: str, folders: NnunetFolders) -> list[dict[str, list[str
         return None
     splits = read_json(file)
     if not isinstance(splits, list) or not splits or not all(map(_is_split, splits)):
-        raise DataError(f"{file} is not a list of train/val splits; delete it to let nnU-Net's own be made")
+        raise DataError(f"{file} is not a list of train/val splits; delete it to use nnU-Net's default splits")
     for fold, split in enumerate(splits):
         both = sorted({*split["train"]} & {*split["val"]})
         if both:
             raise DataError(
-                f"{file}: fold {fold} has '{both[0]}' in train and val, so its score would mean nothing; take it out "
-                "of one"
+                f"{file}: fold {fold} has '{both[0]}' in train and val, so its score would be biased; remove it "
+                "from one"
             )
     return splits
 
@@ -202,26 +199,23 @@ def _is_split(split: Any) -> bool:
 
 
 def make_splits(dataset: str, cases: set[str], folders: NnunetFolders) -> None:
-    """Write nnU-Net's own splits where there are none: folds that start at the same time would race for it."""
+    """Write nnU-Net's default splits if there are none; folds that start together would race to write them."""
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
     if read_splits(dataset, folders) is not None:
         return
     splits = generate_crossval_split(sorted(cases), seed=12345, n_splits=DEFAULT_FOLDS)
     plain = [{part: [str(case) for case in split[part]] for part in ("train", "val")} for split in splits]
-    file = folders.preprocessed / dataset / "splits_final.json"
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(plain, indent=4))
-    temporary.replace(file)
+    write_json(folders.preprocessed / dataset / "splits_final.json", plain, indent=4)
 
 
 def check_fold(dataset: str, fold: int, cases: int, folders: NnunetFolders) -> None:
-    """Refuse a fold outside the split, for which nnU-Net would quietly draw a random one.
+    """Refuse a fold outside the splits, for which nnU-Net would silently draw a random split.
 
     Args:
         dataset: Full name.
         fold: Index from 0.
-        cases: Number of cases; counts only where no split is made yet.
+        cases: Number of cases; used only if there are no splits yet.
         folders: nnU-Net's folders.
 
     Raises:
@@ -250,7 +244,7 @@ def check_number_of_cases(dataset: str, cases: int) -> None:
 
 
 def check_preprocessed(dataset: str, plans_name: str, configuration: str, folders: NnunetFolders) -> dict[str, Any]:
-    """Refuse to train on data that is not there, not complete, or preprocessed by another plan.
+    """Refuse to train on preprocessed data that is missing, incomplete or made with other plans.
 
     Returns:
         The plans.
@@ -272,8 +266,8 @@ def check_preprocessed(dataset: str, plans_name: str, configuration: str, folder
     record = signature_file(folder)
     if record.is_file() and record.read_text().strip() != signature(plans, configuration):
         raise ConfigError(
-            f"{folder} holds data preprocessed by another plan than {plans_name}.json (spacing, normalisation or "
-            f"resampling differ), or not to the end; {remedy}"
+            f"{folder} was preprocessed with other plans than {plans_name}.json (spacing, normalisation or "
+            f"resampling differ), or is incomplete; {remedy}"
         )
     splits = read_splits(dataset, folders) or []
     wanted = {case for split in splits for case in (*split["train"], *split["val"])}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.labels import named_labels
+from hippo_nnunet.files import read_json
 from hippo_nnunet.inference.members import Member, find_members, load_member
 from hippo_nnunet.models.container import as_json, check_target, write_container
 from hippo_nnunet.models.model_file import (
@@ -27,7 +28,7 @@ from hippo_nnunet.models.model_file import (
 )
 from hippo_nnunet.nnunet.api import limit_processes
 from hippo_nnunet.nnunet.finished import SUMMARY
-from hippo_nnunet.nnunet.preprocessed import configuration_of, read_json
+from hippo_nnunet.nnunet.preprocessed import configuration_of
 from hippo_nnunet.sharing.card import model_card
 from hippo_nnunet.sharing.example import make_inputs, pack_output, run_example
 from hippo_nnunet.sharing.verifying import verify_model

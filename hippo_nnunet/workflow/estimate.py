@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.experiment.experiment import Cell, Experiment
+from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.finished import SUMMARY
-from hippo_nnunet.nnunet.preprocessed import read_json
 
 OVERHEAD_S = 45.0
 """Start of the process, and validation of one fold of Task04 (44 cases)."""

@@ -10,9 +10,10 @@ from typing import Any
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import CHOICE, ENSEMBLE, OUT_OF_FOLD
+from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.nnunet.preprocessed import read_json, read_splits
+from hippo_nnunet.nnunet.preprocessed import read_splits
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ENSEMBLE, REPORT
-from hippo_nnunet.nnunet.preprocessed import read_json
+from hippo_nnunet.files import read_json
 from hippo_nnunet.progress import duration
 from hippo_nnunet.workflow.estimate import Expected
 

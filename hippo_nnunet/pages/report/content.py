@@ -17,8 +17,8 @@ from hippo_nnunet.evaluation.pairing import Model, models_of, read_per_case, rec
 from hippo_nnunet.evaluation.side_by_side import scores_of
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import FILE, MANIFEST, PER_CASE
+from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
-from hippo_nnunet.nnunet.preprocessed import read_object
 from hippo_nnunet.nnunet.training_log import Curves, read_curves
 from hippo_nnunet.pages.report.notebook import NotebookScores, compare_scores
 

@@ -21,8 +21,8 @@ from hippo_nnunet.evaluation.labels import named_labels
 from hippo_nnunet.evaluation.pairing import read_per_case
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import FILE, PER_CASE
+from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
-from hippo_nnunet.nnunet.preprocessed import read_json
 from hippo_nnunet.pages.report.viewer_choice import ViewedModel, choose_cases, viewed_models
 
 _TOLERANCE_VOXELS = 0.1

@@ -69,7 +69,7 @@ def change_plan(folder: Path) -> None:
         (lambda f: None, {"fold": "x"}, "neither a number"),
         (lambda f: (f / "P_2d").rename(f / "Q_2d"), {}, "not preprocessed for P 2d"),
         (lambda f: (f / "P_2d" / "case_3.pkl").unlink(), {}, "first 'case_3'"),
-        (change_plan, {}, "another plan"),
+        (change_plan, {}, "other plans"),
     ],
 )
 def test_refused_before_training(
