@@ -14,7 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from hippo_nnunet.inference.validation import validate_fold
 from hippo_nnunet.nnunet.checkpoints import TrainingRecord, check_same_schedule, every_s, record_for, write_checkpoint
 from hippo_nnunet.nnunet.descriptions import write_missing
-from hippo_nnunet.nnunet.fold_lock import alone_with
+from hippo_nnunet.nnunet.fold_lock import trainer_lock
 from hippo_nnunet.nnunet.loaders import memory_loaders, recipe_transforms, seed_workers
 from hippo_nnunet.nnunet.network import baseline_class, build_network
 from hippo_nnunet.nnunet.poly_sgd import poly_sgd
@@ -171,7 +171,7 @@ class UNetTrainer(nnUNetTrainer):
 
     def run_training(self) -> None:
         """Train; no second process works on the fold meanwhile, and SIGTERM ends the training after a checkpoint."""
-        with alone_with(self), self._termination:
+        with trainer_lock(self), self._termination:
             super().run_training()
 
     def on_train_start(self) -> None:
@@ -263,7 +263,7 @@ class UNetTrainer(nnUNetTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate with batched slices; nnU-Net's own way where processes share the work or a next stage follows."""
-        with alone_with(self):
+        with trainer_lock(self):
             write_missing(self, self.record)
             if self.is_ddp or self.is_cascaded or self.configuration_manager.next_stage_names:
                 super().perform_actual_validation(save_probabilities)

@@ -21,7 +21,7 @@ from hippo_nnunet.errors import ConfigError, DependencyError
 from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet import partial, preprocessed
 from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_descriptions
-from hippo_nnunet.nnunet.fold_lock import alone
+from hippo_nnunet.nnunet.fold_lock import fold_lock
 from hippo_nnunet.nnunet.integrity import check_integrity
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
 from hippo_nnunet.nnunet.train_job import TrainJob
@@ -229,7 +229,7 @@ def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False)
     trainer_class(job.trainer)
     read_object(folders.preprocessed / name / "dataset.json")  # nnU-Net would not say which file is wrong
     # where several processes train together, their first one holds the lock
-    with alone(folder, wait) if job.num_gpus == 1 else nullcontext():
+    with fold_lock(folder, wait) if job.num_gpus == 1 else nullcontext():
         if validation_only or not is_finished(folder, job.npz):  # another process may have finished it meanwhile
             _train(job, name, folder, device)
         else:

@@ -1,64 +1,46 @@
-"""One process at a time works on a fold: training, resuming and validating it twice at once would mix the results."""
+"""The lock of a fold: two processes that train, resume or validate it at once would mix their results."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from errno import ENOLCK, ENOSYS, ENOTSUP
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from hippo_nnunet.errors import ConfigError, DataError
-
-log = logging.getLogger(__name__)
+from hippo_nnunet.errors import DataError
+from hippo_nnunet.locks import exclusive
 
 LOCK = "hippo_fold.lock"
-"""File in the fold's folder that is locked; that it lies there means nothing."""
-
-_LOCKS: dict[Path, FileLock] = {}
+"""The lock file in the fold's folder; that it exists means nothing."""
 
 
 @contextmanager
-def alone(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold a fold's folder, and delete what a process that was killed has left half-written in it.
-
-    The system lets go of the lock when this process ends, however it ends. A process that holds it may enter again.
+def fold_lock(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of a fold, and delete the temporary files that a killed process has left in it.
 
     Args:
-        folder: nnU-Net's `fold_X`; made where missing.
-        wait: Wait for another process at the fold to end, instead of refusing.
+        folder: nnU-Net's `fold_X`; created where it is missing.
+        wait: Wait for another process to release the lock instead of refusing.
 
     Raises:
-        ConfigError: Another process is at work on the fold.
-        DataError: The folder cannot be written to.
+        ConfigError: Another process works on the fold.
+        DataError: The folder cannot be written to, or its file system has no locks.
     """
-    path = folder.absolute() / LOCK
-    lock = _LOCKS.setdefault(path, FileLock(path))
-    again = lock.is_locked
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        if not wait:
-            raise ConfigError(
-                f"{folder}: another process trains or validates this fold; wait for it, or end it, then run again"
-            ) from None
-        log.info("%s: another process is at this fold; waiting for it to end", folder)
-        lock.acquire(timeout=-1)
-    except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"{folder}: {reason}: make it writable or make room, then run again") from error
-    try:
-        if not again:
+    task = f"{folder}: another process trains or validates this fold"
+    with ExitStack() as stack:
+        try:
+            first = stack.enter_context(exclusive(folder / LOCK, task, wait))
+        except OSError as error:
+            no_locks = error.errno in (ENOLCK, ENOSYS, ENOTSUP)
+            remedy = "use a file system with locks (docs/cluster.md)" if no_locks else "make it writable or make room"
+            raise DataError(f"{folder}: {error.strerror or error}: {remedy}, then run again") from error
+        if first:
             for leftover in (*folder.glob("*.tmp"), *folder.glob("validation/*.tmp")):
                 leftover.unlink(missing_ok=True)
         yield
-    finally:
-        lock.release()
 
 
-def alone_with(trainer: Any) -> AbstractContextManager[None]:
-    """Hold the folder of a trainer's fold: see `alone`. Of processes that train together, the first one holds it."""
-    return alone(Path(trainer.output_folder)) if trainer.local_rank == 0 else nullcontext()
+def trainer_lock(trainer: Any) -> AbstractContextManager[None]:
+    """Hold the lock of a trainer's fold: see `fold_lock`. Of distributed processes, only rank 0 holds it."""
+    return fold_lock(Path(trainer.output_folder)) if trainer.local_rank == 0 else nullcontext()

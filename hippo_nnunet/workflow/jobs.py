@@ -12,14 +12,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
-
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.manifest import build_manifest, write_manifest
 from hippo_nnunet.experiment.paths import DONE, FILE
 from hippo_nnunet.experiment.presets import preset
 from hippo_nnunet.experiment.split_copy import keep_split
+from hippo_nnunet.locks import exclusive
 from hippo_nnunet.nnunet import api
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
 from hippo_nnunet.processes import end_with_workers
@@ -100,7 +99,7 @@ def cell_of(experiment: Experiment, variant: str, configuration: str, fold: int)
 def run_job(name: str, job: Callable[[], None], log_file: str) -> int:
     """Run a job and return its exit code; what becomes of it goes to its state file, for `run`.
 
-    It waits where another process is still at the same job, as one is that a killed run has left, or has on a cluster.
+    It waits for another process that does the same job: one that a killed run left behind, on a cluster for instance.
 
     Args:
         name: The job in words: `train UNet 2d fold 0`.
@@ -110,7 +109,7 @@ def run_job(name: str, job: Callable[[], None], log_file: str) -> int:
     path = job_state.state_file(job_state.marker_of(log_file)) if log_file else None
     recorder = job_state.Recorder(path, name, log_file) if path else None
     try:
-        with _only_one(name):
+        with exclusive(DONE / "locks" / f"{name.replace(' ', '-')}.lock", f"another process does '{name}'", wait=True):
             job()
     except Exception as error:
         traceback.print_exc()
@@ -120,12 +119,6 @@ def run_job(name: str, job: Callable[[], None], log_file: str) -> int:
     if recorder:
         recorder.end()
     return 0
-
-
-def _only_one(name: str) -> FileLock:
-    lock = DONE / "locks" / f"{name.replace(' ', '-')}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(lock)
 
 
 def main(arguments: list[str] | None = None) -> int:

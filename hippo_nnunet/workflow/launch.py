@@ -9,8 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from hippo_nnunet.experiment import markers
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import DONE, FILE
 from hippo_nnunet.experiment.split_copy import check_split, keep_split
+from hippo_nnunet.locks import exclusive
 from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.paths import NnunetFolders, folder_problem
 from hippo_nnunet.progress import duration
@@ -80,7 +80,7 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
     chosen_precision()
     _check_encoders(experiment, folder)
     try:
-        with _only_run(folder):
+        with exclusive(folder / DONE / "run.lock", f"{folder}: another run is at work there"):
             _run(experiment, folder, folders, settings)
     except OSError as error:
         raise HippoError(failures.describe(error, failures.written_to(folder, folders))) from error
@@ -166,19 +166,6 @@ def dry_run(experiment: Experiment, folder: Path, folders: NnunetFolders, settin
     output = done.stdout + done.stderr
     table = output.partition("Job stats:\n")[2].partition("\n\n")[0]
     return table.strip() or "nothing is missing"
-
-
-@contextmanager
-def _only_run(folder: Path) -> Iterator[None]:
-    """Hold a lock that the system lets go of when this process ends, however it ends."""
-    from filelock import FileLock, Timeout
-
-    (folder / DONE).mkdir(exist_ok=True)
-    try:
-        with FileLock(folder / DONE / "run.lock", timeout=0):
-            yield
-    except Timeout:
-        raise ConfigError(f"{folder}: another run is at work there; wait for it, or end it first") from None
 
 
 def _command(folder: Path, settings: Settings, products: Collection[str]) -> list[str]:

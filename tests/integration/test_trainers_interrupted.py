@@ -18,7 +18,7 @@ from hippo_nnunet import processes as watched
 from hippo_nnunet.errors import ConfigError, DataError, UpstreamError
 from hippo_nnunet.nnunet.checkpoints import every_s
 from hippo_nnunet.nnunet.finished import is_finished, lacks_descriptions
-from hippo_nnunet.nnunet.fold_lock import LOCK, alone
+from hippo_nnunet.nnunet.fold_lock import LOCK, fold_lock
 
 NAME = "UNetTrainer_fast_4epochs_6iters_seed3"
 PROGRAM = """
@@ -117,7 +117,7 @@ def test_lost_descriptions_are_made_again_from_the_checkpoint(trained: TinyDatas
     for path in (model / "plans.json", model / "dataset.json", model / "fold_0" / "hippo_training.json"):
         path.unlink()
     assert lacks_descriptions(model / "fold_0")
-    with alone(model / "fold_0"):
+    with fold_lock(model / "fold_0"):
         restore(model / "fold_0", torch.device("cpu"))
     assert not lacks_descriptions(model / "fold_0")
     assert {name: json.loads((model / name).read_text()) for name in before} == before

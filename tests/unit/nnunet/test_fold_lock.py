@@ -1,39 +1,122 @@
-"""One process at a time works on a fold."""
+"""One process at a time works on a fold or does a job, and a killed one blocks nobody."""
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.nnunet.fold_lock import LOCK, alone
+from hippo_nnunet.locks import holder
+from hippo_nnunet.nnunet.fold_lock import LOCK, fold_lock
+from hippo_nnunet.workflow import jobs
 
-HOLDER = """
-import sys, filelock
-with filelock.FileLock(sys.argv[1]):
-    print("held", flush=True)
-    sys.stdin.read()
+HOLD_FOLD = """
+import sys
+from pathlib import Path
+from hippo_nnunet.nnunet.fold_lock import fold_lock
+with fold_lock(Path(sys.argv[1])):
+    {inside}
 """
+HOLD_JOB = """
+import os, sys
+from hippo_nnunet.workflow.jobs import run_job
+os.chdir(sys.argv[1])
+def job():
+    {inside}
+run_job("train UNet 2d fold 0", job, "")
+"""
+WAIT = "print('held', flush=True); sys.stdin.read()"
+FORK = """import os, time
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(20)
+        os._exit(0)
+    time.sleep(20)"""
+
+
+@contextmanager
+def process(program: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start a program and yield it with its first line; kill it at the end."""
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-c", program, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        yield started, started.stdout.readline().strip()
+        started.kill()
 
 
 def test_a_fold_is_refused_while_another_process_lives_and_given_when_it_is_dead(tmp_path: Path) -> None:
     fold = tmp_path / "fold_0"
-    fold.mkdir()
-    command = [sys.executable, "-c", HOLDER, str(fold / LOCK)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
+    with process(HOLD_FOLD.format(inside=WAIT), fold) as (other, said):
+        assert said == "held"
         refused = pytest.raises(
-            ConfigError, match=r"fold_0: another process trains or validates this fold; wait for it"
+            ConfigError,
+            match=rf"fold_0: another process trains or validates this fold; wait for it \(process {other.pid} on "
+            rf"{socket.gethostname()}, since \d{{4}}-\d\d-\d\d \d\d:\d\d.*\), or end it, then run again",
         )
-        with refused, alone(fold):
+        with refused, fold_lock(fold):
             pass
+    with fold_lock(fold):
+        assert holder(fold / LOCK).startswith(f"process {os.getpid()} on ")
+    assert holder(fold / LOCK) == "unknown process"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes fork on POSIX only")
+@pytest.mark.parametrize("program", [HOLD_FOLD, HOLD_JOB], ids=["fold", "job"])
+def test_a_forked_child_that_outlives_a_killed_holder_blocks_nobody(program: str, tmp_path: Path) -> None:
+    """As a worker does after the kernel has killed its training for want of memory."""
+    folder = tmp_path / "fold_0"
+    with process(program.format(inside=FORK), folder) as (killed, child):
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        try:
+            with process(program.format(inside=WAIT), folder) as (_, said):
+                assert said == "held"
+                assert psutil.Process(int(child)).status() != psutil.STATUS_ZOMBIE, "the child still lives"
+        finally:
+            os.kill(int(child), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes fork on POSIX only")
+def test_a_forked_child_neither_holds_nor_releases_its_parents_lock(tmp_path: Path) -> None:
+    with fold_lock(tmp_path):
+        child = os.fork()
+        if child == 0:
+            try:
+                with fold_lock(tmp_path):
+                    os._exit(1)
+            except ConfigError:
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        with process(HOLD_FOLD.format(inside=WAIT), tmp_path) as (_, said):
+            assert said == ""
+
+
+def test_a_job_waits_for_the_process_that_does_it_and_says_for_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told: list[str] = []
+
+    def end_the_other(form: str, *values: str) -> None:
+        told.append(form % values)
         other.kill()
-    with alone(fold):
-        pass
+
+    monkeypatch.setattr("hippo_nnunet.locks.log.warning", end_the_other)
+    with process(HOLD_JOB.format(inside=WAIT), tmp_path) as (other, said):
+        assert said == "held"
+        assert jobs.run_job("train UNet 2d fold 0", lambda: None, "") == 0
+    assert f"wait for it (process {other.pid} on {socket.gethostname()}, since " in told[0]
+    assert "or end it" in told[0]
 
 
 def test_who_holds_a_fold_may_enter_again_and_finds_no_half_written_files(tmp_path: Path) -> None:
@@ -41,20 +124,21 @@ def test_who_holds_a_fold_may_enter_again_and_finds_no_half_written_files(tmp_pa
     (fold / "validation").mkdir(parents=True)
     for name in ("checkpoint_latest.pth.tmp", "validation/summary.json.tmp", "checkpoint_latest.pth"):
         (fold / name).touch()
-    with alone(fold):
+    with fold_lock(fold):
         assert not list(fold.rglob("*.tmp"))
         (fold / "checkpoint_final.pth.tmp").touch()
-        with alone(fold):
+        with fold_lock(fold):
             assert (fold / "checkpoint_final.pth.tmp").exists(), "it is being written"
+        assert holder(fold / LOCK) != "unknown process"
     assert (fold / "checkpoint_latest.pth").exists()
-    with pytest.raises(RuntimeError, match="inside"), alone(fold):
+    with pytest.raises(RuntimeError, match="inside"), fold_lock(fold):
         raise RuntimeError("inside")
-    with alone(fold):
+    with fold_lock(fold):
         pass
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     refused = pytest.raises(DataError, match=r"file/fold_0: Not a directory: make it writable or make room")
-    with refused, alone(tmp_path / "file" / "fold_0"):
+    with refused, fold_lock(tmp_path / "file" / "fold_0"):
         pass
