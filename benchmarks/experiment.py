@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.document import OURS, Result
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.paths import FILE
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_json
 
 
@@ -27,18 +27,19 @@ def benchmark_experiment(folder: Path) -> Result:
         ConfigError: It is not an experiment.
         DataError: It is not finished, or a job's time is missing.
     """
-    experiment = Experiment.load(folder / FILE)
-    manifest = read_json(folder / "manifest.json")
+    paths = ExperimentPaths(folder)
+    experiment = Experiment.load(paths.request)
+    manifest = read_json(paths.manifest)
     seconds = {}
-    for file in sorted((folder / "benchmarks").rglob("*.tsv")):
-        seconds["/".join(file.relative_to(folder / "benchmarks").with_suffix("").parts)] = _last_time(file)
+    for file in sorted(paths.benchmarks.rglob("*.tsv")):
+        seconds["/".join(file.relative_to(paths.benchmarks).with_suffix("").parts)] = _last_time(file)
     trainings = sum(name.startswith("train/") for name in seconds)
     if trainings != len(experiment.cells()):
         raise DataError(
             f"{folder}: times of {trainings} trainings are there, {len(experiment.cells())} belong to it: finish it "
             "with 'hippo-nnunet run'"
         )
-    summary = read_json(folder / "metrics" / "summary.json")
+    summary = read_json(paths.summary)
     try:
         return _result(experiment, manifest, summary, seconds)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

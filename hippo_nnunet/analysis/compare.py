@@ -22,15 +22,16 @@ from hippo_nnunet.analysis.notebook_scores import (
 from hippo_nnunet.analysis.prediction_times import prediction_times, seconds_per_image
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.comparison import Comparison, Options, compare
-from hippo_nnunet.evaluation.pairing import read_per_case, recipe_of
+from hippo_nnunet.evaluation.pairing import ENSEMBLE, recipe_of
+from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.evaluation.published import read_published
 from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.evaluation.wording import sentence
 from hippo_nnunet.experiment.experiment import Cell, Experiment
-from hippo_nnunet.experiment.paths import COMPARISON, ENSEMBLE, FILE, NOTEBOOK, OUT_OF_FOLD, PER_CASE, TIMES, VOLUMETRY
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_object, write_table
 from hippo_nnunet.nnunet.finished import SUMMARY
-from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
+from hippo_nnunet.nnunet.paths import NnunetFolders
 
 if TYPE_CHECKING:
     from hippo_nnunet.analysis.volumes import VolumeChecks
@@ -58,17 +59,18 @@ def compare_experiment(
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; name the folder of an experiment")
-    table = read_per_case(folder / PER_CASE)
+    paths = ExperimentPaths(folder)
+    table = read_per_case(paths.per_case)
     labels, cases = list(dict.fromkeys(table["label"])), list(dict.fromkeys(table["case"]))
     published = read_published(against, labels, cases) if against else None
-    experiment = Experiment.load(folder / FILE) if (folder / FILE).is_file() else None
+    experiment = Experiment.load(paths.request) if paths.request.is_file() else None
     if experiment is not None:
         options = replace(options, number_of_folds=experiment.number_of_folds)
     comparison = compare(table, options, published)
     if experiment is None:
-        note = f"{FILE} is missing: no times, and no score of the notebooks' protocol."
+        note = f"{paths.request.name} is missing: no times, and no score of the notebooks' protocol."
         return replace(comparison, notes=(*comparison.notes, note))
-    folders = folders_for(root, {}) if root is not None else folders_for(folder / "nnunet")
+    folders = paths.nnunet(root)
     notes: list[str] = []
     models = comparison.models
     over_labels = models["scope"] == MEAN
@@ -97,8 +99,9 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path | None:
     Raises:
         DataError: One cannot be written.
     """
-    write_table(comparison.volumes, folder / VOLUMETRY)
-    return None if comparison.pairs.empty else write_table(comparison.pairs, folder / COMPARISON)
+    paths = ExperimentPaths(folder)
+    write_table(comparison.volumes, paths.volumetry)
+    return None if comparison.pairs.empty else write_table(comparison.pairs, paths.comparison)
 
 
 def keep_scores_and_times(folder: Path, root: Path | None = None) -> None:
@@ -113,15 +116,16 @@ def keep_scores_and_times(folder: Path, root: Path | None = None) -> None:
     Raises:
         DataError: The metrics are missing or unsound, or a file cannot be written.
     """
-    if not (folder / FILE).is_file():
+    paths = ExperimentPaths(folder)
+    if not paths.request.is_file():
         return
-    experiment = Experiment.load(folder / FILE)
-    folders = folders_for(root, {}) if root is not None else folders_for(folder / "nnunet")
-    scores, _ = notebook_scores(experiment, folder, folders, read_per_case(folder / PER_CASE))
+    experiment = Experiment.load(paths.request)
+    folders = paths.nnunet(root)
+    scores, _ = notebook_scores(experiment, folder, folders, read_per_case(paths.per_case))
     times = prediction_times(experiment, folder)
-    for table, path in ((scores.round(6), NOTEBOOK), (times, TIMES)):
+    for table, path in ((scores.round(6), paths.notebook_dice), (times, paths.prediction_times)):
         if not table.empty:
-            write_table(table, folder / path)
+            write_table(table, path)
 
 
 def as_json(comparison: Comparison, checks: VolumeChecks | None = None) -> str:
@@ -162,7 +166,7 @@ def prediction_files(
     columns = table[["variant", "configuration", "fold", "case"]].drop_duplicates()
     for variant, configuration, fold, case in columns.itertuples(index=False):
         if variant == ENSEMBLE:
-            place = folder / OUT_OF_FOLD
+            place = ExperimentPaths(folder).out_of_fold
         else:
             cell = Cell(variant, experiment.trainer(variant), configuration, int(fold))
             place = experiment.result_folder(cell, folders.results) / "validation"
@@ -212,7 +216,7 @@ def _trained_seconds(
     experiment: Experiment, folder: Path, folders: NnunetFolders, notes: list[str]
 ) -> dict[tuple[str, str], float]:
     """Average training time of a fold by recipe and configuration, from the manifest or nnU-Net's folders."""
-    manifest = folder / "manifest.json"
+    manifest = ExperimentPaths(folder).manifest
     known = _recorded_folds(manifest) if manifest.is_file() else {}
     seconds: dict[tuple[str, str], list[float]] = {}
     for cell in experiment.cells():

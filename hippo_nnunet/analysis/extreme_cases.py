@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.experiment.paths import ENSEMBLE
+from hippo_nnunet.evaluation.pairing import ENSEMBLE
 
 
 def extreme_cases(table: pd.DataFrame, worst: int, best: int) -> pd.DataFrame:

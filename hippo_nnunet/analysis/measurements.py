@@ -8,9 +8,9 @@ from pathlib import Path
 from hippo_nnunet.analysis.compare import notebook_scores
 from hippo_nnunet.analysis.volumes import record_volumes
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.evaluation.pairing import read_per_case
+from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.paths import NOTEBOOK, PER_CASE
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import write_table
 from hippo_nnunet.nnunet.paths import NnunetFolders
 
@@ -30,11 +30,12 @@ def keep_measurements(experiment: Experiment, folders: NnunetFolders, folder: Pa
     Raises:
         DataError: The metrics are missing or unsound, or a table cannot be written.
     """
-    scores, notes = notebook_scores(experiment, folder, folders, read_per_case(folder / PER_CASE), again=True)
+    paths = ExperimentPaths(folder)
+    scores, notes = notebook_scores(experiment, folder, folders, read_per_case(paths.per_case), again=True)
     for note in notes:
         log.warning("%s", note)
     if not scores.empty:
-        write_table(scores.round(6), folder / NOTEBOOK)
+        write_table(scores.round(6), paths.notebook_dice)
     if experiment.complete_configurations():
         try:
             record_volumes(experiment, folders, folder)

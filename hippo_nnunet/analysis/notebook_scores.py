@@ -13,7 +13,7 @@ from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.notebook_dice import notebook_dice_by_case
 from hippo_nnunet.evaluation.pairing import recipe_of
 from hippo_nnunet.evaluation.side_by_side import MEAN
-from hippo_nnunet.experiment.paths import NOTEBOOK
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_table
 
 COLUMNS = ("case", "fold", "variant", "configuration", "notebook_dice")
@@ -37,7 +37,7 @@ def kept_scores(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
     Raises:
         DataError: The file is no such table.
     """
-    kept = read_table(folder / NOTEBOOK, COLUMNS)
+    kept = read_table(ExperimentPaths(folder).notebook_dice, COLUMNS)
     if kept is None:
         return pd.DataFrame(columns=list(COLUMNS))
     wanted = table[_CASE].drop_duplicates().merge(kept.drop_duplicates(_CASE), on=_CASE, how="left")

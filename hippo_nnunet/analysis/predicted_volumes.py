@@ -24,11 +24,11 @@ from hippo_nnunet.evaluation.volume_calibration import (
     with_total,
 )
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.paths import FILE
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import write_table
 from hippo_nnunet.inference.members import read_model_json
 from hippo_nnunet.models.model_file import open_model
-from hippo_nnunet.nnunet.paths import folder_problem, folders_for
+from hippo_nnunet.nnunet.paths import folder_problem
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +110,9 @@ def prepare_volumes(
         return PredictedVolumes(target, uncalibrated(labels))
     folder = experiment or calibration
     assert folder is not None
-    asked = Experiment.load(folder / FILE)
-    folders = folders_for(root, {}) if root is not None else folders_for(folder / "nnunet")
+    paths = ExperimentPaths(folder)
+    asked = Experiment.load(paths.request)
+    folders = paths.nnunet(root)
     if experiment is not None:
         measured = ensemble_volumes(asked, folders, folder)
     else:

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.evaluation.pairing import recipe_of
+from hippo_nnunet.evaluation.pairing import ENSEMBLE, recipe_of
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.paths import ENSEMBLE, TIMES
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_table
 
 COLUMNS = ("variant", "configuration", "images", "seconds")
@@ -33,11 +33,12 @@ def prediction_times(experiment: Experiment, folder: Path) -> pd.DataFrame:
         DataError: A file cannot be read.
     """
     configuration = "+".join(experiment.configurations_to_predict())
-    kept = read_table(folder / TIMES, COLUMNS)
+    paths = ExperimentPaths(folder)
+    kept = read_table(paths.prediction_times, COLUMNS)
     rows = {} if kept is None else {row["variant"]: row for row in kept.to_dict("records")}
     for variant in (*experiment.variants, ENSEMBLE):
-        benchmark = folder / "benchmarks" / "predict" / f"{variant}.tsv"
-        images = len([p for p in (folder / "predictions" / variant).glob("[!.]*") if p.suffix not in (".json", ".pkl")])
+        benchmark = paths.benchmarks / "predict" / f"{variant}.tsv"
+        images = len([p for p in (paths.predictions / variant).glob("[!.]*") if p.suffix not in (".json", ".pkl")])
         if benchmark.is_file() and images:
             try:
                 seconds = float(pd.read_csv(benchmark, sep="\t")["s"].iloc[0])

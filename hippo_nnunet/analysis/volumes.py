@@ -13,15 +13,16 @@ import pandas as pd
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.case_volumes import coverage_table, cross_validated, hit_rates
 from hippo_nnunet.evaluation.out_of_fold_volumes import COLUMNS, OutOfFoldVolumes
-from hippo_nnunet.evaluation.pairing import read_per_case
+from hippo_nnunet.evaluation.pairing import ENSEMBLE
+from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.evaluation.probabilities import out_of_fold_files
 from hippo_nnunet.evaluation.selection import EnsembleChoice
 from hippo_nnunet.evaluation.volume_calibration import LEVEL, cases_needed
 from hippo_nnunet.evaluation.volumetry import agreement_table
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.paths import CHOICE, ENSEMBLE, FILE, PER_CASE, VOLUMES
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_json, read_table, write_table
-from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
+from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.progress import tracked
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class VolumeChecks:
 def check_volumes(folder: Path, level: float = LEVEL, root: Path | None = None) -> VolumeChecks:
     """Calibrate intervals and flags on all folds but one, and test them on that one, for each fold.
 
-    Volumes that have to be measured first are kept in VOLUMES.
+    Volumes that have to be measured first are kept in `ensemble/volumes.csv`.
 
     Args:
         folder: The experiment's folder.
@@ -75,12 +76,13 @@ def check_volumes(folder: Path, level: float = LEVEL, root: Path | None = None) 
         ConfigError: No experiment there, it has no ensemble, or the level is none.
         DataError: Its metrics or its out-of-fold predictions are missing or unsound.
     """
-    experiment = Experiment.load(folder / FILE)
-    folders = folders_for(root, {}) if root is not None else folders_for(folder / "nnunet")
+    paths = ExperimentPaths(folder)
+    experiment = Experiment.load(paths.request)
+    folders = paths.nnunet(root)
     kept = _kept(folder)
     measured = measure_volumes(_chosen(folder), experiment, folders) if kept is None else kept
     if kept is None:
-        write_table(measured.round(6), folder / VOLUMES)
+        write_table(measured.round(6), paths.volumes)
     per_case = _of_ensemble(folder)
     judged = cross_validated(measured, dict.fromkeys(measured["label"], 0), level)
     dice = per_case.groupby("case")["dice"].mean().dropna()
@@ -125,13 +127,13 @@ def ensemble_volumes(experiment: Experiment, folders: NnunetFolders, folder: Pat
 
 
 def record_volumes(experiment: Experiment, folders: NnunetFolders, folder: Path) -> Path:
-    """Measure the ensemble's out-of-fold volumes, and write VOLUMES atomically in the place of older ones.
+    """Measure the ensemble's out-of-fold volumes, and replace `ensemble/volumes.csv` atomically.
 
     Raises:
         ConfigError: There is no ensemble.
         DataError: See `ensemble_volumes`; or the file cannot be written.
     """
-    return write_table(measure_volumes(_chosen(folder), experiment, folders).round(6), folder / VOLUMES)
+    return write_table(measure_volumes(_chosen(folder), experiment, folders).round(6), ExperimentPaths(folder).volumes)
 
 
 def measure_volumes(by_fold: Mapping[int, Members], experiment: Experiment, folders: NnunetFolders) -> pd.DataFrame:
@@ -165,31 +167,34 @@ def measure_volumes(by_fold: Mapping[int, Members], experiment: Experiment, fold
 
 
 def _chosen(folder: Path) -> dict[int, Members]:
-    if not (folder / CHOICE).is_file():
+    path = ExperimentPaths(folder).choice
+    if not path.is_file():
         raise ConfigError(
-            f"{folder / CHOICE} is missing: volumes are calibrated on the ensemble's out-of-fold predictions, and this "
-            "experiment has none; train all folds of a configuration"
+            f"{path} is missing: volumes are calibrated on the ensemble's out-of-fold predictions, and this experiment "
+            "has none; train all folds of a configuration"
         )
-    choice = EnsembleChoice.from_json(folder / CHOICE)
+    choice = EnsembleChoice.from_json(path)
     return {entry.fold: Members(entry.members, entry.postprocessing) for entry in choice.per_fold}
 
 
 def _kept(folder: Path) -> pd.DataFrame | None:
-    """Read VOLUMES; None where there are none, or they are not those in the table of metrics."""
-    kept = read_table(folder / VOLUMES, COLUMNS)
+    """Read `ensemble/volumes.csv`; None where there are none, or they are not those in the table of metrics."""
+    paths = ExperimentPaths(folder)
+    kept = read_table(paths.volumes, COLUMNS)
     if kept is None:
         return None
     evaluated = _of_ensemble(folder)[["case", "fold", "label", "volume_mm3"]]
     both = evaluated.merge(kept, on=["case", "fold", "label"], how="left", suffixes=("", "_kept"))
     if np.allclose(both["volume_mm3"], both["volume_mm3_kept"], rtol=1e-5, atol=1e-5):
         return kept
-    log.warning("%s is not of the ensemble in %s: measuring again", folder / VOLUMES, folder / PER_CASE)
+    log.warning("%s is not of the ensemble in %s: measuring again", paths.volumes, paths.per_case)
     return None
 
 
 def _of_ensemble(folder: Path) -> pd.DataFrame:
-    per_case = read_per_case(folder / PER_CASE)
+    path = ExperimentPaths(folder).per_case
+    per_case = read_per_case(path)
     rows = per_case[per_case["variant"] == ENSEMBLE]
     if rows.empty:
-        raise ConfigError(f"{folder / PER_CASE} holds no ensemble: train all folds of a configuration")
+        raise ConfigError(f"{path} holds no ensemble: train all folds of a configuration")
     return rows

@@ -1,23 +1,22 @@
-"""Which models can stand side by side: the table of per-case metrics checked, and the pairs worth comparing."""
+"""The models of an experiment, and the pairs that are compared. Imports no pandas."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
+from hippo_nnunet.errors import ConfigError
 
-from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.evaluation.metrics import METRICS
-from hippo_nnunet.evaluation.tables import COLUMNS
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONTROLS = ("randomText", "shuffledText", "noImage")
 """Recipe words of a control: the same parameters without the semantics."""
 ENSEMBLE = "ensemble"
+"""The ensemble's name among the variants."""
 BASELINE = "UNet"
 """The baseline where none is named and the experiment has it."""
 
@@ -67,89 +66,6 @@ class Pair:
 def recipe_of(variant: str) -> str:
     """Return a variant's name without its seed word."""
     return "_".join(word for word in variant.split("_") if not _SEED.fullmatch(word))
-
-
-def read_per_case(path: Path) -> pd.DataFrame:
-    """Read and check a `metrics/per_case.csv`.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its rows, with the columns COLUMNS.
-
-    Raises:
-        DataError: Missing, empty or unreadable; or see `check_design`.
-    """
-    try:
-        table = pd.read_csv(path, dtype={"case": str, "variant": str, "configuration": str, "label": str})
-    except FileNotFoundError:
-        raise DataError(
-            f"{path} is missing: the experiment has no metrics yet; finish it with hippo-nnunet run"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a table ({error}): evaluate the experiment again") from error
-    try:
-        check_design(table)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-    return table.astype({"fold": int})
-
-
-def check_design(table: pd.DataFrame) -> None:
-    """Refuse a table whose models were not measured on the same cases in the same folds.
-
-    Variants of one configuration have to share folds, cases and labels. Configurations may have other folds, but a
-    case cannot lie in two folds, and a fold that two configurations share has the same cases in both.
-
-    Raises:
-        DataError: Names the variant, and the cases or labels.
-    """
-    missing = [column for column in COLUMNS if column not in table.columns]
-    if missing:
-        raise DataError(f"lacks the columns {', '.join(missing)}; expected {', '.join(COLUMNS)}")
-    if table.empty:
-        raise DataError("holds no case: the experiment is empty; evaluate it again")
-    _check_values(table)
-    folds = table.groupby("case")["fold"].nunique()
-    _refuse(folds.index[folds > 1], "in two folds: the models come from different splits")
-    first_labels = set(table["label"])
-    designs: dict[str, tuple[str, set[int]]] = {}
-    contents: dict[int, tuple[str, set[str]]] = {}
-    for (variant, configuration), rows in table.groupby(["variant", "configuration"], sort=False):
-        name = f"{variant} {configuration}"
-        lacking = first_labels - set(rows["label"])
-        if lacking:
-            raise DataError(f"{name} lacks the labels {_listed(lacking)} that others have: measure the same labels")
-        cells = rows.groupby("case")["label"].nunique()
-        _refuse(cells.index[cells < len(first_labels)], f"without a row for every label in {name}")
-        own_folds = set(rows["fold"].astype(int))
-        first, folds_there = designs.setdefault(str(configuration), (name, own_folds))
-        if own_folds != folds_there:
-            raise DataError(
-                f"{name} has the folds {_listed(own_folds)}, {first} has {_listed(folds_there)}: variants are compared "
-                "on identical folds; train the missing ones"
-            )
-        for fold in sorted(own_folds):
-            cases = set(rows.loc[rows["fold"] == fold, "case"])
-            first, cases_there = contents.setdefault(fold, (name, cases))
-            _refuse(cases_there - cases, f"measured for {first}, but not for {name}, in fold {fold}")
-            _refuse(cases - cases_there, f"measured for {name}, but not for {first}, in fold {fold}")
-
-
-def _check_values(table: pd.DataFrame) -> None:
-    for column in ("fold", *METRICS):
-        if not pd.api.types.is_numeric_dtype(table[column]):
-            raise DataError(f"column {column} holds something else than numbers: evaluate the experiment again")
-    unnamed = table[["case", "variant", "configuration", "label"]].isna().any(axis=1)
-    _refuse(table.index[unnamed], "in rows without a name of the case, variant, configuration or label")
-    infinite = np.isinf(table[list(METRICS)]).any(axis=1)
-    _refuse(table.loc[infinite, "case"], "with an infinite metric")
-    folds = table["fold"]
-    counted = np.isfinite(folds) & (folds == folds.round()) & (folds >= 0)
-    _refuse(table.loc[~counted, "case"], "without a fold from 0 on")
-    repeated = table.duplicated(["variant", "configuration", "case", "label"])
-    _refuse(table.loc[repeated, "case"], "with a label that stands twice for one variant and configuration")
 
 
 def models_of(table: pd.DataFrame) -> list[Model]:
@@ -210,14 +126,3 @@ def _within(group: Sequence[Model], baseline: str | None) -> list[Pair]:
     else:
         pairs = [Pair("variant", one, other) for other, one in combinations(full, 2)]
     return pairs + [Pair("control", recipes[control.block], control) for control in controls]
-
-
-def _refuse(cases: Iterable[object], what: str) -> None:
-    names = sorted({str(case) for case in cases})
-    if names:
-        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        raise DataError(f"{len(names)} cases {what} ({shown}): evaluate every variant on the same cases")
-
-
-def _listed(values: Iterable[object]) -> str:
-    return ", ".join(sorted(map(str, values)))

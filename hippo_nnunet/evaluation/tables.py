@@ -16,14 +16,12 @@ import pandas as pd
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.metrics import METRICS, Label, case_metrics
+from hippo_nnunet.evaluation.per_case import COLUMNS
 from hippo_nnunet.evaluation.reading import find_reader, geometry_difference, read_segmentation
 from hippo_nnunet.progress import tracked
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-
-COLUMNS = ("case", "fold", "variant", "configuration", "label", *METRICS)
-"""The columns of `metrics/per_case.csv`."""
 
 
 def evaluate_folder(

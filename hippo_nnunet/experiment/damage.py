@@ -11,16 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.paths import DONE, MANIFEST
+from hippo_nnunet.experiment.paths import DONE, RELATIVE, ExperimentPaths
 from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import read_splits, stored_cases
 
-HASHED = (
-    Path("metrics") / "per_case.csv",
-    Path("metrics") / "summary.json",
-    Path("ensemble") / "choice.json",
-)
+HASHED = (RELATIVE.per_case, RELATIVE.summary, RELATIVE.choice)
 """Results whose hash the manifest keeps, relative to the experiment's folder."""
 
 
@@ -110,7 +106,7 @@ def _age(path: Path) -> int:
 
 def _manifest(folder: Path) -> dict | None:
     try:
-        content = json.loads((folder / MANIFEST).read_text())
+        content = json.loads(ExperimentPaths(folder).manifest.read_text())
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

@@ -8,8 +8,7 @@ from pathlib import Path
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.evaluation.selection import EnsembleChoice
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.paths import CHOICE, FILE
-from hippo_nnunet.nnunet.paths import folders_for
+from hippo_nnunet.experiment.paths import ExperimentPaths
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,14 @@ def chosen_models(folder: Path, root: Path | None = None) -> ChosenModels:
         ConfigError: No experiment there, or it has not chosen yet.
         DataError: The choice cannot be read.
     """
-    experiment = Experiment.load(folder / FILE)
-    if not (folder / CHOICE).is_file():
+    paths = ExperimentPaths(folder)
+    experiment = Experiment.load(paths.request)
+    if not paths.choice.is_file():
         raise ConfigError(
-            f"{folder / CHOICE} is missing: the experiment has chosen no ensemble yet; finish it with "
+            f"{paths.choice} is missing: the experiment has chosen no ensemble yet; finish it with "
             f"'hippo-nnunet run {folder}', or name models with --model"
         )
-    choice = EnsembleChoice.from_json(folder / CHOICE)
-    folders = folders_for(root, {}) if root is not None else folders_for(folder / "nnunet")
+    choice = EnsembleChoice.from_json(paths.choice)
+    folders = paths.nnunet(root)
     models = tuple(folders.results / experiment.dataset / member for member in choice.members)
     return ChosenModels(models, choice.postprocessing)

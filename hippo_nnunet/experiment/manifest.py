@@ -14,6 +14,7 @@ from typing import Any
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.experiment.damage import HASHED, file_hash
 from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.finished import SUMMARY
@@ -45,7 +46,7 @@ def build_manifest(experiment: Experiment, folder: Path, folders: NnunetFolders,
         JSON-ready content.
     """
     preprocessed = folders.preprocessed / experiment.dataset
-    choice = folder / "ensemble" / "choice.json"
+    choice = ExperimentPaths(folder).choice
     return {
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "arguments": experiment.as_dict(),

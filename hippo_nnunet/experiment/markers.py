@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.experiment import damage
 from hippo_nnunet.experiment.experiment import Cell, Experiment
-from hippo_nnunet.experiment.paths import DONE, ENSEMBLE, REPORT
+from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_descriptions
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import read_plans
@@ -96,21 +97,22 @@ def lost(experiment: Experiment, folder: Path, folders: NnunetFolders) -> list[P
     Raises:
         DataError: Plans or split cannot be read.
     """
+    paths = ExperimentPaths(folder)
     files = {
-        DONE / "evaluate": [folder / "metrics" / "per_case.csv", folder / "metrics" / "summary.json"],
-        DONE / "ensemble": [folder / "ensemble" / "choice.json"],
-        DONE / "submission": [folder / "submission" / f"{experiment.task}.zip"],
-        DONE / "report": [folder / REPORT],
+        DONE / "evaluate": [paths.per_case, paths.summary],
+        DONE / "ensemble": [paths.choice],
+        DONE / "submission": [paths.submission(experiment.task)],
+        DONE / "report": [paths.report],
     }
     damaged = {folder / path for path in damage.changed(folder)}
-    gone = [marker for marker, paths in files.items() if damaged & {*paths} or not all(path.exists() for path in paths)]
-    predicted = {marker: folder / "predictions" / marker.name for marker in _predictions(experiment)}
+    gone = [marker for marker, own in files.items() if damaged & {*own} or not all(path.exists() for path in own)]
+    predicted = {marker: paths.predictions / marker.name for marker in _predictions(experiment)}
     cases = damage.test_cases(experiment, folders)
     gone += [marker for marker, path in predicted.items() if not path.exists() or not damage.holds(path, cases)]
     if not damage.is_manifest(folder):
         gone.append(DONE / "manifest")
     validated = damage.validation_cases(experiment, folders) if ensemble_cells(experiment) else set()
-    if not damage.holds(folder / "ensemble" / "out_of_fold", validated):
+    if not damage.holds(paths.out_of_fold, validated):
         gone.append(DONE / "ensemble")
     trained = {c.marker: experiment.result_folder(c, folders.results) for c in experiment.cells()}
     untrained = [marker for marker, fold in trained.items() if not is_finished(fold)]

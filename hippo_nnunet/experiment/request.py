@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.paths import FILE
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.experiment.presets import canonical_variant
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import DEFAULT_FOLDS, configuration_of, dataset_name, read_plans, read_splits
@@ -50,7 +50,7 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders) -> Exper
     """
     if experiment.exists() and not experiment.is_dir():
         raise ConfigError(f"{experiment} is a file; name a folder for the experiment")
-    file = experiment / FILE
+    file = ExperimentPaths(experiment).request
     old = Experiment.load(file) if file.exists() else None
     dataset = _dataset(request, old, folders)
     splits = read_splits(dataset, folders)

@@ -222,13 +222,13 @@ def _finite(value: float) -> float | None:
 
 def _per_case(experiment: Path, trainer: str, configuration: str) -> bytes:
     """Return the rows of an experiment's per-case metrics that are this model's, as CSV."""
-    from hippo_nnunet.evaluation.pairing import read_per_case
+    from hippo_nnunet.evaluation.per_case import read_per_case
     from hippo_nnunet.experiment.experiment import Experiment
-    from hippo_nnunet.experiment.paths import FILE
+    from hippo_nnunet.experiment.paths import ExperimentPaths
 
-    asked = Experiment.load(experiment / FILE)
+    asked = Experiment.load(ExperimentPaths(experiment).request)
     variants = [variant for variant in asked.variants if asked.trainer(variant) == trainer]
-    table = read_per_case(experiment / PER_CASE)
+    table = read_per_case(ExperimentPaths(experiment).per_case)
     rows = table[table["variant"].isin(variants) & (table["configuration"] == configuration)]
     if rows.empty:
         raise ConfigError(f"{experiment} has no metrics of {trainer} in {configuration}: name the experiment it is of")

@@ -15,9 +15,9 @@ from pathlib import Path
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.manifest import build_manifest, write_manifest
-from hippo_nnunet.experiment.paths import DONE, FILE
+from hippo_nnunet.experiment.paths import DONE, RELATIVE
 from hippo_nnunet.experiment.presets import preset
-from hippo_nnunet.experiment.split_copy import keep_split
+from hippo_nnunet.experiment.split_copy import save_split
 from hippo_nnunet.locks import exclusive
 from hippo_nnunet.nnunet import api
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
@@ -60,7 +60,7 @@ def data(experiment: Experiment, folders: NnunetFolders, source: Path | None) ->
 def plan(experiment: Experiment, folders: NnunetFolders) -> None:
     """Extract the fingerprint, plan, and make the splits, of which the experiment keeps a copy."""
     api.plan_and_preprocess(experiment.dataset, preset(experiment.preset).planner, ())
-    keep_split(experiment, folders, Path.cwd())
+    save_split(experiment, folders, Path.cwd())
 
 
 def preprocess(experiment: Experiment, configuration: str) -> None:
@@ -93,7 +93,7 @@ def cell_of(experiment: Experiment, variant: str, configuration: str, fold: int)
     for cell in experiment.cells():
         if (cell.variant, cell.configuration, cell.fold) == (variant, configuration, fold):
             return cell
-    raise ConfigError(f"{FILE} asks for no {variant} {configuration} fold {fold}")
+    raise ConfigError(f"{RELATIVE.request} asks for no {variant} {configuration} fold {fold}")
 
 
 def run_job(name: str, job: Callable[[], None], log_file: str) -> int:
@@ -138,7 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def job() -> None:
         api.limit_processes()
-        _JOBS[options.job](Experiment.load(Path(FILE)), folders_for(None), options)
+        _JOBS[options.job](Experiment.load(RELATIVE.request), folders_for(None), options)
 
     words = [options.job, options.variant, options.configuration, f"fold {options.fold}" * (options.job == "train")]
     return run_job(" ".join(word for word in words if word), job, options.log)
@@ -153,7 +153,7 @@ _JOBS: dict[str, Callable[[Experiment, NnunetFolders, argparse.Namespace], None]
     "evaluate": lambda e, f, o: products.evaluate(e, f, Path.cwd()),
     "predict": lambda e, f, o: products.predict(e, f, Path.cwd(), o.variant, o.device),
     "submission": lambda e, f, o: products.submission(e, f, Path.cwd()),
-    "manifest": lambda e, f, o: write_manifest(build_manifest(e, Path.cwd(), f, o.device), Path("manifest.json")),
+    "manifest": lambda e, f, o: write_manifest(build_manifest(e, Path.cwd(), f, o.device), RELATIVE.manifest),
     "report": lambda e, f, o: products.report(Path.cwd()),
 }
 

@@ -20,8 +20,8 @@ from hippo_nnunet.clip.weights import weights_file
 from hippo_nnunet.errors import ConfigError, DependencyError, HippoError
 from hippo_nnunet.experiment import markers
 from hippo_nnunet.experiment.experiment import Cell, Experiment
-from hippo_nnunet.experiment.paths import DONE, FILE
-from hippo_nnunet.experiment.split_copy import check_split, keep_split
+from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
+from hippo_nnunet.experiment.split_copy import check_split, save_split
 from hippo_nnunet.locks import exclusive
 from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.paths import NnunetFolders, folder_problem
@@ -89,9 +89,9 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
 def _run(experiment: Experiment, folder: Path, folders: NnunetFolders, settings: Settings) -> None:
     put_back(experiment, folders, folder)
     check_split(experiment, folders, folder)
-    experiment.save(folder / FILE)
+    experiment.save(ExperimentPaths(folder).request)
     if (folder / DONE / "plan").exists():
-        keep_split(experiment, folders, folder)
+        save_split(experiment, folders, folder)
     for marker in markers.lost(experiment, folder, folders):
         log.info("%s is gone and will be made again", marker.relative_to(DONE))
         (folder / marker).unlink()
@@ -125,7 +125,7 @@ def _work(
     experiment: Experiment, folder: Path, folders: NnunetFolders, settings: Settings, products: Collection[str]
 ) -> None:
     """Let Snakemake do what is missing."""
-    snakemake_log = folder / "logs" / "snakemake.log"
+    snakemake_log = ExperimentPaths(folder).logs / "snakemake.log"
     snakemake_log.parent.mkdir(exist_ok=True)
 
     def tell() -> str:
@@ -154,7 +154,7 @@ def dry_run(experiment: Experiment, folder: Path, folders: NnunetFolders, settin
     lost = markers.lost(experiment, folder, folders)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        experiment.save(scratch / FILE)
+        experiment.save(ExperimentPaths(scratch).request)
         for marker in markers.all_markers(experiment, products):
             if (folder / marker).exists() and marker not in lost:
                 (scratch / marker).parent.mkdir(parents=True, exist_ok=True)
@@ -238,7 +238,7 @@ def _failure(folder: Path, snakemake_log: Path, written_to: Sequence[Path]) -> H
     full = failures.full(written_to)
     if full:
         return HippoError(f"a job ended without saying why: {full}")
-    logs = [p for p in (folder / "logs").rglob("*.log") if p != snakemake_log]
+    logs = [p for p in ExperimentPaths(folder).logs.rglob("*.log") if p != snakemake_log]
     newest = max(logs, key=lambda p: p.stat().st_mtime, default=snakemake_log)
     return HippoError(
         f"a job ended without saying why, perhaps killed or out of memory; look at {newest} and {snakemake_log}, "

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hippo_nnunet.errors import DataError
+from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.paths import CHOICE, ENSEMBLE, OUT_OF_FOLD
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.paths import NnunetFolders
@@ -28,6 +29,7 @@ def ensemble(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
     from hippo_nnunet.evaluation.selection import choose_ensemble
     from hippo_nnunet.inference.ensembling import write_out_of_fold
 
+    paths = ExperimentPaths(folder)
     results = folders.results / experiment.dataset
     for configuration in experiment.folds:
         if not experiment.complete(configuration):
@@ -40,8 +42,8 @@ def ensemble(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
             members[model], folds = out_of_fold_files(results / model, experiment.folds[configuration])
     gt = folders.preprocessed / experiment.dataset / "gt_segmentations"
     choice = choose_ensemble(members, gt, _dataset_json(experiment, folders), folds)
-    choice.to_json(folder / CHOICE, overwrite=True)
-    write_out_of_fold(choice, members, folds, folder / OUT_OF_FOLD, results / choice.members[0], overwrite=True)
+    choice.to_json(paths.choice, overwrite=True)
+    write_out_of_fold(choice, members, folds, paths.out_of_fold, results / choice.members[0], overwrite=True)
 
 
 def evaluate(experiment: Experiment, folders: NnunetFolders, folder: Path) -> None:
@@ -76,9 +78,9 @@ def evaluate(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
         tables.append(tag(table, cell.variant, cell.configuration, cell.fold))
     if experiment.complete_configurations():
         fold_of: Mapping[str, int] = {case: k for k, split in enumerate(splits) for case in split["val"]}
-        table = measure(folder / OUT_OF_FOLD, list(fold_of))
+        table = measure(ExperimentPaths(folder).out_of_fold, list(fold_of))
         tables.append(tag(table, ENSEMBLE, "+".join(experiment.complete_configurations()), fold_of))
-    write_tables(pd.concat(tables, ignore_index=True), folder / "metrics", overwrite=True)
+    write_tables(pd.concat(tables, ignore_index=True), ExperimentPaths(folder).metrics, overwrite=True)
     keep_measurements(experiment, folders, folder)
 
 
@@ -87,16 +89,17 @@ def predict(experiment: Experiment, folders: NnunetFolders, folder: Path, varian
     from hippo_nnunet.evaluation.selection import EnsembleChoice
     from hippo_nnunet.inference.predict import predict as predict_images
 
+    paths = ExperimentPaths(folder)
     configurations = experiment.configurations_to_predict()
     models: Sequence[str]
     if variant == ENSEMBLE:
-        choice = EnsembleChoice.from_json(folder / CHOICE)
+        choice = EnsembleChoice.from_json(paths.choice)
         models, postprocessing = choice.members, choice.postprocessing
     else:
         models, postprocessing = [experiment.model(variant, c) for c in configurations], None
     predict_images(
         folders.raw / experiment.dataset / "imagesTs",
-        folder / "predictions" / variant,
+        paths.predictions / variant,
         [folders.results / experiment.dataset / model for model in models],
         experiment.folds[configurations[0]],
         device,
@@ -110,11 +113,12 @@ def submission(experiment: Experiment, folders: NnunetFolders, folder: Path) -> 
     """Pack the ensemble's test predictions, and verify the archive."""
     from hippo_nnunet.inference.submission import dataset_labels, write_submission
 
+    paths = ExperimentPaths(folder)
     raw = folders.raw / experiment.dataset
     cases = write_submission(
-        folder / "predictions" / ENSEMBLE,
+        paths.predictions / ENSEMBLE,
         raw / "imagesTs",
-        folder / "submission" / f"{experiment.task}.zip",
+        paths.submission(experiment.task),
         task_name=experiment.task,
         overwrite=True,
         labels=dataset_labels(raw / "dataset.json"),

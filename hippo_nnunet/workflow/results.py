@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
+from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.paths import ENSEMBLE, REPORT
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_json
 from hippo_nnunet.progress import duration
 from hippo_nnunet.workflow.estimate import Expected
@@ -30,7 +31,7 @@ def results_table(experiment: Experiment, folder: Path) -> Table:
     Raises:
         DataError: There is no summary.
     """
-    summary = read_json(folder / "metrics" / "summary.json")
+    summary = read_json(ExperimentPaths(folder).summary)
     labels = list(next(iter(next(iter(summary.values())).values()))["labels"])
     table = Table(title=f"{experiment.dataset}, {experiment.plans}, out of fold, mean over cases")
     for column in ("variant", "configuration"):
@@ -56,20 +57,20 @@ def notes(experiment: Experiment, folder: Path, results: Path) -> list[str]:
                 f"{configuration}: only fold {chosen} of {experiment.number_of_folds}: "
                 "trained and evaluated, but left out of the ensemble"
             )
-    choice_file = folder / "ensemble" / "choice.json"
-    if choice_file.is_file():
-        choice = read_json(choice_file)
+    paths = ExperimentPaths(folder)
+    if paths.choice.is_file():
+        choice = read_json(paths.choice)
         lines.append(f"ensemble: {' + '.join(choice['members'])}, postprocessing {choice['postprocessing']}")
         lines.append(
             f"  gain over the best single model by nested selection: {_number(choice['nested_gain'], '+.4f')} Dice"
         )
     places = {
-        "report": folder / REPORT,
-        "metrics": folder / "metrics" / "per_case.csv",
-        "test predictions": folder / "predictions",
-        "submission": folder / "submission" / f"{experiment.task}.zip",
-        "manifest": folder / "manifest.json",
-        "logs": folder / "logs",
+        "report": paths.report,
+        "metrics": paths.per_case,
+        "test predictions": paths.predictions,
+        "submission": paths.submission(experiment.task),
+        "manifest": paths.manifest,
+        "logs": paths.logs,
         "trained models": results / experiment.dataset,
     }
     return [*lines, *(f"{what}: {where}" for what, where in places.items() if where.exists())]

@@ -16,7 +16,7 @@ from typing import Any
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.experiment import markers
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.paths import DONE, FILE
+from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
 from hippo_nnunet.workflow import job_state
 from hippo_nnunet.workflow.job_state import JobState
@@ -100,11 +100,11 @@ def read_status(folder: Path, root: Path | None = None) -> Status:
         ConfigError: `experiment.yaml` does not describe an experiment.
     """
     folder = folder.expanduser().absolute()
-    if not (folder / FILE).is_file():
+    if not ExperimentPaths(folder).request.is_file():
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{folder} is a file; name the folder of an experiment")
         return Status(folder, NOT_STARTED, None, (), math.nan)
-    experiment = Experiment.load(folder / FILE)
+    experiment = Experiment.load(ExperimentPaths(folder).request)
     run = job_state.read(folder / job_state.RUN)
     settings: Mapping[str, Any] = run.settings if run is not None else {}
     folders = _folders(folder, root, settings)
@@ -161,7 +161,7 @@ def _job(
     folder: Path, marker: Path, state: str, said: JobState | None, left: Left | None, training: TrainingProgress | None
 ) -> JobStatus:
     name = marker.relative_to(DONE).as_posix()
-    log = folder / "logs" / f"{name}.log"
+    log = ExperimentPaths(folder).logs / f"{name}.log"
     seconds = None
     if state == RUNNING and said is not None:
         seconds = max(0.0, time.time() - said.started)

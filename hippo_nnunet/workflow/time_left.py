@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hippo_nnunet.experiment.experiment import Cell, Experiment
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.nnunet.finished import is_finished
 from hippo_nnunet.training import recipes
 from hippo_nnunet.training.schedule import schedule_for
@@ -107,7 +108,7 @@ def job_seconds(folder: Path, name: str) -> float | None:
         name: Path of the job's marker below `.done`: `predict/UNet`.
     """
     try:
-        with (folder / "benchmarks" / f"{name}.tsv").open(newline="") as rows:
+        with (ExperimentPaths(folder).benchmarks / f"{name}.tsv").open(newline="") as rows:
             return float(next(csv.DictReader(rows, delimiter="\t"))["s"])
     except (OSError, StopIteration, KeyError, ValueError):
         return None
@@ -116,8 +117,9 @@ def job_seconds(folder: Path, name: str) -> float | None:
 def other_left(folder: Path, name: str, running_s: float) -> Left:
     """Return what is left of a job that is no training: the median of those of its kind, less what it has run for."""
     kind = name.split("/")[0]
-    files = [folder / "benchmarks" / f"{kind}.tsv", *sorted((folder / "benchmarks" / kind).glob("*.tsv"))]
-    names = [file.relative_to(folder / "benchmarks").with_suffix("").as_posix() for file in files]
+    benchmarks = ExperimentPaths(folder).benchmarks
+    files = [benchmarks / f"{kind}.tsv", *sorted((benchmarks / kind).glob("*.tsv"))]
+    names = [file.relative_to(benchmarks).with_suffix("").as_posix() for file in files]
     seconds = [taken for taken in (job_seconds(folder, other) for other in names) if taken is not None]
     if not seconds:
         return Left(math.nan, UNKNOWN)

@@ -12,9 +12,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.evaluation.tables import COLUMNS
 from hippo_nnunet.experiment.experiment import Cell, Experiment
-from hippo_nnunet.experiment.paths import ENSEMBLE
 
 DATASET = "Dataset777_Phantom"
 LABELS = {"background": 0, "front": 1, "back": 2}

@@ -14,7 +14,7 @@ from tiny_dataset import ATTENTION, CASES, PLANS, TEST_CASES, UNET, TinyDataset
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.paths import FILE
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.inference.predict import predict
 from hippo_nnunet.pages.explanation.explain import Settings, explain_experiment, explain_images
 
@@ -88,7 +88,7 @@ def test_an_experiment_by_the_folds_that_have_not_seen_the_cases(trained: TinyDa
     link = trained.model(ATTENTION).with_name(experiment.model("AttentionUNet_seed1", "2d"))
     assert link.name == trained.model(ATTENTION).name.replace(PLANS, "CompactPlans")
     link.symlink_to(trained.model(ATTENTION))
-    experiment.save(tmp_path / FILE)
+    experiment.save(ExperimentPaths(tmp_path).request)
     rows: list[dict[str, Any]] = [
         {"case": case, "fold": number // 2, "variant": "AttentionUNet_seed1", "configuration": "2d", "label": label}
         | {"dice": number / 4, "nsd_1mm": 1, "hd95_mm": 1, "assd_mm": 1, "volume_ref_mm3": 1, "volume_mm3": 1}

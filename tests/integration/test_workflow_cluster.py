@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.paths import FILE
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.workflow import launch
 from hippo_nnunet.workflow.launch import Settings
@@ -41,7 +41,7 @@ def test_the_pages_jobs_are_those_of_a_dry_run(task: Path, tmp_path: Path) -> No
 def test_only_training_and_prediction_ask_for_a_gpu(task: Path, tmp_path: Path, device: str, gpus: int) -> None:
     """And what a user's own profile adds reaches every job."""
     folder = tmp_path / "exp"
-    Experiment("Dataset004_Hippocampus", "laptop", ("UNet",), {"2d": (0,)}).save(folder / FILE)
+    Experiment("Dataset004_Hippocampus", "laptop", ("UNet",), {"2d": (0,)}).save(ExperimentPaths(folder).request)
     own = tmp_path / "own"
     own.mkdir()
     (own / "config.yaml").write_text("default-resources:\n  slurm_partition: fast\n")

@@ -14,14 +14,14 @@ from hippo_nnunet.analysis.extreme_cases import extreme_cases
 from hippo_nnunet.clip.prompts import override_prompts
 from hippo_nnunet.data.cases import InputCase, check_images, find_cases
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.evaluation.pairing import read_per_case
+from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.paths import FILE, PER_CASE
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.inference.explanation import clip_networks, explain_case, text_similarities
 from hippo_nnunet.inference.explanation_files import dice_rows, write_maps, write_table, write_whole
 from hippo_nnunet.inference.members import Member, find_members, load_member
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
-from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
+from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import read_splits
 from hippo_nnunet.progress import tracked
 from hippo_nnunet.training.recipes import CLIP_BASE, parse
@@ -141,10 +141,11 @@ def explain_experiment(
     settings = settings or Settings()
     if worst < 0 or best < 0 or worst + best == 0:
         raise ConfigError(f"got {worst} worst and {best} best cases to explain: ask for at least one")
-    experiment = Experiment.load(folder / FILE)
-    folders = folders_for(root, {}) if root is not None else folders_for(folder / "nnunet")
+    paths = ExperimentPaths(folder)
+    experiment = Experiment.load(paths.request)
+    folders = paths.nnunet(root)
     output = output or folder / FOLDER
-    chosen = extreme_cases(read_per_case(folder / PER_CASE), worst, best)
+    chosen = extreme_cases(read_per_case(paths.per_case), worst, best)
     _check_unseen(chosen, experiment, folders)
     raw = folders.raw / experiment.dataset
     guided = {variant for variant in experiment.variants if parse(experiment.trainer(variant)).base == CLIP_BASE}

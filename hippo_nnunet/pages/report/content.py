@@ -13,12 +13,13 @@ from hippo_nnunet.analysis.compare import compare_experiment, notebook_scores
 from hippo_nnunet.analysis.notebook_scores import NO_SCORE
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.evaluation.comparison import Comparison, Options
-from hippo_nnunet.evaluation.pairing import Model, models_of, read_per_case, recipe_of
+from hippo_nnunet.evaluation.pairing import Model, models_of, recipe_of
+from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.evaluation.side_by_side import scores_of
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.paths import FILE, MANIFEST, PER_CASE
+from hippo_nnunet.experiment.paths import RELATIVE, ExperimentPaths
 from hippo_nnunet.files import read_object
-from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
+from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.training_log import Curves, read_curves
 from hippo_nnunet.pages.report.notebook import NotebookScores, compare_scores
 
@@ -94,17 +95,18 @@ def gather(folder: Path, root: Path | None = None, options: Options | None = Non
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; name the folder of an experiment")
-    table = read_per_case(folder / PER_CASE)
+    paths = ExperimentPaths(folder)
+    table = read_per_case(paths.per_case)
     comparison = compare_experiment(folder, options or Options(), root=root)
-    experiment = Experiment.load(folder / FILE) if (folder / FILE).is_file() else None
-    folders = folders_for(root, {}) if root is not None else folders_for(folder / "nnunet")
-    manifest = read_object(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+    experiment = Experiment.load(paths.request) if paths.request.is_file() else None
+    folders = paths.nnunet(root)
+    manifest = read_object(paths.manifest) if paths.manifest.is_file() else None
     models = models_of(table)
     dice = scores_of(table, models, "dice")
     notes, missing = _sorted_notes(comparison.notes, folder)
     if manifest is None:
         missing["recipe"].append(
-            f"{MANIFEST} is missing: versions, hardware, seeds and the split's hash are not known."
+            f"{paths.manifest.name} is missing: versions, hardware, seeds and the split's hash are not known."
         )
     curves = _curves(experiment, folders, missing)
     return Content(
@@ -133,7 +135,7 @@ def _sorted_notes(notes: tuple[str, ...], folder: Path) -> tuple[list[str], dict
     general = []
     for note in notes:
         words = _without_paths(note, folder)
-        without_request = note.startswith(f"{FILE} is missing")
+        without_request = note.startswith(f"{RELATIVE.request} is missing")
         if without_request or note.startswith(("No training time", "Seconds an image")):
             missing["table"].append(words)
         if without_request or note.startswith(NO_SCORE):
@@ -174,7 +176,7 @@ def _notebook(
 
 def _curves(experiment: Experiment | None, folders: NnunetFolders, missing: dict[str, list[str]]) -> list[FoldCurves]:
     if experiment is None:
-        missing["curves"].append(f"{FILE} is missing: nobody knows which trainings belong here.")
+        missing["curves"].append(f"{RELATIVE.request} is missing: nobody knows which trainings belong here.")
         return []
     found, absent = [], []
     for cell in experiment.cells():
@@ -193,9 +195,10 @@ def _curves(experiment: Experiment | None, folders: NnunetFolders, missing: dict
 
 def _benchmarks(folder: Path) -> dict[str, float]:
     """Return the seconds of each step, trainings left out: those are in the manifest, without validation."""
+    benchmarks = ExperimentPaths(folder).benchmarks
     seconds = {}
-    for path in sorted((folder / "benchmarks").rglob("*.tsv")):
-        step = path.relative_to(folder / "benchmarks").with_suffix("")
+    for path in sorted(benchmarks.rglob("*.tsv")):
+        step = path.relative_to(benchmarks).with_suffix("")
         taken = pd.read_csv(path, sep="\t").get("s", pd.Series(dtype=float))
         if step.parts[0] != "train" and len(taken) and np.isfinite(taken.iloc[0]):
             seconds[" ".join(step.parts)] = float(taken.iloc[0])

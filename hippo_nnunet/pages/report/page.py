@@ -11,7 +11,7 @@ from hippo_nnunet import __version__
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.side_by_side import MEAN
-from hippo_nnunet.experiment.paths import REPORT
+from hippo_nnunet.experiment.paths import RELATIVE, ExperimentPaths
 from hippo_nnunet.files import staged
 from hippo_nnunet.pages.figure import save_figure
 from hippo_nnunet.pages.report import words
@@ -35,7 +35,7 @@ from hippo_nnunet.progress import duration
 if TYPE_CHECKING:
     from hippo_nnunet.pages.report.viewers import ViewerFragment
 
-PAGE = REPORT.name
+PAGE = RELATIVE.report.name
 _CONTENT = {PAGE, "figures", "tables"}
 _SECTIONS = {
     "verdict": "Verdict",
@@ -82,7 +82,7 @@ def write_report(
         DataError: There are no metrics, they cannot be compared, or the output exists (with `overwrite`: and holds
             other files).
     """
-    target = output or experiment / REPORT.parent
+    target = output or ExperimentPaths(experiment).report.parent
     _refuse_other_folder(target, overwrite)
     with staged(target, overwrite) as fresh:
         content = gather(experiment, root, options)

@@ -18,11 +18,11 @@ from hippo_nnunet.data.finding import FoundProblem
 from hippo_nnunet.data.nifti import Volume, read_volume, shift_mm
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.labels import named_labels
-from hippo_nnunet.evaluation.pairing import read_per_case
+from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.paths import FILE, PER_CASE
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_json
-from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
+from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.pages.report.viewer_choice import ViewedModel, choose_cases, viewed_models
 
 _TOLERANCE_VOXELS = 0.1
@@ -93,12 +93,13 @@ def load_viewed(folder: Path, root: Path | None, count: int) -> Viewed:
     """
     if count < 1:
         raise ConfigError(f"got {count} cases for the viewers: ask for at least one")
-    table = read_per_case(folder / PER_CASE)
+    paths = ExperimentPaths(folder)
+    table = read_per_case(paths.per_case)
     models = viewed_models(table)
     try:
         chosen = choose_cases(table, models, count)
-        experiment = Experiment.load(folder / FILE)
-        folders = folders_for(root, {}) if root is not None else folders_for(folder / "nnunet")
+        experiment = Experiment.load(paths.request)
+        folders = paths.nnunet(root)
         files = _Files.find(experiment, folder, folders, table[table["case"].isin(chosen)])
     except (ConfigError, DataError) as error:
         return Viewed((), models, "", (), (f"Slices and surfaces are not shown: {error}.",))

@@ -26,12 +26,12 @@ from hippo_nnunet.cli.compare import compare
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.metrics import case_metrics
 from hippo_nnunet.evaluation.out_of_fold_volumes import OutOfFoldVolumes
-from hippo_nnunet.evaluation.pairing import read_per_case
+from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.evaluation.segmentation_shape import Segmentation
 from hippo_nnunet.evaluation.selection import EnsembleChoice, FoldChoice
 from hippo_nnunet.evaluation.tables import COLUMNS
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.paths import FILE, PER_CASE, VOLUMES
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.nnunet.paths import folders_for
 
 LABELS = {"Anterior": 1, "Posterior": 2}
@@ -95,7 +95,9 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "metrics").mkdir()
     pd.DataFrame(rows)[list(COLUMNS)].to_csv(folder / "metrics" / "per_case.csv", index=False)
     wanted = {"dataset": DATASET, "preset": "laptop", "variants": ["UNet", "AttentionUNet"], "number_of_folds": 2}
-    (folder / FILE).write_text(yaml.safe_dump({**wanted, "folds": {"2d": [0, 1]}, "plans": "CompactPlans"}))
+    ExperimentPaths(folder).request.write_text(
+        yaml.safe_dump({**wanted, "folds": {"2d": [0, 1]}, "plans": "CompactPlans"})
+    )
     by_fold = tuple(FoldChoice(fold, tuple(MODELS), "largest_per_label", 0.9, 4) for fold in (0, 1))
     unknown = dict.fromkeys(("naive_dice", "nested_dice", "nested_single_dice", "nested_gain"))
     choice = EnsembleChoice(tuple(MODELS), "largest_per_label", **unknown, best_single=MODELS[0], margin=0.0,
@@ -105,7 +107,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def opened(folder: Path) -> tuple[Experiment, object]:
-    return Experiment.load(folder / FILE), folders_for(folder / "nnunet", {})
+    return Experiment.load(ExperimentPaths(folder).request), folders_for(folder / "nnunet", {})
 
 
 def models_of(folder: Path) -> list[Path]:
@@ -115,7 +117,7 @@ def models_of(folder: Path) -> list[Path]:
 def test_measured_kept_and_shown_without_masks(made: Path, caplog: pytest.LogCaptureFixture) -> None:
     experiment, folders = opened(made)
     keep_measurements(experiment, folders, made)
-    kept = pd.read_csv(made / VOLUMES)
+    kept = pd.read_csv(ExperimentPaths(made).volumes)
     assert len(kept) == 8 * 3
     row = kept.set_index(["case", "label"]).loc[("case_4", "total")]
     expected = reference_of(4).astype(bool).sum()
@@ -126,7 +128,7 @@ def test_measured_kept_and_shown_without_masks(made: Path, caplog: pytest.LogCap
     assert row["doubt"] == pytest.approx(agreed + (differing - agreed) / (expected - 2), abs=1e-5)
     n = expected - 1  # UNet's mask with its speck; AttentionUNet's has one voxel less
     assert row["disagreement"] == pytest.approx(1 - 2 * (n - 1) / (2 * n - 1), abs=1e-6)
-    table = read_per_case(made / PER_CASE)
+    table = read_per_case(ExperimentPaths(made).per_case)
     before, _ = notebook_scores(experiment, made, folders, table, again=True)
     checked = check_volumes(made, 0.5)
     for name in ("nnunet", "ensemble/out_of_fold"):
@@ -147,15 +149,15 @@ def test_measured_kept_and_shown_without_masks(made: Path, caplog: pytest.LogCap
 def test_kept_tables_of_another_evaluation_are_measured_again(made: Path, caplog: pytest.LogCaptureFixture) -> None:
     experiment, folders = opened(made)
     keep_measurements(experiment, folders, made)
-    kept = pd.read_csv(made / VOLUMES)
-    kept.assign(volume_mm3=kept["volume_mm3"] + 50).to_csv(made / VOLUMES, index=False)
+    kept = pd.read_csv(ExperimentPaths(made).volumes)
+    kept.assign(volume_mm3=kept["volume_mm3"] + 50).to_csv(ExperimentPaths(made).volumes, index=False)
     pd.testing.assert_frame_equal(ensemble_volumes(experiment, folders, made)[["volume_mm3"]], kept[["volume_mm3"]])
     assert "is not of the ensemble" in caplog.text
     scores = made / "metrics" / "notebook_dice.csv"
     table = pd.read_csv(scores)
     changed = table.assign(notebook_dice=0.5)
     changed[(table["variant"] != "UNet") | (table["case"] != "case_3")].to_csv(scores, index=False)
-    per_case = read_per_case(made / PER_CASE)
+    per_case = read_per_case(ExperimentPaths(made).per_case)
     found = notebook_scores(experiment, made, folders, per_case)[0].groupby("variant")["notebook_dice"]
     assert found.mean()["AttentionUNet"] == 0.5
     assert found.mean()["UNet"] == pytest.approx(table.loc[table["variant"] == "UNet", "notebook_dice"].mean())
@@ -201,7 +203,7 @@ def test_the_command(made: Path) -> None:
     assert content["volume_checks"]["flags"][0]["flag"] == "any"
     written = pd.read_csv(made / "metrics" / "volumetry.csv")
     assert written["icc"].notna().all()
-    assert (made / VOLUMES).is_file()
+    assert (ExperimentPaths(made).volumes).is_file()
     console = Console(width=150, record=True, file=StringIO())
     for part in check_parts(check_volumes(made)):
         console.print(part)

@@ -14,8 +14,8 @@ import pytest
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.experiment import damage
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.paths import DONE, FILE
-from hippo_nnunet.experiment.split_copy import KEPT, check_split, keep_split, restore_split
+from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
+from hippo_nnunet.experiment.split_copy import check_split, restore_split, save_split
 from hippo_nnunet.nnunet import partial
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import signature, signature_file
@@ -91,7 +91,7 @@ def test_small_files_that_have_a_source_are_put_back(tmp_path: Path, folders: Nn
     (raw / "labelsTr").mkdir(parents=True)
     (raw / "labelsTr" / "a.nii.gz").write_bytes(b"label")
     (raw / "dataset.json").write_text('{"name": "X"}')
-    keep_split(ASKED, folders, folder)
+    save_split(ASKED, folders, folder)
     preprocessed = folders.preprocessed / ASKED.dataset
     gone = [preprocessed / name for name in ("splits_final.json", "dataset.json", "gt_segmentations/a.nii.gz")]
     for path in gone:
@@ -107,15 +107,15 @@ def test_small_files_that_have_a_source_are_put_back(tmp_path: Path, folders: Nn
 
 def test_the_experiments_own_split_is_put_back_and_no_other_taken(tmp_path: Path, folders: NnunetFolders) -> None:
     used, folder = folders.preprocessed / ASKED.dataset / "splits_final.json", tmp_path / "exp"
-    keep_split(ASKED, folders, folder)
+    save_split(ASKED, folders, folder)
     used.unlink()
     check_split(ASKED, folders, folder)
     restore_split(ASKED, folders, folder)
     assert json.loads(used.read_text()) == SPLITS
     used.write_text(json.dumps(SPLITS[::-1]))
-    keep_split(ASKED, folders, folder)
-    assert json.loads((folder / KEPT).read_text()) == SPLITS, "the first one stays"
-    with pytest.raises(ConfigError, match=r"splits_final.json is not the split .* delete it, then run again"):
+    save_split(ASKED, folders, folder)
+    assert json.loads(ExperimentPaths(folder).split.read_text()) == SPLITS, "the first one stays"
+    with pytest.raises(ConfigError, match=r"splits_final.json is not the split .* delete it and run again"):
         check_split(ASKED, folders, folder)
 
 
@@ -142,14 +142,14 @@ def test_a_reference_that_was_copied_in_part_is_copied_again(folders: NnunetFold
 
 def test_a_request_that_is_cut_off_is_not_taken_for_a_shorter_one(tmp_path: Path) -> None:
     asked = Experiment("Dataset004_X", "laptop", ("UNet",), {"2d": (0, 1)}, 2, epochs=3, iterations=40)
-    asked.save(tmp_path / FILE)
-    assert Experiment.load(tmp_path / FILE) == asked
-    content = (tmp_path / FILE).read_bytes()
+    asked.save(ExperimentPaths(tmp_path).request)
+    assert Experiment.load(ExperimentPaths(tmp_path).request) == asked
+    content = ExperimentPaths(tmp_path).request.read_bytes()
     end = content.index(b"plans:", content.index(b"dataset:"))
     for length in range(1, end):
-        (tmp_path / FILE).write_bytes(content[:length])
+        ExperimentPaths(tmp_path).request.write_bytes(content[:length])
         with pytest.raises(ConfigError, match="mend or delete it"):
-            Experiment.load(tmp_path / FILE)
+            Experiment.load(ExperimentPaths(tmp_path).request)
 
 
 def test_markers_from_the_future_count_as_made_now(tmp_path: Path) -> None:

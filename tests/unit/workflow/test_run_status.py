@@ -17,7 +17,7 @@ from hippo_nnunet.cli.main import app
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.experiment import markers
 from hippo_nnunet.experiment.experiment import Cell, Experiment
-from hippo_nnunet.experiment.paths import DONE, FILE, REPORT
+from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.workflow import estimate, job_state, jobs, launch, status, status_text
 from hippo_nnunet.workflow.status import read_status, tail
 from hippo_nnunet.workflow.training_progress import training_progress
@@ -33,7 +33,7 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "my experiment ä"
-    ASKED.save(folder / FILE)
+    ASKED.save(ExperimentPaths(folder).request)
     for name in ("data", "plan", "preprocess/2d", "preprocess/3d_fullres"):
         mark(folder, DONE / name)
     (folder / "nnunet" / "nnUNet_raw" / ASKED.dataset).mkdir(parents=True)  # without test images
@@ -171,7 +171,13 @@ def test_before_a_start_and_after_the_end(experiment: Path, tmp_path: Path) -> N
     assert f"go on: hippo-nnunet run '{experiment}'" in text(read_status(experiment))
     for cell in ASKED.cells():
         finish(experiment, cell, 100)
-    files = ("ensemble/choice.json", "metrics/per_case.csv", "metrics/summary.json", "manifest.json", REPORT)
+    files = (
+        "ensemble/choice.json",
+        "metrics/per_case.csv",
+        "metrics/summary.json",
+        "manifest.json",
+        "report/index.html",
+    )
     for name in files:
         (experiment / name).parent.mkdir(exist_ok=True)
         (experiment / name).write_text("{}")
