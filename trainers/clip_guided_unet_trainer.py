@@ -15,8 +15,8 @@ from hippo_nnunet.clip.text import class_embeddings, control_embeddings
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 from hippo_nnunet.networks.temperature import MAX_SCALE
+from hippo_nnunet.nnunet.loaders import add_positions
 from hippo_nnunet.nnunet.network import CLIP_GUIDED, build_network
-from hippo_nnunet.nnunet.positions import add_positions
 from hippo_nnunet.trainers.recipe_trainer import UNetTrainer
 from hippo_nnunet.training.memory_data import MemoryLoader
 from hippo_nnunet.training.recipes import Recipe

@@ -19,7 +19,7 @@ from hippo_nnunet.nnunet.loaders import memory_loaders, recipe_transforms, seed_
 from hippo_nnunet.nnunet.network import baseline_class, build_network
 from hippo_nnunet.nnunet.poly_sgd import poly_sgd
 from hippo_nnunet.progress import epochs_left
-from hippo_nnunet.training.augmentation import (
+from hippo_nnunet.training.augmentation_spec import (
     PUBLISHED,
     SHORT_SCHEDULE,
     AugmentationSpec,

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
+from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from hippo_nnunet.errors import UpstreamError
+from hippo_nnunet.errors import ConfigError, UpstreamError
 from hippo_nnunet.nnunet.memory_cases import load_bank, memory_shortfall
-from hippo_nnunet.training.augmentation import AugmentationSpec, build_transforms, stock_spec
+from hippo_nnunet.training.augmentation_spec import AugmentationSpec, stock_spec
 from hippo_nnunet.training.memory_data import MemoryLoader, Sampling
 
 
@@ -34,6 +41,49 @@ def recipe_transforms(stock: Any, spec: AugmentationSpec, patch_size: Any, in_pl
     if not ends:
         raise UpstreamError("nnU-Net's training transforms hold no RemoveLabelTansform: use a tested nnU-Net, 2.8.x")
     return ComposeTransforms([*build_transforms(spec, patch_size, in_plane), *stock.transforms[ends[0] :]])
+
+
+def build_transforms(spec: AugmentationSpec, patch_size: Sequence[int], in_plane: bool = False) -> list:
+    """Return batchgeneratorsv2 transforms for one of the published recipes.
+
+    Args:
+        spec: A recipe of mirroring, rotation and noise.
+        patch_size: Final patch in voxels.
+        in_plane: Whether a 3D patch is rotated within its slices only.
+
+    Returns:
+        Transforms in the order in which they run; the first one cuts the patch to its final size.
+
+    Raises:
+        ConfigError: The recipe has more than mirroring, rotation and noise.
+    """
+    simple = AugmentationSpec(
+        rotation=spec.rotation, p_mirror=spec.p_mirror, mirror_axes=spec.mirror_axes, noise=spec.noise
+    )
+    if spec != simple or spec.p_mirror not in (0, 0.5):
+        raise ConfigError(f"{spec} cannot be built from batchgeneratorsv2: only mirroring, rotation and noise can")
+    transforms: list = [
+        SpatialTransform(
+            tuple(patch_size[1:]) if in_plane else tuple(patch_size),
+            patch_center_dist_from_border=0,
+            random_crop=False,
+            p_elastic_deform=0,
+            p_rotation=spec.rotation.p,
+            rotation=spec.rotation.bounds if spec.rotation.p else (0, 0),
+            p_scaling=0,
+            border_mode_seg="constant",
+            padding_value_seg=-1,
+        )
+    ]
+    if in_plane:
+        transforms = [Convert3DTo2DTransform(), *transforms, Convert2DTo3DTransform()]
+    if spec.noise.p:
+        # despite its name, batchgeneratorsv2 uses the number drawn from noise_variance as a standard deviation
+        noise = GaussianNoiseTransform(noise_variance=spec.noise.bounds, p_per_channel=1, synchronize_channels=True)
+        transforms.append(RandomTransform(noise, apply_probability=spec.noise.p))
+    if spec.axes(len(patch_size)):
+        transforms.append(MirrorTransform(allowed_axes=spec.axes(len(patch_size))))
+    return transforms
 
 
 def memory_loaders(trainer: Any) -> tuple[MemoryLoader, MemoryLoader] | None:
@@ -105,7 +155,7 @@ def _sampling(trainer: Any, in_plane: bool) -> Sampling:
 
 
 def seed_workers(loaders: tuple[Any, Any], seed: list[int]) -> None:
-    """Seed nnU-Net's own loaders, and start their worker processes anew with these seeds.
+    """Seed nnU-Net's own loaders, and restart their worker processes with these seeds.
 
     The order in which several workers deliver is left to the machine, as nnU-Net leaves it.
 
@@ -121,3 +171,47 @@ def seed_workers(loaders: tuple[Any, Any], seed: list[int]) -> None:
             states = np.random.SeedSequence([*seed, stream]).generate_state(loader.num_processes)
             loader.seeds = [int(s) for s in states]
             next(loader)  # starts the workers
+
+
+class PositionedDataLoader(nnUNetDataLoader):
+    """`nnUNetDataLoader` whose batches have `corners` as well.
+
+    `corners` is an int64 tensor (batch, 3): the lower corner of each final patch in voxels of the preprocessed case
+    (in 2D the first number is the slice), before rotation, scaling and mirroring. It may lie outside the case.
+    """
+
+    @classmethod
+    def from_plain(cls, loader: nnUNetDataLoader) -> PositionedDataLoader:
+        """Return a loader with the settings of a given one."""
+        made = cls.__new__(cls)
+        made.__dict__.update(loader.__dict__)
+        return made
+
+    def get_bbox(self, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:
+        """Draw the larger patch that is augmented, as nnU-Net does, and note the corner of the final one within."""
+        lower, upper = super().get_bbox(*args, **kwargs)
+        sizes = zip(lower, self.patch_size, self.final_patch_size, strict=True)
+        # as batchgeneratorsv2's crop_tensor
+        self._corners.append([int(low) + int(size) // 2 - int(final) // 2 for low, size, final in sizes])
+        return lower, upper
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        """Return nnU-Net's batch with `corners`."""
+        self._corners: list[list[int]] = []
+        batch: dict[str, Any] = super().generate_train_batch()
+        return {**batch, "corners": torch.tensor(self._corners)}
+
+
+def add_positions(loaders: tuple[Any, Any]) -> None:
+    """Let loaders that nnU-Net has made add `corners`; their worker processes are restarted.
+
+    Args:
+        loaders: What `nnUNetTrainer.get_dataloaders` returns.
+    """
+    for loader in loaders:
+        if isinstance(loader, NonDetMultiThreadedAugmenter):
+            loader._finish()
+            loader.generator = PositionedDataLoader.from_plain(loader.generator)
+            next(loader)  # starts the workers
+        else:
+            loader.data_loader = PositionedDataLoader.from_plain(loader.data_loader)

@@ -1,41 +1,131 @@
-"""The engines that run an augmentation recipe, and the recipes themselves by name.
+"""The engine that augments a whole batch as a spec says: our recipes and nnU-Net's own augmentation alike.
 
-`augment_batch` augments a whole batch at once, for the in-memory loader; `build_transforms` turns a published recipe
-into batchgeneratorsv2 transforms for nnU-Net's ordinary loader. nnU-Net's own augmentation is in `stock_augmentation`.
+Random choices are drawn on the host, so that each operation touches only the samples it was drawn for and a GPU is
+never waited for; only the noise itself is drawn on the device.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch.nn import functional
 
-from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.training.augmentation_spec import (
-    PUBLISHED,
-    SHORT_SCHEDULE,
-    AugmentationSpec,
-    StockSpec,
-    left_right_axes,
-    sampled_patch_size,
-    stock_spec,
-)
-from hippo_nnunet.training.spatial import present_labels
-from hippo_nnunet.training.transfer import constant
+from hippo_nnunet.training.augmentation_spec import AugmentationSpec, Operation
+from hippo_nnunet.training.intensity import add_noise, blur, brighten, change_contrast, change_gamma, lower_resolution
+from hippo_nnunet.training.spatial import centre_crop, mirror_rows, resample, rotation_and_scale
+from hippo_nnunet.training.transfer import upload
 
-__all__ = [
-    "PUBLISHED",
-    "SHORT_SCHEDULE",
-    "AugmentationSpec",
-    "StockSpec",
-    "augment_batch",
-    "build_transforms",
-    "left_right_axes",
-    "sampled_patch_size",
-    "stock_spec",
-]
+
+class BatchRandom:
+    """The random numbers of one batch.
+
+    Args:
+        seed: Fixes them.
+        device: Where the noise is drawn.
+
+    Attributes:
+        noise: The generator of the noise, on `device`; on a CPU the one of the choices.
+    """
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+        self._host = torch.Generator().manual_seed(seed)
+        on_host = torch.device(device).type == "cpu"
+        self.noise = self._host if on_host else torch.Generator(device).manual_seed(seed)
+
+    def uniform(self, bounds: tuple[float, float], *shape: int) -> torch.Tensor:
+        """Draw uniformly from a range."""
+        low, high = bounds
+        return low + (high - low) * torch.rand(shape, generator=self._host)
+
+    def balanced(self, bounds: tuple[float, float], *shape: int) -> torch.Tensor:
+        """Draw factors as batchgeneratorsv2's BGContrast does: below 1 as often as above."""
+        low, high = bounds
+        above, below = self.uniform((max(low, 1), high), *shape), self.uniform((min(low, 1), 1), *shape)
+        return torch.where(self.happens(0.5, *shape) & (low < 1), below, above)
+
+    def happens(self, probability: float, *shape: int) -> torch.Tensor:
+        """Draw booleans that are True with a probability."""
+        return torch.rand(shape, generator=self._host) < probability
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The drawn rotations, zooms and mirrorings of a batch.
+
+    Attributes:
+        moved: Samples that are rotated or zoomed, int64 (n,).
+        angles: Their angles in radians, (n, 1) in 2D and within slices, (n, 3) in 3D; 0 where only zoomed.
+        scales: Their factors of the sampling grid, (n,); 1 where only rotated.
+        mirrored: For each axis that may be mirrored, the samples that are.
+    """
+
+    moved: torch.Tensor
+    angles: torch.Tensor
+    scales: torch.Tensor
+    mirrored: dict[int, torch.Tensor]
+
+
+class Volumes(NamedTuple):
+    """The volumes (one channel of one sample each) to which an intensity operation is applied.
+
+    Attributes:
+        rows: `sample * channels + channel`, int64 (n,), ascending.
+        values: The operation's parameter for each of them, float32 (n,) or (n, axes).
+    """
+
+    rows: torch.Tensor
+    values: torch.Tensor
+
+
+def draw_geometry(spec: AugmentationSpec, batch: int, dim: int, in_plane: bool, random: BatchRandom) -> Geometry:
+    """Draw what is rotated, zoomed and mirrored.
+
+    Args:
+        spec: The recipe.
+        batch: Number of samples.
+        dim: Dimensions of the patch, 2 or 3.
+        in_plane: Whether a 3D patch is rotated and zoomed within its slices (the last two axes) only.
+        random: Source of the numbers.
+    """
+    turns = 1 if dim == 2 or in_plane else 3
+    scales, angles = torch.ones(batch), torch.zeros(batch, turns)
+    zoomed = rotated = torch.zeros(batch, dtype=torch.bool)
+    if spec.scaling.p:
+        factor = random.uniform(spec.scaling.bounds, batch)
+        zoomed = random.happens(spec.scaling.p, batch)
+        scales = torch.where(zoomed, factor if spec.scaling_of_grid else 1 / factor, scales)
+    if spec.rotation.p:
+        rotated = random.happens(spec.rotation.p, batch)
+        low, high = spec.rotation.bounds
+        # the last axis first and the middle one reversed: what a seed of `fast` gives must not change
+        drawn = [random.uniform(bounds, batch) for bounds in [(low, high), (high, low), (low, high)][:turns]]
+        angles = torch.stack(drawn[::-1], dim=1) * rotated[:, None]
+    moved = _indices(zoomed | rotated)
+    mirrored = {axis: _indices(random.happens(spec.p_mirror, batch)) for axis in spec.axes(dim)}
+    return Geometry(moved, angles[moved], scales[moved], mirrored)
+
+
+def draw_volumes(operation: Operation, batch: int, channels: int, random: BatchRandom, *axes: int) -> Volumes:
+    """Draw to which volumes an intensity operation is applied, and its parameters.
+
+    Args:
+        operation: Probabilities and range.
+        batch: Number of samples.
+        channels: Channels of a sample.
+        random: Source of the numbers.
+        *axes: The number of axes, for an operation with a parameter for each.
+    """
+    if operation.p == 0:
+        return Volumes(torch.zeros(0, dtype=torch.int64), torch.zeros(0, *axes))
+    draw = random.balanced if operation.balanced else random.uniform
+    values = draw(operation.bounds, batch, channels if operation.per_channel else 1, *axes)
+    chosen = random.happens(operation.p, batch, 1)
+    if operation.p_channel < 1:
+        chosen = chosen & random.happens(operation.p_channel, batch, channels)
+    rows = _indices(chosen.expand(batch, channels).flatten())
+    return Volumes(rows, values.expand(batch, channels, *axes).flatten(0, 1)[rows])
 
 
 def augment_batch(
@@ -43,7 +133,7 @@ def augment_batch(
     labels: torch.Tensor,
     patch_size: Sequence[int],
     spec: AugmentationSpec,
-    generator: torch.Generator,
+    random: BatchRandom,
     in_plane: bool = False,
     values: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,173 +144,64 @@ def augment_batch(
         labels: Integer tensor (batch, 1, *sampled patch); -1 marks what lies outside the image.
         patch_size: Final patch in voxels.
         spec: The recipe.
-        generator: Source of every random number, on the device of `image`.
-        in_plane: Whether a 3D patch is rotated and zoomed within its slices (the last two axes) only.
+        random: Source of the random numbers.
+        in_plane: Whether a 3D patch is rotated, zoomed and coarsened within its slices (the last two axes) only.
         values: Labels that may occur, ascending; None to look for them, for which a GPU must be waited for.
 
     Returns:
-        Image (batch, channel, *patch) and labels (batch, 1, *patch), of the dtypes given.
+        Image (batch, channel, *patch) and labels (batch, 1, *patch), new tensors of the dtypes given.
 
-    Source: the operations are nnU-Net's (batchgeneratorsv2), drawn per sample, computed per batch.
+    Source: the operations are nnU-Net's (batchgeneratorsv2).
     """
-    image, labels = _spatial(image, labels, patch_size, spec, generator, in_plane, values)
-    return _intensity(image, spec, generator), labels
+    device = image.device
+    drawn = draw_geometry(spec, len(image), len(patch_size), in_plane, random)
+    out, seg = (centre_crop(t, patch_size).clone(memory_format=torch.contiguous_format) for t in (image, labels))
+    if len(drawn.moved):
+        rows = upload(drawn.moved, device)
+        matrices = upload(rotation_and_scale(drawn.angles, drawn.scales), device)
+        moved = resample(image.index_select(0, rows), labels.index_select(0, rows), patch_size, matrices, values)
+        out.index_copy_(0, rows, moved[0])
+        seg.index_copy_(0, rows, moved[1])
+    for axis, mirrored in drawn.mirrored.items():
+        if len(mirrored):
+            rows = upload(mirrored, device)
+            mirror_rows(out, rows, axis)
+            mirror_rows(seg, rows, axis)
+    return _change_intensities(out, spec, random, in_plane), seg
 
 
-def _uniform(n: int, bounds: tuple[float, float], like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    low, high = bounds
-    return low + (high - low) * torch.rand(n, generator=generator, device=like.device)
+def _change_intensities(
+    image: torch.Tensor, spec: AugmentationSpec, random: BatchRandom, in_plane: bool
+) -> torch.Tensor:
+    """Apply the intensity operations to (batch, channel, *patch), which may be changed in place."""
+    (batch, channels), size = image.shape[:2], image.shape[2:]
+    volumes = image.flatten(0, 1)
 
+    def draw(operation: Operation, *axes: int) -> Volumes:
+        return draw_volumes(operation, batch, channels, random, *axes)
 
-def _chosen(n: int, probability: float, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    return torch.rand(n, generator=generator, device=like.device) < probability
+    def apply(chosen: Volumes, operation: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        if len(chosen.rows):
+            rows, parameter = upload(chosen.rows, image.device), upload(chosen.values, image.device)
+            volumes.index_copy_(0, rows, operation(volumes.index_select(0, rows), parameter))
 
-
-def _spatial(
-    image: torch.Tensor,
-    labels: torch.Tensor,
-    patch_size: Sequence[int],
-    spec: AugmentationSpec,
-    generator: torch.Generator,
-    in_plane: bool,
-    values: Sequence[int] | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    batch, dim = image.shape[0], image.ndim - 2
-    zoom = torch.ones(batch, device=image.device)
-    if spec.p_scaling:
-        drawn = _uniform(batch, spec.scaling, image, generator)
-        zoom = torch.where(_chosen(batch, spec.p_scaling, image, generator), drawn, zoom)
-    still = torch.ones_like(zoom)
-    factors = [still, *[zoom] * (dim - 1)] if in_plane and dim == 3 else [zoom] * dim
-    matrix = torch.diag_embed(1 / torch.stack(factors, dim=1))
-    if spec.p_rotation:
-        limit = math.radians(spec.rotation_deg)
-        rotated = _chosen(batch, spec.p_rotation, image, generator)
-        planes = [(0, 1)] if dim == 2 else [(1, 2)] if in_plane else [(0, 1), (0, 2), (1, 2)]
-        for first, second in planes:
-            angle = _uniform(batch, (-limit, limit), image, generator) * rotated
-            matrix = matrix @ _plane_rotation(angle, dim, first, second)
-    for axis in spec.axes(dim):
-        sign = 1 - 2 * _chosen(batch, spec.p_mirror, image, generator).float()
-        scale = torch.ones(batch, dim, device=image.device)
-        scale[:, axis] = sign
-        matrix = matrix * scale[:, None, :]
-    if not (spec.p_rotation or spec.p_scaling):
-        axes = spec.axes(dim)
-        return _mirror_only(image, matrix, axes), _mirror_only(labels, matrix, axes)
-    return _resample(image, labels, patch_size, matrix, present_labels(labels, values))
-
-
-def _plane_rotation(angle: torch.Tensor, dim: int, first: int, second: int) -> torch.Tensor:
-    rotation = torch.eye(dim, device=angle.device).repeat(len(angle), 1, 1)
-    rotation[:, first, first] = rotation[:, second, second] = torch.cos(angle)
-    rotation[:, first, second] = -torch.sin(angle)
-    rotation[:, second, first] = torch.sin(angle)
-    return rotation
-
-
-def _mirror_only(tensor: torch.Tensor, matrix: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
-    for axis in axes:
-        flipped = (matrix[:, axis, axis] < 0).view(-1, *[1] * (tensor.ndim - 1))
-        tensor = torch.where(flipped, tensor.flip(axis + 2), tensor)
-    return tensor
-
-
-def _resample(
-    image: torch.Tensor,
-    labels: torch.Tensor,
-    patch_size: Sequence[int],
-    matrix: torch.Tensor,
-    values: tuple[int, ...],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sample image and labels at `matrix @ x`, x in voxels from the centre: linear, labels by the largest share."""
-    sizes = constant(tuple(image.shape[2:]), torch.float32, image.device)
-    axes = [torch.arange(n, device=image.device) - (n - 1) / 2 for n in patch_size]
-    points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(1, -1, len(patch_size))
-    where = points @ matrix.transpose(1, 2)
-    grid = (2 * where / sizes).flip(-1).view(image.shape[0], *patch_size, len(patch_size))
-    # -1 (outside) shares the interpolation, so that the rim is decided as inside is
-    shares = torch.cat([(labels == v) for v in values], dim=1).float()
-    both = functional.grid_sample(
-        torch.cat([image, shares], dim=1), grid, mode="bilinear", padding_mode="zeros", align_corners=False
-    )
-    channels = image.shape[1]
-    share, index = both[:, channels:].max(dim=1, keepdim=True)
-    table = constant(values, labels.dtype, labels.device)
-    found = torch.where(share > 0, table[index], torch.full_like(index, -1).to(labels.dtype))
-    return both[:, :channels], found
-
-
-def _intensity(image: torch.Tensor, spec: AugmentationSpec, generator: torch.Generator) -> torch.Tensor:
-    batch = image.shape[0]
-    column = (batch, *[1] * (image.ndim - 1))
-    axes = tuple(range(2, image.ndim))
-    if spec.p_noise:
-        std = _uniform(batch, spec.noise_std, image, generator) * _chosen(batch, spec.p_noise, image, generator)
-        image = image + std.view(column) * torch.randn(image.shape, generator=generator, device=image.device)
-    if spec.p_brightness:
-        factor = _uniform(batch, spec.brightness, image, generator)
-        factor = torch.where(_chosen(batch, spec.p_brightness, image, generator), factor, torch.ones_like(factor))
-        image = image * factor.view(column)
-    if spec.p_contrast:
-        factor = _uniform(batch, spec.contrast, image, generator)
-        factor = torch.where(_chosen(batch, spec.p_contrast, image, generator), factor, torch.ones_like(factor))
-        mean, low, high = image.mean(axes, keepdim=True), image.amin(axes, keepdim=True), image.amax(axes, keepdim=True)
-        image = ((image - mean) * factor.view(column) + mean).clamp(low, high)
-    if spec.p_gamma:
-        exponent = _uniform(batch, spec.gamma, image, generator).view(column)
-        mean, std = image.mean(axes, keepdim=True), image.std(axes, keepdim=True)
-        low = image.amin(axes, keepdim=True)
-        extent = (image.amax(axes, keepdim=True) - low).clamp(min=1e-7)
-        curved = ((image - low) / extent) ** exponent
-        curved = (curved - curved.mean(axes, keepdim=True)) / curved.std(axes, keepdim=True).clamp(min=1e-7)
-        chosen = _chosen(batch, spec.p_gamma, image, generator).view(column)
-        image = torch.where(chosen, curved * std + mean, image)
-    return image
-
-
-def build_transforms(spec: AugmentationSpec, patch_size: Sequence[int], in_plane: bool = False) -> list:
-    """Return batchgeneratorsv2 transforms for one of the published recipes.
-
-    Args:
-        spec: A recipe of mirroring, rotation and noise.
-        patch_size: Final patch in voxels.
-        in_plane: Whether a 3D patch is rotated within its slices only.
-
-    Returns:
-        Transforms in the order in which they run; the first one cuts the patch to its final size.
-
-    Raises:
-        ConfigError: The recipe asks for more than mirroring, rotation and noise.
-    """
-    from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
-    from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
-    from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
-    from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
-    from batchgeneratorsv2.transforms.utils.random import RandomTransform
-
-    if spec.p_scaling or spec.p_brightness or spec.p_contrast or spec.p_gamma or spec.p_mirror not in (0, 0.5):
-        raise ConfigError(f"{spec} cannot be built from batchgeneratorsv2: only mirroring, rotation and noise can")
-    limit = math.radians(spec.rotation_deg)
-    transforms: list = [
-        SpatialTransform(
-            tuple(patch_size[1:]) if in_plane else tuple(patch_size),
-            patch_center_dist_from_border=0,
-            random_crop=False,
-            p_elastic_deform=0,
-            p_rotation=spec.p_rotation,
-            rotation=(-limit, limit),
-            p_scaling=0,
-            border_mode_seg="constant",
-            padding_value_seg=-1,
-        )
-    ]
+    if spec.noise.p:
+        noisy = draw(spec.noise)
+        std = torch.zeros(len(volumes)).index_copy_(0, noisy.rows, noisy.values)
+        # drawn for all volumes: what is drawn next does not depend on how many are noisy
+        volumes = add_noise(volumes, upload(std, image.device), random.noise)
+    apply(draw(spec.blur, len(size)), blur)
+    apply(draw(spec.brightness), brighten)
+    apply(draw(spec.contrast), change_contrast)
+    coarse = draw(spec.low_resolution)
+    sizes = (coarse.values.double()[:, None] * torch.tensor(size)).round().float()
     if in_plane:
-        transforms = [Convert3DTo2DTransform(), *transforms, Convert2DTo3DTransform()]
-    if spec.p_noise:
-        # despite its name, batchgeneratorsv2 uses the number drawn from noise_variance as a standard deviation
-        noise = GaussianNoiseTransform(noise_variance=spec.noise_std, p_per_channel=1, synchronize_channels=True)
-        transforms.append(RandomTransform(noise, apply_probability=spec.p_noise))
-    if spec.axes(len(patch_size)):
-        transforms.append(MirrorTransform(allowed_axes=spec.axes(len(patch_size))))
-    return transforms
+        sizes[:, 0] = size[0]
+    apply(Volumes(coarse.rows, sizes), lower_resolution)
+    apply(draw(spec.inverted_gamma), lambda v, exponent: change_gamma(v, exponent, inverted=True))
+    apply(draw(spec.gamma), lambda v, exponent: change_gamma(v, exponent, inverted=False))
+    return volumes.unflatten(0, (batch, channels))
+
+
+def _indices(chosen: torch.Tensor) -> torch.Tensor:
+    return chosen.nonzero()[:, 0]

@@ -4,44 +4,61 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Operation:
+    """How often an operation is applied, and the range of its parameter.
+
+    Attributes:
+        p: Probability per sample.
+        bounds: Range of the parameter, drawn uniformly.
+        p_channel: Probability for each channel of a chosen sample.
+        per_channel: Whether each channel draws a parameter of its own; otherwise all channels of a sample share one.
+        balanced: Whether parameters below 1 are drawn as often as those above, whatever the range.
+    """
+
+    p: float = 0.0
+    bounds: tuple[float, float] = (1.0, 1.0)
+    p_channel: float = 1.0
+    per_channel: bool = False
+    balanced: bool = False
 
 
 @dataclass(frozen=True)
 class AugmentationSpec:
-    """What is done to a patch, and how often. Probabilities are per sample.
+    """What is done to a patch, in this order, and how often. Nothing, unless a probability is given.
 
     Attributes:
+        rotation: Angles in radians, about every axis in 3D.
+        scaling: Zoom factor, one for all axes: above 1 magnifies, or shrinks with `scaling_of_grid`.
+        scaling_of_grid: Whether the factor is that of the sampling grid, as in nnU-Net.
         p_mirror: Probability for each axis of `mirror_axes` on its own.
         mirror_axes: Spatial axes (of the patch: 0 and 1 in 2D, 0 to 2 in 3D) that may be mirrored; None for all.
-        p_rotation: Probability of a rotation.
-        rotation_deg: Angles are uniform in plus or minus this, about every axis in 3D.
-        p_scaling: Probability of a zoom.
-        scaling: Range of the zoom factor (above 1 magnifies).
-        p_noise: Probability of Gaussian noise.
-        noise_std: Range of the noise's standard deviation, in units of the normalised image.
-        p_brightness: Probability of a multiplicative change of brightness.
-        brightness: Range of the factor.
-        p_contrast: Probability of a change of contrast about the mean, range kept.
-        contrast: Range of the factor.
-        p_gamma: Probability of a gamma curve, mean and deviation kept.
-        gamma: Range of the exponent.
+        noise: Standard deviation of Gaussian noise, in units of the normalised image.
+        blur: Standard deviation of a Gaussian blur in voxels, drawn for every axis on its own.
+        brightness: Factor of the intensities.
+        contrast: Factor of the distance from the mean; the range is kept.
+        low_resolution: Factor of the number of voxels, one for all axes.
+        inverted_gamma: Exponent of a gamma curve on the negated image; mean and deviation are kept.
+        gamma: Exponent of a gamma curve; mean and deviation are kept.
+        sampled_patch: Patch to cut before rotating and zooming, in voxels; None to derive it from the ranges.
     """
 
+    rotation: Operation = Operation()
+    scaling: Operation = Operation()
+    scaling_of_grid: bool = False
     p_mirror: float = 0.0
     mirror_axes: tuple[int, ...] | None = None
-    p_rotation: float = 0.0
-    rotation_deg: float = 0.0
-    p_scaling: float = 0.0
-    scaling: tuple[float, float] = (1.0, 1.0)
-    p_noise: float = 0.0
-    noise_std: tuple[float, float] = (0.0, 0.0)
-    p_brightness: float = 0.0
-    brightness: tuple[float, float] = (1.0, 1.0)
-    p_contrast: float = 0.0
-    contrast: tuple[float, float] = (1.0, 1.0)
-    p_gamma: float = 0.0
-    gamma: tuple[float, float] = (1.0, 1.0)
+    noise: Operation = Operation()
+    blur: Operation = Operation()
+    brightness: Operation = Operation()
+    contrast: Operation = Operation()
+    low_resolution: Operation = Operation()
+    inverted_gamma: Operation = Operation()
+    gamma: Operation = Operation()
+    sampled_patch: tuple[int, ...] | None = None
 
     def axes(self, dim: int) -> tuple[int, ...]:
         """Return the axes that mirroring may use in `dim` dimensions; empty without mirroring."""
@@ -50,104 +67,61 @@ class AugmentationSpec:
         return tuple(range(dim)) if self.mirror_axes is None else tuple(a for a in self.mirror_axes if a < dim)
 
 
-@dataclass(frozen=True)
-class StockSpec:
-    """nnU-Net's own training augmentation. Probabilities are per sample, those of channels per channel on top.
-
-    The numbers are those of `nnUNetTrainer.get_training_transforms`, in its order. Ranges are uniform, except those of
-    brightness, contrast and gamma: there, the part below 1 is drawn as often as the part above.
-
-    Attributes:
-        sampled_patch: Patch to cut before rotating and zooming, in voxels: nnU-Net's `initial_patch_size`.
-        rotation: Range of the angles in radians, about every axis in 3D.
-        mirror_axes: Spatial axes of the patch that may be mirrored, each with probability 0.5.
-        p_rotation: Probability of a rotation.
-        p_scaling: Probability of a change of size.
-        scaling: Range of the factor of the sampling grid, one for all axes (above 1 shrinks what is seen).
-        p_noise: Probability of Gaussian noise.
-        noise_std: Range of the noise's standard deviation, one for all channels.
-        p_blur: Probability of a Gaussian blur.
-        p_blur_channel: Probability for each channel of a sample that is blurred.
-        blur_sigma: Range of its standard deviation in voxels, drawn for every axis on its own.
-        p_brightness: Probability of a multiplicative change of brightness.
-        brightness: Range of the factor.
-        p_contrast: Probability of a change of contrast about the mean, range kept.
-        contrast: Range of the factor.
-        p_low_resolution: Probability of a simulated low resolution.
-        p_low_resolution_channel: Probability for each channel of such a sample.
-        low_resolution: Range of the factor of the number of voxels, one for all axes.
-        p_inverted_gamma: Probability of a gamma curve on the negated image, mean and deviation kept.
-        p_gamma: Probability of a gamma curve, mean and deviation kept.
-        gamma: Range of the exponent of both.
-    """
-
-    sampled_patch: tuple[int, ...]
-    rotation: tuple[float, float]
-    mirror_axes: tuple[int, ...]
-    p_rotation: float = 0.2
-    p_scaling: float = 0.2
-    scaling: tuple[float, float] = (0.7, 1.4)
-    p_noise: float = 0.1
-    noise_std: tuple[float, float] = (0.0, 0.1)
-    p_blur: float = 0.2
-    p_blur_channel: float = 0.5
-    blur_sigma: tuple[float, float] = (0.5, 1.0)
-    p_brightness: float = 0.15
-    brightness: tuple[float, float] = (0.75, 1.25)
-    p_contrast: float = 0.15
-    contrast: tuple[float, float] = (0.75, 1.25)
-    p_low_resolution: float = 0.25
-    p_low_resolution_channel: float = 0.5
-    low_resolution: tuple[float, float] = (0.5, 1.0)
-    p_inverted_gamma: float = 0.1
-    p_gamma: float = 0.3
-    gamma: tuple[float, float] = (0.7, 1.5)
-
-    def axes(self, dim: int) -> tuple[int, ...]:
-        """Return the axes that mirroring may use in `dim` dimensions."""
-        return tuple(a for a in self.mirror_axes if a < dim)
+def within_degrees(limit: float) -> tuple[float, float]:
+    """Return the range from minus to plus an angle, in radians."""
+    return -math.radians(limit), math.radians(limit)
 
 
 def stock_spec(
     rotation: Sequence[float], initial_patch_size: Sequence[int], mirror_axes: Sequence[int] | None
-) -> StockSpec:
-    """Return nnU-Net's augmentation for a trainer's settings.
+) -> AugmentationSpec:
+    """Return nnU-Net's own augmentation for a trainer's settings.
 
     Args:
         rotation: Range of the angles in radians.
         initial_patch_size: Patch that nnU-Net cuts before rotating and zooming, in voxels.
         mirror_axes: Axes that may be mirrored; None for none. All three, with whether a 3D patch is augmented slice by
             slice, are what `nnUNetTrainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size` returns.
+
+    Source: the numbers are those of `nnUNetTrainer.get_training_transforms`, in its order, but for mirroring, which
+        comes last there.
     """
     low, high = (float(angle) for angle in rotation)
-    axes = tuple(int(axis) for axis in mirror_axes or ())
-    return StockSpec(tuple(int(n) for n in initial_patch_size), (low, high), axes)
+    return AugmentationSpec(
+        rotation=Operation(0.2, (low, high)),
+        scaling=Operation(0.2, (0.7, 1.4)),
+        scaling_of_grid=True,
+        p_mirror=0.5,
+        mirror_axes=tuple(int(axis) for axis in mirror_axes or ()),
+        noise=Operation(0.1, (0, 0.1)),
+        blur=Operation(0.2, (0.5, 1.0), p_channel=0.5, per_channel=True),
+        brightness=Operation(0.15, (0.75, 1.25), per_channel=True, balanced=True),
+        contrast=Operation(0.15, (0.75, 1.25), per_channel=True, balanced=True),
+        low_resolution=Operation(0.25, (0.5, 1), p_channel=0.5, per_channel=True),
+        inverted_gamma=Operation(0.1, (0.7, 1.5), per_channel=True, balanced=True),
+        gamma=Operation(0.3, (0.7, 1.5), per_channel=True, balanced=True),
+        sampled_patch=tuple(int(n) for n in initial_patch_size),
+    )
 
+
+_ROTATED = AugmentationSpec(p_mirror=0.5, rotation=Operation(0.3, within_degrees(10)))
 
 PUBLISHED: dict[str, AugmentationSpec] = {
     "noAug": AugmentationSpec(),
     "flip": AugmentationSpec(p_mirror=0.5),
-    "flipRot": AugmentationSpec(p_mirror=0.5, p_rotation=0.3, rotation_deg=10),
-    "flipRotNoise": AugmentationSpec(
-        p_mirror=0.5, p_rotation=0.3, rotation_deg=10, p_noise=0.3, noise_std=(0.01, 0.01)
-    ),
+    "flipRot": _ROTATED,
+    "flipRotNoise": replace(_ROTATED, noise=Operation(0.3, (0.01, 0.01))),
 }
 """The four experiments of the notebooks, by recipe word."""
 
 SHORT_SCHEDULE = AugmentationSpec(
+    rotation=Operation(0.5, within_degrees(20)),
+    scaling=Operation(0.4, (0.8, 1.25)),
     p_mirror=0.5,
-    p_rotation=0.5,
-    rotation_deg=20,
-    p_scaling=0.4,
-    scaling=(0.8, 1.25),
-    p_noise=0.15,
-    noise_std=(0.0, 0.2),
-    p_brightness=0.15,
-    brightness=(0.75, 1.25),
-    p_contrast=0.2,
-    contrast=(0.7, 1.4),
-    p_gamma=0.3,
-    gamma=(0.7, 1.5),
+    noise=Operation(0.15, (0.0, 0.2)),
+    brightness=Operation(0.15, (0.75, 1.25)),
+    contrast=Operation(0.2, (0.7, 1.4)),
+    gamma=Operation(0.3, (0.7, 1.5)),
 )
 """Augmentation of `fast` where no augmentation word stands; mirrored left to right alone (`left_right_axes`).
 
@@ -171,9 +145,7 @@ def left_right_axes(transpose_forward: Sequence[int], dim: int) -> tuple[int, ..
     return (axis,) if axis >= 0 else ()
 
 
-def sampled_patch_size(
-    spec: AugmentationSpec | StockSpec, patch_size: Sequence[int], in_plane: bool = False
-) -> tuple[int, ...]:
+def sampled_patch_size(spec: AugmentationSpec, patch_size: Sequence[int], in_plane: bool = False) -> tuple[int, ...]:
     """Return the patch to cut before rotating and zooming, so that little of the final patch lies outside it.
 
     Args:
@@ -184,14 +156,14 @@ def sampled_patch_size(
     Returns:
         Size in voxels, at least `patch_size` along each axis.
     """
-    if isinstance(spec, StockSpec):
+    if spec.sampled_patch is not None:
         return spec.sampled_patch
-    if spec.p_rotation == 0 and spec.p_scaling == 0:
+    if spec.rotation.p == 0 and spec.scaling.p == 0:
         return tuple(int(p) for p in patch_size)
     if in_plane:
         return (int(patch_size[0]), *sampled_patch_size(spec, patch_size[1:]))
-    angle = math.radians(min(spec.rotation_deg, 45)) if spec.p_rotation else 0.0
-    zoom_out = 1 / spec.scaling[0] if spec.p_scaling else 1.0
+    angle = min(max(map(abs, spec.rotation.bounds)), math.radians(45)) if spec.rotation.p else 0.0
+    zoom_out = (spec.scaling.bounds[1] if spec.scaling_of_grid else 1 / spec.scaling.bounds[0]) if spec.scaling.p else 1
     sizes = [float(p) for p in patch_size]
     spread = [s * math.cos(angle) + math.sin(angle) * max([*sizes[:i], *sizes[i + 1 :]]) for i, s in enumerate(sizes)]
     cut = [math.ceil(max(a, b) * zoom_out) for a, b in zip(spread, sizes, strict=True)]

@@ -96,7 +96,7 @@ class CaseBank:
     def _elements(self, chosen: np.ndarray, corners: np.ndarray, size: Sequence[int]) -> torch.Tensor:
         """Return each voxel's element of the flat tensors, (batch, z, y, x); 0 outside the case."""
         places = self._places[chosen]
-        table = upload(np.concatenate([places, corners], axis=1), self.device)
+        table = upload(torch.from_numpy(np.concatenate([places, corners], axis=1)), self.device)
         start, extents, corner = table[:, 0], table[:, 1:4], table[:, 4:]
         total = self._labels.numel()
         stride = torch.stack([extents[:, 1] * extents[:, 2], extents[:, 2], torch.ones_like(start)], dim=1)

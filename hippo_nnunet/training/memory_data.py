@@ -6,16 +6,16 @@ that a resumed training sees what an undisturbed one would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from hippo_nnunet.training.augmentation import AugmentationSpec, StockSpec, augment_batch, sampled_patch_size
+from hippo_nnunet.training.augmentation import BatchRandom, augment_batch
+from hippo_nnunet.training.augmentation_spec import AugmentationSpec, sampled_patch_size
 from hippo_nnunet.training.case_bank import CaseBank, MemoryCase
-from hippo_nnunet.training.prefetch import CudaPrefetcher
-from hippo_nnunet.training.stock_augmentation import augment_stock, draw_stock
 from hippo_nnunet.training.transfer import constant
 
 
@@ -64,7 +64,7 @@ class MemoryLoader(Iterator[dict]):
         step: Number of the next batch; set it to continue where a training stopped.
     """
 
-    def __init__(self, bank: CaseBank, sampling: Sampling, augmentation: AugmentationSpec | StockSpec) -> None:
+    def __init__(self, bank: CaseBank, sampling: Sampling, augmentation: AugmentationSpec) -> None:
         self.bank = bank
         self.sampling = sampling
         self.augmentation = augmentation
@@ -91,7 +91,7 @@ class MemoryLoader(Iterator[dict]):
     def _draw(self, step: int) -> dict:
         sampling = self.sampling
         rng = np.random.default_rng([*sampling.seed, step])
-        generator = torch.Generator(self.bank.device).manual_seed(int(rng.integers(2**63)))
+        random = BatchRandom(int(rng.integers(2**63)), self.bank.device)
         plain = round(sampling.batch_size * (1 - sampling.foreground_share))
         chosen = rng.integers(len(self.bank.cases), size=sampling.batch_size)
         corners = np.empty((sampling.batch_size, 3), np.int64)
@@ -101,7 +101,9 @@ class MemoryLoader(Iterator[dict]):
         data, seg = self.bank.cut(chosen, corners, self._cut)
         if len(sampling.patch_size) == 2:
             data, seg = data[:, :, 0], seg[:, :, 0]
-        data, seg = self._augment(data, seg, rng, generator)
+        data, seg = augment_batch(
+            data, seg, sampling.patch_size, self.augmentation, random, sampling.in_plane, self.bank.values
+        )
         if sampling.masked_channels:
             outside = seg[:, 0] < 0
             for channel in sampling.masked_channels:
@@ -113,15 +115,6 @@ class MemoryLoader(Iterator[dict]):
             "keys": [self.bank.cases[index].key for index in chosen],
             "corners": torch.from_numpy(corners + inner),
         }
-
-    def _augment(
-        self, data: torch.Tensor, seg: torch.Tensor, rng: np.random.Generator, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        patch, in_plane, values = self.sampling.patch_size, self.sampling.in_plane, self.bank.values
-        if isinstance(self.augmentation, StockSpec):
-            draw = draw_stock(self.augmentation, data.shape[0], data.shape[1], len(patch), in_plane, rng)
-            return augment_stock(data, seg, patch, draw, generator, values)
-        return augment_batch(data, seg, patch, self.augmentation, generator, in_plane, values)
 
     def _corner(self, case: MemoryCase, foreground: bool, rng: np.random.Generator) -> list[int]:
         """Draw the corner of a patch as nnU-Net's loader does; it may lie outside the image."""
@@ -161,3 +154,52 @@ def _shrink(seg: torch.Tensor, scale: tuple[float, ...]) -> torch.Tensor:
         return seg
     size = [round(n * s) for n, s in zip(seg.shape[2:], scale, strict=True)]
     return torch.nn.functional.interpolate(seg.float(), size, mode="nearest-exact").to(seg.dtype)
+
+
+class CudaPrefetcher:
+    """Draws the batch after the one asked for in a thread, on a stream of its own.
+
+    Args:
+        draw: Makes the batch of a step, the same one whenever it is asked: a dictionary whose tensors, also those in
+            lists, are on `device` or on the CPU. It must not wait for the GPU.
+        device: A CUDA device.
+    """
+
+    def __init__(self, draw: Callable[[int], dict], device: torch.device) -> None:
+        self._draw = draw
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        # what `draw` reads was written on the present stream
+        self._stream.wait_stream(torch.cuda.current_stream(device))
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+        self._ahead: tuple[int, Future[tuple[dict, torch.cuda.Event]]] | None = None
+
+    def __call__(self, step: int) -> dict:
+        """Return the batch of a step, ready for the present stream, and start the next step's."""
+        if self._ahead is not None and self._ahead[0] == step:
+            coming = self._ahead[1]
+        else:
+            coming = self._thread.submit(self._run, step)
+        batch, drawn = coming.result()
+        self._ahead = (step + 1, self._thread.submit(self._run, step + 1))
+        present = torch.cuda.current_stream(self._device)
+        present.wait_event(drawn)
+        for tensor in _tensors(batch):
+            if tensor.device.type == "cuda":
+                # its memory belongs to the other stream: not to be used again before the present one is done with it
+                tensor.record_stream(present)
+        return batch
+
+    def _run(self, step: int) -> tuple[dict, torch.cuda.Event]:
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+            batch = self._draw(step)
+            drawn = torch.cuda.Event()
+            drawn.record(self._stream)
+        return batch, drawn
+
+
+def _tensors(batch: dict) -> Iterator[torch.Tensor]:
+    for value in batch.values():
+        for entry in value if isinstance(value, list) else [value]:
+            if isinstance(entry, torch.Tensor):
+                yield entry

@@ -1,17 +1,16 @@
-"""Geometry of nnU-Net's augmentation for many samples at once: rotation and zoom, centre crop, mirroring."""
+"""Geometry of the augmentation for many samples at once: rotation and zoom, centre crop, mirroring."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch.nn import functional
 
 _LABELS_AT_ONCE = 8
 
 
-def rotation_and_scale(angles: np.ndarray, scales: np.ndarray) -> np.ndarray:
+def rotation_and_scale(angles: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """Return the matrices that nnU-Net applies to its sampling grid.
 
     Args:
@@ -24,20 +23,20 @@ def rotation_and_scale(angles: np.ndarray, scales: np.ndarray) -> np.ndarray:
     Source: batchgeneratorsv2, `create_affine_matrix_2d` and `create_affine_matrix_3d`.
     """
     if angles.shape[1] == 1:
-        matrix = _turn(angles[:, 0], 2, 0, 1)
+        matrix = _rotation(angles[:, 0], 2, 0, 1)
     else:
-        about = [(1, 2), (2, 0), (0, 1)]
-        first, second, third = (_turn(angles[:, i], 3, *plane) for i, plane in enumerate(about))
+        planes = [(1, 2), (2, 0), (0, 1)]
+        first, second, third = (_rotation(angles[:, i], 3, *plane) for i, plane in enumerate(planes))
         matrix = third @ second @ first
-    return (matrix * scales[:, None, None]).astype(np.float32)
+    return (matrix * scales[:, None, None]).float()
 
 
-def _turn(angle: np.ndarray, dim: int, first: int, second: int) -> np.ndarray:
+def _rotation(angle: torch.Tensor, dim: int, first: int, second: int) -> torch.Tensor:
     """Return rotations (n, dim, dim) that take the axis `first` towards `second`."""
-    matrix = np.tile(np.eye(dim), (len(angle), 1, 1))
-    matrix[:, first, first] = matrix[:, second, second] = np.cos(angle)
-    matrix[:, second, first] = np.sin(angle)
-    matrix[:, first, second] = -np.sin(angle)
+    matrix = torch.eye(dim, dtype=angle.dtype).repeat(len(angle), 1, 1)
+    matrix[:, first, first] = matrix[:, second, second] = torch.cos(angle)
+    matrix[:, second, first] = torch.sin(angle)
+    matrix[:, first, second] = -torch.sin(angle)
     return matrix
 
 

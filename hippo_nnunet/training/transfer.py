@@ -1,22 +1,20 @@
-"""Small arrays on their way to the device, without making the host wait for it."""
+"""Small tensors copied to the device without making the host wait for it."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
 import torch
 
 
-def upload(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Return an array as a tensor on a device.
+def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the CPU on a device.
 
     Args:
-        array: Any shape; on the CPU its memory is shared.
+        tensor: Any shape; on the CPU it is returned as it is.
         device: Where it is wanted. To a GPU it goes from pinned memory: a copy from ordinary memory waits for whatever
             the GPU still has to do.
     """
-    tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 

@@ -21,16 +21,16 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from scipy.stats import chi2_contingency, ks_2samp
 
 from hippo_nnunet.training import intensity
-from hippo_nnunet.training.augmentation_spec import StockSpec, stock_spec
+from hippo_nnunet.training.augmentation import BatchRandom, augment_batch, draw_geometry, draw_volumes
+from hippo_nnunet.training.augmentation_spec import AugmentationSpec, Operation, stock_spec
 from hippo_nnunet.training.spatial import centre_crop, resample, rotation_and_scale
-from hippo_nnunet.training.stock_augmentation import StockDraw, augment_stock, draw_stock
 
 PATCH, CUT, ANGLE = (28, 20), (33, 32), math.pi
 SPEC = stock_spec((-ANGLE, ANGLE), CUT, (0, 1))
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def changed(spec: AugmentationSpec, changes: dict[str, dict[str, Any]]) -> AugmentationSpec:
+    return replace(spec, **{name: replace(getattr(spec, name), **change) for name, change in changes.items()})
 
 
 def stock_transforms(patch=PATCH, angle=ANGLE, in_plane=False, masked: list[bool] | None = None) -> list:
@@ -68,42 +68,31 @@ def test_nnunets_recipe_has_our_numbers_in_our_order():
         masked=[True]
     )
     spec = SPEC
-    assert (spatial.p_rotation, spatial.rotation, spatial.p_rot_per_axis) == (spec.p_rotation, spec.rotation, 1)
-    assert (spatial.p_scaling, spatial.scaling) == (spec.p_scaling, spec.scaling)
+    assert (spatial.p_rotation, spatial.rotation, spatial.p_rot_per_axis) == (spec.rotation.p, spec.rotation.bounds, 1)
+    assert (spatial.p_scaling, spatial.scaling) == (spec.scaling.p, spec.scaling.bounds)
     assert spatial.p_synchronize_scaling_across_axes == 1 and spatial.p_elastic_deform == 0
     assert (spatial.mode_image, spatial.mode_seg, spatial.padding_mode_image) == ("bilinear", "bilinear", "zeros")
     assert (spatial.border_mode_seg, spatial.padding_value_seg) == ("constant", -1)
     assert not spatial.random_crop and not spatial.align_corners
 
-    def inner(random: Any, name: str, probability: float, **attributes: Any) -> None:
-        assert random.apply_probability == probability
+    def inner(random: Any, name: str, operation: Operation, parameter: str, **attributes: Any) -> None:
+        assert random.apply_probability == operation.p
         assert type(random.transform).__name__ == name
+        assert operation.per_channel != random.transform.synchronize_channels
+        attributes |= {parameter: operation.bounds, "p_per_channel": operation.p_channel}
         for key, value in attributes.items():
             found = getattr(random.transform, key)
             assert getattr(found, "contrast_range", found) == value, (name, key)
+            assert operation.balanced == hasattr(getattr(random.transform, parameter), "contrast_range")
 
-    free = {"synchronize_channels": False}
-    inner(
-        noise, "GaussianNoiseTransform", spec.p_noise, noise_variance=spec.noise_std, p_per_channel=1,
-        synchronize_channels=True,
-    )  # fmt: skip
-    inner(
-        blur, "GaussianBlurTransform", spec.p_blur, blur_sigma=spec.blur_sigma, p_per_channel=spec.p_blur_channel,
-        synchronize_axes=False, **free,
-    )  # fmt: skip
-    name = "MultiplicativeBrightnessTransform"
-    inner(bright, name, spec.p_brightness, multiplier_range=spec.brightness, p_per_channel=1, **free)
-    inner(
-        contrast, "ContrastTransform", spec.p_contrast, contrast_range=spec.contrast, preserve_range=True,
-        p_per_channel=1, **free,
-    )  # fmt: skip
-    inner(
-        coarse, "SimulateLowResolutionTransform", spec.p_low_resolution, scale=spec.low_resolution, ignore_axes=None,
-        synchronize_axes=True, allowed_channels=None, p_per_channel=spec.p_low_resolution_channel, **free,
-    )  # fmt: skip
-    same = {"gamma": spec.gamma, "p_per_channel": 1, "p_retain_stats": 1, **free}
-    inner(inverted, "GammaTransform", spec.p_inverted_gamma, p_invert_image=1, **same)
-    inner(gamma, "GammaTransform", spec.p_gamma, p_invert_image=0, **same)
+    inner(noise, "GaussianNoiseTransform", spec.noise, "noise_variance")
+    inner(blur, "GaussianBlurTransform", spec.blur, "blur_sigma", synchronize_axes=False)
+    inner(bright, "MultiplicativeBrightnessTransform", spec.brightness, "multiplier_range")
+    inner(contrast, "ContrastTransform", spec.contrast, "contrast_range", preserve_range=True)
+    coarsening = {"ignore_axes": None, "synchronize_axes": True, "allowed_channels": None}
+    inner(coarse, "SimulateLowResolutionTransform", spec.low_resolution, "scale", **coarsening)
+    inner(inverted, "GammaTransform", spec.inverted_gamma, "gamma", p_retain_stats=1, p_invert_image=1)
+    inner(gamma, "GammaTransform", spec.gamma, "gamma", p_retain_stats=1, p_invert_image=0)
     assert mirror.allowed_axes == spec.mirror_axes
     assert "torch.rand(1) < 0.5" in inspect.getsource(MirrorTransform)
     assert (mask.apply_to_channels, mask.set_outside_to) == ([0], 0)
@@ -136,7 +125,7 @@ def test_a_given_rotation_and_zoom_agrees_voxel_by_voxel(cut, patch, in_plane):
     image, labels = patches(count, *cut, channels=2)
     angles, scales = rng.uniform(-3, 3, (count, 3)), rng.uniform(0.7, 1.4, count)
     own = angles if len(patch) == 3 and not in_plane else angles[:, -1:]
-    matrices = torch.from_numpy(rotation_and_scale(own, scales))
+    matrices = rotation_and_scale(torch.from_numpy(own), torch.from_numpy(scales))
     ours, seg = resample(image, labels, patch, matrices, (-1, 0, 1, 2))
     assert torch.equal(seg, resample(image, labels, patch, matrices)[1])
     agreeing = []
@@ -201,7 +190,7 @@ def test_each_intensity_operation_agrees_with_theirs(size):
         SimulateLowResolutionTransform((0.5, 1), False, True, None),
         apply_to_channel=lambda i: channel, scales=lambda i: scales[i : i + 1],
     )  # fmt: skip
-    noise = intensity.add_noise(volumes, torch.full((8,), 0.1), generator()) - volumes
+    noise = intensity.add_noise(volumes, torch.full((8,), 0.1), BatchRandom(0).noise) - volumes
     assert noise.std().item() == pytest.approx(0.1, rel=0.06) and abs(noise.mean().item()) < 0.01
 
 
@@ -243,22 +232,24 @@ def euler(turns: np.ndarray) -> np.ndarray:
     return np.stack([*about, np.arctan2(turns[:, 1, 0], turns[:, 0, 0])], axis=1)
 
 
-def our_draws(spec: StockSpec, dim: int, n: int) -> dict[str, tuple[int, np.ndarray]]:
-    draw: StockDraw = draw_stock(spec, n, 2, dim, False, np.random.default_rng(5))
-    turns = rotation_and_scale(draw.angles, np.ones(len(draw.turned))).astype(float)
-    drawn = {"scale": draw.scales[draw.scales != 1]}
+def our_draws(spec: AugmentationSpec, dim: int, n: int) -> dict[str, tuple[int, np.ndarray]]:
+    random = BatchRandom(5)
+    geometry = draw_geometry(spec, n, dim, False, random)
+    turns = rotation_and_scale(geometry.angles, torch.ones(len(geometry.moved))).double().numpy()
+    scales = geometry.scales.numpy()
+    drawn = {"scale": scales[scales != 1]}
     for name, angles in zip("abc", euler(turns).T, strict=False):
         drawn[f"angle {name}"] = angles[np.abs(angles) > 1e-6]
     for name in ("noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma"):
-        chosen = getattr(draw, name)
+        chosen = draw_volumes(getattr(spec, name), n, 2, random, *[dim] * (name == "blur"))
         assert len(set(chosen.rows.tolist())) == len(chosen.rows) == len(chosen.values)
-        values = chosen.values[:, -1] if chosen.values.ndim == 2 else chosen.values
+        values = (chosen.values[:, -1] if chosen.values.ndim == 2 else chosen.values).numpy()
         # one value for all channels of a sample
         drawn[name] = values[::2] if name == "noise" else values
     return {name: (len(values), values) for name, values in drawn.items()}
 
 
-def least_likely(spec: StockSpec, dim: int, theirs: dict, n: int, ours_n: int = 12000) -> tuple[float, str]:
+def least_likely(spec: AugmentationSpec, dim: int, theirs: dict, n: int, ours_n: int = 12000) -> tuple[float, str]:
     """The smallest probability, of all counts and distributions, that ours come from where theirs do."""
     ours = our_draws(spec, dim, ours_n)
     assert ours.keys() == theirs.keys()
@@ -290,34 +281,40 @@ def test_parameters_come_from_their_distributions(drawn_by_nnunet, dim):
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        ({"scaling": (0.8, 1.4)}, "scale"),
-        ({"rotation": (-2.2, 2.2)}, "angle"),
-        ({"p_rotation": 0.26}, "angle"),
-        ({"p_noise": 0.15}, "noise"),
-        ({"noise_std": (0, 0.14)}, "noise"),
-        ({"blur_sigma": (0.5, 0.8)}, "blur"),
-        ({"p_blur_channel": 0.7}, "blur"),
-        ({"brightness": (0.8, 1.25)}, "brightness"),
-        ({"contrast": (0.75, 1.15)}, "contrast"),
-        ({"low_resolution": (0.6, 1)}, "low_resolution"),
-        ({"p_low_resolution": 0.32}, "low_resolution"),
-        ({"gamma": (0.7, 1.3)}, "gamma"),
-        ({"p_inverted_gamma": 0.16}, "inverted_gamma"),
+        ({"scaling": {"bounds": (0.8, 1.4)}}, "scale"),
+        ({"rotation": {"bounds": (-2.2, 2.2)}}, "angle"),
+        ({"rotation": {"p": 0.26}}, "angle"),
+        ({"noise": {"p": 0.15}}, "noise"),
+        ({"noise": {"bounds": (0, 0.14)}}, "noise"),
+        ({"blur": {"bounds": (0.5, 0.8)}}, "blur"),
+        ({"blur": {"p_channel": 0.7}}, "blur"),
+        ({"brightness": {"bounds": (0.8, 1.25)}}, "brightness"),
+        ({"contrast": {"bounds": (0.75, 1.15)}}, "contrast"),
+        ({"low_resolution": {"bounds": (0.6, 1)}}, "low_resolution"),
+        ({"low_resolution": {"p": 0.32}}, "low_resolution"),
+        ({"gamma": {"bounds": (0.7, 1.3)}}, "gamma"),
+        ({"gamma": {"balanced": False}}, "gamma"),
+        ({"inverted_gamma": {"p": 0.16}}, "inverted_gamma"),
     ],
 )
 def test_a_wrong_number_would_be_noticed(drawn_by_nnunet, change, where):
-    probability, found = least_likely(replace(SPEC, **change), 2, drawn_by_nnunet[2], DRAWN)
+    probability, found = least_likely(changed(SPEC, change), 2, drawn_by_nnunet[2], DRAWN)
     assert probability < 1e-3
     assert where in found
 
 
 def test_within_slices_nothing_is_turned_or_coarsened_across_them():
-    draw = draw_stock(SPEC, 3000, 1, 3, True, np.random.default_rng(0))
-    assert draw.angles.shape == (len(draw.turned), 1)
-    assert (draw.low_resolution.values[:, 0] == 1).all() and (draw.low_resolution.values[:, 1:] < 1).all()
-    assert (draw.blur.values < 1).all()
-    shares = [len(rows) / 3000 for rows in draw.mirrored.values()]
-    assert list(draw.mirrored) == [0, 1] and shares == pytest.approx([0.5, 0.5], abs=0.03)
+    geometry = draw_geometry(SPEC, 3000, 3, True, BatchRandom(0))
+    assert geometry.angles.shape == (len(geometry.moved), 1)
+    shares = [len(rows) / 3000 for rows in geometry.mirrored.values()]
+    assert list(geometry.mirrored) == [0, 1] and shares == pytest.approx([0.5, 0.5], abs=0.03)
+    coarse = AugmentationSpec(low_resolution=Operation(1.0, (0.5, 0.6)))
+    image = torch.arange(6.0).view(1, 1, 6, 1, 1) + torch.arange(8.0).view(1, 1, 1, 8, 1).expand(1, 1, 6, 8, 8)
+    labels = torch.zeros(image.shape, dtype=torch.int16)
+    flat, _ = augment_batch(image, labels, (6, 8, 8), coarse, BatchRandom(0), in_plane=True)
+    assert torch.equal(flat.diff(dim=2), torch.ones(1, 1, 5, 8, 8))
+    solid, _ = augment_batch(image, labels, (6, 8, 8), coarse, BatchRandom(0))
+    assert not torch.equal(solid.diff(dim=2), torch.ones(1, 1, 5, 8, 8))
 
 
 # -- the whole chain ---------------------------------------------------------------------------------------------------
@@ -359,10 +356,9 @@ def augmented_by_nnunet() -> dict[str, np.ndarray]:
     return features(torch.stack(out), torch.stack(seg))
 
 
-def augmented(spec: StockSpec, times: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+def augmented(spec: AugmentationSpec, times: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     image, labels = (t.repeat(times, 1, 1, 1) for t in patches(SAMPLES, *CUT))
-    draw = draw_stock(spec, len(image), 1, 2, False, np.random.default_rng(7))
-    return augment_stock(image, labels, PATCH, draw, generator(7), (-1, 0, 1, 2))
+    return augment_batch(image, labels, PATCH, spec, BatchRandom(7), values=(-1, 0, 1, 2))
 
 
 def test_the_whole_chain_gives_the_same_moments_and_class_volumes(augmented_by_nnunet):
@@ -377,14 +373,14 @@ def test_the_whole_chain_gives_the_same_moments_and_class_volumes(augmented_by_n
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        ({"p_scaling": 1.0, "scaling": (1.2, 1.4)}, "volume 1"),
-        ({"p_contrast": 1.0, "contrast": (0.1, 1.0)}, "deviation"),
-        ({"p_low_resolution": 0.9, "p_low_resolution_channel": 1.0}, "sharpness"),
-        ({"p_noise": 1.0, "noise_std": (0.5, 0.5)}, "sharpness"),
+        ({"scaling": {"p": 1.0, "bounds": (1.2, 1.4)}}, "volume 1"),
+        ({"contrast": {"p": 1.0, "bounds": (0.1, 1.0)}}, "deviation"),
+        ({"low_resolution": {"p": 0.9, "p_channel": 1.0}}, "sharpness"),
+        ({"noise": {"p": 1.0, "bounds": (0.5, 0.5)}}, "sharpness"),
     ],
 )
 def test_a_wrong_chain_would_be_noticed(augmented_by_nnunet, change, where):
-    ours = features(*augmented(replace(SPEC, **change)))
+    ours = features(*augmented(changed(SPEC, change)))
     assert ks_2samp(ours[where], augmented_by_nnunet[where])[1] < 1e-3
 
 
@@ -394,15 +390,15 @@ def test_a_wrong_chain_would_be_noticed(augmented_by_nnunet, change, where):
 def test_3d_batches_keep_their_labels_and_touch_the_share_of_samples_that_they_should(cut, patch, in_plane):
     image, labels = (t.repeat(60, 1, 1, 1, 1) for t in patches(10, *cut, channels=2))
     spec = stock_spec((-0.5, 0.5), cut, ())
-    draw = draw_stock(spec, 600, 2, 3, in_plane, np.random.default_rng(1))
+    geometry = draw_geometry(spec, 600, 3, in_plane, BatchRandom(1))
     before = image.clone()
-    out, seg = augment_stock(image, labels, patch, draw, generator(), (-1, 0, 1, 2))
+    out, seg = augment_batch(image, labels, patch, spec, BatchRandom(1), in_plane, (-1, 0, 1, 2))
     assert torch.equal(image, before)
     assert out.shape == (600, 2, *patch) and seg.shape == (600, 1, *patch) and torch.isfinite(out).all()
     assert set(seg.unique().tolist()) == {-1, 0, 1, 2}
     moved = torch.tensor([not torch.equal(a, b) for a, b in zip(seg, centre_crop(labels, patch), strict=True)])
     turned = torch.zeros(600, dtype=torch.bool)
-    turned[draw.turned] = True
+    turned[geometry.moved] = True
     assert turned.float().mean().item() == pytest.approx(1 - 0.8 * 0.8, abs=0.06)
     assert not moved[~turned].any() and moved[turned].float().mean() > 0.5
     touched = torch.stack([(a != b).flatten(1).any(1) for a, b in zip(out, centre_crop(image, patch), strict=True)])

@@ -9,7 +9,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from hippo_nnunet.nnunet import memory_cases
 from hippo_nnunet.nnunet.loaders import memory_loaders
-from hippo_nnunet.training.augmentation import PUBLISHED, AugmentationSpec, StockSpec, stock_spec
+from hippo_nnunet.training.augmentation_spec import PUBLISHED, AugmentationSpec, stock_spec
 
 
 def made(dataset, name: str, configuration: str = "2d"):
@@ -24,7 +24,9 @@ def test_a_bare_recipe_gets_nnunets_augmentation(in_tiny, configuration, size):
     rotation, _, initial, axes = nnUNetTrainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size(trainer)
     trainer.inference_allowed_mirroring_axes = None
     train, validation = memory_loaders(trainer)
-    assert train.augmentation == StockSpec(tuple(int(n) for n in initial), rotation, axes)
+    assert train.augmentation == stock_spec(rotation, initial, axes)
+    assert train.augmentation.rotation.bounds == rotation and train.augmentation.axes(len(size)) == axes
+    assert train.augmentation.sampled_patch == tuple(int(n) for n in initial)
     assert validation.augmentation == AugmentationSpec()
     assert trainer.inference_allowed_mirroring_axes == axes
     for loader in (train, validation):

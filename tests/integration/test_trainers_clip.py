@@ -21,8 +21,8 @@ from hippo_nnunet.clip.text import class_embeddings
 from hippo_nnunet.errors import ConfigError, DataError, DependencyError
 from hippo_nnunet.inference.predict import predict
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
+from hippo_nnunet.nnunet.loaders import PositionedDataLoader
 from hippo_nnunet.nnunet.network import ATTENTION, CLIP_GUIDED
-from hippo_nnunet.nnunet.positions import PositionedDataLoader
 
 GUIDED = "CLIPGuidedUNetTrainer_mini_fast_1epochs_2iters"
 

@@ -8,30 +8,28 @@ import pytest
 import torch
 
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.training.augmentation import (
+from hippo_nnunet.nnunet.loaders import build_transforms
+from hippo_nnunet.training.augmentation import BatchRandom, augment_batch
+from hippo_nnunet.training.augmentation_spec import (
     PUBLISHED,
     SHORT_SCHEDULE,
     AugmentationSpec,
-    augment_batch,
-    build_transforms,
+    Operation,
     left_right_axes,
     sampled_patch_size,
+    within_degrees,
 )
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def batch_of(n: int, *size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    image = torch.randn(n, 1, *size, generator=generator(1))
+    image = torch.randn(n, 1, *size, generator=torch.Generator().manual_seed(1))
     labels = (image > 0.5).to(torch.int16) + (image > 1.5).to(torch.int16)
     return image, labels
 
 
 def test_no_augmentation_changes_nothing():
     image, labels = batch_of(4, 9, 7)
-    out, seg = augment_batch(image, labels, (9, 7), AugmentationSpec(), generator())
+    out, seg = augment_batch(image, labels, (9, 7), AugmentationSpec(), BatchRandom(0))
     assert torch.equal(out, image)
     assert torch.equal(seg, labels)
 
@@ -41,7 +39,7 @@ def test_mirroring_flips_each_axis_in_half_of_the_samples_and_labels_follow(size
     n = 400
     image, labels = batch_of(1, *size)
     image, labels = image.expand(n, *image.shape[1:]), labels.expand(n, *labels.shape[1:])
-    out, seg = augment_batch(image, labels, size, PUBLISHED["flip"], generator())
+    out, seg = augment_batch(image, labels, size, PUBLISHED["flip"], BatchRandom(0))
     assert torch.equal(seg, (out > 0.5).to(torch.int16) + (out > 1.5).to(torch.int16))
     seen = {tuple(o.flatten().tolist()) for o in out}
     assert len(seen) == 2 ** len(size)
@@ -51,7 +49,7 @@ def test_mirroring_flips_each_axis_in_half_of_the_samples_and_labels_follow(size
 
 def test_only_the_axes_named_are_mirrored():
     image, labels = batch_of(50, 5, 5)
-    out, _ = augment_batch(image, labels, (5, 5), AugmentationSpec(p_mirror=1.0, mirror_axes=(1,)), generator())
+    out, _ = augment_batch(image, labels, (5, 5), AugmentationSpec(p_mirror=1.0, mirror_axes=(1,)), BatchRandom(0))
     assert torch.equal(out, image.flip(3))
 
 
@@ -60,10 +58,10 @@ def test_a_quarter_turn_moves_a_voxel_where_it_belongs():
     image[0, 0, 0, 2] = 1.0  # two voxels above the centre
     labels = image.to(torch.int16)
     # the angle is uniform in +-90 degrees: over many draws, find near quarter turns
-    spec = AugmentationSpec(p_rotation=1.0, rotation_deg=90)
+    spec = AugmentationSpec(rotation=Operation(1.0, within_degrees(90)))
     ends = []
     for seed in range(300):
-        out, seg = augment_batch(image, labels, (5, 5), spec, generator(seed))
+        out, seg = augment_batch(image, labels, (5, 5), spec, BatchRandom(seed))
         row, column = divmod(int(out[0, 0].argmax()), 5)
         assert math.hypot(row - 2, column - 2) == pytest.approx(2, abs=0.9)
         assert seg.max() <= 1
@@ -75,16 +73,16 @@ def test_a_quarter_turn_moves_a_voxel_where_it_belongs():
 def test_zooming_in_magnifies():
     image = torch.zeros(1, 1, 21, 21)
     image[..., 8:13, 8:13] = 1
-    spec = AugmentationSpec(p_scaling=1.0, scaling=(2.0, 2.0))
-    out, seg = augment_batch(image, image.to(torch.int16), (21, 21), spec, generator())
+    spec = AugmentationSpec(scaling=Operation(1.0, (2.0, 2.0)))
+    out, seg = augment_batch(image, image.to(torch.int16), (21, 21), spec, BatchRandom(0))
     assert 81 <= int(seg.sum()) <= 121  # 5x5 becomes about 10x10
     assert out.max() == 1
 
 
 def test_what_lies_outside_is_zero_and_marked():
     image, labels = torch.ones(1, 1, 9, 9), torch.ones(1, 1, 9, 9, dtype=torch.int16)
-    spec = AugmentationSpec(p_scaling=1.0, scaling=(0.5, 0.5))
-    out, seg = augment_batch(image, labels, (9, 9), spec, generator())
+    spec = AugmentationSpec(scaling=Operation(1.0, (0.5, 0.5)))
+    out, seg = augment_batch(image, labels, (9, 9), spec, BatchRandom(0))
     assert out[0, 0, 0, 0] == 0
     assert seg[0, 0, 0, 0] == -1
     assert seg[0, 0, 4, 4] == 1
@@ -93,16 +91,16 @@ def test_what_lies_outside_is_zero_and_marked():
 def test_in_plane_rotation_leaves_slices_apart():
     image = torch.zeros(8, 1, 5, 9, 9)
     image[:, :, 2] = 1
-    spec = AugmentationSpec(p_rotation=1.0, rotation_deg=45, p_scaling=1.0, scaling=(0.9, 1.1))
-    out, _ = augment_batch(image, image.to(torch.int16), (5, 9, 9), spec, generator(), in_plane=True)
+    spec = AugmentationSpec(rotation=Operation(1.0, within_degrees(45)), scaling=Operation(1.0, (0.9, 1.1)))
+    out, _ = augment_batch(image, image.to(torch.int16), (5, 9, 9), spec, BatchRandom(0), in_plane=True)
     assert out[:, :, [0, 1, 3, 4]].abs().max() < 1e-5
     assert out[:, :, 2, 4, 4] == pytest.approx(1)
 
 
 def test_noise_has_the_published_strength_and_frequency():
     image, labels = torch.zeros(3000, 1, 6, 6), torch.zeros(3000, 1, 6, 6, dtype=torch.int16)
-    spec = AugmentationSpec(p_noise=0.3, noise_std=(0.01, 0.01))
-    out, _ = augment_batch(image, labels, (6, 6), spec, generator())
+    spec = AugmentationSpec(noise=Operation(0.3, (0.01, 0.01)))
+    out, _ = augment_batch(image, labels, (6, 6), spec, BatchRandom(0))
     noisy = out.flatten(1).abs().amax(1) > 0
     assert noisy.float().mean().item() == pytest.approx(0.3, abs=0.03)
     assert out[noisy].std().item() == pytest.approx(0.01, rel=0.05)
@@ -110,23 +108,25 @@ def test_noise_has_the_published_strength_and_frequency():
 
 def test_intensity_changes_keep_what_they_promise():
     image, labels = batch_of(64, 16, 16)
-    gamma, _ = augment_batch(image, labels, (16, 16), AugmentationSpec(p_gamma=1.0, gamma=(0.7, 1.5)), generator())
+    gamma, _ = augment_batch(
+        image, labels, (16, 16), AugmentationSpec(gamma=Operation(1.0, (0.7, 1.5))), BatchRandom(0)
+    )
     assert torch.allclose(gamma.mean((2, 3)), image.mean((2, 3)), atol=1e-4)
     assert torch.allclose(gamma.std((2, 3)), image.std((2, 3)), rtol=1e-3)
     assert not torch.allclose(gamma, image)
-    spec = AugmentationSpec(p_contrast=1.0, contrast=(1.5, 1.5))
-    contrast, _ = augment_batch(image, labels, (16, 16), spec, generator())
+    spec = AugmentationSpec(contrast=Operation(1.0, (1.5, 1.5)))
+    contrast, _ = augment_batch(image, labels, (16, 16), spec, BatchRandom(0))
     assert (contrast.amax((2, 3)) <= image.amax((2, 3)) + 1e-6).all()
-    spec = AugmentationSpec(p_brightness=1.0, brightness=(1.25, 1.25))
-    bright, _ = augment_batch(image, labels, (16, 16), spec, generator())
+    spec = AugmentationSpec(brightness=Operation(1.0, (1.25, 1.25)))
+    bright, _ = augment_batch(image, labels, (16, 16), spec, BatchRandom(0))
     assert torch.allclose(bright, image * 1.25)
 
 
 def test_a_seed_fixes_the_batch():
     image, labels = batch_of(6, 30, 24)
-    first, one = augment_batch(image, labels, (20, 16), SHORT_SCHEDULE, generator(3))
-    second, two = augment_batch(image, labels, (20, 16), SHORT_SCHEDULE, generator(3))
-    other, _ = augment_batch(image, labels, (20, 16), SHORT_SCHEDULE, generator(4))
+    first, one = augment_batch(image, labels, (20, 16), SHORT_SCHEDULE, BatchRandom(3))
+    second, two = augment_batch(image, labels, (20, 16), SHORT_SCHEDULE, BatchRandom(3))
+    other, _ = augment_batch(image, labels, (20, 16), SHORT_SCHEDULE, BatchRandom(4))
     assert first.shape == (6, 1, 20, 16)
     assert torch.equal(first, second)
     assert torch.equal(one, two)
@@ -135,18 +135,18 @@ def test_a_seed_fixes_the_batch():
 
 def test_the_cut_covers_the_rotated_patch():
     assert sampled_patch_size(AugmentationSpec(), (56, 40)) == (56, 40)
-    size = sampled_patch_size(AugmentationSpec(p_rotation=1, rotation_deg=10), (56, 40))
+    size = sampled_patch_size(AugmentationSpec(rotation=Operation(1, within_degrees(10))), (56, 40))
     assert size[0] >= 56 * math.cos(math.radians(10)) + 40 * math.sin(math.radians(10))
     assert size[1] >= 40 * math.cos(math.radians(10)) + 56 * math.sin(math.radians(10))
-    zoomed = sampled_patch_size(AugmentationSpec(p_scaling=1, scaling=(0.5, 1)), (5, 56, 40), in_plane=True)
+    zoomed = sampled_patch_size(AugmentationSpec(scaling=Operation(1, (0.5, 1))), (5, 56, 40), in_plane=True)
     assert zoomed == (5, 112, 80)
 
 
 @pytest.mark.parametrize("patch", [(56, 40), (55, 41), (10, 13, 12)])
 def test_samples_that_are_left_alone_stay_sharp(patch):
-    spec = AugmentationSpec(p_rotation=1e-9, rotation_deg=20, p_scaling=1e-9, scaling=(0.8, 1.25))
+    spec = AugmentationSpec(rotation=Operation(1e-9, within_degrees(20)), scaling=Operation(1e-9, (0.8, 1.25)))
     image, labels = batch_of(3, *sampled_patch_size(spec, patch))
-    out, seg = augment_batch(image, labels, patch, spec, generator())
+    out, seg = augment_batch(image, labels, patch, spec, BatchRandom(0))
     inner = [slice((n - p) // 2, (n + p) // 2) for n, p in zip(image.shape[2:], patch, strict=True)]
     assert torch.allclose(out, image[(..., *inner)], atol=1e-4)
     assert torch.equal(seg, labels[(..., *inner)])

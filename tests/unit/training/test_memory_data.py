@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from hippo_nnunet.training.augmentation import SHORT_SCHEDULE, AugmentationSpec
-from hippo_nnunet.training.augmentation_spec import StockSpec, stock_spec
+from hippo_nnunet.training.augmentation_spec import (
+    SHORT_SCHEDULE,
+    AugmentationSpec,
+    Operation,
+    stock_spec,
+    within_degrees,
+)
 from hippo_nnunet.training.case_bank import CaseBank, MemoryCase
 from hippo_nnunet.training.memory_data import MemoryLoader, Sampling
 
@@ -155,8 +160,8 @@ def test_a_bank_holds_what_it_was_given_and_cuts_across_its_borders():
 def test_corners_tell_where_the_final_patch_lies(patch, kind):
     still = {
         "none": AugmentationSpec(),
-        "short": AugmentationSpec(p_rotation=1e-9, rotation_deg=20, p_scaling=1e-9, scaling=(0.8, 1.25)),
-        "stock": StockSpec(tuple(n + 4 for n in patch), (0, 0), (), **dict.fromkeys(PROBABILITIES, 0.0)),
+        "short": AugmentationSpec(rotation=Operation(1e-9, within_degrees(20)), scaling=Operation(1e-9, (0.8, 1.25))),
+        "stock": AugmentationSpec(sampled_patch=tuple(n + 4 for n in patch)),
     }[kind]
     draws = loader(patch, still)
     for _ in range(5):
@@ -169,9 +174,6 @@ def test_corners_tell_where_the_final_patch_lies(patch, kind):
             window = tuple(slice(c + 30, c + 30 + n) for c, n in zip(corner, size, strict=True))
             expected = torch.from_numpy(wide[(slice(None), *window)]).view(sample.shape)
             assert torch.allclose(sample, expected, atol=1e-5)
-
-
-PROBABILITIES = [f.name for f in fields(StockSpec) if f.name.startswith("p_")]
 
 
 def test_the_stock_augmentation_draws_the_same_batch_for_the_same_step_and_keeps_labels():
