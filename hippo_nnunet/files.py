@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,14 +22,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _NAMES = ("case", "variant", "configuration", "label")
-"""Columns of our tables that hold names, even where they look like numbers."""
+"""Columns of our tables that hold names, even if they look like numbers."""
+_RESTORE = "restore it, or delete it and recreate it"
 
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; it replaces the target if the block ends without an error.
 
-    The temporary file is removed where the block fails. The target's folder is created.
+    The temporary file is removed if the block fails. The target's folder is created.
 
     Args:
         target: The file to write.
@@ -45,6 +47,40 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def output_file(target: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[Path]:
+    """Like `atomic_path`, for a file that the user asked for.
+
+    Folders created for the target are removed if it is not written.
+
+    Args:
+        target: The file to write.
+        errors: Exceptions of the block that mean that the file could not be written; all others pass unchanged.
+
+    Yields:
+        See `atomic_path`.
+
+    Raises:
+        DataError: The file could not be written.
+    """
+    created: list[Path] = []
+    try:
+        created = missing_parents(target)
+        with atomic_path(target) as temporary:
+            yield temporary
+    except errors as error:
+        raise DataError(f"{target}: could not be written ({error}): make room, or choose another folder") from error
+    finally:
+        remove_empty(created)
+
+
+def zip_entry(name: str) -> zipfile.ZipInfo:
+    """Return an uncompressed regular file's ZIP entry with a fixed date, so that equal content gives equal bytes."""
+    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    entry.create_system, entry.external_attr = 3, 0o100644 << 16
+    return entry
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a text file atomically, in UTF-8."""
     with atomic_path(path) as temporary:
@@ -53,7 +89,7 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, content: Any, indent: int | None = 1) -> Path:
-    """Write a JSON file atomically; NaN and infinity are refused, for JSON has none.
+    """Write a JSON file atomically; NaN and infinity are refused, as JSON has neither.
 
     Raises:
         ValueError: The content holds NaN or infinity.
@@ -61,8 +97,12 @@ def write_json(path: Path, content: Any, indent: int | None = 1) -> Path:
     return write_text(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str | None = None) -> Any:
     """Read a JSON file.
+
+    Args:
+        path: The file.
+        remedy: End of the error message: what the user can do.
 
     Raises:
         DataError: The file is missing or is not JSON.
@@ -70,22 +110,20 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path} is missing") from None
+        raise DataError(f"{path} is missing; {remedy or 'restore or recreate it'}") from None
     except (OSError, ValueError, RecursionError) as error:
-        remedy = "restore it, or delete it and make it again"
-        raise DataError(f"{path} cannot be read as JSON ({error}); {remedy}") from error
+        raise DataError(f"{path} cannot be read as JSON ({error}); {remedy or _RESTORE}") from error
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
+def read_object(path: Path, remedy: str | None = None) -> dict[str, Any]:
+    """Read a JSON file that holds an object; see `read_json`.
 
     Raises:
         DataError: The file is missing, is not JSON, or holds something else.
     """
-    content = read_json(path)
+    content = read_json(path, remedy)
     if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise DataError(f"{path} holds a {kind}, no JSON object; restore it, or delete it and make it again")
+        raise DataError(f"{path} holds no JSON object but a {type(content).__name__}; {remedy or _RESTORE}")
     return content
 
 
@@ -93,10 +131,10 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
     """Read a CSV table that an experiment keeps.
 
     Returns:
-        The columns asked for, names as strings; None where there is no such file.
+        The requested columns, names as strings; None if the file does not exist.
 
     Raises:
-        DataError: It cannot be read, or lacks a column.
+        DataError: The file cannot be read, or a column is missing.
     """
     import pandas as pd
 
@@ -106,7 +144,7 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} cannot be read as a table ({error}): delete it, it will be made again") from error
+        raise DataError(f"{path} cannot be read as a table ({error}): delete it to have it recreated") from error
 
 
 def write_table(table: pd.DataFrame, path: Path) -> Path:
@@ -125,11 +163,11 @@ def write_table(table: pd.DataFrame, path: Path) -> Path:
 
 @contextmanager
 def staged(target: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a path on the target's file system; what the block builds there becomes the target if the block ends well.
+    """Yield a path on the target's file system, which becomes the target if the block ends without an error.
 
     Args:
-        target: the folder that shall exist in the end.
-        overwrite: replace an existing target. It stays untouched until the new one is complete.
+        target: the folder to create.
+        overwrite: replace an existing target, which stays untouched until the new one is complete.
 
     Yields:
         A path that does not exist yet, in an empty scratch folder of its own that is removed at the end.
@@ -138,14 +176,14 @@ def staged(target: Path, overwrite: bool = False) -> Iterator[Path]:
         DataError: the target exists and ``overwrite`` is False, its parent cannot be written, or the disk is full.
     """
     if target.exists() and not overwrite:
-        raise DataError(f"{target}: exists already; choose another place or pass --overwrite to replace it")
-    made = missing_parents(target)
+        raise DataError(f"{target}: exists already; choose another folder, or pass --overwrite to replace it")
+    created = missing_parents(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # The dot keeps nnU-Net from taking a left-over for a dataset.
+        # The leading dot keeps nnU-Net from listing a leftover as a dataset.
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        remedy = "choose another folder, or make room or mend its permissions"
+        remedy = "choose another folder, or make room or correct its permissions"
         raise DataError(f"{target.parent}: cannot write there ({error.strerror}); {remedy}") from error
     try:
         fresh = scratch / "fresh"
@@ -153,22 +191,22 @@ def staged(target: Path, overwrite: bool = False) -> Iterator[Path]:
         _replace(target, fresh, scratch / "old")
     except OSError as error:
         raise DataError(
-            f"{target}: could not be written ({error}): make room or mend its permissions, then do it again; nothing "
-            "was changed there"
+            f"{target}: could not be written ({error}), nothing was changed there: make room or correct its "
+            "permissions, then try again"
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        remove_empty(made)
+        remove_empty(created)
 
 
 def missing_parents(target: Path) -> list[Path]:
-    """List the folders above a target that are not there yet, the innermost first."""
+    """Return the folders above a target that do not exist yet, innermost first."""
     return [folder for folder in target.parents if not folder.exists()]
 
 
 def remove_empty(folders: list[Path]) -> None:
-    """Remove the folders that were made for a target which did not come to be; the innermost stands first."""
-    with suppress(OSError):  # not empty: the target is there
+    """Remove folders that are empty, innermost first."""
+    with suppress(OSError):  # raised by a folder that is not empty
         for folder in folders:
             folder.rmdir()
 

@@ -75,9 +75,10 @@ def predict(
     except ValueError:
         raise typer.BadParameter("give numbers such as 0,1,2, or all", param_hint="--folds") from None
 
+    from hippo_nnunet.inference.predict import PredictOptions
     from hippo_nnunet.inference.predict import predict as predict_images
 
-    models, postprocessing = tuple(model or ()), None
+    models, postprocessing = tuple(model or ()), "none"
     if experiment is not None:
         from hippo_nnunet.experiment.ensemble_choice import chosen_models
 
@@ -88,23 +89,21 @@ def predict(
         from hippo_nnunet.analysis.predicted_volumes import prepare_volumes
 
         table = prepare_volumes(volumes, models, experiment, calibration, coverage, root, overwrite)
+    options = PredictOptions(
+        chosen_folds,
+        device,
+        checkpoint,
+        overwrite,
+        save_probabilities,
+        use_mirroring=not no_mirroring,
+        postprocessing=postprocessing,
+        show_progress=True,
+        backend=backend,
+        trust_checkpoint=trust_checkpoint,
+        observe=table.add if table else None,
+    )
     with contextlib.redirect_stdout(sys.stderr):  # nnU-Net prints
-        written = predict_images(
-            input_,
-            output,
-            models,
-            chosen_folds,
-            device,
-            checkpoint,
-            overwrite,
-            save_probabilities,
-            use_mirroring=not no_mirroring,
-            postprocessing=postprocessing,
-            show_progress=True,
-            backend=backend,
-            trust_checkpoint=trust_checkpoint,
-            observe=table.add if table else None,
-        )
+        written = predict_images(input_, output, models, options)
     for path in written:
         typer.echo(path)
     if table:

@@ -1,4 +1,4 @@
-"""nnU-Net's predictor with the patches of many images batched, and its folds loaded once."""
+"""nnU-Net's predictor with batches of patches of several images, and its folds loaded once."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psutil
 import torch
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from torch import nn
 
 from hippo_nnunet.inference.backends import Run, choose_runs
-from hippo_nnunet.inference.loading import load_model
 from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage, Window
 from hippo_nnunet.training.recipes import CLIP_BASE, is_ours, parse
 
@@ -29,37 +30,38 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 VOXELS_PER_BATCH = {"cpu": 2**18, "cuda": 2**21, "mps": 2**18}
-"""Voxels of a batch of patches, where the memory allows. Source: ours; on two CPU cores more were not faster."""
+"""Voxels of a batch of patches, memory permitting. Source: ours; larger batches were not faster on two CPU cores."""
 
 MEMORY_SHARE = 0.4
-"""Part of the free memory that a batch's feature maps may take."""
+"""Largest share of the free memory for a batch's feature maps."""
 
 CHECKED_PATCHES = 2
-"""Patches of the first batch by which OpenVINO is compared with torch."""
+"""Patches of the first batch on which OpenVINO is compared with torch."""
 
 
 class BatchedPredictor:
-    """Predicts as `nnUNetPredictor` does, and is set up by the same two methods.
+    """Predicts as `nnUNetPredictor` does, with batches of patches.
 
-    The patches of an image, and of the next ones, go through the network together; each batch meets every mirroring
-    and every fold, whose logits are averaged before they are put together to an image's. Sums are kept in single
-    precision, where nnU-Net keeps them in half precision. Nothing else differs.
+    A batch holds patches of one or several images. Its logits are averaged over mirrorings and folds, then added to
+    their images. Sums are kept in single precision, in nnU-Net in half precision. Nothing else differs.
 
     Args:
-        device: Where the network computes.
-        use_mirroring: Whether logits are averaged over the mirrorings that the training allowed.
+        device: The network's device.
+        use_mirroring: Whether to average over the mirrorings that the training allowed.
         backend: See `choose_runs`.
 
     Attributes:
         networks: One for each fold.
         plans_manager: nnU-Net's view of the plans; `configuration_manager`, `label_manager`, `dataset_json`,
             `trainer_name` and `allowed_mirroring_axes` are nnU-Net's as well.
+        guide: Computes the guidance of a CLIP-guided network; None for others.
     """
 
     networks: list[nn.Module]
     plans_manager: PlansManager
     configuration_manager: ConfigurationManager
     label_manager: Any
+    guide: Guide | None
     dataset_json: dict[str, Any]
     trainer_name: str
     allowed_mirroring_axes: Sequence[int] | None
@@ -71,24 +73,6 @@ class BatchedPredictor:
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True
 
-    def initialize_from_trained_model_folder(
-        self,
-        model_training_output_dir: str | Path,
-        use_folds: Sequence[int | str],
-        checkpoint_name: str = "checkpoint_final.pth",
-    ) -> None:
-        """Load a model's folds.
-
-        Args:
-            model_training_output_dir: nnU-Net's `{trainer}__{plans}__{configuration}`.
-            use_folds: The folds whose logits are averaged.
-            checkpoint_name: File in each fold's folder.
-
-        Raises:
-            Exception: What nnU-Net, torch and our trainers raise where a file or the trainer is missing or wrong.
-        """
-        self.manual_initialization(**load_model(Path(model_training_output_dir), use_folds, checkpoint_name))
-
     def manual_initialization(
         self,
         network: nn.Module,
@@ -99,15 +83,15 @@ class BatchedPredictor:
         trainer_name: str,
         inference_allowed_mirroring_axes: Sequence[int] | None,
     ) -> None:
-        """Take a network that is there.
+        """Set the network and its folds' weights.
 
         Args:
-            network: The network; a compiled one is taken as it was before.
+            network: The network; of a compiled one the original module is used.
             plans_manager: nnU-Net's.
             configuration_manager: nnU-Net's.
-            parameters: State dicts of the folds, of which the network gets copies; None: the network is the only fold.
+            parameters: State dict of each fold, loaded into copies of the network; None: the network is the only fold.
             dataset_json: Content of dataset.json.
-            trainer_name: Class name; a recipe of ours says how CLIP guides.
+            trainer_name: Class name; a recipe of ours determines the CLIP guidance.
             inference_allowed_mirroring_axes: Spatial axes, from 0.
         """
         network = getattr(network, "_orig_mod", network)
@@ -125,29 +109,61 @@ class BatchedPredictor:
         self.trainer_name = trainer_name
         self.allowed_mirroring_axes = inference_allowed_mirroring_axes
         self._patch_size = tuple(int(n) for n in configuration_manager.patch_size)
-        self._guide = self._guide_of(network)
+        self.guide = self._guide_of(network)
         self._runs: list[Run] | None = None
 
-    @torch.inference_mode()
-    def predict_logits_from_preprocessed_data(self, data: torch.Tensor) -> torch.Tensor:
-        """Predict one image.
+    def preprocess(self, files: Sequence[Path]) -> tuple[PreprocessedImage, dict[str, Any]]:
+        """Read and preprocess an image as the plans prescribe.
 
         Args:
-            data: float32 (channel, z, y, x), preprocessed.
+            files: One for each channel.
+
+        Returns:
+            The image, and nnU-Net's properties of it, which `to_image_grid` needs.
+        """
+        data, _, properties = self.configuration_manager.preprocessor_class(verbose=False).run_case(
+            [str(file) for file in files], None, self.plans_manager, self.configuration_manager, self.dataset_json
+        )
+        return PreprocessedImage(torch.from_numpy(data)), properties
+
+    def to_image_grid(self, logits: torch.Tensor, properties: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Resample logits to the original image.
+
+        Args:
+            logits: float32 (head, z, y, x), on the preprocessed grid.
+            properties: nnU-Net's, of `preprocess`.
+
+        Returns:
+            Labels (z, y, x) and probabilities (head, z, y, x), on the image's grid.
+        """
+        segmentation, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits,
+            self.plans_manager,
+            self.configuration_manager,
+            self.label_manager,
+            properties,
+            return_probabilities=True,
+            num_threads_torch=torch.get_num_threads(),
+        )
+        return np.asarray(segmentation), probabilities
+
+    @torch.inference_mode()
+    def predict_image(self, image: PreprocessedImage) -> torch.Tensor:
+        """Predict one image.
 
         Returns:
             Logits (head, z, y, x), float32, on the CPU.
         """
-        (logits,) = self.predict_images([PreprocessedImage(data)], data[0].numel())
+        (logits,) = self.predict_images([image], image.voxels[0].numel())
         return logits
 
     @torch.inference_mode()
     def predict_images(self, images: Iterable[PreprocessedImage], voxels: int | None = None) -> Iterator[torch.Tensor]:
-        """Predict images one after the other; as many are taken ahead as it takes to fill a batch.
+        """Predict images in order; as many are read ahead as a batch needs.
 
         Args:
             images: The images.
-            voxels: About how many voxels they have together; None for many.
+            voxels: Their approximate total number of voxels; None for many.
 
         Yields:
             Logits of each, float32 (head, z, y, x), on the CPU.
@@ -164,7 +180,7 @@ class BatchedPredictor:
         for image in images:
             one = self._open(image)
             opened.append(one)
-            rows = self._guide.patches(image, one, self.device) if self._guide else [None] * len(one.windows)
+            rows = self.guide.patches(image, one, self.device) if self.guide else [None] * len(one.windows)
             waiting.extend((one, window, row) for window, row in zip(one.windows, rows, strict=True))
             while len(waiting) >= size:
                 self._predict_batch([waiting.popleft() for _ in range(size)], total)
@@ -191,7 +207,7 @@ class BatchedPredictor:
         return max(1, wanted)
 
     def _open(self, image: PreprocessedImage) -> OpenImage:
-        """Put an image on the device where it takes a small part of its memory, else leave it on the CPU."""
+        """Move an image to the GPU if it takes a small part of its memory, else keep it on the CPU."""
         heads, where = self.label_manager.num_segmentation_heads, torch.device("cpu")
         if self.device.type == "cuda":
             needed = 4 * image.voxels[0].numel() * (len(image.voxels) + 2 * heads + 1)
@@ -208,7 +224,7 @@ class BatchedPredictor:
         guidance = torch.stack(rows).to(self.device) if rows else None
         if self._runs is None:
             few = patches[:CHECKED_PATCHES]
-            shown = guidance[: len(few)] if guidance is not None else self._guide.live(few) if self._guide else None
+            shown = guidance[: len(few)] if guidance is not None else self.guide.live(few) if self.guide else None
             self._runs = choose_runs(self.backend, self.networks, self.device, voxels, few, shown)
         predicted = self._forward_in_parts(self._runs, patches, guidance)
         for (image, window, _), logits in zip(batch, predicted, strict=True):
@@ -217,7 +233,7 @@ class BatchedPredictor:
     def _forward_in_parts(
         self, runs: Sequence[Run], patches: torch.Tensor, guidance: torch.Tensor | None
     ) -> torch.Tensor:
-        """Predict a batch; where the GPU's memory does not hold it, in halves."""
+        """Predict a batch, in halves if the GPU runs out of memory."""
         try:
             return self._forward(runs, patches, guidance)
         except torch.cuda.OutOfMemoryError:
@@ -233,7 +249,7 @@ class BatchedPredictor:
         total: torch.Tensor | None = None
         for axes in self._mirrorings():
             seen = patches.flip(axes) if axes else patches
-            given = self._guide.live(seen) if guidance is None and self._guide is not None else guidance
+            given = self.guide.live(seen) if guidance is None and self.guide is not None else guidance
             for run in runs:
                 logits = run(seen, given)
                 logits = logits.flip(axes) if axes else logits

@@ -104,21 +104,14 @@ def explain_case(
         ConfigError: Prompts for a model without CLIP, or for an unknown class.
         DataError: The reference is unreadable or does not lie on the image.
     """
-    from torch import from_numpy
-
     from hippo_nnunet.inference.explanation_maps import image_maps, in_file_order, on_image_grid, reader_of
-    from hippo_nnunet.inference.sliding_window import PreprocessedImage
     from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 
     network = predictor.networks[0]
     labels, ignore_label = named_labels(predictor.dataset_json)
     volume = read_volume(case.files[0], case.case)
     expert = None if reference is None else _read_reference(reference, volume, case.case)
-    plans, configuration = predictor.plans_manager, predictor.configuration_manager
-    data, _, properties = configuration.preprocessor_class(verbose=False).run_case(
-        [str(file) for file in case.files], None, plans, configuration, predictor.dataset_json
-    )
-    image = PreprocessedImage(from_numpy(data))
+    image, properties = predictor.preprocess(case.files)
     segmentation, probabilities = _predict(predictor, image, properties)
     heads = class_names(predictor.dataset_json)
     shown: dict[str, Any] = {"attention": (), "similarity": {}}
@@ -235,23 +228,11 @@ def _predict(
     predictor: BatchedPredictor, image: PreprocessedImage, properties: dict[str, Any]
 ) -> tuple[Labels, list[Map]]:
     """Return segmentation and the heads' probabilities on the file's grid."""
-    from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
-    from torch import get_num_threads
-
     from hippo_nnunet.inference.explanation_maps import in_file_order
 
-    (logits,) = predictor.predict_images([image], image.voxels[0].numel())
-    segmentation, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
-        logits,
-        predictor.plans_manager,
-        predictor.configuration_manager,
-        predictor.label_manager,
-        properties,
-        return_probabilities=True,
-        num_threads_torch=get_num_threads(),
-    )
+    segmentation, probabilities = predictor.to_image_grid(predictor.predict_image(image), properties)
     return (
-        in_file_order(np.asarray(segmentation), properties).astype(np.int64),
+        in_file_order(segmentation, properties).astype(np.int64),
         [np.ascontiguousarray(in_file_order(p, properties), dtype=np.float32) for p in probabilities],
     )
 

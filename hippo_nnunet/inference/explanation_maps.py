@@ -15,11 +15,9 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from torch import nn
 
 from hippo_nnunet.inference.batched_predictor import VOXELS_PER_BATCH, BatchedPredictor
-from hippo_nnunet.inference.guidance import Guide
 from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage
 from hippo_nnunet.networks.attention_unet import AttentionUNet
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
-from hippo_nnunet.training.recipes import parse
 
 Read = Callable[[Any, torch.Tensor, torch.Tensor | None], torch.Tensor]
 """From network, patches (batch, channel, *patch) and guidance to maps (batch, map, *patch)."""
@@ -65,7 +63,7 @@ def image_maps(predictor: BatchedPredictor, image: PreprocessedImage, read: Read
     cpu = torch.device("cpu")
     weight = compute_gaussian(patch_size, sigma_scale=1.0 / 8, value_scaling_factor=10, device=cpu).float()
     frame = OpenImage(image.voxels, patch_size, 0, weight)
-    guide = _guide_of(predictor, patch_size)
+    guide = predictor.guide
     rows = guide.patches(image, frame, predictor.device) if guide else [None] * len(frame.windows)
     size = max(1, VOXELS_PER_BATCH["cpu"] // _SHARE_OF_BATCH // prod(patch_size))
     opened: OpenImage | None = None
@@ -126,11 +124,3 @@ def in_file_order(array: npt.NDArray[Any], properties: Mapping[str, Any]) -> npt
     there, here = (nib.io_orientation(stuff[name]) for name in ("original_affine", "reoriented_affine"))
     turned: npt.NDArray[Any] = nib.apply_orientation(array.T, nib.orientations.ornt_transform(here, there))
     return turned.T
-
-
-def _guide_of(predictor: BatchedPredictor, patch_size: tuple[int, ...]) -> Guide | None:
-    """Return what guides a CLIP-guided network at prediction."""
-    network = predictor.networks[0]
-    if not isinstance(network, CLIPGuidedUNet) or not network.use_image:
-        return None
-    return Guide(network, patch_size, parse(predictor.trainer_name).guidance == "cached")

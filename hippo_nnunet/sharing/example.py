@@ -84,23 +84,8 @@ def run_example(predictor: BatchedPredictor, images: Sequence[Path], voxels: npt
     Raises:
         DataError: The probabilities are no numbers.
     """
-    import torch
-    from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
-
-    plans, configuration = predictor.plans_manager, predictor.configuration_manager
-    data, _, properties = configuration.preprocessor_class(verbose=False).run_case(
-        [str(image) for image in images], None, plans, configuration, predictor.dataset_json
-    )
-    logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data))
-    segmentation, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
-        logits,
-        plans,
-        configuration,
-        predictor.label_manager,
-        properties,
-        return_probabilities=True,
-        num_threads_torch=torch.get_num_threads(),
-    )
+    image, properties = predictor.preprocess(images)
+    segmentation, probabilities = predictor.to_image_grid(predictor.predict_image(image), properties)
     if not np.isfinite(probabilities).all():
         raise DataError("the model's probabilities of its example are no numbers: its weights hold extreme values")
     flat = np.asarray(probabilities, dtype=np.float64).reshape(len(probabilities), -1)

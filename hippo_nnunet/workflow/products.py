@@ -87,6 +87,7 @@ def evaluate(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
 def predict(experiment: Experiment, folders: NnunetFolders, folder: Path, variant: str, device: str) -> None:
     """Segment the test images with all folds of a variant, its configurations averaged, or with the ensemble."""
     from hippo_nnunet.evaluation.selection import EnsembleChoice
+    from hippo_nnunet.inference.predict import PredictOptions
     from hippo_nnunet.inference.predict import predict as predict_images
 
     paths = ExperimentPaths(folder)
@@ -96,16 +97,18 @@ def predict(experiment: Experiment, folders: NnunetFolders, folder: Path, varian
         choice = EnsembleChoice.from_json(paths.choice)
         models, postprocessing = choice.members, choice.postprocessing
     else:
-        models, postprocessing = [experiment.model(variant, c) for c in configurations], None
+        models, postprocessing = [experiment.model(variant, c) for c in configurations], "none"
     predict_images(
         folders.raw / experiment.dataset / "imagesTs",
         paths.predictions / variant,
         [folders.results / experiment.dataset / model for model in models],
-        experiment.folds[configurations[0]],
-        device,
-        overwrite=True,
-        postprocessing=postprocessing,
-        show_progress=True,
+        PredictOptions(
+            experiment.folds[configurations[0]],
+            device,
+            overwrite=True,
+            postprocessing=postprocessing,
+            show_progress=True,
+        ),
     )
 
 

@@ -13,7 +13,7 @@ from tiny_dataset import TinyDataset
 from hippo_nnunet.clip.encoder import CLIPEncoder, EncoderChoice, chosen_encoder, load_encoder
 from hippo_nnunet.clip.text import class_embeddings
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.inference.predict import predict
+from hippo_nnunet.inference.predict import PredictOptions, predict
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +84,7 @@ def test_training_from_the_file_to_a_prediction(
     assert bytes(weights["encoder_sha256"].tolist()).hex() == vit.sha256
     assert torch.equal(weights["text_embeddings"], class_embeddings(vit, trainer.dataset_json))
     assert (fold / "checkpoint_final.pth").stat().st_size < 5e6  # the encoder has 605 MB
-    assert len(predict(in_tiny.images, tmp_path / "out", [in_tiny.model(name)], device="cpu")) == 2
+    assert len(predict(in_tiny.images, tmp_path / "out", [in_tiny.model(name)], PredictOptions(device="cpu"))) == 2
     monkeypatch.delenv("HIPPO_CLIP_MODEL")
     with pytest.raises(ConfigError, match="HIPPO_CLIP_MODEL"):
-        predict(in_tiny.images, tmp_path / "other", [in_tiny.model(name)], device="cpu")
+        predict(in_tiny.images, tmp_path / "other", [in_tiny.model(name)], PredictOptions(device="cpu"))

@@ -15,7 +15,7 @@ from tiny_dataset import ATTENTION, CASES, PLANS, TEST_CASES, UNET, TinyDataset
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
-from hippo_nnunet.inference.predict import predict
+from hippo_nnunet.inference.predict import PredictOptions, predict
 from hippo_nnunet.pages.explanation.explain import Settings, explain_experiment, explain_images
 
 SETTINGS = Settings(device="cpu")
@@ -38,7 +38,7 @@ def test_attention_of_test_images_on_their_grid(trained: TinyDataset, tmp_path: 
     written = explain_images(model, [trained.images], output, settings=SETTINGS)
     assert all(path.is_file() for path in written)
     names = {path.name for path in written}
-    predict(trained.images, tmp_path / "predicted", [model], device="cpu", backend="torch")
+    predict(trained.images, tmp_path / "predicted", [model], PredictOptions(device="cpu", backend="torch"))
     for case in TEST_CASES:
         assert {f"{case}_attention.png", f"{case}_attention.svg", f"{case}_probability.png"} <= names
         image = trained.images / f"{case}_0000.nii.gz"

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from hippo_nnunet.cli.model import app
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.inference.loading import load_model, load_model_file
-from hippo_nnunet.inference.predict import predict
+from hippo_nnunet.inference.predict import PredictOptions, predict
 from hippo_nnunet.models.model_file import open_model
 from hippo_nnunet.models.tensors import pack, unpack
 from hippo_nnunet.sharing.exporting import ExportOptions, export_model
@@ -86,13 +86,18 @@ def test_the_same_model_gives_the_same_bytes(trained: TinyDataset, shared: Path,
 
 def test_the_file_predicts_as_the_folder(trained: TinyDataset, shared: Path, tmp_path: Path) -> None:
     for name, model in (("folder", trained.model(UNET)), ("file", shared)):
-        predict(image(trained), tmp_path / name, [model], device="cpu", save_probabilities=True, backend="torch")
+        predict(
+            image(trained),
+            tmp_path / name,
+            [model],
+            PredictOptions(device="cpu", save_probabilities=True, backend="torch"),
+        )
     (labels, probabilities), (expected, of_folder) = output(tmp_path / "file"), output(tmp_path / "folder")
     assert labels.any()
     assert (labels == expected).all()
     assert (probabilities == of_folder).all()
     with pytest.raises(ConfigError, match="folds that have it: 0, 1"):
-        predict(image(trained), tmp_path / "none", [shared], folds=[2], device="cpu")
+        predict(image(trained), tmp_path / "none", [shared], PredictOptions(folds=[2], device="cpu"))
 
 
 def test_verified_without_nnunets_folders_and_without_network(shared: Path, tmp_path: Path) -> None:
@@ -144,8 +149,18 @@ def test_installed_for_nnunet(trained: TinyDataset, shared: Path, tmp_path: Path
     root = tmp_path / "root"
     folder = install_model(shared, root)
     assert folder == root / "nnUNet_results" / trained.name / f"{UNET}__{PLANS}__2d"
-    predict(image(trained), tmp_path / "file", [shared], device="cpu", save_probabilities=True, backend="torch")
-    predict(image(trained), tmp_path / "ours", [folder], device="cpu", save_probabilities=True, backend="torch")
+    predict(
+        image(trained),
+        tmp_path / "file",
+        [shared],
+        PredictOptions(device="cpu", save_probabilities=True, backend="torch"),
+    )
+    predict(
+        image(trained),
+        tmp_path / "ours",
+        [folder],
+        PredictOptions(device="cpu", save_probabilities=True, backend="torch"),
+    )
     assert (output(tmp_path / "file")[1] == output(tmp_path / "ours")[1]).all()
     there = TinyDataset(root, trained.name)
     (tmp_path / "images").mkdir()

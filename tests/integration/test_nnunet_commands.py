@@ -13,7 +13,7 @@ import SimpleITK as sitk  # noqa: N813
 import torch
 from tiny_dataset import ATTENTION, CASES, PLANS, TEST_CASES, UNET, TinyDataset
 
-from hippo_nnunet.inference.predict import predict
+from hippo_nnunet.inference.predict import PredictOptions, predict
 
 TRAINER = "AttentionUNetTrainer_fast_1epochs_2iters"
 COMMAND = ("2d", 0, "-p", PLANS, "-device", "cpu")
@@ -101,7 +101,7 @@ def test_find_best_configuration(trained: TinyDataset) -> None:
 
 def test_evaluate_folder_on_our_predictions(trained: TinyDataset, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    predict(trained.raw / "imagesTr", out, [trained.model(UNET)], device="cpu")
+    predict(trained.raw / "imagesTr", out, [trained.model(UNET)], PredictOptions(device="cpu"))
     options = ("-djfile", out / "dataset.json", "-pfile", out / "plans.json", "-np", 1)
     trained.command("nnUNetv2_evaluate_folder", trained.raw / "labelsTr", out, *options)
     summary = json.loads((out / "summary.json").read_text())
@@ -116,7 +116,7 @@ def test_export_and_install(trained: TinyDataset, tmp_path: Path) -> None:
     elsewhere = TinyDataset(tmp_path / "elsewhere", trained.name)
     elsewhere.command("nnUNetv2_install_pretrained_model_from_zip", archive)
     for name, models in (("original", trained.model(ATTENTION)), ("installed", elsewhere.model(ATTENTION))):
-        predict(trained.images, tmp_path / name, [models], device="cpu", use_mirroring=False)
+        predict(trained.images, tmp_path / name, [models], PredictOptions(device="cpu", use_mirroring=False))
     for case in TEST_CASES:
         a, b = (
             sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / name / f"{case}.nii.gz")))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny_dataset import PLANS, UNET, TinyDataset
 
-from hippo_nnunet.inference.predict import predict
+from hippo_nnunet.inference.predict import PredictOptions, predict
 from hippo_nnunet.nnunet import memory_cases
 from hippo_nnunet.nnunet.finished import is_finished
 from hippo_nnunet.planners import PLANNERS
@@ -70,8 +70,8 @@ def test_folders_with_spaces_and_letters_of_any_script(
     for name, value in moved.environ.items():
         monkeypatch.setenv(name, value)
     output = home / "Vorhersage 1"
-    written = predict(moved.images, output, [moved.model(UNET)], device="cpu")
-    there = predict(trained.images, tmp_path / "plain", [trained.model(UNET)], device="cpu")
+    written = predict(moved.images, output, [moved.model(UNET)], PredictOptions(device="cpu"))
+    there = predict(trained.images, tmp_path / "plain", [trained.model(UNET)], PredictOptions(device="cpu"))
     assert [path.read_bytes() for path in written] == [path.read_bytes() for path in there]
     assert json.loads((output / "plans.json").read_text())["plans_name"] == PLANS
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.inference.loading import load_model
-from hippo_nnunet.inference.predict import predict
+from hippo_nnunet.inference.predict import PredictOptions, predict
 
 FILES = {f"{case}.nii.gz" for case in TEST_CASES}
 TOLERANCE = 1e-3
@@ -64,7 +64,9 @@ def stock(trained: TinyDataset, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_folds_of_one_model(trained: TinyDataset, stock: Path, tmp_path: Path) -> None:
-    written = predict(trained.images, tmp_path / "out", [trained.model(UNET)], device="cpu", save_probabilities=True)
+    written = predict(
+        trained.images, tmp_path / "out", [trained.model(UNET)], PredictOptions(device="cpu", save_probabilities=True)
+    )
     assert {path.name for path in written} == FILES
     assert_same_segmentations(tmp_path / "out", stock / "unet")
     assert_same_probabilities(tmp_path / "out", stock / "unet")
@@ -72,7 +74,7 @@ def test_folds_of_one_model(trained: TinyDataset, stock: Path, tmp_path: Path) -
 
 def test_ensemble_of_2d_and_3d(trained: TinyDataset, stock: Path, tmp_path: Path) -> None:
     models = [trained.model(UNET), trained.model(ATTENTION, "3d_fullres")]
-    predict(trained.images, tmp_path / "out", models, device="cpu", save_probabilities=True)
+    predict(trained.images, tmp_path / "out", models, PredictOptions(device="cpu", save_probabilities=True))
     assert_same_segmentations(tmp_path / "out", stock / "ensemble")
     assert_same_probabilities(tmp_path / "out", stock / "ensemble")
 
@@ -82,7 +84,7 @@ def test_only_the_precision_of_sums_differs(
 ) -> None:
     """nnU-Net's own predictor, made to sum in single precision, gives our probabilities."""
     models = [trained.model(UNET), trained.model(ATTENTION, "3d_fullres")]
-    predict(trained.images, tmp_path / "out", models, device="cpu", save_probabilities=True)
+    predict(trained.images, tmp_path / "out", models, PredictOptions(device="cpu", save_probabilities=True))
     monkeypatch.setattr(torch, "half", torch.float32)
     predictors = [nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False) for _ in models]
     for predictor, model in zip(predictors, models, strict=True):
@@ -100,7 +102,12 @@ def test_openvino(trained: TinyDataset, stock: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     models = [trained.model(UNET), trained.model(ATTENTION, "3d_fullres")]
     for backend in ("openvino", "torch"):
-        predict(trained.images, tmp_path / backend, models, device="cpu", save_probabilities=True, backend=backend)
+        predict(
+            trained.images,
+            tmp_path / backend,
+            models,
+            PredictOptions(device="cpu", save_probabilities=True, backend=backend),
+        )
     assert_same_segmentations(tmp_path / "openvino", stock / "ensemble")
     for case in TEST_CASES:
         one, other = (np.load(tmp_path / b / f"{case}.npz")["probabilities"] for b in ("openvino", "torch"))
@@ -128,7 +135,7 @@ def test_a_trainer_of_nnunets(trained: TinyDataset, tmp_path: Path) -> None:
     torch.save({**checkpoint, "trainer_name": "nnUNetTrainer"}, copy / "fold_0" / "checkpoint_final.pth")
     one = trained.images / f"{TEST_CASES[0]}_0000.nii.gz"
     for folder, model in (("theirs", copy), ("ours", trained.model(UNET))):
-        predict(one, tmp_path / folder, [model], folds=[0], device="cpu")
+        predict(one, tmp_path / folder, [model], PredictOptions(folds=[0], device="cpu"))
     name = f"{TEST_CASES[0]}.nii.gz"
     assert (voxels(tmp_path / "theirs" / name) == voxels(tmp_path / "ours" / name)).all()
 
@@ -150,7 +157,7 @@ def test_nothing_heavy_is_imported(trained: TinyDataset, tmp_path: Path) -> None
 
 def test_geometry_is_the_images(trained: TinyDataset, tmp_path: Path) -> None:
     """Voxels are anisotropic and oblique, the plans transpose, resample and crop."""
-    predict(trained.images, tmp_path / "out", [trained.model(UNET)], folds=[1], device="cpu")
+    predict(trained.images, tmp_path / "out", [trained.model(UNET)], PredictOptions(folds=[1], device="cpu"))
     for case in TEST_CASES:
         image = sitk.ReadImage(str(trained.images / f"{case}_0000.nii.gz"))
         segmentation = sitk.ReadImage(str(tmp_path / "out" / f"{case}.nii.gz"))
@@ -162,7 +169,7 @@ def test_geometry_is_the_images(trained: TinyDataset, tmp_path: Path) -> None:
 
 def test_model_finds_what_it_was_trained_on(trained: TinyDataset, tmp_path: Path) -> None:
     """A transposed or shifted output would be on the right grid, with wrong content."""
-    predict(trained.images, tmp_path / "out", [trained.model(UNET)], device="cpu", use_mirroring=False)
+    predict(trained.images, tmp_path / "out", [trained.model(UNET)], PredictOptions(device="cpu", use_mirroring=False))
     for case in TEST_CASES:
         image = voxels(trained.images / f"{case}_0000.nii.gz")
         found, bright = voxels(tmp_path / "out" / f"{case}.nii.gz") > 0, image > 2
@@ -171,21 +178,21 @@ def test_model_finds_what_it_was_trained_on(trained: TinyDataset, tmp_path: Path
 
 def test_nothing_is_left_but_the_results(trained: TinyDataset, tmp_path: Path) -> None:
     models = [trained.model(UNET)]
-    predict(trained.images, tmp_path / "out", models, device="cpu")
+    predict(trained.images, tmp_path / "out", models, PredictOptions(device="cpu"))
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | {"dataset.json", "plans.json"}
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     with pytest.raises(DataError, match=r"tiny_901.nii.gz exists already.*--overwrite"):
-        predict(trained.images, tmp_path / "out", models, device="cpu")
+        predict(trained.images, tmp_path / "out", models, PredictOptions(device="cpu"))
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     other = [trained.model(ATTENTION, "3d_fullres")]
     one = trained.images / f"{TEST_CASES[0]}_0000.nii.gz"
-    predict(one, tmp_path / "out", other, device="cpu", overwrite=True)
+    predict(one, tmp_path / "out", other, PredictOptions(device="cpu", overwrite=True))
 
 
 def test_output_that_cannot_be_written(trained: TinyDataset, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file/out: cannot write there \(.*\): .*choose another folder"):
-        predict(trained.images, tmp_path / "file" / "out", [trained.model(UNET)], device="cpu")
+        predict(trained.images, tmp_path / "file" / "out", [trained.model(UNET)], PredictOptions(device="cpu"))
 
 
 def test_damaged_checkpoint(trained: TinyDataset, tmp_path: Path) -> None:
@@ -196,7 +203,7 @@ def test_damaged_checkpoint(trained: TinyDataset, tmp_path: Path) -> None:
     whole = (trained.model(UNET) / "fold_0" / "checkpoint_final.pth").read_bytes()
     (copy / "fold_0" / "checkpoint_final.pth").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"checkpoint_final.pth of the folds 0 cannot be loaded"):
-        predict(trained.images, tmp_path / "out", [copy], device="cpu")
+        predict(trained.images, tmp_path / "out", [copy], PredictOptions(device="cpu"))
     assert not (tmp_path / "out").exists()
 
 
@@ -210,7 +217,7 @@ def test_weights_of_another_network(trained: TinyDataset, tmp_path: Path) -> Non
     for name in ("dataset.json", "plans.json"):
         (copy / name).write_bytes((trained.model(UNET) / name).read_bytes())
     with pytest.raises(DataError, match="cannot be loaded"):
-        predict(trained.images, tmp_path / "out", [copy], device="cpu")
+        predict(trained.images, tmp_path / "out", [copy], PredictOptions(device="cpu"))
     assert not (tmp_path / "out").exists()
 
 
@@ -226,4 +233,4 @@ def test_command(trained: TinyDataset, tmp_path: Path) -> None:
 
 def test_fold_that_is_not_trained(trained: TinyDataset, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"fold_3.checkpoint_final.pth.*folds that have it: 0, 1"):
-        predict(trained.images, tmp_path / "out", [trained.model(UNET)], folds=[0, 3], device="cpu")
+        predict(trained.images, tmp_path / "out", [trained.model(UNET)], PredictOptions(folds=[0, 3], device="cpu"))

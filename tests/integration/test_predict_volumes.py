@@ -13,7 +13,7 @@ from tiny_dataset import ATTENTION, TEST_CASES, UNET, TinyDataset
 from typer.testing import CliRunner
 
 from hippo_nnunet.cli.main import app
-from hippo_nnunet.inference.predict import predict
+from hippo_nnunet.inference.predict import PredictOptions, predict
 
 LABELS = ("anterior", "posterior")
 
@@ -48,7 +48,7 @@ def test_an_ensemble_with_its_calibration(trained: TinyDataset, experiment: Path
     assert table["calibration_cases"].unique().tolist() == [4]
     assert (table["level"] == 0.5).all()
     for model in models:
-        predict(trained.images, tmp_path / model.name, [model], device="cpu", use_mirroring=False)
+        predict(trained.images, tmp_path / model.name, [model], PredictOptions(device="cpu", use_mirroring=False))
     for case in TEST_CASES:
         image = sitk.ReadImage(str(tmp_path / "out" / f"{case}.nii.gz"))
         mask, voxel = sitk.GetArrayFromImage(image), float(np.prod(image.GetSpacing()))

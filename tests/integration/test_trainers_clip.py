@@ -19,7 +19,7 @@ from hippo_nnunet.clip.encoder import MINI, load_encoder
 from hippo_nnunet.clip.guidance_cache import CachedGuidance, guidance_axis, slice_embeddings
 from hippo_nnunet.clip.text import class_embeddings
 from hippo_nnunet.errors import ConfigError, DataError, DependencyError
-from hippo_nnunet.inference.predict import predict
+from hippo_nnunet.inference.predict import PredictOptions, predict
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 from hippo_nnunet.nnunet.loaders import PositionedDataLoader
 from hippo_nnunet.nnunet.network import ATTENTION, CLIP_GUIDED
@@ -213,7 +213,7 @@ def test_another_encoder_is_refused(in_tiny: TinyDataset, guided: TinyDataset, t
     with pytest.raises(ConfigError, match=f"checkpoint .*{ours}"):
         in_tiny.trainer(GUIDED).load_checkpoint(str(other))
     with pytest.raises(DataError, match=ours):
-        predict(guided.images, tmp_path / "out", [other.parents[1]], device="cpu")
+        predict(guided.images, tmp_path / "out", [other.parents[1]], PredictOptions(device="cpu"))
 
 
 def test_text_comes_from_the_checkpoint_and_pretrained_weights_bring_none(

@@ -15,7 +15,7 @@ import torch
 from tiny_dataset import TEST_CASES, TinyDataset, make_dataset
 
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.inference.predict import predict
+from hippo_nnunet.inference.predict import PredictOptions, predict
 
 SHORT = "1epochs_2iters"
 TRAINERS = (
@@ -90,7 +90,7 @@ def train(dataset: TinyDataset, name: str, configuration: str = "2d", fold: int 
 
 
 def assert_predicts(dataset: TinyDataset, model: Path, allowed: set[int], output: Path) -> None:
-    for path in predict(dataset.images, output, [model], device="cpu", use_mirroring=False):
+    for path in predict(dataset.images, output, [model], PredictOptions(device="cpu", use_mirroring=False)):
         values = set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(path)))).tolist())
         assert values <= allowed
     assert {path.name for path in output.glob("*.nii.gz")} == {f"{case}.nii.gz" for case in TEST_CASES}
@@ -150,4 +150,4 @@ def test_cascade(in_tiny: TinyDataset, recipe: str, tmp_path: Path) -> None:
     model = in_tiny.model(name, "3d_cascade_fullres")
     assert (model / "fold_0" / "validation" / "summary.json").is_file()
     with pytest.raises(ConfigError, match=r"second stage of a cascade.*-prev_stage_predictions"):
-        predict(in_tiny.images, tmp_path / "out", [model], device="cpu")
+        predict(in_tiny.images, tmp_path / "out", [model], PredictOptions(device="cpu"))

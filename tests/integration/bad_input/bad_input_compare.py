@@ -75,7 +75,7 @@ ROWS = (
     Bad(
         "manifest that is a list",
         COMPARE,
-        ("manifest.json", "no JSON object", "make it again"),
+        ("manifest.json", "no JSON object", "recreate it"),
         (text("{experiment}/manifest.json", "[]"),),
     ),
     Bad(

@@ -212,7 +212,7 @@ ROWS = (
     Bad(
         "output of another model",
         PREDICT,
-        ("dataset.json is there and belongs to something else", "--overwrite"),
+        ("dataset.json exists already and is not of this model", "--overwrite"),
         (text("{out}/dataset.json", "{}"),),
     ),
     Bad("device that is not there", PREDICT + " --device tpu", ("device 'tpu' is unknown", "auto, cpu, cuda or mps")),

@@ -179,9 +179,9 @@ ROWS = (
         (gone("{pre}/CompactPlans_2d/phantom_003.pkl"),),
     ),
     Bad(
-        "data of another plan",
+        "data of other plans",
         TRAIN,
-        ("data preprocessed by another plan", "hippo-nnunet plan"),
+        ("preprocessed with other plans", "hippo-nnunet plan"),
         (text("{pre}/CompactPlans_2d.plan.sha256", "0"),),
     ),
     Bad(

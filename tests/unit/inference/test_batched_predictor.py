@@ -107,7 +107,7 @@ def test_mirroring_can_be_left_out() -> None:
     made.use_mirroring = False
     (image,) = images(1)
     plain = nnunets_logits(made.networks[0], (8, 8), None, image.voxels)
-    torch.testing.assert_close(made.predict_logits_from_preprocessed_data(image.voxels), plain, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(made.predict_image(image), plain, atol=1e-5, rtol=1e-5)
 
 
 def test_images_are_taken_as_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ class Crowded(nn.Conv2d):
 def test_a_batch_that_does_not_fit_is_halved(caplog: pytest.LogCaptureFixture) -> None:
     network = Crowded(1, HEADS, 3, padding=1).eval()
     (image,) = images(1)
-    logits = predictor_of([network], (8, 8)).predict_logits_from_preprocessed_data(image.voxels)
+    logits = predictor_of([network], (8, 8)).predict_image(image)
     torch.testing.assert_close(logits, nnunets_logits(network, (8, 8), None, image.voxels), atol=1e-5, rtol=1e-5)
     assert "do not fit" in caplog.text
 
@@ -155,7 +155,7 @@ def test_infinite_logits_are_refused() -> None:
     network = conv((8, 8), 0)
     nn.init.constant_(network.bias, float("inf"))  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="infinite"):
-        predictor_of([network], (8, 8)).predict_logits_from_preprocessed_data(images(1)[0].voxels)
+        predictor_of([network], (8, 8)).predict_image(images(1)[0])
 
 
 class Encoder:
@@ -200,7 +200,7 @@ def test_cached_guidance_of_a_padded_3d_patch_is_of_its_part_of_the_image() -> N
 
     encoder, (image,) = Encoder(), images(1)
     made = predictor_of([Guided(encoder)], (8, 9, 12), None, "CLIPGuidedUNetTrainer")
-    logits = made.predict_logits_from_preprocessed_data(image.voxels)
+    logits = made.predict_image(image)
     slices = Encoder()(image.voxels.movedim(1, 0))
     expected = pool_slices(slices[spaced_slices(5, 3)])  # 5 of the patch's 8 slices are the image's
     torch.testing.assert_close(logits, expected[:, None, None, None].expand_as(logits))
@@ -216,7 +216,7 @@ def test_models_share_embeddings() -> None:
 def test_live_guidance_is_of_what_the_network_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, (image,) = Encoder(), images(1)
     made = predictor_of([Guided(encoder), Guided(encoder)], (8, 16), (0,), "CLIPGuidedUNetTrainer_live")
-    made.predict_logits_from_preprocessed_data(image.voxels)
+    made.predict_image(image)
     *_, plain, mirrored = encoder.seen
     assert plain.shape[1:] == (1, 8, 16), "padded to the patch"
     torch.testing.assert_close(mirrored, plain.flip(2))
@@ -225,7 +225,7 @@ def test_live_guidance_is_of_what_the_network_sees(monkeypatch: pytest.MonkeyPat
 def test_a_network_deprived_of_the_image_encodes_nothing() -> None:
     encoder = Encoder()
     made = predictor_of([Guided(encoder, given=False)], (8, 8), None, "CLIPGuidedUNetTrainer_noImage")
-    assert not made.predict_logits_from_preprocessed_data(images(1)[0].voxels).any()
+    assert not made.predict_image(images(1)[0]).any()
     assert not encoder.seen
 
 

@@ -16,7 +16,7 @@ from hippo_nnunet.cli.main import app
 from hippo_nnunet.data.cases import InputCase, check_images, find_cases
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.inference.members import find_members
-from hippo_nnunet.inference.predict import predict
+from hippo_nnunet.inference.predict import PredictOptions, predict
 
 CHECKPOINT = "checkpoint_final.pth"
 
@@ -208,19 +208,19 @@ def test_existing_probabilities_count_where_they_would_be_replaced(tmp_path: Pat
     images, model = touch(tmp_path / "images", "a_0000.nii.gz"), make_model(tmp_path / "m")
     touch(tmp_path / "out", "a.npz")
     with pytest.raises(DataError, match=r"out/a\.npz exists already"):
-        predict(images, tmp_path / "out", [model], save_probabilities=True)
+        predict(images, tmp_path / "out", [model], PredictOptions(save_probabilities=True))
 
 
 def test_the_folder_of_the_images_is_no_target(tmp_path: Path) -> None:
     images, model = touch(tmp_path / "images", "a_0000.nii.gz"), make_model(tmp_path / "m")
     with pytest.raises(DataError, match="is the folder of the images"):
-        predict(images / "a_0000.nii.gz", tmp_path / "m" / ".." / "images", [model], overwrite=True)
+        predict(images / "a_0000.nii.gz", tmp_path / "m" / ".." / "images", [model], PredictOptions(overwrite=True))
 
 
 def test_somebody_elses_dataset_json_is_kept(tmp_path: Path) -> None:
     images, model = touch(tmp_path / "task" / "imagesTs", "a.nii.gz"), make_model(tmp_path / "m")
     (tmp_path / "task" / "dataset.json").write_text('{"name": "Hippocampus"}')
-    with pytest.raises(DataError, match=r"task/dataset\.json is there and belongs to something else"):
+    with pytest.raises(DataError, match=r"task/dataset\.json exists already and is not of this model"):
         predict(images, tmp_path / "task", [model])
     assert json.loads((tmp_path / "task" / "dataset.json").read_text()) == {"name": "Hippocampus"}
 
@@ -235,7 +235,7 @@ def test_a_bad_image_is_found_before_anything_is_written(tmp_path: Path) -> None
 
 def test_wrong_postprocessing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown postprocessing 'biggest': choose one of none"):
-        predict(tmp_path, tmp_path / "out", [make_model(tmp_path / "m")], postprocessing="biggest")
+        predict(tmp_path, tmp_path / "out", [make_model(tmp_path / "m")], PredictOptions(postprocessing="biggest"))
 
 
 def command(*options: object) -> Any:

@@ -20,7 +20,7 @@ from safetensors.torch import save
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.inference.loading import load_model_file
-from hippo_nnunet.inference.predict import predict
+from hippo_nnunet.inference.predict import PredictOptions, predict
 from hippo_nnunet.models.container import MANIFEST, MOST_MEMBERS, open_container, write_container
 from hippo_nnunet.models.model_file import open_model
 from hippo_nnunet.models.tensors import pack
@@ -37,7 +37,7 @@ def refuse(path: Path, message: str) -> None:
     for read in (
         lambda: open_model(path),
         lambda: install_model(path, folder / "root"),
-        lambda: predict(folder / "images", folder / "out", [path], device="cpu"),
+        lambda: predict(folder / "images", folder / "out", [path], PredictOptions(device="cpu")),
     ):
         with pytest.raises(DataError) as error:
             read()
