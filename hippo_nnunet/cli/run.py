@@ -7,30 +7,49 @@ from typing import Annotated
 
 import typer
 
+from hippo_nnunet.cli.options import Device
+
 
 def run(
-    experiment: Annotated[Path, typer.Argument(help="Folder of the experiment; made, or resumed.")],
+    experiment: Annotated[Path, typer.Argument(help="Folder of the experiment; created, or resumed.")],
     task: Annotated[Path | None, typer.Option("--task", help="Decathlon task to convert: its folder or .tar.")] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Or: id or name of a dataset in nnUNet_raw.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", "-d", help="Or: id or name of a dataset in nnUNet_raw.")
+    ] = None,
     variants: Annotated[
         str | None,
-        typer.Option("--variants", help="With recipe words: UNet,AttentionUNet_flip. Default: both networks."),
+        typer.Option(
+            "--variants",
+            "-tr",
+            help="Networks with recipe words, or trainers: UNet,AttentionUNet_flip. Default: UNet,AttentionUNet.",
+        ),
     ] = None,
     configurations: Annotated[
-        str | None, typer.Option("--configurations", help="Such as 2d,3d_fullres. Default: 2d.")
+        str | None, typer.Option("--configurations", "-c", help="Such as 2d,3d_fullres. Default: 2d.")
     ] = None,
     folds: Annotated[
         str | None,
-        typer.Option("--folds", help="all, 0,1,2, or for each configuration: 2d=0-4,3d_fullres=0. Default: all."),
+        typer.Option("--folds", "-f", help="all, 0,1,2, or for each configuration: 2d=0-4,3d_fullres=0. Default: all."),
     ] = None,
-    preset: Annotated[str | None, typer.Option("--preset", help="laptop, standard or paper. Default: laptop.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs, in the place of the preset's.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            help="auto, laptop, gpu, standard or paper. Default: the experiment's; in a new one auto, which is gpu "
+            "if there is a CUDA device, else laptop.",
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Overrides the preset's number of epochs.")] = None,
     iterations: Annotated[
-        int | None,
-        typer.Option("--iterations", help="Iterations of an epoch, in the place of the preset's."),
+        int | None, typer.Option("--iterations", help="Overrides the preset's iterations per epoch.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto (CUDA if there is a device), cpu, cuda, mps.")] = "auto",
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Trainings at the same time.")] = 1,
+    device: Device = "auto",
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs", min=1, help="Trainings at the same time, each on a GPU of its own where there are several."
+        ),
+    ] = 1,
     profile: Annotated[
         str, typer.Option("--profile", help="local, slurm, or the folder of a Snakemake profile.")
     ] = "local",
@@ -38,7 +57,7 @@ def run(
         Path | None,
         typer.Option("--root", help="nnU-Net's root folder. Default: its variables, else EXPERIMENT/nnunet."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done and how long it takes.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the missing jobs and their expected time.")] = False,
     status: Annotated[
         bool, typer.Option("--status", help="Show what is done, running, waiting and failed; changes nothing.")
     ] = False,

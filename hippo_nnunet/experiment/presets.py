@@ -1,8 +1,9 @@
-"""The presets of `run`, and how a variant's name becomes a trainer's."""
+"""Presets: the plans and recipe words that variants share, and the trainer of a variant."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.training import recipes
@@ -25,9 +26,13 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "laptop": Preset("CompactPlanner", "CompactPlans", ("fast",)),
+    "gpu": Preset("ExperimentPlanner", "nnUNetPlans", ("40epochs",)),
     "standard": Preset("ExperimentPlanner", "nnUNetPlans", ("50epochs",)),
     "paper": Preset("ExperimentPlanner", "nnUNetPlans", ()),
 }
+
+AUTO = "auto"
+"""Chooses between `laptop` and `gpu`; experiments record which of them."""
 
 
 def preset(name: str) -> Preset:
@@ -37,23 +42,43 @@ def preset(name: str) -> Preset:
         ConfigError: There is no such preset.
     """
     if name not in PRESETS:
-        raise ConfigError(f"preset '{name}' is unknown; take {', '.join(PRESETS)}")
+        raise ConfigError(f"preset '{name}' is unknown; take {AUTO}, {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def preset_for_device(device: str) -> str:
+    """Return the preset that `auto` stands for: `gpu` on CUDA, else `laptop`."""
+    return "gpu" if device == "cuda" else "laptop"
+
+
+def preset_for_training(device: str, preprocessed: Path) -> str:
+    """Return the preset that `auto` stands for where a single fold is trained.
+
+    Args:
+        device: `cpu`, `cuda` or `mps`.
+        preprocessed: The dataset's folder in `nnUNet_preprocessed`.
+
+    Returns:
+        `laptop` or `gpu`: the one whose plans exist; where both or none exist, the one for the device.
+    """
+    planned = [name for name in ("laptop", "gpu") if (preprocessed / f"{PRESETS[name].plans}.json").is_file()]
+    return planned[0] if len(planned) == 1 else preset_for_device(device)
 
 
 def canonical_variant(variant: str) -> str:
     """Put a variant's words into the recipes' order: `UNet_fast_flip` becomes `UNet_flip_fast`.
 
-    An unknown base is left for `trainer_name` to refuse.
+    The name of a trainer stands for its variant: `UNetTrainer_flip` for `UNet_flip`. An unknown base is left for
+    `trainer_name` to refuse.
 
     Raises:
         ConfigError: Words that recipes refuse.
     """
     base, *words = variant.split("_")
-    trainer = f"{base}Trainer"
+    trainer = f"{base.removesuffix('Trainer')}Trainer"
     if trainer not in recipes.BASES:
         return variant
-    return recipes.compose(trainer, words).replace(trainer, base, 1)
+    return recipes.compose(trainer, words).replace("Trainer", "", 1)
 
 
 def trainer_name(variant: str, preset_name: str, epochs: int | None = None, iterations: int | None = None) -> str:
@@ -62,8 +87,8 @@ def trainer_name(variant: str, preset_name: str, epochs: int | None = None, iter
     Args:
         variant: A base without `Trainer`, and recipe words: `AttentionUNet_flip`.
         preset_name: One of `PRESETS`.
-        epochs: Replaces the preset's number of epochs.
-        iterations: Replaces the preset's iterations per epoch.
+        epochs: Overrides the preset's number of epochs.
+        iterations: Overrides the preset's iterations per epoch.
 
     Returns:
         For example `AttentionUNetTrainer_flip_fast`. A word of the variant wins over the preset's of the same group.

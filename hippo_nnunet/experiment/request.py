@@ -1,7 +1,8 @@
-"""From the words of the command line to an `Experiment`, joined with what its folder already asks for."""
+"""Turns the options of `run` into an `Experiment`, together with the `experiment.yaml` of an existing folder."""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,21 +11,23 @@ from pathlib import Path
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
-from hippo_nnunet.experiment.presets import canonical_variant
+from hippo_nnunet.experiment.presets import AUTO, PRESETS, canonical_variant, preset_for_device
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import DEFAULT_FOLDS, configuration_of, dataset_name, read_plans, read_splits
 
 DEFAULT_VARIANTS = "UNet,AttentionUNet"
 DEFAULT_CONFIGURATIONS = "2d"
 PLANNED = ("2d", "3d_fullres", "3d_lowres")
-"""The configurations that the planners of the presets make, but for cascades."""
+"""The configurations that the presets' planners can plan, cascades aside."""
 
 _MOST_DIGITS = 9
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Request:
-    """The options of `run`, as typed; None for what the user left open."""
+    """The options of `run` that define the experiment, as typed; None for options that were not given."""
 
     task: Path | None = None
     dataset: str | None = None
@@ -36,16 +39,17 @@ class Request:
     iterations: int | None = None
 
 
-def resolve(request: Request, experiment: Path, folders: NnunetFolders) -> Experiment:
-    """Work out the experiment: what is left open comes from the folder's own file, else from the defaults.
+def resolve(request: Request, experiment: Path, folders: NnunetFolders, device: str) -> Experiment:
+    """Return the experiment: options that were not given come from the folder's `experiment.yaml`, else the defaults.
 
     Args:
-        request: What was typed.
+        request: The options.
         experiment: The experiment's folder, which need not exist.
         folders: nnU-Net's folders, for the dataset's name and its split.
+        device: `cpu`, `cuda` or `mps`: decides which preset `auto` is in a new folder.
 
     Raises:
-        ConfigError: A wrong option, or a request that contradicts the folder's own file.
+        ConfigError: A wrong option, or one that contradicts the folder's `experiment.yaml`.
         DataError: The dataset's split cannot be read.
     """
     if experiment.exists() and not experiment.is_dir():
@@ -64,7 +68,7 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders) -> Exper
         folds.update({c: known[c] for c in configurations if c in known})
     new = Experiment(
         dataset=dataset,
-        preset=request.preset or (old.preset if old else "laptop"),
+        preset=_preset(request.preset, old, device),
         variants=_variants(request.variants or (",".join(old.variants) if old else DEFAULT_VARIANTS)),
         folds=folds,
         number_of_folds=number,
@@ -81,11 +85,23 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders) -> Exper
     return new
 
 
+def _preset(requested: str | None, old: Experiment | None, device: str) -> str:
+    if requested is not None and requested != AUTO:
+        return requested
+    if old:
+        log.info("preset %s, as the experiment's file says", old.preset)
+        return old.preset
+    name = preset_for_device(device)
+    plans, words = PRESETS[name].plans, " ".join(PRESETS[name].words)
+    log.info("preset %s (%s, %s) for device %s; --preset takes another", name, plans, words, device)
+    return name
+
+
 def parse_folds(text: str, configurations: list[str], number: int) -> dict[str, tuple[int, ...]]:
-    """Read folds: `all`, `0,1,2`, `0-4`, or one list for each configuration, `2d=0-4,3d_fullres=0`.
+    """Parse folds: `all`, `0,1,2`, `0-4`, or one list for each configuration, `2d=0-4,3d_fullres=0`.
 
     Args:
-        text: As typed.
+        text: The option's value.
         configurations: The configurations of the experiment.
         number: Folds of the split.
 
@@ -93,9 +109,9 @@ def parse_folds(text: str, configurations: list[str], number: int) -> dict[str, 
         Configuration to sorted folds; a configuration that is not named gets all of them.
 
     Raises:
-        ConfigError: Not of these forms, or a configuration that is not asked for.
+        ConfigError: Not of these forms, or a configuration that the experiment does not have.
     """
-    chosen: dict[str, set[int]] = {}
+    selected: dict[str, set[int]] = {}
     current: list[str] = configurations
     for item in text.split(","):
         name, equals, value = item.strip().rpartition("=")
@@ -112,8 +128,8 @@ def parse_folds(text: str, configurations: list[str], number: int) -> dict[str, 
         if last >= number:
             raise ConfigError(f"--folds '{text[:60]}': the split has folds 0 to {number - 1}")
         for configuration in current:
-            chosen.setdefault(configuration, set()).update(range(first, last + 1))
-    return {c: tuple(sorted(chosen.get(c, range(number)))) for c in configurations}
+            selected.setdefault(configuration, set()).update(range(first, last + 1))
+    return {c: tuple(sorted(selected.get(c, range(number)))) for c in configurations}
 
 
 def _fold(digits: str) -> int:
@@ -121,7 +137,7 @@ def _fold(digits: str) -> int:
 
 
 def _check_configurations(configurations: Iterable[str], dataset: str, plans: str, folders: NnunetFolders) -> None:
-    """Refuse configurations that the plans lack, or, before there are plans, that no planner makes."""
+    """Refuse configurations that the plans lack, or, before there are plans, that no preset's planner plans."""
     file = folders.preprocessed / dataset / f"{plans}.json"
     content = read_plans(dataset, plans, folders) if file.is_file() else None
     for name in configurations:

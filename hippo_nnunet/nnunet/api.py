@@ -6,6 +6,7 @@ processes, each importing torch, are slow on a small machine.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import inspect
 import logging
@@ -66,8 +67,8 @@ def resolve_device(device: str) -> str:
     """
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise ConfigError(f"device '{device}' is unknown; take auto, cpu, cuda or mps")
-    if device == "cpu":
-        return device
+    if device == "cpu" or (device == "auto" and not _has_gpu_driver()):
+        return "cpu"
     import torch  # seconds, and half a GB of memory
 
     if device == "auto":
@@ -77,6 +78,19 @@ def resolve_device(device: str) -> str:
     if device == "mps" and not torch.backends.mps.is_available():
         raise DependencyError("device 'mps' was asked for, but torch finds none; pass --device cpu")
     return device
+
+
+def _has_gpu_driver() -> bool:
+    """Tell whether torch could find a CUDA or ROCm device at all, without importing it."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "unset").strip() in ("", "-1"):
+        return False
+    if Path("/dev/kfd").exists():  # ROCm
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return sys.platform == "win32"
+    return True
 
 
 def planner_class(name: str) -> type:

@@ -23,6 +23,7 @@ from hippo_nnunet.nnunet import api
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
 from hippo_nnunet.processes import end_with_workers
 from hippo_nnunet.workflow import failures, job_state, products
+from hippo_nnunet.workflow.devices import one_gpu
 from hippo_nnunet.workflow.log_header import log_header
 
 log = logging.getLogger(__name__)
@@ -68,20 +69,19 @@ def preprocess(experiment: Experiment, configuration: str) -> None:
     api.plan_and_preprocess(experiment.dataset, preset(experiment.preset).planner, (configuration,))
 
 
-def train(experiment: Experiment, cell: Cell, device: str, threads: int) -> None:
-    """Train and validate one fold; waits where another process is at the same fold."""
-    api.train_fold(
-        api.TrainJob(
-            dataset=experiment.dataset,
-            configuration=cell.configuration,
-            fold=cell.fold,
-            trainer=cell.trainer,
-            plans=experiment.plans,
-            device=device,
-            threads=threads,
-        ),
-        wait=True,
+def train(experiment: Experiment, cell: Cell, device: str, threads: int, gpus: str) -> None:
+    """Train and validate one fold, on one of these GPUs; waits for another process that works on the same fold."""
+    job = api.TrainJob(
+        dataset=experiment.dataset,
+        configuration=cell.configuration,
+        fold=cell.fold,
+        trainer=cell.trainer,
+        plans=experiment.plans,
+        device=device,
+        threads=threads,
     )
+    with one_gpu(gpus.split(",")):
+        api.train_fold(job, wait=True)
 
 
 def cell_of(experiment: Experiment, variant: str, configuration: str, fold: int) -> Cell:
@@ -131,6 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--configuration", default="")
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--gpus", default="")
     parser.add_argument("--threads", type=int, default=None)
     options = parser.parse_args(arguments)
     sys.stderr.write(log_header(sys.argv[1:] if arguments is None else arguments) + "\n")
@@ -148,7 +149,7 @@ _JOBS: dict[str, Callable[[Experiment, NnunetFolders, argparse.Namespace], None]
     "data": lambda e, f, o: data(e, f, Path(o.source) if o.source else None),
     "plan": lambda e, f, o: plan(e, f),
     "preprocess": lambda e, f, o: preprocess(e, o.configuration),
-    "train": lambda e, f, o: train(e, cell_of(e, o.variant, o.configuration, o.fold), o.device, o.threads),
+    "train": lambda e, f, o: train(e, cell_of(e, o.variant, o.configuration, o.fold), o.device, o.threads, o.gpus),
     "ensemble": lambda e, f, o: products.ensemble(e, f, Path.cwd()),
     "evaluate": lambda e, f, o: products.evaluate(e, f, Path.cwd()),
     "predict": lambda e, f, o: products.predict(e, f, Path.cwd(), o.variant, o.device),

@@ -30,6 +30,7 @@ from hippo_nnunet.training import recipes
 from hippo_nnunet.training.precision_choice import chosen_precision
 from hippo_nnunet.workflow import failures, job_state
 from hippo_nnunet.workflow.clock import settle
+from hippo_nnunet.workflow.devices import visible_gpus
 from hippo_nnunet.workflow.restore import put_back
 from hippo_nnunet.workflow.time_left import progress_of, together, trainings_left
 from hippo_nnunet.workflow.watch import watch
@@ -175,6 +176,8 @@ def _command(folder: Path, settings: Settings, products: Collection[str]) -> lis
     threads = cores // settings.parallel if here else cores
     limit = ("--cores", str(cores)) if here else ("--jobs", str(settings.parallel))
     config = {"products": ",".join(products), "device": settings.device, "cores": str(cores), "threads": str(threads)}
+    if here and settings.device == "cuda":
+        config["gpus"] = quote(",".join(visible_gpus()))
     if settings.source is not None:
         config["source"] = quote(str(settings.source.resolve()))  # Snakemake would read ": " and " #" as YAML
     return [

@@ -49,8 +49,8 @@ def perform(
     limit_processes()
     root = at_home(root or folder / "nnunet").absolute()
     folders = folders_for(root)
-    experiment = resolve(request, folder, folders)
     here = device if device == "auto" and profile != "local" else resolve_device(device)
+    experiment = resolve(request, folder, folders, "cuda" if here == "auto" else here)  # clusters have GPUs
     settings = launch.Settings(here, parallel, profile, request.task)
     if dry_run:
         yield from _dry_run(experiment, folder, folders, settings)

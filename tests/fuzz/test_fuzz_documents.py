@@ -126,7 +126,7 @@ def test_experiment_yaml(fuzz: Fuzz, folders: NnunetFolders, tmp_path: Path) -> 
             assert all(".." not in cell.marker.parts for cell in made[0].cells())
             made[0].save(file)
             assert Experiment.load(file) == made[0]
-        refusal(lambda: resolve(Request(), file.parent, folders))
+        refusal(lambda: resolve(Request(), file.parent, folders, "cpu"))
 
     fuzz(check, st.one_of(as_yaml, as_yaml, odd), 60)
 

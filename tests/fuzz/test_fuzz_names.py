@@ -83,7 +83,7 @@ def test_requests(fuzz: Fuzz, folders: NnunetFolders, tmp_path: Path) -> None:
 
     def check(request: Request) -> None:
         made = []
-        if not refusal(lambda: made.append(resolve(request, tmp_path / "experiment", folders))):
+        if not refusal(lambda: made.append(resolve(request, tmp_path / "experiment", folders, "cpu"))):
             for cell in made[0].cells():
                 assert ".." not in cell.marker.parts
                 assert "/" not in cell.configuration

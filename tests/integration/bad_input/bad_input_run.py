@@ -82,7 +82,9 @@ ROWS = (
         ("'3d_fullres' is not among --configurations 2d",),
     ),
     Bad(
-        "preset that is unknown", NEW + " --preset desktop", ("preset 'desktop' is unknown", "laptop, standard, paper")
+        "preset that is unknown",
+        NEW + " --preset desktop",
+        ("preset 'desktop' is unknown", "auto, laptop, gpu, standard, paper"),
     ),
     Bad("no epoch", NEW + " --epochs 0", ("--epochs 0", "at least 1")),
     Bad("epochs below none", NEW + " --epochs -5", ("--epochs -5", "at least 1")),

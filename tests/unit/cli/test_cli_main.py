@@ -13,7 +13,6 @@ import pytest
 from hippo_nnunet import __version__
 
 COMMANDS = [
-    "benchmark",
     "clip",
     "compare",
     "data",
@@ -21,6 +20,8 @@ COMMANDS = [
     "env",
     "explain",
     "explore",
+    "model",
+    "report",
     "register",
     "unregister",
     "list",
@@ -71,10 +72,14 @@ def test_help_and_list_import_nothing_heavy(arguments: list[str]) -> None:
     assert imported_by(*arguments) & heavy == set()
 
 
-def test_run_on_a_cpu_leaves_torch_to_the_jobs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_run_without_a_gpu_leaves_torch_to_the_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
     pytest.importorskip("snakemake")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     (tmp_path / "Task04_Phantom").mkdir()
-    asked = (str(tmp_path / "exp"), "--task", str(tmp_path / "Task04_Phantom"), "--device", "cpu")
+    asked = (str(tmp_path / "exp"), "--task", str(tmp_path / "Task04_Phantom"), "-device", device)
     assert "torch" not in imported_by("run", *asked, "--dry-run")
 
 

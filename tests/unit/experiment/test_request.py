@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
 
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.presets import trainer_name
+from hippo_nnunet.experiment.presets import preset_for_training, trainer_name
 from hippo_nnunet.experiment.request import Request, dataset_of_task, parse_folds, resolve
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.workflow.launch import Settings, _check_encoders, run_experiment
 
 ALL = (0, 1, 2, 3, 4)
+CPU = "cpu"
 
 
 @pytest.fixture
@@ -44,6 +46,7 @@ def experiment(**changes: object) -> Experiment:
         ("UNet", "laptop", {}, "UNetTrainer_fast"),
         ("AttentionUNet_flip", "laptop", {}, "AttentionUNetTrainer_flip_fast"),
         ("AttentionUNet_flip_dice_seed3", "laptop", {"epochs": 4}, "AttentionUNetTrainer_flip_dice_fast_4epochs_seed3"),
+        ("UNet", "gpu", {}, "UNetTrainer_40epochs"),
         ("UNet", "standard", {}, "UNetTrainer_50epochs"),
         ("UNet", "standard", {"epochs": 2, "iterations": 7}, "UNetTrainer_2epochs_7iters"),
         ("UNet_9epochs", "standard", {"epochs": 2}, "UNetTrainer_9epochs"),
@@ -62,7 +65,7 @@ def test_trainer_of_a_variant(variant: str, preset: str, lengths: dict[str, int]
         ("AttentionUNet_flp", "laptop", None, "flip"),
         ("AttentionUNet_fast_flip", "laptop", None, "wrong order"),
         ("AttentionUNet_mini", "laptop", None, "CLIPGuidedUNetTrainer_mini"),
-        ("UNet", "desktop", None, "laptop, standard, paper"),
+        ("UNet", "desktop", None, "auto, laptop, gpu, standard, paper"),
         ("UNet", "laptop", 0, "--epochs 0"),
     ],
 )
@@ -94,43 +97,95 @@ def test_folds_that_are_none(text: str) -> None:
 
 def test_fold_outside_the_split(task: Path, tmp_path: Path, folders: NnunetFolders) -> None:
     with pytest.raises(ConfigError, match="folds 0 to 4"):
-        resolve(Request(task=task, folds="5"), tmp_path / "exp", folders)
+        resolve(Request(task=task, folds="5"), tmp_path / "exp", folders, CPU)
 
 
 def test_the_splits_file_decides_what_all_folds_are(task: Path, tmp_path: Path, folders: NnunetFolders) -> None:
     file = folders.preprocessed / "Dataset004_Hippocampus" / "splits_final.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps([{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}]))
-    found = resolve(Request(task=task), tmp_path / "exp", folders)
+    found = resolve(Request(task=task), tmp_path / "exp", folders, CPU)
     assert found.folds == {"2d": (0, 1)}
     assert found.complete("2d")
 
 
 def test_defaults_and_what_the_folder_already_says(task: Path, tmp_path: Path, folders: NnunetFolders) -> None:
     folder = tmp_path / "exp"
-    first = resolve(Request(task=task), folder, folders)
+    first = resolve(Request(task=task), folder, folders, CPU)
     assert (first.variants, first.folds, first.preset) == (("UNet", "AttentionUNet"), {"2d": ALL}, "laptop")
     first.save(folder / "experiment.yaml")
-    assert resolve(Request(), folder, folders) == first
-    added = resolve(Request(configurations="2d,3d_fullres"), folder, folders)
+    assert resolve(Request(), folder, folders, CPU) == first
+    added = resolve(Request(configurations="2d,3d_fullres"), folder, folders, CPU)
     assert added.folds == {"2d": ALL, "3d_fullres": ALL}
-    assert resolve(Request(variants="UNet,AttentionUNet,UNet_flip"), folder, folders).variants[-1] == "UNet_flip"
+    assert resolve(Request(variants="UNet,AttentionUNet,UNet_flip"), folder, folders, CPU).variants[-1] == "UNet_flip"
+
+
+@pytest.mark.parametrize("asked", [None, "auto"])
+@pytest.mark.parametrize(("device", "expected"), [("cpu", "laptop"), ("mps", "laptop"), ("cuda", "gpu")])
+def test_the_preset_follows_the_device_of_the_first_run_and_stays(
+    asked: str | None,
+    device: str,
+    expected: str,
+    task: Path,
+    tmp_path: Path,
+    folders: NnunetFolders,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = tmp_path / "exp"
+    with caplog.at_level(logging.INFO):
+        first = resolve(Request(task=task, preset=asked), folder, folders, device)
+    assert first.preset == expected
+    assert f"preset {expected} ({first.plans}" in caplog.text
+    first.save(folder / "experiment.yaml")
+    assert f"preset: {expected}" in (folder / "experiment.yaml").read_text()
+    for other in ("cpu", "cuda"):
+        assert resolve(Request(preset=asked), folder, folders, other) == first
+    with pytest.raises(ConfigError, match=f"preset is {expected} there, paper now"):
+        resolve(Request(preset="paper"), folder, folders, device)
+
+
+def test_a_named_preset_is_taken_on_every_device(task: Path, tmp_path: Path, folders: NnunetFolders) -> None:
+    for device in ("cpu", "cuda"):
+        assert resolve(Request(task=task, preset="standard"), tmp_path / "exp", folders, device).preset == "standard"
+
+
+@pytest.mark.parametrize(
+    ("device", "planned", "expected"),
+    [
+        ("cpu", (), "laptop"),
+        ("cuda", (), "gpu"),
+        ("cuda", ("CompactPlans",), "laptop"),
+        ("cpu", ("nnUNetPlans", "Pad64Plans"), "gpu"),
+        ("cpu", ("nnUNetPlans", "CompactPlans"), "laptop"),
+        ("cuda", ("nnUNetPlans", "CompactPlans"), "gpu"),
+    ],
+)
+def test_preset_of_a_single_training(tmp_path: Path, device: str, planned: tuple[str, ...], expected: str) -> None:
+    for plans in planned:
+        (tmp_path / f"{plans}.json").touch()
+    assert preset_for_training(device, tmp_path) == expected
+
+
+def test_a_trainer_stands_for_its_variant(task: Path, tmp_path: Path, folders: NnunetFolders) -> None:
+    typed = "UNetTrainer,AttentionUNetTrainer_flip"
+    found = resolve(Request(task=task, variants=typed), tmp_path / "exp", folders, CPU)
+    assert found.variants == ("UNet", "AttentionUNet_flip")
 
 
 def test_words_of_a_variant_may_be_typed_in_any_order(task: Path, tmp_path: Path, folders: NnunetFolders) -> None:
     typed = "CLIPGuidedUNet,CLIPGuidedUNet_mini_randomText,CLIPGuidedUNet_randomText_mini"
-    found = resolve(Request(task=task, variants=typed), tmp_path / "exp", folders)
+    found = resolve(Request(task=task, variants=typed), tmp_path / "exp", folders, CPU)
     assert found.variants == ("CLIPGuidedUNet", "CLIPGuidedUNet_randomText_mini")
     with pytest.raises(ConfigError, match="Did you mean 'CLIPGuidedUNet_mini'"):
-        resolve(Request(task=task, variants="Unet_mini"), tmp_path / "exp", folders)
+        resolve(Request(task=task, variants="Unet_mini"), tmp_path / "exp", folders, CPU)
 
 
 def test_adding_a_configuration_keeps_the_folds_of_the_others(
     task: Path, tmp_path: Path, folders: NnunetFolders
 ) -> None:
     folder = tmp_path / "exp"
-    resolve(Request(task=task, folds="0,1"), folder, folders).save(folder / "experiment.yaml")
-    assert resolve(Request(configurations="2d,3d_fullres"), folder, folders).folds["2d"] == (0, 1)
+    resolve(Request(task=task, folds="0,1"), folder, folders, CPU).save(folder / "experiment.yaml")
+    assert resolve(Request(configurations="2d,3d_fullres"), folder, folders, CPU).folds["2d"] == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -147,20 +202,20 @@ def test_another_request_on_the_same_folder(
     request_: Request, says: str, task: Path, tmp_path: Path, folders: NnunetFolders
 ) -> None:
     folder = tmp_path / "exp"
-    resolve(Request(task=task), folder, folders).save(folder / "experiment.yaml")
+    resolve(Request(task=task), folder, folders, CPU).save(folder / "experiment.yaml")
     with pytest.raises(ConfigError, match=says):
-        resolve(request_, folder, folders)
+        resolve(request_, folder, folders, CPU)
 
 
 def test_data_is_named_exactly_once(task: Path, tmp_path: Path, folders: NnunetFolders) -> None:
     with pytest.raises(ConfigError, match="--task"):
-        resolve(Request(), tmp_path / "exp", folders)
+        resolve(Request(), tmp_path / "exp", folders, CPU)
     with pytest.raises(ConfigError, match="one of them"):
-        resolve(Request(task=task, dataset="4"), tmp_path / "exp", folders)
+        resolve(Request(task=task, dataset="4"), tmp_path / "exp", folders, CPU)
     with pytest.raises(ConfigError, match="no such folder"):
-        resolve(Request(task=tmp_path / "Task05_None"), tmp_path / "exp", folders)
+        resolve(Request(task=tmp_path / "Task05_None"), tmp_path / "exp", folders, CPU)
     with pytest.raises(ConfigError, match="dataset '7'"):
-        resolve(Request(dataset="7"), tmp_path / "exp", folders)
+        resolve(Request(dataset="7"), tmp_path / "exp", folders, CPU)
 
 
 def test_dataset_of_a_task(tmp_path: Path) -> None:
