@@ -20,6 +20,7 @@ from hippo_nnunet.nnunet.network import CLIP_GUIDED, build_network
 from hippo_nnunet.trainers.recipe_trainer import UNetTrainer
 from hippo_nnunet.training.memory_data import MemoryLoader
 from hippo_nnunet.training.recipes import Recipe
+from hippo_nnunet.training.transfer import upload
 
 
 class CLIPGuidedUNetTrainer(UNetTrainer):
@@ -123,7 +124,7 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         if self._cached_guidance is None:
             return super().batch_context(batch)
         guidance = self._cached_guidance(batch["keys"], batch["corners"])
-        return _bare(self.network).guided(guidance.to(self.device, non_blocking=True))
+        return _bare(self.network).guided(upload(guidance.numpy(), self.device))
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """Load a checkpoint and go on with its schedule.

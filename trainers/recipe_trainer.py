@@ -32,7 +32,16 @@ from hippo_nnunet.training.one_cycle import CycleSchedule, one_cycle
 from hippo_nnunet.training.precision import autocast, exact_outputs, half_precision, precision_name
 from hippo_nnunet.training.recipes import Recipe
 from hippo_nnunet.training.schedule import schedule_for
-from hippo_nnunet.training.step import EAGER, build, fastest, make_deterministic, on_device, update
+from hippo_nnunet.training.step import (
+    EAGER,
+    StepMode,
+    build,
+    fastest,
+    make_deterministic,
+    match_strides,
+    to_device,
+    update,
+)
 from hippo_nnunet.training.termination import Termination
 
 CHECKPOINT_INTERVAL_S = 120.0
@@ -92,6 +101,10 @@ class UNetTrainer(nnUNetTrainer):
             make_deterministic(self.device)
         super().initialize()
         self._forward_loss = build(self.network, self.loss, EAGER)
+
+    def _do_i_compile(self) -> bool:
+        """Keep nnU-Net from compiling network and loss: `fastest` alone decides what is compiled."""
+        return False
 
     @staticmethod
     def build_network_architecture(
@@ -182,16 +195,19 @@ class UNetTrainer(nnUNetTrainer):
         self._clock = self._saved = time.monotonic()
         self.print_to_log_file(f"Precision: {self.record.precision}")
         if self.recipe.seed is None and not self.is_ddp:
-            self._take_fastest_step()
+            self.set_step_mode(self._fastest_mode())
         self._termination.begin()
 
-    def _take_fastest_step(self) -> None:
-        """Compile the training step where that is measured to be faster on this machine, and pays."""
+    def _fastest_mode(self) -> StepMode:
+        """Return the mode of the training step that is fastest on this machine, compiling included."""
         batch = next(self.dataloader_train)
         left = self.schedule.iterations * (self.num_epochs - self.current_epoch)
         with self.batch_context(batch):
-            mode = fastest(self.network, self.loss, *on_device(batch, self.device), left, self.half)
-        self._forward_loss = build(self.network, self.loss, mode)
+            return fastest(self.network, self.loss, *to_device(batch, self.device), left, self.half)
+
+    def set_step_mode(self, mode: StepMode) -> None:
+        """Compute the following training steps in a mode of `hippo_nnunet.training.step.step_modes`."""
+        self._forward_loss = build(self.network, self.loss, mode, self.optimizer)
         self.print_to_log_file(f"Training step: {mode.name}")
 
     def on_train_epoch_start(self) -> None:
@@ -210,9 +226,9 @@ class UNetTrainer(nnUNetTrainer):
         """
         self.optimizer.zero_grad(set_to_none=True)
         with self.batch_context(batch), autocast(self.device, self.half):
-            loss = self._forward_loss(*on_device(batch, self.device))
+            loss = self._forward_loss(*to_device(batch, self.device))
         update(loss, self.network, self.optimizer, self.grad_scaler)
-        output = {"loss": loss.detach()}
+        output = {"loss": loss.detach().clone()}  # CUDA graphs write the next step's loss to the same memory
         self.record.epoch_outputs.append(output)
         if isinstance(self.lr_scheduler, CycleSchedule):
             self.lr_scheduler.advance()
@@ -292,6 +308,7 @@ class UNetTrainer(nnUNetTrainer):
         """
         checkpoint = record_for(self, Path(filename_or_checkpoint))
         super().load_checkpoint(filename_or_checkpoint)
+        match_strides(self.optimizer)  # the training may have run in another memory format
         if isinstance(self.lr_scheduler, CycleSchedule) and checkpoint.cycle is not None:
             self.lr_scheduler.load_state_dict(checkpoint.cycle)
         if checkpoint.record is not None:

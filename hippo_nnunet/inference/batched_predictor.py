@@ -169,7 +169,7 @@ class BatchedPredictor:
             Logits of each, float32 (head, z, y, x), on the CPU.
 
         Raises:
-            RuntimeError: A network returned an infinite number.
+            DataError: A network returned infinity or NaN.
             UpstreamError: See `choose_runs`.
         """
         size = self._patches_per_batch()

@@ -10,6 +10,8 @@ import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 
+from hippo_nnunet.errors import DataError
+
 Window = tuple[slice | int, ...]
 """Index of a patch into an image (channel, z, y, x)."""
 
@@ -87,9 +89,12 @@ class OpenImage:
         """Return the image's logits, float32 (head, z, y, x), on the CPU, without the padding.
 
         Raises:
-            RuntimeError: The network returned an infinite number.
+            DataError: The network returned infinity or NaN.
         """
         logits = (self._sum / self._weights)[self._inner].cpu()
-        if torch.isinf(logits).any():
-            raise RuntimeError("the network returned an infinite number: train in single precision, or longer")
+        if not torch.isfinite(logits).all():
+            raise DataError(
+                "the network returned infinite numbers or NaN: the image holds such numbers, or the training diverged; "
+                "check the image, else train again for longer or in float32"
+            )
         return logits

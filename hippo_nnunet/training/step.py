@@ -21,10 +21,11 @@ ForwardLoss = Callable[[torch.Tensor, Any], torch.Tensor]
 
 WORTH_STEPS = 500
 WORTH_S = 1800.0
-"""Steps and seconds of training left from which it is worth minutes to compile and to measure. Source: ours."""
+"""Steps and seconds of training left from which minutes of compiling and measuring pay off. Source: ours."""
 
 COMPILE_VARIABLE = "nnUNet_compile"
-"""nnU-Net's switch: `f` never compiles, `t` measures compiled modes whatever the length of the training."""
+"""nnU-Net's switch: `t`, `true` or `1` measures the compiled modes however short the training is; any other value, such
+as `f`, `false` or `0`, never compiles."""
 
 MAX_GRADIENT_NORM = 12.0
 """Source: nnU-Net's training step."""
@@ -32,11 +33,11 @@ MAX_GRADIENT_NORM = 12.0
 
 @dataclass(frozen=True)
 class StepMode:
-    """One way to compute a training step; all give the same numbers but for rounding.
+    """One way to compute a training step; all give the same numbers up to rounding.
 
     Attributes:
         name: For the log.
-        channels_last: Whether weights and batches lie in memory with the channels innermost.
+        channels_last: Whether weights and batches are in the channels-last memory format.
         compiled: `torch.compile`'s mode; None for eager.
     """
 
@@ -46,7 +47,8 @@ class StepMode:
 
 
 EAGER = StepMode("eager")
-COMPILED: dict[str, tuple[StepMode, ...]] = {
+
+_COMPILED = {
     "cpu": (StepMode("compiled, channels last", True, "default"),),
     "cuda": (
         StepMode("compiled", False, "default"),
@@ -55,12 +57,35 @@ COMPILED: dict[str, tuple[StepMode, ...]] = {
         StepMode("CUDA graphs, channels last", True, "reduce-overhead"),
     ),
 }
-"""What is measured against `EAGER`, by device type."""
 
 
-def build(network: torch.nn.Module, loss: Callable[[Any, Any], torch.Tensor], mode: StepMode) -> ForwardLoss:
-    """Return the forward pass and loss in a mode; puts the network's weights into the mode's memory format."""
-    _set_memory_format(network, mode.channels_last)
+def step_modes(device: torch.device) -> tuple[StepMode, ...]:
+    """Return every mode that a training step may run in on a device, `EAGER` first."""
+    return (EAGER, *_COMPILED.get(device.type, ()))
+
+
+def build(
+    network: torch.nn.Module,
+    loss: Callable[[Any, Any], torch.Tensor],
+    mode: StepMode,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> ForwardLoss:
+    """Return the forward pass and loss in a mode, and convert the weights to its memory format.
+
+    With CUDA graphs, the next call overwrites the loss that a call returned: clone what is kept.
+
+    Args:
+        network: On the device.
+        loss: Takes the network's output and the target.
+        mode: One of `step_modes`.
+        optimizer: The network's optimiser, whose state is converted with the weights; None where it has none yet.
+    """
+    for parameter in network.parameters():
+        if parameter.ndim in (4, 5):
+            memory_format = _channels_last(parameter.ndim) if mode.channels_last else torch.contiguous_format
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
+    if optimizer is not None:
+        match_strides(optimizer)
 
     def forward_loss(data: torch.Tensor, target: Any) -> torch.Tensor:
         if mode.channels_last:
@@ -68,6 +93,18 @@ def build(network: torch.nn.Module, loss: Callable[[Any, Any], torch.Tensor], mo
         return loss(exact_on_cpu(network(data)), target)
 
     return torch.compile(forward_loss, mode=mode.compiled) if mode.compiled else forward_loss
+
+
+def match_strides(optimizer: torch.optim.Optimizer) -> None:
+    """Give each parameter's state (momentum, running averages) the strides of the parameter; values stay.
+
+    Fused optimisers walk over both in memory order: on a GPU they refuse other strides, on a CPU they mix up elements.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            same_shape = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+            if same_shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def fastest(
@@ -81,36 +118,38 @@ def fastest(
     """Measure the modes on one batch and return the fastest one.
 
     Args:
-        network: On the device; weights and random state are left as they are.
+        network: On the device; its weights keep their values and may change their memory format, see `build`. The
+            random state does not change.
         loss: Takes the network's output and the target.
         data: A batch (b, c, *patch) on the device.
         target: Its target.
-        steps_left: Steps still to train: compiled modes are measured only where that pays.
+        steps_left: Steps still to train: compiled modes are measured only where that pays off.
         half: `half_precision` of the training.
 
     Returns:
         The mode; `EAGER`, with a warning, where nothing can be compiled.
     """
-    asked = os.environ.get(COMPILE_VARIABLE, "").lower()
-    if asked and asked not in ("true", "1", "t"):
+    switch = os.environ.get(COMPILE_VARIABLE, "").lower()
+    if switch not in ("", "true", "1", "t") or (not switch and steps_left < WORTH_STEPS):
         return EAGER
-    if not asked and steps_left < WORTH_STEPS:
-        return EAGER
-    seconds = {EAGER: _seconds(build(network, loss, EAGER), data, target, half)}
-    if asked or seconds[EAGER] * steps_left >= WORTH_S:
-        for mode in COMPILED.get(data.device.type, ()):
+    seconds = {EAGER: _seconds(network, loss, EAGER, data, target, half)}
+    if switch or seconds[EAGER] * steps_left >= WORTH_S:
+        for mode in step_modes(data.device)[1:]:
             try:
-                seconds[mode] = _seconds(build(network, loss, mode), data, target, half)
+                seconds[mode] = _seconds(network, loss, mode, data, target, half)
             except Exception as error:  # compilers raise many kinds
                 reason = " ".join(str(error).split())[:200]
-                log.warning("training step, %s: does not work here (%s); going on without it", mode.name, reason)
+                log.warning("training step, %s: does not work here (%s); continuing without it", mode.name, reason)
+            network.zero_grad(set_to_none=True)
+            if data.device.type == "cuda":  # otherwise the CUDA graphs of this mode keep their memory
+                torch.compiler.reset()
+                torch.cuda.empty_cache()
         log.info("training step: %s", ", ".join(f"{mode.name} {s:.3f} s" for mode, s in seconds.items()))
-    network.zero_grad(set_to_none=True)
     return min(seconds, key=lambda mode: seconds[mode])
 
 
-def on_device(batch: dict[str, Any], device: torch.device) -> tuple[torch.Tensor, Any]:
-    """Return a batch's `data` and `target` (a tensor, or one for each scale) on the device."""
+def to_device(batch: dict[str, Any], device: torch.device) -> tuple[torch.Tensor, Any]:
+    """Return a batch's `data` and `target` (a tensor, or a list of one for each scale) on the device."""
     data, target = batch["data"].to(device, non_blocking=True), batch["target"]
     if isinstance(target, list):
         return data, [t.to(device, non_blocking=True) for t in target]
@@ -120,7 +159,7 @@ def on_device(batch: dict[str, Any], device: torch.device) -> tuple[torch.Tensor
 def update(
     loss: torch.Tensor, network: torch.nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None
 ) -> None:
-    """Go back from the loss, limit the gradient and take the optimiser's step; waits for nothing on the device."""
+    """Backpropagate the loss, clip the gradient and step the optimiser; does not wait for the device."""
     if scaler is None:
         loss.backward()
         clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
@@ -134,7 +173,7 @@ def update(
 
 
 def make_deterministic(device: torch.device) -> None:
-    """Make PyTorch choose deterministic kernels on a GPU, where there are any; on the CPU they are."""
+    """Make PyTorch choose deterministic kernels on a GPU, where it has them; on the CPU they are deterministic."""
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's condition
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -142,33 +181,30 @@ def make_deterministic(device: torch.device) -> None:
 
 
 def _seconds(
-    forward_loss: ForwardLoss,
+    network: torch.nn.Module,
+    loss: Callable[[Any, Any], torch.Tensor],
+    mode: StepMode,
     data: torch.Tensor,
     target: Any,
     half: torch.dtype | None,
     warm_up: int = 2,
     repeats: int = 3,
 ) -> float:
-    """Return the shortest time of a forward and backward pass."""
+    """Return the shortest time of a forward and backward pass in a mode; leaves no gradients."""
+    forward_loss = build(network, loss, mode)
     times: list[float] = []
     with torch.random.fork_rng(devices=[data.device] if data.device.type == "cuda" else []):
         for _ in range(warm_up + repeats):
             start = time.perf_counter()
             with autocast(data.device, half):
-                loss = forward_loss(data, target)
-            loss.backward()
+                value = forward_loss(data, target)
+            value.backward()
             if data.device.type == "cuda":
                 torch.cuda.synchronize(data.device)
             times.append(time.perf_counter() - start)
+            network.zero_grad(set_to_none=True)  # as in training: CUDA graphs overwrite the gradients that they return
     return min(times[warm_up:])
 
 
 def _channels_last(ndim: int) -> torch.memory_format:
     return torch.channels_last if ndim == 4 else torch.channels_last_3d
-
-
-def _set_memory_format(network: torch.nn.Module, channels_last: bool) -> None:
-    for parameter in network.parameters():
-        if parameter.ndim in (4, 5):
-            form = _channels_last(parameter.ndim) if channels_last else torch.contiguous_format
-            parameter.data = parameter.data.contiguous(memory_format=form)

@@ -100,6 +100,22 @@ def test_a_cached_training_sees_the_embeddings_of_its_patches(in_tiny: TinyDatas
     torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_cached_guidance_goes_to_a_gpu_from_pinned_memory(
+    in_tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A non-blocking copy from pageable memory waits for the GPU all the same."""
+    trainer = ready(in_tiny, GUIDED)
+    batch = next(trainer.dataloader_train)
+    pinned: list[torch.Tensor] = []
+    moved: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_, **__: moved.append(tensor) or tensor)
+    monkeypatch.setattr(trainer, "device", torch.device("cuda"))
+    with trainer.batch_context(batch):
+        assert len(pinned) == len(moved) == 1
+        assert moved[0] is pinned[0]
+
+
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 @pytest.mark.parametrize("processes", ["0", "1"])
 def test_nnunets_own_loader_says_where_its_patches_lie(

@@ -89,6 +89,57 @@ def test_a_training_step_computes_in_the_precision_that_is_recorded(in_tiny, mon
     assert trainer.record.precision == precision
 
 
+def test_the_loss_of_a_step_survives_the_next_one(in_tiny):
+    """A CUDA graph writes every step's loss to the same memory."""
+    trainer = in_tiny.trainer("UNetTrainer_fast")
+    trainer.initialize()
+    memory, value = torch.zeros(()), iter((1.0, 2.0))
+
+    class Graph(torch.autograd.Function):
+        @staticmethod
+        def forward(_context, weight):
+            return memory.fill_(next(value))
+
+        @staticmethod
+        def backward(_context, gradient):
+            return gradient * torch.ones_like(weight)
+
+    weight = next(trainer.network.parameters())
+    trainer._forward_loss = lambda _data, _target: Graph.apply(weight)
+    batch = {"data": torch.zeros(1), "target": torch.zeros(1)}
+    losses = [trainer.train_step(batch)["loss"] for _ in range(2)]
+    assert [loss.item() for loss in losses] == [1.0, 2.0]
+    assert all(output["loss"].data_ptr() != memory.data_ptr() for output in trainer.record.epoch_outputs)
+
+
+def test_nnunet_compiles_nothing_beneath_our_step(in_tiny, monkeypatch):
+    """Contract: nnU-Net asks `_do_i_compile` before it compiles the network and the Dice loss, on every device."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda module, **_: compiled.append(module) or module)
+    monkeypatch.setenv("nnUNet_compile", "t")
+    for name, count in (("nnUNetTrainer", 2), ("UNetTrainer", 0), ("UNetTrainer_seed1", 0)):
+        trainer = in_tiny.trainer(name)
+        if name == "nnUNetTrainer":
+            monkeypatch.setattr(trainer, "_do_i_compile", lambda: True)
+        else:
+            monkeypatch.setattr(trainer, "device", torch.device("cuda"))
+            assert not trainer._do_i_compile()
+            monkeypatch.setattr(trainer, "device", torch.device("cpu"))
+        compiled.clear()
+        trainer.initialize()
+        assert len(compiled) == count
+
+
+@pytest.mark.parametrize(("name", "measures"), [("UNetTrainer", True), ("UNetTrainer_seed1", False)])
+def test_a_seeded_training_is_never_compiled(in_tiny, monkeypatch, name, measures):
+    monkeypatch.setenv("nnUNet_compile", "t")
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
+    trainer = in_tiny.trainer(name)
+    trainer.on_train_start()
+    assert bool(compiled) == measures
+
+
 def test_bare_trainers_keep_nnunets_recipe(in_tiny):
     ours, theirs = in_tiny.trainer("UNetTrainer"), in_tiny.trainer("nnUNetTrainer")
     for name in (

@@ -17,6 +17,9 @@ from tiny_dataset import UNET, TinyDataset
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.trainers import recipe_trainer
+from hippo_nnunet.training.step import EAGER, StepMode
+
+CHANNELS_LAST = StepMode("channels last", channels_last=True)
 
 
 class StoppedError(Exception):
@@ -87,6 +90,31 @@ def test_a_resumed_training_ends_with_the_same_weights(in_tiny, monkeypatch, nam
     assert summary["iterations"] == 8
     assert summary["seed"] == 0
     assert not (folder / "checkpoint_latest.pth").exists()
+
+
+@pytest.mark.parametrize("name", ["UNetTrainer_1epochs_2iters", "UNetTrainer_fast_1epochs_2iters"])
+@pytest.mark.parametrize("modes", [(CHANNELS_LAST, EAGER), (EAGER, CHANNELS_LAST)])
+def test_a_training_resumes_in_another_memory_format(in_tiny, tmp_path, name, modes):
+    """The optimiser's state follows the weights, as fused optimisers require."""
+    path = str(tmp_path / "checkpoint_latest.pth")
+    first = in_tiny.trainer(name)
+    first.initialize()
+    first.set_step_mode(modes[0])
+    batch = next(first.get_dataloaders()[0])
+    first.train_step(batch)
+    first.save_checkpoint(path)
+    second = in_tiny.trainer(name)
+    second.load_checkpoint(path)
+    for mode in (None, modes[1]):  # as loaded, and as trained on
+        if mode is not None:
+            second.set_step_mode(mode)
+        states = (trainer.optimizer.state.values() for trainer in (first, second))
+        for parameter, before, after in zip(second.optimizer.state, *states, strict=True):
+            names = [n for n, v in after.items() if isinstance(v, torch.Tensor) and v.shape == parameter.shape]
+            assert names
+            assert all(after[name].stride() == parameter.stride() for name in names)
+            assert all(torch.equal(after[name], before[name]) for name in names)
+    second.train_step(batch)
 
 
 def test_a_folder_of_another_schedule_is_refused(in_tiny, monkeypatch):

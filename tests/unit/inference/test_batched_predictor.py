@@ -12,6 +12,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
 
+from hippo_nnunet.errors import DataError
 from hippo_nnunet.inference import batched_predictor
 from hippo_nnunet.inference.batched_predictor import BatchedPredictor
 from hippo_nnunet.inference.overlap import in_background
@@ -151,10 +152,11 @@ def test_memory_bounds_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made._patches_per_batch() == 1
 
 
-def test_infinite_logits_are_refused() -> None:
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_infinite_logits_and_nan_are_refused(value: float) -> None:
     network = conv((8, 8), 0)
-    nn.init.constant_(network.bias, float("inf"))  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError, match="infinite"):
+    nn.init.constant_(network.bias, value)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="infinite numbers or NaN"):
         predictor_of([network], (8, 8)).predict_image(images(1)[0])
 
 

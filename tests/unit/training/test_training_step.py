@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Callable
@@ -12,9 +13,20 @@ import torch
 from torch import nn
 
 from hippo_nnunet.training import step
-from hippo_nnunet.training.step import COMPILE_VARIABLE, COMPILED, EAGER, build, fastest, on_device, update
+from hippo_nnunet.training.step import (
+    COMPILE_VARIABLE,
+    EAGER,
+    StepMode,
+    build,
+    fastest,
+    step_modes,
+    to_device,
+    update,
+)
 
-COMPILED_CPU = COMPILED["cpu"][0]
+CPU = torch.device("cpu")
+COMPILED_CPU = step_modes(CPU)[1]
+CHANNELS_LAST = StepMode("channels last", channels_last=True)
 MANY = 10**9
 
 
@@ -75,7 +87,10 @@ def test_a_faster_compiled_step_is_taken(
     assert fastest(network, slow_loss, *batch, MANY) is COMPILED_CPU
 
 
-@pytest.mark.parametrize(("switch", "steps"), [("", step.WORTH_STEPS - 1), ("", step.WORTH_STEPS), ("f", MANY)])
+@pytest.mark.parametrize(
+    ("switch", "steps"),
+    [("", step.WORTH_STEPS - 1), ("", step.WORTH_STEPS), ("f", MANY), ("False", MANY), ("0", MANY)],
+)
 def test_nothing_is_compiled_where_it_cannot_pay(
     network: nn.Module,
     batch: tuple[torch.Tensor, torch.Tensor],
@@ -130,7 +145,7 @@ def test_measuring_leaves_no_trace(
 def test_channels_last_computes_the_same_loss(network: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     loss = nn.functional.cross_entropy
     plain = build(network, loss, EAGER)(*batch)
-    other = build(network, loss, step.StepMode("channels last", channels_last=True))(*batch)
+    other = build(network, loss, CHANNELS_LAST)(*batch)
     assert next(network.parameters()).is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(plain, other, atol=1e-6)
     build(network, loss, EAGER)
@@ -146,8 +161,59 @@ def test_an_update_limits_the_gradient(network: nn.Module, batch: tuple[torch.Te
     assert (after - before).norm() == pytest.approx(step.MAX_GRADIENT_NORM, rel=1e-3)
 
 
-def test_on_device_takes_one_target_or_several(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_measuring_does_not_accumulate_gradients(
+    network: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA graphs overwrite the gradients that an earlier pass returned, so that adding to them raises."""
+    pretend_compiler(monkeypatch, 0)
+    before = []
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        before.append([parameter.grad for parameter in network.parameters()])
+        return slow_loss(output, target)
+
+    fastest(network, loss, *batch, MANY)
+    assert len(before) > 2
+    assert all(gradient is None for gradients in before for gradient in gradients)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+@pytest.mark.parametrize(("first", "second"), [(CHANNELS_LAST, EAGER), (EAGER, CHANNELS_LAST)])
+def test_a_fused_optimiser_continues_in_another_memory_format(
+    batch: tuple[torch.Tensor, torch.Tensor],
+    kind: type[torch.optim.Optimizer],
+    first: StepMode,
+    second: StepMode,
+) -> None:
+    """On the CPU, fused kernels mix up the elements of tensors with different strides; on a GPU they raise."""
+    settings = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    # without normalisation, whose zero gradients of the bias before it AdamW would blow up
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.LeakyReLU(), nn.Conv2d(4, 2, 3, padding=1))
+
+    def trained(second: StepMode, fused: bool) -> torch.Tensor:
+        model = copy.deepcopy(network)
+        optimizer = kind(model.parameters(), lr=0.1, fused=fused, **settings)  # type: ignore[call-arg]
+        for mode in (first, second):
+            forward_loss = build(model, nn.functional.cross_entropy, mode, optimizer)
+            for parameter, state in optimizer.state.items():
+                values = [v for v in state.values() if isinstance(v, torch.Tensor) and v.shape == parameter.shape]
+                assert values
+                assert all(value.stride() == parameter.stride() for value in values)
+            for _ in range(2):
+                optimizer.zero_grad()
+                update(forward_loss(*batch), model, optimizer, None)
+        return nn.utils.parameters_to_vector([parameter.contiguous() for parameter in model.parameters()])
+
+    torch.testing.assert_close(trained(second, fused=True), trained(first, fused=False), rtol=1e-4, atol=1e-5)
+
+
+def test_every_device_can_train_eagerly() -> None:
+    for device in ("cpu", "cuda", "mps"):
+        assert step_modes(torch.device(device))[0] is EAGER
+    assert {mode.compiled for mode in step_modes(torch.device("cuda"))} == {None, "default", "reduce-overhead"}
+
+
+def test_a_batch_has_one_target_or_several(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     data, target = batch
-    cpu = torch.device("cpu")
-    assert on_device({"data": data, "target": target, "keys": ["a", "b"]}, cpu)[1] is target
-    assert [t.shape for t in on_device({"data": data, "target": [target, target]}, cpu)[1]] == [target.shape] * 2
+    assert to_device({"data": data, "target": target, "keys": ["a", "b"]}, CPU)[1] is target
+    assert [t.shape for t in to_device({"data": data, "target": [target, target]}, CPU)[1]] == [target.shape] * 2
