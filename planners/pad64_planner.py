@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+
+from hippo_nnunet.planners.base import PlannerWithDefaults
 
 PATCH_EDGE = 64
 """Edge of every patch in voxels."""
@@ -15,41 +16,17 @@ PATCH_EDGE = 64
 _UNLIMITED_POOLING = 999999  # as nnU-Net's planner
 
 
-class Pad64Planner(ExperimentPlanner):
+class Pad64Planner(PlannerWithDefaults):
     """Plan patches of 64x64x64 (64x64 in 2d) and z-score normalization.
 
     nnU-Net pads an image that is smaller than the patch, with zeros after normalization, and samples patches from a
     larger one. Topology follows from patch and spacing, the batch size from nnU-Net's memory rule.
 
-    Args:
-        dataset_name_or_id: As nnU-Net's planner.
-        gpu_memory_target_in_gb: As nnU-Net's planner, in GB; it changes the batch size, never the patch.
-        preprocessor_name: As nnU-Net's planner.
-        plans_name: Name of the plans file.
-        overwrite_target_spacing: As nnU-Net's planner, in mm.
-        suppress_transpose: As nnU-Net's planner.
-
     Source:
         The published Task04_Hippocampus notebooks, which pad each volume to 64x64x64 and normalize it by its z-score.
     """
 
-    def __init__(
-        self,
-        dataset_name_or_id: str | int,
-        gpu_memory_target_in_gb: float = 8,
-        preprocessor_name: str = "DefaultPreprocessor",
-        plans_name: str = "Pad64Plans",
-        overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
-        suppress_transpose: bool = False,
-    ) -> None:
-        super().__init__(
-            dataset_name_or_id,
-            gpu_memory_target_in_gb,
-            preprocessor_name,
-            plans_name,
-            overwrite_target_spacing,
-            suppress_transpose,
-        )
+    defaults: ClassVar = {"plans_name": "Pad64Plans"}
 
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
         """Z-score for every channel, over the nonzero region only where nnU-Net would restrict it so."""
@@ -65,18 +42,7 @@ class Pad64Planner(ExperimentPlanner):
         approximate_n_voxels_dataset: float,
         _cache: dict[str, Any],
     ) -> dict[str, Any]:
-        """Plan one configuration as nnU-Net does, then replace patch size, topology and batch size.
-
-        Args:
-            spacing: Target spacing in mm, two or three axes.
-            median_shape: Median image shape at that spacing, in voxels.
-            data_identifier: Folder name of the preprocessed data.
-            approximate_n_voxels_dataset: Voxels of the whole dataset at that spacing.
-            _cache: Memory estimates by patch size and strides.
-
-        Returns:
-            The configuration's part of the plans.
-        """
+        """Plan one configuration as nnU-Net does, then replace patch size, topology and batch size."""
         plan = super().get_plans_for_configuration(
             spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _cache
         )

@@ -39,6 +39,13 @@ def test_planner_signatures_are_upstreams() -> None:
         assert parameters["plans_name"].default == name.replace("Planner", "Plans")
 
 
+def test_defaults_of_an_argument_that_nnunets_planner_does_not_have_are_refused() -> None:
+    from hippo_nnunet.planners.base import PlannerWithDefaults
+
+    with pytest.raises(TypeError, match=r"Wrong.defaults: nnU-Net's planner has no argument memory"):
+        type("Wrong", (PlannerWithDefaults,), {"defaults": {"memory": 4}})
+
+
 def test_foreign_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="NoSuchPlanner"):
         _ = planners.NoSuchPlanner
