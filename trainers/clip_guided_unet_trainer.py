@@ -124,7 +124,7 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         if self._cached_guidance is None:
             return super().batch_context(batch)
         guidance = self._cached_guidance(batch["keys"], batch["corners"])
-        return _bare(self.network).guided(upload(guidance.numpy(), self.device))
+        return _bare(self.network).guided(upload(guidance, self.device))
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """Load a checkpoint and go on with its schedule.
