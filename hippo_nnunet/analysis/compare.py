@@ -12,16 +12,17 @@ import numpy as np
 import pandas as pd
 
 from hippo_nnunet.analysis.notebook_scores import (
-    NO_SCORE,
     in_order,
     kept_scores,
     measured_scores,
+    no_score,
     ranked_differently,
     score_column,
 )
 from hippo_nnunet.analysis.prediction_times import prediction_times, seconds_per_image
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.comparison import Comparison, Options, compare
+from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import ENSEMBLE, recipe_of
 from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.evaluation.published import read_published
@@ -68,10 +69,11 @@ def compare_experiment(
         options = replace(options, number_of_folds=experiment.number_of_folds)
     comparison = compare(table, options, published)
     if experiment is None:
-        note = f"{paths.request.name} is missing: no times, and no score of the notebooks' protocol."
+        text = f"{paths.request.name} is missing: no times, and no score of the notebooks' protocol."
+        note = Note(NoteKind.NO_REQUEST, text)
         return replace(comparison, notes=(*comparison.notes, note))
     folders = paths.nnunet(root)
-    notes: list[str] = []
+    notes: list[Note] = []
     models = comparison.models
     over_labels = models["scope"] == MEAN
     extra = {
@@ -139,7 +141,7 @@ def as_json(comparison: Comparison, checks: VolumeChecks | None = None) -> str:
         "options": {**asdict(comparison.options), "rope": comparison.options.margin},
         **{name: _rows(getattr(comparison, name)) for name in ("models", "pairs", "ranks", "volumes")},
         "sentences": [sentence(row) for row in comparison.pairs.to_dict("records")],
-        "notes": comparison.notes,
+        "notes": [note.text for note in comparison.notes],
     }
     if checks is not None:
         tables = {name: _rows(getattr(checks, name)) for name in ("agreement", "coverage", "flags")}
@@ -176,7 +178,7 @@ def prediction_files(
 
 def notebook_scores(
     experiment: Experiment, folder: Path, folders: NnunetFolders, table: pd.DataFrame, again: bool = False
-) -> tuple[pd.DataFrame, list[str]]:
+) -> tuple[pd.DataFrame, list[Note]]:
     """Score every out-of-fold case by the notebooks' protocol.
 
     Args:
@@ -203,9 +205,9 @@ def notebook_scores(
         dataset = read_object(preprocessed / "dataset.json")
         labels, ending = dict(dataset["labels"]), str(dataset["file_ending"])
     except (DataError, KeyError, TypeError, ValueError) as error:
-        return kept, [f"{NO_SCORE}: {error}."]
+        return kept, [no_score(f": {error}.")]
     if "ignore" in labels or sorted(map(str, labels.values())) != sorted(map(str, range(len(labels)))):
-        return kept, [f"{NO_SCORE}: it is defined for plain labels 0, 1, 2, ... only."]
+        return kept, [no_score(": it is defined for plain labels 0, 1, 2, ... only.")]
     files = prediction_files(experiment, folder, folders, table, ending)
     wanted = {model: masks for model, masks in files.items() if model not in done}
     measured, notes = measured_scores(wanted, preprocessed / "gt_segmentations", ending, len(labels), table)
@@ -213,7 +215,7 @@ def notebook_scores(
 
 
 def _trained_seconds(
-    experiment: Experiment, folder: Path, folders: NnunetFolders, notes: list[str]
+    experiment: Experiment, folder: Path, folders: NnunetFolders, notes: list[Note]
 ) -> dict[tuple[str, str], float]:
     """Average training time of a fold by recipe and configuration, from the manifest or nnU-Net's folders."""
     manifest = ExperimentPaths(folder).manifest
@@ -226,7 +228,9 @@ def _trained_seconds(
             key = (recipe_of(cell.variant), cell.configuration)
             seconds.setdefault(key, []).append(float(entry["trained_seconds"]))
     missing = {(recipe_of(c.variant), c.configuration) for c in experiment.cells()} - set(seconds)
-    notes += [f"No training time is recorded for {' '.join(key)}." for key in sorted(missing)]
+    notes += [
+        Note(NoteKind.TRAINING_TIME, f"No training time is recorded for {' '.join(key)}.") for key in sorted(missing)
+    ]
     return {key: float(np.mean(values)) for key, values in seconds.items()}
 
 

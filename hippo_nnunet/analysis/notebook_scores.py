@@ -11,6 +11,7 @@ import pandas as pd
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.notebook_dice import notebook_dice_by_case
+from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import recipe_of
 from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.experiment.paths import ExperimentPaths
@@ -18,7 +19,6 @@ from hippo_nnunet.files import read_table
 
 COLUMNS = ("case", "fold", "variant", "configuration", "notebook_dice")
 """The columns of the file. Every case has as many batches of slices, so a model's score is the mean of its cases'."""
-NO_SCORE = "No score of the notebooks' protocol"
 
 _MODEL = ["variant", "configuration"]
 _CASE = ["case", "fold", *_MODEL]
@@ -51,7 +51,7 @@ def measured_scores(
     ending: str,
     classes: int,
     table: pd.DataFrame,
-) -> tuple[pd.DataFrame, list[str]]:
+) -> tuple[pd.DataFrame, list[Note]]:
     """Score masks.
 
     Args:
@@ -64,17 +64,23 @@ def measured_scores(
     Returns:
         COLUMNS for every variant and configuration that can be scored, and for each other why not.
     """
-    parts, notes = [pd.DataFrame(columns=list(COLUMNS))], []
+    parts = [pd.DataFrame(columns=list(COLUMNS))]
+    notes: list[Note] = []
     cases = table[_CASE].drop_duplicates()
     for (variant, configuration), masks in files.items():
         try:
             scores = notebook_dice_by_case(masks, {c: references / f"{c}{ending}" for c in masks}, classes)
         except DataError as error:
-            notes.append(f"{NO_SCORE} for {variant} {configuration}: {error}")
+            notes.append(no_score(f" for {variant} {configuration}: {error}"))
             continue
         rows = cases[(cases["variant"] == variant) & (cases["configuration"] == configuration)]
         parts.append(rows.assign(notebook_dice=rows["case"].map(scores)))
     return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True), notes
+
+
+def no_score(reason: str) -> Note:
+    """Say of which model there is no score, and why."""
+    return Note(NoteKind.NOTEBOOK_SCORE, f"No score of the notebooks' protocol{reason}")
 
 
 def in_order(scores: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
@@ -107,14 +113,14 @@ def score_column(scores: pd.DataFrame, models: pd.DataFrame) -> pd.Series:
     return column
 
 
-def ranked_differently(models: pd.DataFrame) -> list[str]:
+def ranked_differently(models: pd.DataFrame) -> list[Note]:
     """Name the models that the two scores rank differently.
 
     Args:
         models: Of `model_table`, with `notebook_dice`.
 
     Returns:
-        A sentence for every two models on the same folds where one has the higher mean Dice per volume, and the other
+        A note for every two models on the same folds where one has the higher mean Dice per volume, and the other
         the higher score of the notebooks.
     """
     rows = models[(models["scope"] == MEAN) & models["notebook_dice"].notna()].to_dict("records")
@@ -125,9 +131,10 @@ def ranked_differently(models: pd.DataFrame) -> list[str]:
             continue
         better, worse = (one, other) if one["dice"] > other["dice"] else (other, one)
         names = [f"{model['variant']} {model['configuration']}" for model in (better, worse)]
-        notes.append(
+        text = (
             f"The two scores rank differently (folds {one['folds']}): {names[0]} has the higher Dice per volume "
             f"({better['dice']:.4f}, {worse['dice']:.4f}), {names[1]} the higher notebook score "
             f"({worse['notebook_dice']:.4f}, {better['notebook_dice']:.4f})."
         )
+        notes.append(Note(NoteKind.SCORES_DISAGREE, text))
     return notes

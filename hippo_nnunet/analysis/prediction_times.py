@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hippo_nnunet.errors import DataError
+from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import ENSEMBLE, recipe_of
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
@@ -48,12 +49,12 @@ def prediction_times(experiment: Experiment, folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows.values(), columns=list(COLUMNS))
 
 
-def seconds_per_image(times: pd.DataFrame, notes: list[str]) -> dict[tuple[str, str], float]:
+def seconds_per_image(times: pd.DataFrame, notes: list[Note]) -> dict[tuple[str, str], float]:
     """Average the time of a test image over a recipe's repeats, and say in `notes` what it is.
 
     Args:
         times: Of `prediction_times`.
-        notes: Gets sentences.
+        notes: Gets what is to be said of them.
 
     Returns:
         Seconds by recipe and configuration.
@@ -65,12 +66,13 @@ def seconds_per_image(times: pd.DataFrame, notes: list[str]) -> dict[tuple[str, 
     means = {key: float(np.mean(values)) for key, values in seconds.items()}
     if means:
         counts = sorted(times["images"].unique())
-        notes.append(
+        text = (
             f"Seconds an image: wall-clock time of predicting {' or '.join(map(str, counts))} test images with all "
             "trained folds and mirroring, start and loading included, divided by their number."
         )
+        notes.append(Note(NoteKind.TIME_PER_IMAGE, text))
     notes += [
-        f"{recipe}: {taken:.1f} s a test image, {together} averaged."
+        Note(NoteKind.MODEL_TIME, f"{recipe}: {taken:.1f} s a test image, {together} averaged.")
         for (recipe, together), taken in means.items()
         if "+" in together and recipe != ENSEMBLE
     ]

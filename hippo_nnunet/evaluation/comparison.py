@@ -10,6 +10,7 @@ import pandas as pd
 
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.evaluation.fold_means import SHARED_DATA, corrected_test, verdict_retrained
+from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import Model, models_of, pairs_of
 from hippo_nnunet.evaluation.side_by_side import MEAN, QUALITY, model_table, rank_table, scores_of
 from hippo_nnunet.evaluation.statistics import (
@@ -86,7 +87,7 @@ class Comparison:
     models: pd.DataFrame
     pairs: pd.DataFrame
     ranks: pd.DataFrame
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     volumes: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
@@ -109,24 +110,28 @@ def compare(
     models = models_of(table)
     scores = scores_of(table, models, options.metric)
     number_of_folds = options.number_of_folds or table["fold"].nunique()
-    notes: list[str] = []
+    notes: list[Note] = []
     rows: list[dict[str, object]] = []
     for pair in tracked(pairs_of(models, options.baseline), "comparing"):
         one, other = scores[pair.one], scores[pair.other]
         if not len(one.index.intersection(other.index)):
-            notes.append(f"{pair.one} and {pair.other} have no fold in common and are not compared.")
+            notes.append(
+                Note(NoteKind.LEFT_OUT, f"{pair.one} and {pair.other} have no fold in common and are not compared.")
+            )
             continue
         notes += _restriction(pair.one, one, pair.other, other)
         difference = QUALITY[options.metric] * (one - other).loc[one.index.intersection(other.index)]
         named = _names(pair.kind, pair.one, pair.other)
         rows += _pair_rows(named, difference, options, number_of_folds, notes)
     if published:
-        notes.append("Published models come from other splits: they are compared case by case, not fold by fold.")
+        text = "Published models come from other splits: they are compared case by case, not fold by fold."
+        notes.append(Note(NoteKind.PUBLISHED, text))
     for method, theirs in (published or {}).items():
         for model in models:
             difference, absent = _against_published(scores[model], theirs)
             if absent:
-                notes.append(f"{method} has no result for {absent} of {model}'s cases: compared on the others.")
+                text = f"{method} has no result for {absent} of {model}'s cases: compared on the others."
+                notes.append(Note(NoteKind.LEFT_OUT, text))
             named = _names(PUBLISHED, model, Model(method, ""))
             rows += _pair_rows(named, difference, options, 0, notes)
     pairs = _with_verdicts(pd.DataFrame(rows), options) if rows else pd.DataFrame()
@@ -148,7 +153,7 @@ def _names(kind: str, one: Model, other: Model) -> dict[str, object]:
 
 
 def _pair_rows(
-    named: dict[str, object], difference: pd.DataFrame, options: Options, number_of_folds: int, notes: list[str]
+    named: dict[str, object], difference: pd.DataFrame, options: Options, number_of_folds: int, notes: list[Note]
 ) -> list[dict[str, object]]:
     """Describe the differences over all labels and for each; `number_of_folds` 0: no test of means over folds."""
     rows = []
@@ -157,11 +162,12 @@ def _pair_rows(
         values = difference.mean(axis=1) if scope == MEAN else difference[scope]
         defined = values.dropna()
         if len(defined) < len(values):
-            notes.append(
+            text = (
                 f"{named['variant']} {named['configuration']} against {named['against']}, {scope}: "
                 f"{len(values) - len(defined)} cases have no difference, since a label that neither reference nor "
                 "prediction holds has no metric."
             )
+            notes.append(Note(NoteKind.LEFT_OUT, text))
         folds = defined.index.get_level_values("fold").to_numpy()
         result = paired_result(
             defined.to_numpy(), options.margin, folds, options.alpha, options.n_resamples, options.seed
@@ -231,13 +237,14 @@ PAIR_COLUMNS = (
 """The columns of `metrics/comparison.csv`."""
 
 
-def _restriction(one: Model, ours: pd.DataFrame, other: Model, theirs: pd.DataFrame) -> list[str]:
+def _restriction(one: Model, ours: pd.DataFrame, other: Model, theirs: pd.DataFrame) -> list[Note]:
     folds = [set(frame.index.get_level_values("fold")) for frame in (ours, theirs)]
     if folds[0] == folds[1]:
         return []
     common, (first, second) = folds[0] & folds[1], (",".join(map(str, sorted(f))) for f in folds)
     shown = ",".join(map(str, sorted(common)))
-    return [f"{one} has folds {first} and {other} has {second}: compared on fold {shown} alone."]
+    text = f"{one} has folds {first} and {other} has {second}: compared on fold {shown} alone."
+    return [Note(NoteKind.LEFT_OUT, text)]
 
 
 def _against_published(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
@@ -247,18 +254,18 @@ def _against_published(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[pd.Dat
     return matched - theirs.loc[cases[known], list(ours.columns)].to_numpy(), int((~known).sum())
 
 
-def _general_notes(models: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
-    notes = []
+def _general_notes(models: pd.DataFrame, pairs: pd.DataFrame) -> list[Note]:
+    notes = {}
     if pairs.empty:
-        notes.append("There is one model only: nothing to compare it with.")
+        notes[NoteKind.ONE_MODEL] = "There is one model only: nothing to compare it with."
     elif (pairs["n"] < MIN_CASES).any():
-        notes.append(
+        notes[NoteKind.FEW_CASES] = (
             f"Comparisons of fewer than {MIN_CASES} cases get no verdict: no test could show a difference with them."
         )
     if models["folds"].str.contains(",").any():
-        notes.append(SHARED_DATA)
+        notes[NoteKind.SHARED_DATA] = SHARED_DATA
     if (models["repeats"] < 2).all():
-        notes.append(
+        notes[NoteKind.ONE_SEED] = (
             "No recipe was trained with several seeds: how much of a difference is luck of training is not known here."
         )
-    return notes
+    return [Note(kind, text) for kind, text in notes.items()]

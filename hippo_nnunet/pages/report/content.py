@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from hippo_nnunet.analysis.compare import compare_experiment, notebook_scores
-from hippo_nnunet.analysis.notebook_scores import NO_SCORE
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.evaluation.comparison import Comparison, Options
+from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import Model, models_of, recipe_of
 from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.evaluation.side_by_side import scores_of
@@ -22,6 +23,14 @@ from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.training_log import Curves, read_curves
 from hippo_nnunet.pages.report.notebook import NotebookScores, compare_scores
+
+_SECTIONS_OF = {
+    NoteKind.NO_REQUEST: ("table", "notebook"),
+    NoteKind.TRAINING_TIME: ("table",),
+    NoteKind.TIME_PER_IMAGE: ("table",),
+    NoteKind.NOTEBOOK_SCORE: ("notebook",),
+}
+"""Notes that a section of the page shows as what it lacks; the others stand with the comparison."""
 
 
 @dataclass(frozen=True)
@@ -129,19 +138,17 @@ def gather(folder: Path, root: Path | None = None, options: Options | None = Non
     )
 
 
-def _sorted_notes(notes: tuple[str, ...], folder: Path) -> tuple[list[str], dict[str, list[str]]]:
+def _sorted_notes(notes: Iterable[Note], folder: Path) -> tuple[list[Note], dict[str, list[str]]]:
     """Tell notes on missing parts from the others; both without the path of this machine's folder."""
     missing: dict[str, list[str]] = {"table": [], "notebook": [], "curves": [], "recipe": []}
     general = []
     for note in notes:
-        words = _without_paths(note, folder)
-        without_request = note.startswith(f"{RELATIVE.request} is missing")
-        if without_request or note.startswith(("No training time", "Seconds an image")):
-            missing["table"].append(words)
-        if without_request or note.startswith(NO_SCORE):
-            missing["notebook"].append(words)
-        if words not in missing["table"] + missing["notebook"]:
-            general.append(words)
+        text = _without_paths(note.text, folder)
+        sections = _SECTIONS_OF.get(note.kind, ())
+        for section in sections:
+            missing[section].append(text)
+        if not sections:
+            general.append(Note(note.kind, text))
     return general, missing
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.evaluation.fold_means import SHARED_DATA
+from hippo_nnunet.evaluation.notes import NoteKind
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.evaluation.statistics import CANNOT_TELL, EQUIVALENT, POWER
@@ -52,8 +53,8 @@ def conclusions(content: Content) -> tuple[list[str], list[str]]:
 
 def comparison_notes(content: Content) -> list[str]:
     """Return what a reader of the differences has to know, without what `conclusions` says already."""
-    said = (SHARED_DATA, "No recipe was trained", "There is one model only", "The two scores rank differently")
-    return [note for note in content.comparison.notes if not note.startswith(said)]
+    said = (NoteKind.SHARED_DATA, NoteKind.ONE_SEED, NoteKind.ONE_MODEL, NoteKind.SCORES_DISAGREE)
+    return [note.text for note in content.comparison.notes if note.kind not in said]
 
 
 def _concluded(row: dict[Any, Any]) -> str:

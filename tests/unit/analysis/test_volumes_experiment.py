@@ -25,6 +25,7 @@ from hippo_nnunet.analysis.volumes import check_volumes, ensemble_volumes
 from hippo_nnunet.cli.compare import compare
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.metrics import case_metrics
+from hippo_nnunet.evaluation.notes import Note
 from hippo_nnunet.evaluation.out_of_fold_volumes import OutOfFoldVolumes
 from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.evaluation.segmentation_shape import Segmentation
@@ -136,7 +137,7 @@ def test_measured_kept_and_shown_without_masks(made: Path, caplog: pytest.LogCap
     after, notes = notebook_scores(experiment, made, folders, table)
     pd.testing.assert_frame_equal(before, after, atol=1e-6)
     assert (len(after), notes) == (3 * 8, [])
-    assert "dataset.json is missing" in notebook_scores(experiment, made, folders, table, again=True)[1][0]
+    assert "dataset.json is missing" in notebook_scores(experiment, made, folders, table, again=True)[1][0].text
     again = check_volumes(made, 0.5)
     pd.testing.assert_frame_equal(checked.coverage, again.coverage)
     assert again.cases == 8
@@ -176,8 +177,8 @@ def test_scores_that_rank_differently_are_named() -> None:
     ]
     models = pd.DataFrame(rows, columns=["variant", "folds", "scope", "dice", "notebook_dice"])
     (note,) = ranked_differently(models.assign(configuration="2d"))
-    assert "UNet 2d has the higher Dice per volume (0.8800, 0.8700)" in note
-    assert "AttentionUNet 2d the higher notebook score (0.9300, 0.9100)" in note
+    assert "UNet 2d has the higher Dice per volume (0.8800, 0.8700)" in note.text
+    assert "AttentionUNet 2d the higher notebook score (0.9300, 0.9100)" in note.text
 
 
 def test_a_models_score_is_the_mean_of_its_repeats() -> None:
@@ -218,9 +219,9 @@ def test_times_are_kept(made: Path) -> None:
     (made / "benchmarks" / "predict" / "UNet.tsv").write_text("s\th:m:s\n9.0\t0:00:09\n")
     keep_scores_and_times(made)
     (made / "benchmarks").rename(made / "gone")
-    notes: list[str] = []
+    notes: list[Note] = []
     assert seconds_per_image(prediction_times(opened(made)[0], made), notes) == {("UNet", "2d"): 9}
-    assert notes[0].startswith("Seconds an image: wall-clock time of predicting 1 test images")
+    assert notes[0].text.startswith("Seconds an image: wall-clock time of predicting 1 test images")
 
 
 def test_new_cases_of_the_ensemble_and_of_models(made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -132,11 +132,11 @@ def test_what_is_missing_is_told(made: Path, tmp_path: Path) -> None:
     (tmp_path / "metrics").mkdir()
     (tmp_path / "metrics" / "per_case.csv").write_text((made / "metrics" / "per_case.csv").read_text())
     alone = compare_experiment(tmp_path, FAST)
-    assert "experiment.yaml is missing: no times" in alone.notes[-1]
+    assert "experiment.yaml is missing: no times" in alone.notes[-1].text
     (tmp_path / "experiment.yaml").write_text((made / "experiment.yaml").read_text())
     comparison = compare_experiment(tmp_path, FAST)
-    assert "No training time is recorded for UNet 2d." in comparison.notes
-    assert any("No score of the notebooks' protocol" in note for note in comparison.notes)
+    assert "No training time is recorded for UNet 2d." in map(str, comparison.notes)
+    assert any("No score of the notebooks' protocol" in note.text for note in comparison.notes)
     pd.testing.assert_frame_equal(comparison.pairs, alone.pairs)
 
 
@@ -151,4 +151,4 @@ def test_a_missing_prediction_leaves_that_score_out(made: Path) -> None:
     scores = comparison.models[comparison.models["scope"] == "mean"].set_index("variant")["notebook_dice"]
     assert np.isnan(scores["UNet"])
     assert scores["AttentionUNet"] > 0.5
-    assert any("case_3.nii.gz: no such file" in note for note in comparison.notes)
+    assert any("case_3.nii.gz: no such file" in note.text for note in comparison.notes)

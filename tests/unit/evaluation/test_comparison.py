@@ -106,7 +106,7 @@ def test_a_configuration_with_fewer_folds_is_compared_on_the_common_ones() -> No
     assert np.isnan(row["p_retrained"])
     assert (row["verdict"], row["verdict_retrained"]) == ("better", "cannot tell")
     assert "It rests on one fold" in sentence(row)
-    assert any("compared on fold 0 alone" in note for note in comparison.notes)
+    assert any("compared on fold 0 alone" in note.text for note in comparison.notes)
     means = comparison.models[comparison.models["scope"] == "mean"]
     assert means[["configuration", "folds", "cases"]].values.tolist() == [
         ["2d", "0,1,2,3,4", 60], ["2d", "0", 12], ["3d_fullres", "0", 12],
@@ -119,7 +119,7 @@ def test_folds_that_do_not_meet_are_not_compared() -> None:
     keep = (table["configuration"] == "2d") == (table["fold"] == 0)
     comparison = compare(table[keep], FAST)
     assert comparison.pairs.empty
-    assert any("no fold in common" in note for note in comparison.notes)
+    assert any("no fold in common" in note.text for note in comparison.notes)
 
 
 def test_clip_controls_stand_in_one_block() -> None:
@@ -159,8 +159,8 @@ def test_repeats_are_averaged_and_their_spread_is_shown(two: pd.DataFrame) -> No
     row = comparison.models.iloc[0]
     assert (row["variant"], row["repeats"], row["cases"]) == ("UNet", 2, 60)
     assert row["dice_seed_sd"] == pytest.approx(0.01 / np.sqrt(2))
-    assert not any("several seeds" in note for note in comparison.notes)
-    assert any("several seeds" in note for note in compare(two, FAST).notes)
+    assert not any("several seeds" in note.text for note in comparison.notes)
+    assert any("several seeds" in note.text for note in compare(two, FAST).notes)
 
 
 def test_an_undefined_label_is_left_out_and_told(two: pd.DataFrame) -> None:
@@ -169,7 +169,7 @@ def test_an_undefined_label_is_left_out_and_told(two: pd.DataFrame) -> None:
     table.loc[gone & (table["label"] == "Anterior"), "dice"] = np.nan
     comparison = compare(table, FAST)
     assert comparison.pairs.set_index("scope")["n"].to_dict() == {"mean": 60, "Anterior": 59, "Posterior": 60}
-    assert any("Anterior: 1 cases have no difference" in note for note in comparison.notes)
+    assert any("Anterior: 1 cases have no difference" in note.text for note in comparison.notes)
 
 
 @pytest.mark.parametrize(("cases", "n"), [(1, 1), (4, 4)])
@@ -180,7 +180,7 @@ def test_one_case_and_few(cases: int, n: int) -> None:
     assert np.isnan(row["detectable"])
     assert np.isnan(row["low"]) == (n == 1)
     assert "cannot tell" in sentence(row)
-    assert any("fewer than 6 cases" in note for note in comparison.notes)
+    assert any("fewer than 6 cases" in note.text for note in comparison.notes)
 
 
 def test_one_model_is_shown_alone() -> None:
@@ -188,7 +188,7 @@ def test_one_model_is_shown_alone() -> None:
     assert comparison.pairs.empty
     assert comparison.ranks.empty
     assert len(comparison.models) == 3
-    assert "nothing to compare" in comparison.notes[0]
+    assert "nothing to compare" in comparison.notes[0].text
 
 
 def drop(table: pd.DataFrame, **values: object) -> pd.DataFrame:
@@ -268,7 +268,7 @@ def test_published_results_are_paired_by_case(tmp_path: Path, two: pd.DataFrame)
     row = comparison.pairs[(comparison.pairs["kind"] == "published") & (comparison.pairs["variant"] == "UNet")].iloc[0]
     assert (row["against"], row["n"], row["verdict"]) == ("conv", 50, "better")
     assert row["difference"] == pytest.approx(0.03)
-    assert any("conv has no result for 10 of UNet 2d's cases" in note for note in comparison.notes)
+    assert any("conv has no result for 10 of UNet 2d's cases" in note.text for note in comparison.notes)
     with pytest.raises(ConfigError, match="published results are Dice"):
         compare(two, Options("nsd_1mm"), published)
 
