@@ -25,9 +25,8 @@ from hippo_nnunet.evaluation.volume_calibration import (
 )
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
-from hippo_nnunet.files import write_table
-from hippo_nnunet.inference.members import read_model_json
-from hippo_nnunet.models.model_file import open_model
+from hippo_nnunet.files import read_object, write_table
+from hippo_nnunet.models.model_file import FOLDER_REMEDY, open_model
 from hippo_nnunet.nnunet.paths import folder_problem
 
 log = logging.getLogger(__name__)
@@ -140,7 +139,7 @@ def _opened(model: Path) -> tuple[str, Mapping[str, Any]]:
     if model.is_file():
         shared = open_model(model)
         return shared.folder_name, shared.dataset_json
-    return model.absolute().name, read_model_json(model / "dataset.json")
+    return model.absolute().name, read_object(model / "dataset.json", FOLDER_REMEDY)
 
 
 def _calibrate(measured: pd.DataFrame, labels: Mapping[str, Label], level: float) -> VolumeCalibration:

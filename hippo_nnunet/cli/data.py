@@ -49,7 +49,7 @@ def check(
 ) -> None:
     """List every problem of a dataset with file, finding and remedy; exit code 1 if one is an error."""
     from hippo_nnunet.data.check import check_dataset
-    from hippo_nnunet.data.table import findings_json, print_findings
+    from hippo_nnunet.data.finding import findings_json, print_findings
 
     findings = check_dataset(folder, show_progress=True)
     if as_json:

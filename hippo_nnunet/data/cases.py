@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hippo_nnunet.data.layout import ENDINGS
 from hippo_nnunet.data.nifti import Volume, read_volume, shift_mm
 from hippo_nnunet.errors import DataError
-
-ENDINGS = (".nii.gz", ".nii")
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _TOLERANCE_MM = 1e-3

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hippo_nnunet.data.exploration_case import AXES, DIRECTIONS, TOTAL, foreground_labels, measure_case
-from hippo_nnunet.data.exploration_reading import load_case
+from hippo_nnunet.data.exploration_case import AXES, DIRECTIONS, TOTAL, foreground_labels, load_case, measure_case
 from hippo_nnunet.data.finding import Finding
 from hippo_nnunet.data.layout import Dataset
 from hippo_nnunet.errors import DataError

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from hippo_nnunet.data.finding import Finding, FoundProblem
 
 CHANNEL = re.compile(r"_(\d{4})$")
-NIFTI_ENDINGS = (".nii.gz", ".nii")
+ENDINGS = (".nii.gz", ".nii")
 LARGEST_LABEL = 65535
 """The largest value that a label file holds: 16 bits."""
 
@@ -185,7 +185,7 @@ def _read_nnunet(folder: Path, description: dict[str, Any]) -> Dataset:
             "it needs channel_names, labels, numTraining and file_ending: see nnU-Net's dataset_format.md",
         ) from error
     _check_values(path, labels)
-    if ending not in NIFTI_ENDINGS:
+    if ending not in ENDINGS:
         raise _problem(path, "file-ending", f"names file_ending {ending!r}", "only .nii.gz and .nii are supported")
     if "dataset" in description:
         message = "lists the files one by one under 'dataset'"
@@ -229,14 +229,14 @@ def _file(name: Any) -> str:
 
 def _case_id(name: str) -> str:
     base = Path(_file(name)).name
-    for ending in NIFTI_ENDINGS:
+    for ending in ENDINGS:
         if base.endswith(ending):
             return base[: -len(ending)]
     raise ValueError(f"{name!r} does not end in .nii.gz")
 
 
 def _by_id(folder: Path) -> dict[str, Path]:
-    return {_case_id(p.name): p for p in visible_files(folder) if p.name.endswith(NIFTI_ENDINGS)}
+    return {_case_id(p.name): p for p in visible_files(folder) if p.name.endswith(ENDINGS)}
 
 
 def _channels_by_id(folder: Path, ending: str) -> dict[str, tuple[Path, ...]]:

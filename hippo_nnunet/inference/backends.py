@@ -87,7 +87,7 @@ def choose_runs(
     elif backend == "torch":
         return runs
     try:
-        from hippo_nnunet.inference.openvino_networks import compile_network
+        from hippo_nnunet.inference.openvino_backend import compile_network
 
         compiled = [compile_network(network, patches, guidance) for network in networks]
         problem = _disagreement(compiled, runs, patches, guidance)

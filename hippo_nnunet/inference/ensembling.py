@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,8 @@ from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.postprocessing import postprocess
 from hippo_nnunet.evaluation.probabilities import load_probabilities
 from hippo_nnunet.evaluation.selection import EnsembleChoice
-from hippo_nnunet.inference.members import read_model_json
+from hippo_nnunet.files import atomic_path, read_object
+from hippo_nnunet.models.model_file import FOLDER_REMEDY
 from hippo_nnunet.progress import tracked
 
 MemberFiles = Mapping[str, Path]
@@ -83,8 +83,8 @@ def write_ensemble(
                 f"member {index + 1} of {len(members)}: no probabilities for {len(missing)} of {len(order)} cases "
                 f"({', '.join(missing[:3])}): predict them with --save_probabilities"
             )
-    dataset_json = read_model_json(model_folder / "dataset.json")
-    plans = PlansManager(read_model_json(model_folder / "plans.json"))
+    dataset_json = read_object(model_folder / "dataset.json", FOLDER_REMEDY)
+    plans = PlansManager(read_object(model_folder / "plans.json", FOLDER_REMEDY))
     manager = plans.get_label_manager(dataset_json)
     writer = plans.image_reader_writer_class()
     ending = str(dataset_json["file_ending"])
@@ -92,7 +92,6 @@ def write_ensemble(
     existing = [path for path in targets.values() if path.exists()]
     if existing and not overwrite:
         raise DataError(f"{existing[0]} exists already: choose another folder, or allow overwriting")
-    output.mkdir(parents=True, exist_ok=True)
     for case, target in tracked(targets.items(), "writing", len(targets)):
         paths = [files[case] for files in members]
         probabilities = average_probabilities(paths)
@@ -103,16 +102,11 @@ def write_ensemble(
             )
         segmentation = np.asarray(manager.convert_probabilities_to_segmentation(probabilities))
         segmentation = postprocess(segmentation, postprocessing, manager)
-        temporary = output / f".{os.getpid()}.{target.name}"
-        try:
+        with atomic_path(target) as temporary:
             writer.write_seg(segmentation, str(temporary), _properties(paths[0]))
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
     for name in ("dataset.json", "plans.json"):
-        temporary = output / f".{os.getpid()}.{name}"
-        shutil.copyfile(model_folder / name, temporary)
-        temporary.replace(output / name)
+        with atomic_path(output / name) as temporary:
+            shutil.copyfile(model_folder / name, temporary)
     return list(targets.values())
 
 
@@ -126,7 +120,7 @@ def write_out_of_fold(
 ) -> list[Path]:
     """Write the ensemble's out-of-fold segmentations, each case by the choice that was made without its fold.
 
-    So their per-case metrics are not optimistic, and their mean Dice is the choice's `nested_dice`.
+    Thus the per-case metrics are not optimistic, and their mean Dice is the choice's `nested_dice`.
 
     Args:
         choice: Result of `choose_ensemble` with at least two folds.

@@ -1,12 +1,8 @@
-"""The files of an explanation: maps as NIfTI in the image's geometry, and the table of a changed prompt."""
+"""The maps of an explanation as NIfTI files in the image's geometry, and the rows of its Dice table."""
 
 from __future__ import annotations
 
-import csv
-import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +10,12 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from hippo_nnunet.errors import DataError
+from hippo_nnunet.files import output_file
 from hippo_nnunet.inference.explanation import Explanation
 
 
 def file_name(label: str) -> str:
-    """Turn a label's name into a part of a file's name."""
+    """Return a label's name without characters that a file name should not have."""
     return re.sub(r"[^\w.-]+", "-", label).strip("-") or "label"
 
 
@@ -75,13 +71,13 @@ def write_nifti(array: npt.NDArray[Any], like: Path, target: Path) -> Path:
     header.set_data_dtype(array.dtype)
     header["cal_min"] = header["cal_max"] = 0
     image = type(source)(np.ascontiguousarray(array.T).reshape(source.shape), None, header)
-    with whole(target) as temporary:
+    with output_file(target) as temporary:
         nib.save(image, temporary)
     return target
 
 
 def dice_rows(explanation: Explanation) -> list[dict[str, Any]]:
-    """Return a row for each label: Dice before against after the change of prompts, and against the reference."""
+    """Return each label's Dice: prediction against reference, and with the changed prompts against both."""
     before, after, expert = explanation.segmentation, explanation.changed, explanation.reference
     rows: list[dict[str, Any]] = []
     for label in explanation.labels:
@@ -94,44 +90,6 @@ def dice_rows(explanation: Explanation) -> list[dict[str, Any]]:
                 row["dice_changed"] = explanation.dice(expert, after, label)
         rows.append(row)
     return rows
-
-
-def write_table(rows: list[dict[str, Any]], target: Path) -> Path:
-    """Write rows as CSV; the columns are those of all rows, in order of appearance, and a missing value is empty."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-
-    def write(path: Path) -> None:
-        with path.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-
-    return write_whole(target, write)
-
-
-def write_whole(target: Path, write: Callable[[Path], object]) -> Path:
-    """Write a file under a temporary name, then give it its own."""
-    with whole(target) as temporary:
-        write(temporary)
-    return target
-
-
-@contextmanager
-def whole(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside the target, which becomes the target if the block ends well.
-
-    Raises:
-        DataError: It cannot be written.
-    """
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(target)
-    except OSError as error:
-        raise DataError(f"{target}: could not be written ({error}): make room, or choose another folder") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _small(segmentation: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

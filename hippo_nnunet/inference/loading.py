@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +14,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.models.model_file import ModelFile, open_model
+from hippo_nnunet.files import read_object
+from hippo_nnunet.models.model_file import FOLDER_REMEDY, ModelFile, open_model
 from hippo_nnunet.models.plans_check import check_classes, check_plans
 from hippo_nnunet.nnunet.network import ATTENTION, CLIP_GUIDED, baseline_class, build_network
 from hippo_nnunet.nnunet.trust import read_checkpoint
@@ -49,7 +49,7 @@ def load_model(folder: Path, folds: Sequence[int | str], checkpoint: str, trust:
         return load_model_file(open_model(folder), folds)
     contents = [read_checkpoint(folder / f"fold_{fold}" / checkpoint, trust) for fold in folds]
     name, configuration = contents[0]["trainer_name"], contents[0]["init_args"]["configuration"]
-    plans = read_model_json(folder / "plans.json")
+    plans = read_object(folder / "plans.json", FOLDER_REMEDY)
     if not trust:
         try:
             check_plans(plans)
@@ -57,7 +57,7 @@ def load_model(folder: Path, folds: Sequence[int | str], checkpoint: str, trust:
         except DataError as error:
             raise DataError(f"{folder / 'plans.json'}: {error}; if you trust it give --trust-checkpoint") from error
     return _assembled(
-        _Frame(name, plans, configuration, read_model_json(folder / "dataset.json")),
+        _Frame(name, plans, configuration, read_object(folder / "dataset.json", FOLDER_REMEDY)),
         [content["network_weights"] for content in contents],
         contents[0].get("inference_allowed_mirroring_axes"),
     )
@@ -202,18 +202,3 @@ def _check_fit(frame: _Frame, fold: int | str, weights: Mapping[str, torch.Tenso
 
 def _described(shape_and_type: tuple[tuple[int, ...], torch.dtype] | None) -> str:
     return "missing" if shape_and_type is None else f"{list(shape_and_type[0])} {shape_and_type[1]}"
-
-
-def read_model_json(path: Path) -> dict[str, Any]:
-    """Read a model folder's dataset.json or plans.json.
-
-    Raises:
-        DataError: The file is missing or is not JSON.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read ({error}): give the folder of a model of nnU-Net") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: holds no JSON object: give the folder of a model of nnU-Net")
-    return content

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hippo_nnunet.data.cases import ENDINGS
-from hippo_nnunet.data.layout import LARGEST_LABEL
+from hippo_nnunet.data.layout import ENDINGS, LARGEST_LABEL
 from hippo_nnunet.errors import ConfigError, DataError, HippoError
-from hippo_nnunet.inference.loading import read_model_json
-from hippo_nnunet.models.model_file import open_model
+from hippo_nnunet.files import read_object
+from hippo_nnunet.models.model_file import FOLDER_REMEDY, open_model
 from hippo_nnunet.nnunet.paths import EXT_VARIABLE, environment
 
 if TYPE_CHECKING:
@@ -81,16 +80,16 @@ def find_members(
             raise ConfigError(
                 f"model folder {model} is missing: name a folder like UNetTrainer__nnUNetPlans__2d, or a .hippo file"
             )
-        dataset_json, plans = read_model_json(model / "dataset.json"), read_model_json(model / "plans.json")
+        dataset_json, plans = (read_object(model / name, FOLDER_REMEDY) for name in ("dataset.json", "plans.json"))
         _check_form(dataset_json, model / "dataset.json", {"labels": dict, "file_ending": str})
         if not isinstance(dataset_json.get("channel_names") or dataset_json.get("modality"), dict):
-            raise DataError(f"{model / 'dataset.json'}: names no channel_names: give the folder of a model of nnU-Net")
+            raise DataError(f"{model / 'dataset.json'}: names no channel_names: {FOLDER_REMEDY}")
         for name, value in dataset_json["labels"].items():
             values = value if isinstance(value, list) and value else [value]
             if not all(isinstance(v, int) and 0 <= v <= LARGEST_LABEL for v in values):
                 raise DataError(
                     f"{model / 'dataset.json'}: label '{name}' has the value {str(value)[:60]}, expected whole numbers "
-                    f"from 0 to {LARGEST_LABEL}: give the folder of a model of nnU-Net"
+                    f"from 0 to {LARGEST_LABEL}: {FOLDER_REMEDY}"
                 )
         _check_form(plans, model / "plans.json", {"dataset_name": str, "image_reader_writer": str})
         found = (fold / checkpoint for fold in model.glob("fold_*"))
@@ -190,4 +189,4 @@ def _identity(member: Member) -> dict[str, Any]:
 def _check_form(content: dict[str, Any], path: Path, entries: dict[str, type]) -> None:
     for name, kind in entries.items():
         if not isinstance(content.get(name), kind) or not content[name]:
-            raise DataError(f"{path}: names no {name}: give the folder of a model of nnU-Net")
+            raise DataError(f"{path}: names no {name}: {FOLDER_REMEDY}")

@@ -11,13 +11,11 @@ import io
 import json
 import lzma
 import math
-import os
 import re
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Collection
-from contextlib import suppress
 from gzip import GzipFile
 from pathlib import Path
 
@@ -29,7 +27,7 @@ from hippo_nnunet.data.finding import FoundProblem
 from hippo_nnunet.data.nifti import open_image
 from hippo_nnunet.data.nifti_header import InputHeader, byte_order, read_input_header
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.files import missing_parents, remove_empty
+from hippo_nnunet.files import output_file, zip_entry
 
 TASK_NAME = "Task04_Hippocampus"
 
@@ -108,7 +106,7 @@ def write_submission(
     overwrite: bool = False,
     labels: Collection[int] | None = None,
 ) -> list[str]:
-    """Write the archive from a folder of predictions, verify it, and only then put it in its place.
+    """Write the archive from a folder of predictions; it replaces the target only after it has been verified.
 
     The same predictions and images give the same bytes (with one version of zlib).
 
@@ -143,26 +141,14 @@ def write_submission(
                 f"{predictions}: {what} {len(cases)} cases ({shown}): expected exactly the {len(inputs)} of {images}"
             )
     allowed = frozenset(labels) if labels is not None else nearby_labels(predictions, images.resolve().parent)
-    temporary = archive.with_name(f".{os.getpid()}.{archive.name}")
-    made = missing_parents(archive)
-    try:
-        archive.parent.mkdir(parents=True, exist_ok=True)
+    with output_file(archive) as temporary:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as target:
             for case, image in inputs.items():
                 content = _label_image(found[case], read_input_header(image), allowed)
-                entry = zipfile.ZipInfo(f"{task_name}/{case}{_ENDING}", date_time=(1980, 1, 1, 0, 0, 0))
-                entry.create_system, entry.external_attr = 3, 0o100644 << 16
-                target.writestr(entry, content)
+                target.writestr(zip_entry(f"{task_name}/{case}{_ENDING}"), content)
         problems = verify_submission(temporary, images, allowed, task_name)
         if problems:
             raise DataError(f"{archive}: not written, it fails its own verification ({problems[0]}): report this")
-        temporary.replace(archive)
-    except OSError as error:
-        raise DataError(f"{archive}: could not be written ({error}): choose another folder, or make room") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        remove_empty(made)
     return list(inputs)
 
 

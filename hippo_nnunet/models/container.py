@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import struct
 import unicodedata
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.files import output_file, zip_entry
 
 SUFFIX = ".hippo"
 MANIFEST = "MANIFEST.json"
@@ -143,24 +142,16 @@ def write_container(
         DataError: The file exists, or cannot be written.
     """
     check_target(target, overwrite)
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
     listed: dict[str, dict[str, Any]] = {}
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with output_file(target) as temporary:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             for name, produce in members.items():
                 content = produce()
-                archive.writestr(_entry(name), content)
+                archive.writestr(zip_entry(name), content)
                 listed[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             manifest = {"format": FORMAT, "format_version": VERSION, "members": listed}
-            archive.writestr(_entry(MANIFEST), as_json(manifest))
+            archive.writestr(zip_entry(MANIFEST), as_json(manifest))
         check(temporary)
-        temporary.replace(target)
-    except OSError as error:
-        raise DataError(f"{target}: could not be written ({error}): make room, or choose another folder") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def check_target(target: Path, overwrite: bool) -> None:
@@ -179,12 +170,6 @@ def check_target(target: Path, overwrite: bool) -> None:
 def as_json(content: Any) -> bytes:
     """Return JSON as the format writes it: the same content, the same bytes."""
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def _entry(name: str) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-    entry.create_system, entry.external_attr = 3, (_REGULAR | 0o644) << 16
-    return entry
 
 
 def _refused(path: Path, name: str, problem: str) -> DataError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hippo_nnunet.data.cases import ENDINGS
+from hippo_nnunet.data.layout import ENDINGS
 from hippo_nnunet.errors import DataError, HippoError
 from hippo_nnunet.models.container import Container, open_container
 from hippo_nnunet.models.plans_check import check_plans
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MODEL, PLANS, DATASET, CARD = "model.json", "plans.json", "dataset.json", "README.md"
 PER_CASE = "metrics/per_case.csv"
+FOLDER_REMEDY = "give the folder of a model of nnU-Net"
 
 DATASET_KEYS = (
     "name", "description", "reference", "licence", "license", "release", "tensorImageSize", "numTraining", "numTest",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hippo_nnunet.data.exploration_reading import LoadedCase
+from hippo_nnunet.data.exploration_case import LoadedCase
 from hippo_nnunet.data.layout import Dataset
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.files import read_json

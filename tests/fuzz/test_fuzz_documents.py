@@ -17,7 +17,7 @@ from mutations import VALUES, changed_bytes, damaged, write
 from benchmarks.document import read_document
 from hippo_nnunet.clip.prompts import override_prompts
 from hippo_nnunet.data.check import check_dataset
-from hippo_nnunet.data.table import findings_json
+from hippo_nnunet.data.finding import findings_json
 from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.evaluation.published import read_published
 from hippo_nnunet.evaluation.selection import EnsembleChoice

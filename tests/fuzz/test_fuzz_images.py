@@ -15,7 +15,7 @@ from mutations import changed_bytes, write
 
 from hippo_nnunet.data.cases import InputCase, check_images
 from hippo_nnunet.data.check import check_dataset
-from hippo_nnunet.data.exploration_reading import load_case
+from hippo_nnunet.data.exploration_case import load_case
 from hippo_nnunet.data.layout import read_dataset
 from hippo_nnunet.data.nifti import open_image, read_volume
 from hippo_nnunet.data.nifti_header import read_input_header

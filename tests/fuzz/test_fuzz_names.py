@@ -12,7 +12,7 @@ from mutations import NAMES
 from hippo_nnunet.data.cases import find_cases
 from hippo_nnunet.data.check import check_dataset
 from hippo_nnunet.data.fetch import _file_name
-from hippo_nnunet.data.table import findings_json, print_findings
+from hippo_nnunet.data.finding import findings_json, print_findings
 from hippo_nnunet.experiment.request import Request, parse_folds, resolve
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import dataset_name

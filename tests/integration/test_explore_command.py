@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from hippo_nnunet.cli.explore import explore
 from hippo_nnunet.data.exploration import _OTHER_NORMALISATION
-from hippo_nnunet.data.exploration_reading import load_case
+from hippo_nnunet.data.exploration_case import load_case
 from hippo_nnunet.data.layout import read_dataset
 from hippo_nnunet.data.synth import make_phantom
 from hippo_nnunet.errors import DataError

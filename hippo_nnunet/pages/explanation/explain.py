@@ -17,8 +17,9 @@ from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
+from hippo_nnunet.files import output_file, write_table
 from hippo_nnunet.inference.explanation import clip_networks, explain_case, text_similarities
-from hippo_nnunet.inference.explanation_files import dice_rows, write_maps, write_table, write_whole
+from hippo_nnunet.inference.explanation_files import dice_rows, write_maps
 from hippo_nnunet.inference.members import Member, find_members, load_member
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.nnunet.paths import NnunetFolders
@@ -169,7 +170,7 @@ def explain_experiment(
     written: list[Path] = []
     for target, parts in work.items():
         written += _explain(parts, target, settings)
-    return [write_whole(output / CASES_TABLE, lambda path: chosen.to_csv(path, index=False)), *written]
+    return [write_table(chosen, output / CASES_TABLE), *written]
 
 
 def _explain(parts: Sequence[_Part], output: Path, settings: Settings) -> list[Path]:
@@ -199,9 +200,11 @@ def _explain(parts: Sequence[_Part], output: Path, settings: Settings) -> list[P
             rows += [{**row, "folds": " ".join(map(str, member.folds))} for row in dice_rows(explanation)]
         similarities = text_similarities(predictor, part.prompts)
         if similarities is not None:
-            written.append(write_whole(output / TEXT_TABLE, similarities.to_csv))
+            with output_file(output / TEXT_TABLE) as path:
+                similarities.to_csv(path)
+            written.append(output / TEXT_TABLE)
     if any(name.startswith("dice") for row in rows for name in row):
-        written.append(write_table(rows, output / DICE_TABLE))
+        written.append(write_table(pd.DataFrame(rows), output / DICE_TABLE))
     for file in earlier - set(written):
         file.unlink()
     return list(dict.fromkeys(written))

@@ -14,8 +14,7 @@ from markupsafe import Markup
 from hippo_nnunet import __version__
 from hippo_nnunet.data.archive import open_dataset
 from hippo_nnunet.data.exploration import Exploration, explore_dataset, summarise
-from hippo_nnunet.data.exploration_case import AXES, TOTAL
-from hippo_nnunet.data.exploration_reading import LoadedCase, load_case
+from hippo_nnunet.data.exploration_case import AXES, TOTAL, LoadedCase, load_case
 from hippo_nnunet.data.layout import Dataset
 from hippo_nnunet.data.outliers import MINIMUM_CASES, THRESHOLD, Screening, readable, screen, typical_case
 from hippo_nnunet.errors import DataError

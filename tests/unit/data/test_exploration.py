@@ -13,8 +13,7 @@ import pytest
 
 from hippo_nnunet.data.archive import open_dataset
 from hippo_nnunet.data.exploration import Exploration, explore_dataset, summarise
-from hippo_nnunet.data.exploration_case import TOTAL, measure_case
-from hippo_nnunet.data.exploration_reading import LoadedCase
+from hippo_nnunet.data.exploration_case import TOTAL, LoadedCase, measure_case
 from hippo_nnunet.data.layout import read_dataset
 from hippo_nnunet.data.outliers import MINIMUM_CASES, robust_z, screen, typical_case
 from hippo_nnunet.errors import DataError

@@ -89,7 +89,7 @@ def test_a_backend_that_disagrees_is_not_used(
     wrong = copy.deepcopy(network)
     nn.init.constant_(wrong.decoder.seg_layers[-1].bias, 0.5)
     monkeypatch.setattr(
-        "hippo_nnunet.inference.openvino_networks.compile_network", lambda *_: lambda patches, _: wrong(patches)
+        "hippo_nnunet.inference.openvino_backend.compile_network", lambda *_: lambda patches, _: wrong(patches)
     )
     with caplog.at_level(logging.WARNING):
         (run,) = choose_runs("auto", [network], CPU, None, patches, None)

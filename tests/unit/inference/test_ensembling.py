@@ -115,7 +115,7 @@ def test_bad_input(models: Models, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(DataError, match=r"member 2 of 2: no probabilities for 1 of 4 cases \(c\)"):
         write_ensemble([m1, {k: v for k, v in m2.items() if k != "c"}], out, models.model_folder)
-    with pytest.raises(DataError, match=r"dataset\.json: cannot be read"):
+    with pytest.raises(DataError, match=r"dataset\.json is missing"):
         write_ensemble([m1], out, tmp_path)
     assert not out.exists()
     np.savez_compressed(m2["a"], probabilities=np.zeros((3, 1, 1, 1), np.float32))
