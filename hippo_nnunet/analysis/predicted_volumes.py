@@ -85,7 +85,7 @@ def prepare_volumes(
     Args:
         target: The table to write.
         models: The model folders or model files that will predict together.
-        experiment: Folder of the experiment whose ensemble they are: see `chosen_models`. None: see `calibration`.
+        experiment: Folder of the experiment whose ensemble they are: see `ensemble_models`. None: see `calibration`.
         calibration: Folder of the experiment that they were trained in, or NO_CALIBRATION: volumes without intervals.
         level: Coverage of the intervals, 0 to 1.
         root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.

@@ -80,10 +80,9 @@ def predict(
 
     models, postprocessing = tuple(model or ()), "none"
     if experiment is not None:
-        from hippo_nnunet.experiment.ensemble_choice import chosen_models
+        from hippo_nnunet.experiment.experiment import ensemble_models
 
-        chosen = chosen_models(experiment, root)
-        models, postprocessing = chosen.folders, chosen.postprocessing
+        models, postprocessing = ensemble_models(experiment, root)
     table = None
     if volumes is not None:
         from hippo_nnunet.analysis.predicted_volumes import prepare_volumes

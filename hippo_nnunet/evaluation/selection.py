@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -15,6 +14,7 @@ import numpy as np
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.candidates import Candidate, OutOfFoldDice, Subset
 from hippo_nnunet.evaluation.postprocessing import POSTPROCESSINGS
+from hippo_nnunet.files import write_json
 
 MAX_EXHAUSTIVE = 6
 """Up to so many members every subset is tried; beyond, members are added greedily, each at most once."""
@@ -78,10 +78,7 @@ class EnsembleChoice:
         """
         if path.exists() and not overwrite:
             raise DataError(f"{path} exists already: choose another name, or allow overwriting")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(asdict(self), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_json(path, asdict(self))
 
     @classmethod
     def from_json(cls, path: Path) -> EnsembleChoice:

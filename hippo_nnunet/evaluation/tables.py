@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.metrics import METRICS, Label, case_metrics
 from hippo_nnunet.evaluation.per_case import COLUMNS
 from hippo_nnunet.evaluation.reading import find_reader, geometry_difference, read_segmentation
+from hippo_nnunet.files import write_json, write_table
 from hippo_nnunet.progress import tracked
 
 if TYPE_CHECKING:
@@ -150,18 +149,12 @@ def write_tables(per_case: pd.DataFrame, folder: Path, overwrite: bool = False) 
         DataError: A target exists and `overwrite` is False, or the table is not sound.
     """
     summary = summarise(per_case)
-    contents = {
-        folder / "per_case.csv": per_case[list(COLUMNS)].to_csv(index=False),
-        folder / "summary.json": json.dumps(summary, indent=1, allow_nan=False) + "\n",
-    }
-    for path in contents:
+    table_file, summary_file = folder / "per_case.csv", folder / "summary.json"
+    for path in (table_file, summary_file):
         if path.exists() and not overwrite:
             raise DataError(f"{path} exists already: choose another folder, or allow overwriting")
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, text in contents.items():
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+    write_table(per_case[list(COLUMNS)], table_file)
+    write_json(summary_file, summary)
     return summary
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import yaml
 
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.experiment.paths import DONE
+from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.experiment.presets import preset, trainer_name
 from hippo_nnunet.experiment.request_file import HEADER, read_request
+from hippo_nnunet.files import write_text
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,7 @@ class Experiment:
         text = HEADER + yaml.safe_dump(self.as_dict(), sort_keys=False)
         if path.is_file() and path.read_text() == text:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(text)
-        temporary.replace(path)
+        write_text(path, text)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts, strings and numbers."""
@@ -174,3 +171,32 @@ class Experiment:
             return cls(**data)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
+
+
+def ensemble_models(folder: Path, root: Path | None = None) -> tuple[tuple[Path, ...], str]:
+    """Find the ensemble that `run` has chosen.
+
+    Args:
+        folder: The experiment's folder.
+        root: See `ExperimentPaths.nnunet`.
+
+    Returns:
+        nnU-Net's model folders, in the order in which they are averaged, and the postprocessing: one of
+        POSTPROCESSINGS.
+
+    Raises:
+        ConfigError: No experiment there, or it has not chosen yet.
+        DataError: The choice cannot be read.
+    """
+    from hippo_nnunet.evaluation.selection import EnsembleChoice
+
+    paths = ExperimentPaths(folder)
+    experiment = Experiment.load(paths.request)
+    if not paths.choice.is_file():
+        raise ConfigError(
+            f"{paths.choice} is missing: the experiment has chosen no ensemble yet; finish it with "
+            f"'hippo-nnunet run {folder}', or name models with --model"
+        )
+    choice = EnsembleChoice.from_json(paths.choice)
+    models = tuple(paths.nnunet(root).results / experiment.dataset / member for member in choice.members)
+    return models, choice.postprocessing

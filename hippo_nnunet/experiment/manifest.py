@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import subprocess
 from datetime import datetime, timezone
@@ -12,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.experiment.damage import HASHED, file_hash
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
+from hippo_nnunet.experiment.stale import HASHED, file_hash
 from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.finished import SUMMARY
@@ -65,13 +63,6 @@ def build_manifest(experiment: Experiment, folder: Path, folders: NnunetFolders,
         "not_ensembled": [c for c in experiment.folds if c not in experiment.complete_configurations()],
         "ensemble": _ensemble(choice) if choice.is_file() else None,
     }
-
-
-def write_manifest(manifest: dict[str, Any], path: Path) -> None:
-    """Write the manifest atomically, in the place of an older one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
 
 
 def git_commit() -> str | None:

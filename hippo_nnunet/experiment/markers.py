@@ -1,6 +1,6 @@
-"""Which markers an experiment ends with, what each needs, and which of them lie.
+"""The markers of an experiment's jobs, and which of them each job needs.
 
-A marker below `.done/` says that a job is done. Paths are relative to the experiment's folder.
+A marker below `.done/` says that a job is finished. Paths are relative to the experiment's folder.
 """
 
 from __future__ import annotations
@@ -9,12 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
-from hippo_nnunet.experiment import damage
 from hippo_nnunet.experiment.experiment import Cell, Experiment
-from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
-from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_descriptions
-from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.nnunet.preprocessed import read_plans
+from hippo_nnunet.experiment.paths import DONE
 
 PRODUCTS = ("predictions", "submission")
 """What is made of the test images."""
@@ -82,61 +78,3 @@ def products_of(dataset: Path, source: Path | None) -> tuple[str, ...]:
     if source is None or source.is_file() or any((source / "imagesTs").glob("[!.]*")):
         return PRODUCTS
     return ()
-
-
-def lost(experiment: Experiment, folder: Path, folders: NnunetFolders) -> list[Path]:
-    """Return the markers that lie although what they stand for is gone or damaged.
-
-    Plans and preprocessed data count only while a training needs them.
-
-    Args:
-        experiment: What was asked.
-        folder: The experiment's folder.
-        folders: nnU-Net's folders.
-
-    Raises:
-        DataError: Plans or split cannot be read.
-    """
-    paths = ExperimentPaths(folder)
-    files = {
-        DONE / "evaluate": [paths.per_case, paths.summary],
-        DONE / "ensemble": [paths.choice],
-        DONE / "submission": [paths.submission(experiment.task)],
-        DONE / "report": [paths.report],
-    }
-    damaged = {folder / path for path in damage.changed(folder)}
-    gone = [marker for marker, own in files.items() if damaged & {*own} or not all(path.exists() for path in own)]
-    predicted = {marker: paths.predictions / marker.name for marker in _predictions(experiment)}
-    cases = damage.test_cases(experiment, folders)
-    gone += [marker for marker, path in predicted.items() if not path.exists() or not damage.holds(path, cases)]
-    if not damage.is_manifest(folder):
-        gone.append(DONE / "manifest")
-    validated = damage.validation_cases(experiment, folders) if ensemble_cells(experiment) else set()
-    if not damage.holds(paths.out_of_fold, validated):
-        gone.append(DONE / "ensemble")
-    trained = {c.marker: experiment.result_folder(c, folders.results) for c in experiment.cells()}
-    untrained = [marker for marker, fold in trained.items() if not is_finished(fold)]
-    gone += untrained + [m for m, fold in trained.items() if m not in untrained and lacks_descriptions(fold)]
-    if untrained:
-        gone += damage.lost_preparations(experiment, folders)
-    return [marker for marker in dict.fromkeys(gone) if (folder / marker).exists()]
-
-
-def _predictions(experiment: Experiment) -> list[Path]:
-    return [DONE / "predict" / name for name in (*experiment.variants, ENSEMBLE)]
-
-
-def check_trained(experiment: Experiment, folders: NnunetFolders) -> None:
-    """Refuse folds that are trained already, but by another schedule or with other plans than now.
-
-    Raises:
-        ConfigError: Names the fold and what differs.
-    """
-    plans_file = folders.preprocessed / experiment.dataset / f"{experiment.plans}.json"
-    if not plans_file.is_file():
-        return
-    plans = read_plans(experiment.dataset, experiment.plans, folders)
-    for cell in experiment.cells():
-        folder = experiment.result_folder(cell, folders.results)
-        if is_finished(folder):
-            check_finished(folder, cell.trainer, plans, cell.configuration)

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.experiment.experiment import Cell, Experiment
-from hippo_nnunet.experiment.manifest import build_manifest, write_manifest
+from hippo_nnunet.experiment.manifest import build_manifest
 from hippo_nnunet.experiment.paths import DONE, RELATIVE
 from hippo_nnunet.experiment.presets import preset
 from hippo_nnunet.experiment.split_copy import save_split
+from hippo_nnunet.files import write_json
 from hippo_nnunet.locks import exclusive
 from hippo_nnunet.nnunet import api
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
@@ -145,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
     return run_job(" ".join(word for word in words if word), job, options.log)
 
 
-_JOBS: dict[str, Callable[[Experiment, NnunetFolders, argparse.Namespace], None]] = {
+_JOBS: dict[str, Callable[[Experiment, NnunetFolders, argparse.Namespace], object]] = {
     "data": lambda e, f, o: data(e, f, Path(o.source) if o.source else None),
     "plan": lambda e, f, o: plan(e, f),
     "preprocess": lambda e, f, o: preprocess(e, o.configuration),
@@ -154,7 +155,7 @@ _JOBS: dict[str, Callable[[Experiment, NnunetFolders, argparse.Namespace], None]
     "evaluate": lambda e, f, o: products.evaluate(e, f, Path.cwd()),
     "predict": lambda e, f, o: products.predict(e, f, Path.cwd(), o.variant, o.device),
     "submission": lambda e, f, o: products.submission(e, f, Path.cwd()),
-    "manifest": lambda e, f, o: write_manifest(build_manifest(e, Path.cwd(), f, o.device), RELATIVE.manifest),
+    "manifest": lambda e, f, o: write_json(RELATIVE.manifest, build_manifest(e, Path.cwd(), f, o.device), indent=2),
     "report": lambda e, f, o: products.report(Path.cwd()),
 }
 

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from hippo_nnunet.clip.models import chosen_encoder
 from hippo_nnunet.clip.weights import weights_file
 from hippo_nnunet.errors import ConfigError, DependencyError, HippoError
-from hippo_nnunet.experiment import markers
+from hippo_nnunet.experiment import markers, stale
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.experiment.split_copy import check_split, save_split
@@ -77,7 +77,7 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
     if problem:
         raise ConfigError(f"{folder}: {problem}; give it room or permissions, or choose a folder that you can write to")
     _check_profile(settings.profile)
-    markers.check_trained(experiment, folders)
+    stale.check_trained(experiment, folders)
     chosen_precision()
     _check_encoders(experiment, folder)
     try:
@@ -93,7 +93,7 @@ def _run(experiment: Experiment, folder: Path, folders: NnunetFolders, settings:
     experiment.save(ExperimentPaths(folder).request)
     if (folder / DONE / "plan").exists():
         save_split(experiment, folders, folder)
-    for marker in markers.lost(experiment, folder, folders):
+    for marker in stale.stale_markers(experiment, folder, folders):
         log.info("%s is gone and will be made again", marker.relative_to(DONE))
         (folder / marker).unlink()
     job_state.forget_failures(folder)
@@ -152,7 +152,7 @@ def dry_run(experiment: Experiment, folder: Path, folders: NnunetFolders, settin
     """
     _check_profile(settings.profile)
     products = markers.products_of(folders.raw / experiment.dataset, settings.source)
-    lost = markers.lost(experiment, folder, folders)
+    lost = stale.stale_markers(experiment, folder, folders)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         experiment.save(ExperimentPaths(scratch).request)

@@ -6,10 +6,10 @@ import logging
 import shutil
 from pathlib import Path
 
-from hippo_nnunet.experiment.damage import validation_cases
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import DONE
 from hippo_nnunet.experiment.split_copy import restore_split
+from hippo_nnunet.experiment.stale import validation_cases
 from hippo_nnunet.nnunet.partial import restore_description
 from hippo_nnunet.nnunet.paths import NnunetFolders
 

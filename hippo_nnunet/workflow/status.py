@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.experiment import markers
+from hippo_nnunet.experiment import markers, stale
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
@@ -130,7 +130,7 @@ def read_status(folder: Path, root: Path | None = None) -> Status:
 def _lost(experiment: Experiment, folder: Path, folders: NnunetFolders) -> tuple[set[Path], str | None]:
     """Return the markers that lie, and what kept this from finding out."""
     try:
-        return set(markers.lost(experiment, folder, folders)), None
+        return set(stale.stale_markers(experiment, folder, folders)), None
     except DataError as error:
         return set(), str(error)
 

@@ -10,8 +10,10 @@ import pytest
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.experiment import markers
 from hippo_nnunet.experiment.experiment import Cell, Experiment
-from hippo_nnunet.experiment.manifest import build_manifest, write_manifest
+from hippo_nnunet.experiment.manifest import build_manifest
 from hippo_nnunet.experiment.paths import DONE
+from hippo_nnunet.experiment.stale import stale_markers
+from hippo_nnunet.files import write_json
 from hippo_nnunet.nnunet.finished import check_finished
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.training import recipes
@@ -90,17 +92,17 @@ def test_deleted_results_are_noticed(tmp_path: Path, folders: NnunetFolders) -> 
         (folder / name).touch()
     (folder / "manifest.json").write_text("{}")
     (folder / "submission" / "Task04_X.zip").touch()
-    assert markers.lost(ASKED, folder, folders) == []
+    assert stale_markers(ASKED, folder, folders) == []
 
     (folder / "report" / "index.html").unlink()
-    assert markers.lost(ASKED, folder, folders) == [DONE / "report"], "a report alone is made again"
+    assert stale_markers(ASKED, folder, folders) == [DONE / "report"], "a report alone is made again"
     (folder / "report" / "index.html").touch()
 
     (folder / "submission" / "Task04_X.zip").unlink()
-    assert markers.lost(ASKED, folder, folders) == [DONE / "submission"]
+    assert stale_markers(ASKED, folder, folders) == [DONE / "submission"]
     cell = ASKED.cells()[0]
     (ASKED.result_folder(cell, folders.results) / "checkpoint_final.pth").unlink()
-    lost = markers.lost(ASKED, folder, folders)
+    lost = stale_markers(ASKED, folder, folders)
     assert cell.marker in lost
     assert DONE / "plan" in lost, "the plans are gone, and now a training needs them"
 
@@ -127,7 +129,7 @@ def test_manifest_names_no_folder_of_the_machine(tmp_path: Path, folders: Nnunet
     splits = folders.preprocessed / "Dataset004_X" / "splits_final.json"
     splits.parent.mkdir(parents=True)
     splits.write_text("[]")
-    write_manifest(build_manifest(ASKED, tmp_path / "exp", folders, "cpu"), tmp_path / "manifest.json")
+    write_json(tmp_path / "manifest.json", build_manifest(ASKED, tmp_path / "exp", folders, "cpu"))
     text = (tmp_path / "manifest.json").read_text()
     content = json.loads(text)
     assert str(tmp_path) not in text

@@ -263,7 +263,7 @@ def test_experiment_that_has_not_chosen(tmp_path: Path) -> None:
 
 def test_experiment_names_its_ensemble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hippo_nnunet.evaluation.selection import EnsembleChoice
-    from hippo_nnunet.experiment.ensemble_choice import chosen_models
+    from hippo_nnunet.experiment.experiment import ensemble_models
 
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.delenv(name, raising=False)
@@ -274,11 +274,11 @@ def test_experiment_names_its_ensemble(tmp_path: Path, monkeypatch: pytest.Monke
     )
     choice = EnsembleChoice(("m", "n"), "largest_foreground", None, None, None, None, "m", 0.0, (), ())
     choice.to_json(experiment / "ensemble" / "choice.json")
-    chosen = chosen_models(experiment)
+    models, postprocessing = ensemble_models(experiment)
     results = experiment / "nnunet" / "nnUNet_results" / "Dataset901_Tiny"
-    assert chosen.folders == (results / "m", results / "n")
-    assert chosen.postprocessing == "largest_foreground"
+    assert models == (results / "m", results / "n")
+    assert postprocessing == "largest_foreground"
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "elsewhere"))
-    assert chosen_models(experiment).folders[0] == tmp_path / "elsewhere" / "Dataset901_Tiny" / "m"
-    root = chosen_models(experiment, tmp_path / "root").folders[0]
+    assert ensemble_models(experiment)[0][0] == tmp_path / "elsewhere" / "Dataset901_Tiny" / "m"
+    root = ensemble_models(experiment, tmp_path / "root")[0][0]
     assert root == tmp_path / "root" / "nnUNet_results" / "Dataset901_Tiny" / "m"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.experiment import damage
+from hippo_nnunet.experiment import stale
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.experiment.split_copy import check_split, restore_split, save_split
@@ -59,17 +59,17 @@ def test_results_that_somebody_changed_are_told_from_newer_ones(tmp_path: Path) 
     (tmp_path / DONE).mkdir()
     table = tmp_path / "metrics" / "per_case.csv"
     table.write_text("case,dice\na,1\n")
-    assert damage.changed(tmp_path) == set()
-    hashes = {path.as_posix(): damage.file_hash(tmp_path / path) for path in damage.HASHED}
+    assert stale.altered_results(tmp_path) == set()
+    hashes = {path.as_posix(): stale.file_hash(tmp_path / path) for path in stale.HASHED}
     (tmp_path / "manifest.json").write_text(json.dumps({"sha256": hashes}))
     marked(tmp_path, "evaluate", "manifest")
-    assert damage.changed(tmp_path) == set()
+    assert stale.altered_results(tmp_path) == set()
     table.write_text("case,dice\na,")
-    assert damage.changed(tmp_path) == {Path("metrics") / "per_case.csv"}
+    assert stale.altered_results(tmp_path) == {Path("metrics") / "per_case.csv"}
     marked(tmp_path, "manifest", "evaluate")
-    assert damage.changed(tmp_path) == set(), "the manifest is older than the results"
+    assert stale.altered_results(tmp_path) == set(), "the manifest is older than the results"
     (tmp_path / "manifest.json").write_text("[]")
-    assert not damage.is_manifest(tmp_path)
+    assert stale.read_manifest(tmp_path) is None
 
 
 def test_preparations_count_as_lost_where_a_file_is_missing(folders: NnunetFolders) -> None:
@@ -77,13 +77,13 @@ def test_preparations_count_as_lost_where_a_file_is_missing(folders: NnunetFolde
     raw = folders.raw / ASKED.dataset / "dataset.json"
     raw.parent.mkdir(parents=True)
     raw.write_text("{}")
-    assert damage.lost_preparations(ASKED, folders) == []
+    assert stale.stale_preparations(ASKED, folders) == []
     (folder / "CompactPlans_2d" / "b.pkl").write_bytes(b"")
-    assert damage.lost_preparations(ASKED, folders) == [DONE / "preprocess" / "2d"]
+    assert stale.stale_preparations(ASKED, folders) == [DONE / "preprocess" / "2d"]
     (folder / "CompactPlans.json").unlink()
-    assert damage.lost_preparations(ASKED, folders) == [DONE / "plan", DONE / "preprocess" / "2d"]
+    assert stale.stale_preparations(ASKED, folders) == [DONE / "plan", DONE / "preprocess" / "2d"]
     raw.unlink()
-    assert damage.lost_preparations(ASKED, folders) == [DONE / "data", DONE / "plan", DONE / "preprocess" / "2d"]
+    assert stale.stale_preparations(ASKED, folders) == [DONE / "data", DONE / "plan", DONE / "preprocess" / "2d"]
 
 
 def test_small_files_that_have_a_source_are_put_back(tmp_path: Path, folders: NnunetFolders) -> None:

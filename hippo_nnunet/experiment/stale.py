@@ -1,0 +1,165 @@
+"""Stale markers: those of jobs whose results are missing or damaged. Torch-free.
+
+Only names of files are looked at, and the hashes of the few small files that the manifest records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hippo_nnunet.errors import DataError
+from hippo_nnunet.evaluation.pairing import ENSEMBLE
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.markers import ensemble_cells
+from hippo_nnunet.experiment.paths import DONE, RELATIVE, ExperimentPaths
+from hippo_nnunet.files import read_object
+from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_descriptions
+from hippo_nnunet.nnunet.paths import NnunetFolders
+from hippo_nnunet.nnunet.preprocessed import read_plans, read_splits, stored_cases
+
+HASHED = (RELATIVE.per_case, RELATIVE.summary, RELATIVE.choice)
+"""Results whose hash the manifest records."""
+
+
+def stale_markers(experiment: Experiment, folder: Path, folders: NnunetFolders) -> list[Path]:
+    """Return the markers of finished jobs whose results are missing or damaged, relative to the experiment's folder.
+
+    Plans and preprocessed data count only while a training needs them.
+
+    Args:
+        experiment: What was asked.
+        folder: The experiment's folder.
+        folders: nnU-Net's folders.
+
+    Raises:
+        DataError: Plans or split cannot be read.
+    """
+    paths = ExperimentPaths(folder)
+    files = {
+        DONE / "evaluate": [paths.per_case, paths.summary],
+        DONE / "ensemble": [paths.choice],
+        DONE / "submission": [paths.submission(experiment.task)],
+        DONE / "report": [paths.report],
+    }
+    altered = {folder / path for path in altered_results(folder)}
+    stale = [marker for marker, own in files.items() if altered & {*own} or not all(path.exists() for path in own)]
+    images = image_cases(experiment, folders)
+    stale += [
+        DONE / "predict" / variant
+        for variant in (*experiment.variants, ENSEMBLE)
+        if not (paths.predictions / variant).exists() or not has_all(paths.predictions / variant, images)
+    ]
+    if read_manifest(folder) is None:
+        stale.append(DONE / "manifest")
+    if ensemble_cells(experiment) and not has_all(paths.out_of_fold, validation_cases(experiment, folders)):
+        stale.append(DONE / "ensemble")
+    trained = {cell.marker: experiment.result_folder(cell, folders.results) for cell in experiment.cells()}
+    untrained = [marker for marker, fold in trained.items() if not is_finished(fold)]
+    stale += untrained + [m for m, fold in trained.items() if m not in untrained and lacks_descriptions(fold)]
+    if untrained:
+        stale += stale_preparations(experiment, folders)
+    return [marker for marker in dict.fromkeys(stale) if (folder / marker).exists()]
+
+
+def altered_results(folder: Path) -> set[Path]:
+    """Return those of HASHED that exist, but are not what the experiment's last run has written.
+
+    Empty without a manifest, with one that holds no hashes, or with one that is older than the results.
+    """
+    written = [_modified_ns(folder / DONE / name) for name in ("ensemble", "evaluate", "manifest")]
+    if written[-1] < max(written):
+        return set()
+    hashes = (read_manifest(folder) or {}).get("sha256")
+    known = hashes if isinstance(hashes, dict) else {}
+    return {
+        path
+        for path in HASHED
+        if path.as_posix() in known and (folder / path).is_file() and file_hash(folder / path) != known[path.as_posix()]
+    }
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the content of the manifest; None where it is missing or damaged."""
+    try:
+        return read_object(ExperimentPaths(folder).manifest)
+    except DataError:
+        return None
+
+
+def file_hash(path: Path) -> str | None:
+    """Return the SHA-256 of a file; None where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def has_all(folder: Path, cases: Iterable[str]) -> bool:
+    """Tell whether a folder has a file of every case, with any file ending."""
+    names = [path.name for path in folder.glob("[!.]*")]
+    return all(any(name.startswith(f"{case}.") for name in names) for case in cases)
+
+
+def image_cases(experiment: Experiment, folders: NnunetFolders) -> set[str]:
+    """Return the cases of the test images: their names without channel and ending."""
+    images = (folders.raw / experiment.dataset / "imagesTs").glob("[!.]*")
+    return {path.name.rpartition("_")[0] for path in images if path.is_file()}
+
+
+def validation_cases(experiment: Experiment, folders: NnunetFolders) -> set[str]:
+    """Return the cases of the split; none where there is no split yet.
+
+    Raises:
+        DataError: The split cannot be read.
+    """
+    return {case for split in read_splits(experiment.dataset, folders) or [] for case in split["val"]}
+
+
+def stale_preparations(experiment: Experiment, folders: NnunetFolders) -> list[Path]:
+    """Return the markers of the jobs that a training needs again, because plans or preprocessed cases are missing.
+
+    Each comes with the jobs between it and the training: Snakemake runs only jobs whose outputs another job asks for.
+
+    Args:
+        experiment: What was asked; some of it is to be trained or validated.
+        folders: nnU-Net's folders.
+
+    Raises:
+        DataError: Plans or split cannot be read.
+    """
+    folder = folders.preprocessed / experiment.dataset
+    plans = folder / f"{experiment.plans}.json"
+    if plans.is_file():
+        configurations = read_object(plans).get("configurations", {})
+        identifiers = {c: configurations.get(c, {}).get("data_identifier", c) for c in experiment.folds}
+        cases = validation_cases(experiment, folders)
+        stale = [
+            DONE / "preprocess" / c
+            for c, name in identifiers.items()
+            if not (folder / name).is_dir() or not cases <= stored_cases(folder / name)
+        ]
+    else:
+        stale = [DONE / "plan", *(DONE / "preprocess" / c for c in experiment.folds)]
+    if stale and not (folders.raw / experiment.dataset / "dataset.json").is_file():
+        stale = [DONE / "data", DONE / "plan", *stale]
+    return list(dict.fromkeys(stale))
+
+
+def check_trained(experiment: Experiment, folders: NnunetFolders) -> None:
+    """Refuse folds that are trained already, but by another schedule or with other plans than now.
+
+    Raises:
+        ConfigError: Names the fold and what differs.
+    """
+    plans_file = folders.preprocessed / experiment.dataset / f"{experiment.plans}.json"
+    if not plans_file.is_file():
+        return
+    plans = read_plans(experiment.dataset, experiment.plans, folders)
+    for cell in experiment.cells():
+        folder = experiment.result_folder(cell, folders.results)
+        if is_finished(folder):
+            check_finished(folder, cell.trainer, plans, cell.configuration)
+
+
+def _modified_ns(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
