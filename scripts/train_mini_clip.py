@@ -25,6 +25,7 @@ from hippo_nnunet.clip.preprocessing import Preprocessing
 from hippo_nnunet.clip.prompts import HIPPOCAMPUS_PROMPTS
 from hippo_nnunet.clip.text import class_embeddings
 from hippo_nnunet.data.phantom import make_case
+from hippo_nnunet.files import atomic_path, write_json, write_text
 
 BATCH = 96
 PEAK_RATE = 1e-3
@@ -251,13 +252,6 @@ SHA-256 as hippo_nnunet records it (weights, activation, preprocessing): `{sha25
 """
 
 
-def write(path: Path, content: str) -> None:
-    """Write atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(content, encoding="utf-8")
-    temporary.replace(path)
-
-
 def main() -> None:
     """Train, evaluate on other phantoms, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -272,7 +266,6 @@ def main() -> None:
     weights = options.out / "model.safetensors"
     if weights.exists() and not options.overwrite:
         parser.error(f"{weights} exists: pass --overwrite")
-    options.out.mkdir(parents=True, exist_ok=True)
 
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
@@ -294,9 +287,8 @@ def main() -> None:
     state = {name: values.half().contiguous() for name, values in model.state_dict().items()}
     tokenizer = open_clip.SimpleTokenizer(context_length=model.context_length)
     encoder = CLIPEncoder(MINI.name, model, tokenizer, preprocessing, quick_gelu=False)
-    temporary = weights.with_name(weights.name + ".tmp")
-    temporary.write_bytes(save(state))  # save_file would hide it from other users
-    temporary.replace(weights)
+    with atomic_path(weights) as temporary:
+        temporary.write_bytes(save(state))  # save_file would hide it from other users
     record = {
         "sha256": encoder.sha256,
         "steps": options.steps,
@@ -313,10 +305,10 @@ def main() -> None:
         "open_clip": open_clip.__version__,
         **evaluate(encoder, held_out, options.seed),
     }
-    write(options.out / "open_clip_config.json", configuration)
-    write(options.out / "training.json", json.dumps(record, indent=2) + "\n")
+    write_text(options.out / "open_clip_config.json", configuration)
+    write_json(options.out / "training.json", record, indent=2)
     sizes = {"parameters": sum(p.numel() for p in model.parameters()), "size_mb": weights.stat().st_size / 1e6}
-    write(options.out / "MODEL_CARD.md", CARD.format(**record, **sizes))
+    write_text(options.out / "MODEL_CARD.md", CARD.format(**record, **sizes))
     print(json.dumps(record, indent=2))
 
 

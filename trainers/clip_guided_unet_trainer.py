@@ -9,12 +9,13 @@ import torch
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from hippo_nnunet.clip.encoder import CLIPEncoder, chosen_encoder, load_encoder
+from hippo_nnunet.clip.encoder import CLIPEncoder, load_encoder
 from hippo_nnunet.clip.guidance_cache import CachedGuidance, guidance_axis, slice_embeddings
+from hippo_nnunet.clip.models import chosen_encoder
 from hippo_nnunet.clip.text import class_embeddings, control_embeddings
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
-from hippo_nnunet.networks.temperature import MAX_SCALE
+from hippo_nnunet.networks.cosine_head import MAX_SCALE
 from hippo_nnunet.nnunet.loaders import add_positions
 from hippo_nnunet.nnunet.network import CLIP_GUIDED, build_network
 from hippo_nnunet.trainers.recipe_trainer import UNetTrainer
@@ -88,7 +89,7 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         """Build network, optimiser and loss, and give the network its classes' text."""
         super().initialize()
         self._set_text()
-        _bare(self.network).forget_text()
+        _bare(self.network).zero_cosines()
 
     def on_train_start(self) -> None:
         """Start as `UNetTrainer`; pretrained weights do not bring the text of the data that they were trained on."""

@@ -20,7 +20,7 @@ def fetch(
     ] = None,
 ) -> None:
     """Download an encoder's weights into the cache unless they are there; loads them to be sure, prints their path."""
-    from hippo_nnunet.clip.inventory import fetch_encoder
+    from hippo_nnunet.clip.encoder import fetch_encoder
 
     typer.echo(fetch_encoder(model, weights))
 
@@ -32,7 +32,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
 
     from rich.console import Console
 
-    from hippo_nnunet.clip.inventory import inventory
+    from hippo_nnunet.clip.encoder import inventory
     from hippo_nnunet.clip.weights import cache_folder
 
     with Console(stderr=True).status("loading the encoders at hand"):

@@ -1,4 +1,4 @@
-"""Frozen CLIP encoders: which there are, where their weights lie, prompts for classes, embeddings of slices and text.
+"""Frozen CLIP encoders: the known models, their weight files, prompts for classes, embeddings of slices and text.
 
 `models`, `prompts` and `weights` need no torch; `encoder`, `preprocessing` and `text` do.
 """

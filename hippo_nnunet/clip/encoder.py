@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from hippo_nnunet.clip.loading import load_model
-from hippo_nnunet.clip.models import CLIP_MODELS, DEFAULT, MINI, EncoderChoice, chosen_encoder
+from hippo_nnunet.clip.models import CLIP_MODELS, EncoderChoice, chosen_encoder
 from hippo_nnunet.clip.preprocessing import Preprocessing
-
-# What belongs to choosing is importable from here too.
-__all__ = ["CLIP_MODELS", "DEFAULT", "MINI", "CLIPEncoder", "EncoderChoice", "chosen_encoder", "load_encoder"]
+from hippo_nnunet.clip.weights import cached_file, weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -128,10 +128,81 @@ def load_encoder(choice: EncoderChoice) -> CLIPEncoder:
 
     Raises:
         ConfigError: There is no such model, tag or file, or the file holds other weights than the model's.
-        DependencyError: The weights are neither at hand nor reachable (within 5 seconds), open_clip is missing, or a
-            downloaded file is damaged. Never are other or random weights taken instead.
+        DependencyError: The weights are neither on this machine nor reachable within 5 seconds, open_clip is missing,
+            or a downloaded file is damaged. Other or random weights are never used instead.
     """
     loaded = load_model(choice)
     encoder = CLIPEncoder(choice.name, loaded.model, loaded.tokenizer, loaded.preprocessing, loaded.quick_gelu)
     logger.info("CLIP encoder %s: sha256 %s", encoder.name, encoder.sha256[:12])
     return encoder
+
+
+@dataclass(frozen=True)
+class InventoryRow:
+    """One encoder.
+
+    Args:
+        model: Architecture.
+        weights: Tag or file.
+        chosen: Whether a recipe without `mini` would take it now.
+        file: Its checkpoint; None where it has not been downloaded.
+        size_bytes: Size of the checkpoint; None where it has not been downloaded.
+        sha256: Hash of the encoder, as checkpoints record it; None where it has not been downloaded.
+        embed_dim: Length of an embedding; None where neither the table nor a checkpoint tells.
+    """
+
+    model: str
+    weights: str
+    chosen: bool
+    file: str | None
+    size_bytes: int | None
+    sha256: str | None
+    embed_dim: int | None
+
+
+def fetch_encoder(model: str | None = None, weights: str | None = None) -> Path:
+    """Get the weights of an encoder, and check that they load.
+
+    Args:
+        model: open_clip's model name; None for what the environment says.
+        weights: open_clip's tag, or a file; None for what the environment says.
+
+    Returns:
+        The checkpoint file.
+
+    Raises:
+        ConfigError: There is no such model, tag or file, or the file does not fit the model.
+        DependencyError: The weights cannot be downloaded or do not load, or open_clip is missing.
+    """
+    asked = chosen_encoder(mini=False) if model is None or weights is None else EncoderChoice(model, weights)
+    choice = EncoderChoice(model or asked.model, weights or asked.weights)
+    path = weights_file(choice)
+    load_encoder(choice)
+    return path
+
+
+def inventory() -> list[InventoryRow]:
+    """Look up the known encoders and the one that the environment selects.
+
+    Returns:
+        One row each. Encoders on this machine are loaded strictly and hashed, which takes seconds for each.
+
+    Raises:
+        ConfigError: The environment names a model, tag or file that does not exist or does not load.
+        DependencyError: A downloaded file does not load, or open_clip is missing.
+    """
+    chosen = chosen_encoder(mini=False)
+    known = [model.choice for model in CLIP_MODELS]
+    return [_row(choice, chosen) for choice in (known if chosen in known else [*known, chosen])]
+
+
+def _row(choice: EncoderChoice, chosen: EncoderChoice) -> InventoryRow:
+    file = cached_file(choice)
+    if file is None:
+        embed_dim = next((model.embed_dim for model in CLIP_MODELS if model.choice == choice), None)
+        return InventoryRow(choice.model, choice.weights, choice == chosen, None, None, None, embed_dim)
+    encoder = load_encoder(choice)
+    size = file.stat().st_size
+    return InventoryRow(
+        choice.model, choice.weights, choice == chosen, str(file), size, encoder.sha256, encoder.embed_dim
+    )

@@ -1,9 +1,8 @@
-"""CLIP's embedding of every slice of every preprocessed case: computed once, kept with the data, looked up by place."""
+"""CLIP's embedding of each slice of each preprocessed case: computed once, stored with the data, found by position."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import save
 
 from hippo_nnunet.clip.encoder import CLIPEncoder
 from hippo_nnunet.errors import DataError
+from hippo_nnunet.files import atomic_path
 from hippo_nnunet.networks.guidance import pool_slices, slicing_axis, spaced_slices
 
 SAVE_INTERVAL_S = 60.0
@@ -25,7 +25,7 @@ SAVE_INTERVAL_S = 60.0
 REPORT_INTERVAL_S = 10.0
 
 _ENDINGS = (".b2nd", ".npz", ".npy")
-"""Of the file with a case's image, in nnU-Net's kinds of preprocessed data."""
+"""Suffixes of the file with a case's image, in nnU-Net's formats of preprocessed data."""
 
 
 class Dataset(Protocol):
@@ -39,7 +39,7 @@ class Dataset(Protocol):
 
 
 class CachedGuidance:
-    """The guidance of patches, by case and place.
+    """The guidance of patches, by case and position.
 
     Args:
         embeddings: Case to the unit embeddings of its slices, (slices, embed_dim).
@@ -97,14 +97,14 @@ def slice_embeddings(
     """Return the embeddings of every slice of every case, from the cache where it is up to date.
 
     The cache is a file in the folder `<source_folder>_clip`, one for each encoder, preprocessing and axis. A case whose
-    preprocessed file has changed since (name, size or time) is encoded anew. Of several processes one encodes, and the
+    preprocessed file has changed since (name, size or time) is encoded again. Of several processes one encodes, and the
     others wait.
 
     Args:
         dataset: All preprocessed cases of a configuration.
         encoder: The frozen encoder.
         axis: Axis of the case along which slices are taken: 0, 1 or 2.
-        device: Where the encoder shall run.
+        device: Where the encoder runs.
         report: Called with lines for the log.
 
     Returns:
@@ -141,7 +141,7 @@ def slice_embeddings(
 
 
 def cache_file(folder: Path, encoder: CLIPEncoder, axis: int) -> Path:
-    """Return where the embeddings of the preprocessed cases in a folder are kept."""
+    """Return the file with the embeddings of the preprocessed cases in a folder."""
     name = f"{encoder.sha256[:12]}_{encoder.preprocessing.key}_axis{axis}.safetensors"
     return folder.with_name(f"{folder.name}_clip") / name
 
@@ -159,7 +159,7 @@ def _encode(dataset: Dataset, case: str, encoder: CLIPEncoder, axis: int, device
 
 
 def _mark(folder: Path, case: str) -> str:
-    """Say what tells a case's file from a later one of the same name."""
+    """Return name, size and time of a case's file, which tell it from a later one of the same name."""
     for path in (folder / f"{case}{ending}" for ending in _ENDINGS):
         if path.is_file():
             status = path.stat()
@@ -175,24 +175,21 @@ def _read(file: Path, report: Callable[[str], None]) -> tuple[dict[str, torch.Te
             marks = dict(json.loads(opened.metadata()["cases"]))
             return {case: opened.get_tensor(case) for case in marks}, marks
     except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
-        report(f"CLIP: {file} cannot be read ({error}); it is made anew")
+        report(f"CLIP: {file} cannot be read ({error}); it is computed again")
         return {}, {}
 
 
 def _write(file: Path, embeddings: dict[str, torch.Tensor], marks: dict[str, str]) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        # save_file would hide the file from other users of the data
-        temporary.write_bytes(save(embeddings, {"cases": json.dumps(marks)}))
-        temporary.replace(file)
+        with atomic_path(file) as temporary:
+            # save_file would hide the file from other users of the data
+            temporary.write_bytes(save(embeddings, {"cases": json.dumps(marks)}))
     except (SafetensorError, OSError) as error:
         raise _unwritable(file, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _unwritable(file: Path, error: Exception) -> DataError:
     return DataError(
-        f"CLIP's embeddings cannot be kept in {file} ({error}): make that folder writable, or train with the word "
-        "'live', which keeps none"
+        f"CLIP's embeddings cannot be written to {file} ({error}): make that folder writable, or train with the word "
+        "'live', which stores none"
     )

@@ -1,4 +1,4 @@
-"""An open_clip model from its weights, strictly: the very weights that were asked for, or an error."""
+"""Loads an open_clip model strictly: every weight from the requested file, or an error."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def load_model(choice: EncoderChoice) -> LoadedModel:
 
     Raises:
         ConfigError: There is no such model, tag or file, or the file does not fit the model in every tensor.
-        DependencyError: The weights are neither at hand nor reachable, open_clip is missing, or a downloaded file
-            does not load.
+        DependencyError: The weights are neither on this machine nor reachable, open_clip is missing, or a downloaded
+            file does not load.
     """
     path = weights_file(choice)
     open_clip = import_open_clip(choice)

@@ -1,4 +1,4 @@
-"""Which CLIP encoders there are, and which one is asked for. Imports no torch."""
+"""The known CLIP encoders, and the one that recipe and environment select. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MINI_FOLDER = Path(__file__).parent / "mini"
 
 @dataclass(frozen=True)
 class EncoderChoice:
-    """A CLIP encoder that may or may not be at hand.
+    """A CLIP encoder, whether its weights are on this machine or not.
 
     Args:
         model: open_clip's name of the architecture, such as `ViT-B-32`, or `mini`.
@@ -85,7 +85,7 @@ CLIP_MODELS = (
 
 
 def chosen_encoder(mini: bool) -> EncoderChoice:
-    """The encoder that a recipe and the environment ask for.
+    """Return the encoder that a recipe and the environment select.
 
     Args:
         mini: Whether the recipe has the word `mini`; it wins over the environment.
@@ -122,7 +122,7 @@ def is_file(weights: str) -> bool:
 
 
 def _path(weights: str) -> Path:
-    """Put a home folder in the place of a leading `~`, where there is such a user."""
+    """Expand a leading `~`, where there is such a user."""
     try:
         return Path(weights).expanduser()
     except RuntimeError:

@@ -24,7 +24,7 @@ class Preprocessing:
     Args:
         size: Side of the square input, pixels.
         mean: Mean of each of three channels, after scaling to [0, 1].
-        std: Standard deviation likewise.
+        std: Standard deviation of each of them.
         interpolation: `bicubic` or `bilinear`; both antialiased.
         window: Intensities that become 0 and 1; what lies outside is clamped.
     """
@@ -47,12 +47,12 @@ class Preprocessing:
             The preprocessing.
 
         Raises:
-            ConfigError: The model wants an image that is not square.
+            ConfigError: The model takes images that are not square.
         """
         size = config["size"]
         height, width = (size, size) if isinstance(size, int) else size
         if height != width:
-            raise ConfigError(f"CLIP model: wants images of {height}x{width}, expected a square; choose another model")
+            raise ConfigError(f"CLIP model: takes images of {height}x{width}, expected a square; choose another model")
         # open_clip itself takes "random" for bicubic outside training.
         interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
         return cls(int(height), tuple(config["mean"]), tuple(config["std"]), interpolation)
@@ -67,7 +67,7 @@ class Preprocessing:
 
         Args:
             slices: Shape (n, c, y, x), any float type, normalised by nnU-Net (z-scores). One channel is repeated,
-                three are kept as they are, of any other number the mean is taken.
+                three are used as they are, any other number is averaged.
 
         Returns:
             float32, shape (n, 3, size, size), on the same device: windowed to [0, 1], padded to a square with 0

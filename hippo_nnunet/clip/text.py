@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from hippo_nnunet.clip.prompts import class_names, class_prompts, override_prompts
+from hippo_nnunet.clip.prompts import override_prompts
 
 if TYPE_CHECKING:
     from hippo_nnunet.clip.encoder import CLIPEncoder
-
-__all__ = ["class_embeddings", "class_names", "class_prompts", "control_embeddings"]
 
 
 def class_embeddings(
@@ -41,7 +39,7 @@ def class_embeddings(
 
 
 def control_embeddings(embeddings: torch.Tensor, control: str | None, seed: int = 0) -> torch.Tensor:
-    """What a control's network gets in the place of the classes' embeddings.
+    """Return the embeddings that a control word puts in place of the classes' own.
 
     Args:
         embeddings: Shape (heads, embed_dim), unit length.

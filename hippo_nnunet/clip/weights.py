@@ -1,4 +1,4 @@
-"""Where an encoder's weights lie: in the package, in a file, in a cache, or one download away. Imports no torch."""
+"""Finds an encoder's weights: in the package, in a file, in a cache, or by download. Imports no torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PROBE_S = 3.0
 
 
 def weights_file(choice: EncoderChoice) -> Path:
-    """Find the weights of an encoder, downloading them once where they are not at hand.
+    """Find the weights of an encoder, downloading them once where they are not on this machine.
 
     Args:
         choice: Encoder.
@@ -89,7 +89,7 @@ def cached_file(choice: EncoderChoice) -> Path | None:
 
 
 def cache_folder() -> Path:
-    """Where downloaded weights lie; the variables HF_HOME and HF_HUB_CACHE move it."""
+    """Return the folder of downloaded weights; the variables HF_HOME and HF_HUB_CACHE move it."""
     import huggingface_hub.constants
 
     return Path(huggingface_hub.constants.HF_HUB_CACHE)

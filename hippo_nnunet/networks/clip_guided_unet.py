@@ -14,20 +14,10 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
 from hippo_nnunet.networks.cosine_decoder import CosineUNetDecoder
-from hippo_nnunet.networks.cosine_head import CosineHead, text_coordinates
+from hippo_nnunet.networks.cosine_head import MAX_SCALE, Ceiling, CosineHead, text_coordinates
 from hippo_nnunet.networks.film import FiLM
-from hippo_nnunet.networks.guidance import (
-    Encode,
-    FrozenEncoder,
-    embed_images,
-    pool_slices,
-    slicing_axis,
-    spaced_slices,
-)
+from hippo_nnunet.networks.guidance import Encode, FrozenEncoder, embed_images
 from hippo_nnunet.networks.plan_arguments import bind_plan_arguments
-from hippo_nnunet.networks.temperature import MAX_SCALE, Ceiling
-
-__all__ = ["GUIDANCE_FEATURES", "CLIPGuidedUNet", "pool_slices", "slicing_axis", "spaced_slices"]
 
 GUIDANCE_FEATURES = 32
 """Width of the MLP between guidance and bottleneck. Source: ours; it keeps a 2D checkpoint within 10 % of a U-Net's."""
@@ -58,7 +48,7 @@ class CLIPGuidedUNet(PlainConvUNet):
         encoder_sha256: Buffer uint8 (32,), hash of the encoder; zeros until ``attach_encoder`` or a state dict sets it.
         logit_scale: Parameter, logarithm of the temperature.
         image_encoder: Holds the frozen encoder's function as ``encode``; None before ``attach_encoder``.
-        use_image: While False, the guidance is zeros, whatever is given.
+        use_image: While False, the guidance is zeros, and what is passed is ignored.
 
     Raises:
         ValueError: An argument that ``PlainConvUNet`` does not know, or one that is missing or out of its range.
@@ -176,10 +166,10 @@ class CLIPGuidedUNet(PlainConvUNet):
         if not torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
             raise ValueError(f"text embeddings must have unit norm, got the norms {norms.tolist()}: normalise them")
 
-    def forget_text(self) -> None:
-        """Make all cosines start at zero, after ``set_text`` and before a training; see ``CosineHead.forget``."""
+    def zero_cosines(self) -> None:
+        """Make all cosines start at zero, after ``set_text`` and before training; see ``CosineHead.project_out``."""
         for head in self.decoder.seg_layers:
-            head.forget(self.text_coordinates)
+            head.project_out(self.text_coordinates)
 
     @contextmanager
     def guided(self, guidance: torch.Tensor) -> Iterator[None]:
@@ -281,7 +271,7 @@ class CLIPGuidedUNet(PlainConvUNet):
 
 def _check_range(name: str, value: float, fits: bool, expected: str) -> None:
     if not fits:
-        raise ValueError(f"CLIPGuidedUNet: {name} must be {expected}, got {value}; mend it in the plans file")
+        raise ValueError(f"CLIPGuidedUNet: {name} must be {expected}, got {value}; correct it in the plans file")
 
 
 def _hex(digest: torch.Tensor) -> str:
@@ -295,5 +285,5 @@ def _mismatch(what: str, trained: str, attached: str) -> str:
         fault = f"the checkpoint names no CLIP encoder, attached is that of hash {attached[:12]}..."
     return (
         f"{fault}: use the encoder of the training (trainer word `mini`, or HIPPO_CLIP_MODEL and HIPPO_CLIP_WEIGHTS), "
-        "or train anew"
+        "or start a new training"
     )

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+MAX_SCALE = 100.0
+"""Highest temperature. Source: CLIP's (Radford et al. 2021, arXiv:2103.00020, section 2.5)."""
+
 CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 27}
-"""Size of the temporary of a chunk of pixels, by device: on a CPU it shall stay in the cache, elsewhere launches count.
+"""Size of the temporary of a chunk of pixels, by device: on a CPU it fits the cache, elsewhere few launches count.
 
 Source: ours, measured on two CPU cores.
 """
@@ -20,6 +23,27 @@ NORM_FLOOR = 1e-3
 
 A norm of nearly zero comes from cancellation, which single precision does not resolve below about this. Source: ours.
 """
+
+
+class Ceiling(torch.autograd.Function):
+    """The lesser of a number and a ceiling, whose gradient stops only what would lift the number further above it.
+
+    A plain clamp has no gradient above the ceiling, so a temperature that starts there could never fall. CLIP clamps
+    its parameter after each step instead, which is the trainer's business, not the network's.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, ceiling: float) -> torch.Tensor:
+        """Return the lesser of both."""
+        ctx.save_for_backward(value)
+        ctx.ceiling = ceiling
+        return value.clamp(max=ceiling)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Pass on a gradient that lowers the value, and below the ceiling every gradient."""
+        (value,) = ctx.saved_tensors
+        return torch.where(value < ctx.ceiling, grad, grad.clamp(min=0)), None
 
 
 class CosineHead(nn.Module):
@@ -34,7 +58,7 @@ class CosineHead(nn.Module):
     drawn such that a normalised and rectified feature vector (mean square 1/2) gets an embedding of the norm
     ``initial_norm``. With that at the temperature's start, logits answer to a step of W as those of a 1x1 convolution
     do. b is drawn as a column of W, so that the norm is not zero where all features are. Cosines then start around
-    zero with a deviation of ``1 / sqrt(embed_dim)``; ``forget`` makes them start at exactly zero for given texts.
+    zero with a deviation of ``1 / sqrt(embed_dim)``; ``project_out`` makes them start at exactly zero for given texts.
 
     Fewer rows: with ``classes``, W and b are kept in an orthonormal basis whose first vectors span the texts, and texts
     are given by their coordinates (``text_coordinates``). Across the texts' span only the Gram matrix of [W, b] counts,
@@ -69,7 +93,7 @@ class CosineHead(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw weight and bias anew, as the class says."""
+        """Draw new weights and biases, see the class."""
         std = self.initial_norm * math.sqrt(2 / (self.embed_dim * self.in_channels))
         drawn = std * torch.randn(self.embed_dim, self.in_channels + 1, device=self.weight.device)
         if self.rows < self.embed_dim:
@@ -79,11 +103,11 @@ class CosineHead(nn.Module):
         self.bias.copy_(drawn[:, -1])
 
     @torch.no_grad()
-    def forget(self, text: torch.Tensor) -> None:
-        """Take the directions of text embeddings out of weight and bias: every class then has the cosine 0 everywhere.
+    def project_out(self, text: torch.Tensor) -> None:
+        """Project the directions of text embeddings out of weight and bias, so that all their cosines are 0.
 
-        The head then starts as a classifier whose weights are zero: all classes equally likely, whatever the texts.
-        Nothing happens where there are no directions to spare.
+        The head then starts like a classifier whose weights are zero: all classes equally likely, whatever the texts.
+        Nothing changes where the texts span all rows.
 
         Args:
             text: As for ``forward``.

@@ -53,5 +53,5 @@ def check_length(network: str, name: str, value: Sequence[Any], expected: int, r
     if len(value) != expected:
         raise ValueError(
             f"{network}: {name} must have {expected} entries ({reason}), got {len(value)}: {value}; "
-            f"mend it in the plans file or plan again with {network}Planner"
+            f"correct it in the plans file or plan again with {network}Planner"
         )

@@ -1,4 +1,4 @@
-"""Data loaders for our trainers, out of nnU-Net's parts."""
+"""Data loaders of our trainers: in memory, or nnU-Net's own with a seed, a recipe's transforms or patch positions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hippo_nnunet.training.memory_data import MemoryLoader, Sampling
 
 
 def recipe_transforms(stock: Any, spec: AugmentationSpec, patch_size: Any, in_plane: bool) -> ComposeTransforms:
-    """Put a recipe's augmentation in the place of nnU-Net's, and keep what nnU-Net does after it.
+    """Replace nnU-Net's augmentation by a recipe's, and keep what nnU-Net does after it.
 
     Args:
         stock: nnU-Net's training transforms.

@@ -17,7 +17,7 @@ CPU_SHARE = 0.5
 """Part of the free memory that the cases may take."""
 
 CUDA_SHARE = 0.25
-"""The same on a GPU, where the network's feature maps, yet to come, need the larger part."""
+"""The same on a GPU, where the network's feature maps will need most of the memory."""
 
 
 def load_bank(dataset: Any, device: torch.device, label_dtype: torch.dtype = torch.int16) -> CaseBank:
@@ -25,7 +25,7 @@ def load_bank(dataset: Any, device: torch.device, label_dtype: torch.dtype = tor
 
     Args:
         dataset: An nnU-Net dataset (`nnUNetBaseDataset`) without segmentations of a previous stage.
-        device: Where the tensors shall live.
+        device: Device of the tensors.
         label_dtype: Integer type that holds every label and -1.
 
     Returns:
@@ -102,11 +102,11 @@ def compact(voxels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def memory_shortfall(datasets: Sequence[Any], device: torch.device, label_bytes: int = 2) -> str | None:
-    """Tell whether the cases would fit into memory.
+    """Check whether the cases fit into memory.
 
     Args:
         datasets: nnU-Net datasets.
-        device: Where the tensors shall live.
+        device: Device of the tensors.
         label_bytes: Bytes of a label.
 
     Returns:

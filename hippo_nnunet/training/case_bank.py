@@ -1,4 +1,4 @@
-"""Preprocessed cases side by side in memory, and patches for a whole batch cut from them by one gather."""
+"""Preprocessed cases in one memory block, from which the patches of a batch are cut by one gather."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class CaseBank:
     """Cases in one flat tensor of images and one of labels.
 
     Args:
-        cases: At least one, all with as many channels; taken one at a time, so that from a generator no second copy of
-            the data ever stands in memory.
+        cases: At least one, all with as many channels; read one at a time, so that a generator never needs the data in
+            memory twice.
         voxels: Sum of the voxels of all cases.
-        device: Where they are held.
+        device: Device of the tensors.
         label_dtype: Integer type that holds every label and -1.
 
     Attributes:
         cases: The cases, their tensors views of the flat ones.
         values: Labels that occur, ascending, and -1.
-        device: Where they are held.
+        device: Device of the tensors.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class CaseBank:
     ) -> None:
         self.device = device
         self.cases: list[MemoryCase] = []
-        # the first element stands for everything outside a case
+        # the first element represents everything outside a case
         self._labels = torch.full((1 + voxels,), -1, dtype=label_dtype, device=device)
         self._images = torch.empty(0)
         values, start, places = {-1}, 1, []

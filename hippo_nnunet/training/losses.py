@@ -14,7 +14,7 @@ GAMMA = 2.0
 
 
 class FocalLoss(nn.Module):
-    """Focal loss of softmax logits; stands where nnU-Net's compound loss has its cross-entropy.
+    """Focal loss of softmax logits; replaces the cross-entropy in nnU-Net's compound loss.
 
     Args:
         gamma: Focusing exponent; 0 gives cross-entropy.
@@ -40,7 +40,7 @@ class FocalLoss(nn.Module):
 
 
 class BinaryFocalLoss(nn.Module):
-    """Focal loss of sigmoid logits; stands where nnU-Net's region loss has its binary cross-entropy.
+    """Focal loss of sigmoid logits; replaces the binary cross-entropy in nnU-Net's region loss.
 
     Args:
         gamma: Focusing exponent; 0 gives binary cross-entropy.
@@ -60,7 +60,7 @@ class BinaryFocalLoss(nn.Module):
 
 
 class LabelCrossEntropy(FocalLoss):
-    """Cross-entropy in the place of nnU-Net's whole compound loss.
+    """Cross-entropy that replaces nnU-Net's whole compound loss.
 
     nnU-Net's own, with the weight of Dice at 0, returns a plain number without gradient where every voxel is ignored.
 
@@ -86,7 +86,7 @@ def apply_loss_word(loss: nn.Module, word: str | None, has_regions: bool, ignore
         ignore_label: Label whose voxels do not count, or None.
 
     Returns:
-        The loss, changed in place, or what stands for it.
+        The loss, changed in place, or its replacement.
     """
     wrapped = isinstance(loss, DeepSupervisionWrapper)
     compound: Any = loss.loss if wrapped else loss

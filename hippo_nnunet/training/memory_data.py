@@ -1,7 +1,7 @@
-"""The in-memory data pipeline: the preprocessed cases held once as tensors, batches drawn and augmented whole.
+"""The in-memory data pipeline: preprocessed cases held once as tensors, batches drawn and augmented as a whole.
 
 No worker process, and no state but a step number: batch `s` of a seed is the same batch in every run on a device, so
-that a resumed training sees what an undisturbed one would have seen.
+that a resumed training sees what an uninterrupted one would have seen.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _shrink(seg: torch.Tensor, scale: tuple[float, ...]) -> torch.Tensor:
 
 
 class CudaPrefetcher:
-    """Draws the batch after the one asked for in a thread, on a stream of its own.
+    """Draws the next batch in a thread, on a stream of its own.
 
     Args:
         draw: Makes the batch of a step, the same one whenever it is asked: a dictionary whose tensors, also those in

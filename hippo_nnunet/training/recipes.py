@@ -1,6 +1,6 @@
 """Trainer names are recipes: the torch-free list of bases and words, and the grammar that joins them.
 
-`<Base>[_word]*`, at most one word of a group (both length words may stand), groups in the order of `WORD_GROUPS`:
+`<Base>[_word]*`, at most one word of a group (both length words are allowed), groups in the order of `WORD_GROUPS`:
 one recipe has one name, hence one result folder. Source: ours, because nnU-Net records a training recipe nowhere but in
 the trainer's name.
 """
@@ -32,7 +32,7 @@ class WordGroup:
         name: The group's name.
         words: Word, or pattern such as `<N>epochs`, to its meaning.
         unit: For a pattern, the fixed part of the word; empty for a group of plain words.
-        prefix: Whether the fixed part stands before the number.
+        prefix: Whether the fixed part comes before the number.
         base: The only base that these words go with; empty for all.
     """
 
@@ -86,13 +86,13 @@ WORD_GROUPS: tuple[WordGroup, ...] = (
     WordGroup(
         "control",
         {
-            "randomText": "random unit vectors in the place of the classes' text embeddings",
+            "randomText": "random unit vectors in place of the classes' text embeddings",
             "shuffledText": "the classes' text embeddings exchanged among the classes",
-            "noImage": "zeros in the place of the image's embedding",
+            "noImage": "zeros in place of the image's embedding",
         },
         base=CLIP_BASE,
     ),
-    WordGroup("encoder", {"mini": "the bundled small CLIP in the place of ViT-B-32"}, base=CLIP_BASE),
+    WordGroup("encoder", {"mini": "the bundled small CLIP in place of ViT-B-32"}, base=CLIP_BASE),
     WordGroup("schedule", {"fast": "the short schedule: AdamW, one cycle, batches augmented in memory"}),
     WordGroup("epochs", {"<N>epochs": "train for N epochs"}, unit="epochs"),
     WordGroup("iterations", {"<N>iters": "N iterations per epoch"}, unit="iters"),
@@ -106,7 +106,7 @@ class Recipe:
 
     Attributes:
         base: One of `BASES`.
-        words: Group name to the word that stands, for the groups that have one.
+        words: Group name to word, for the groups of which the name has one.
     """
 
     base: str
@@ -134,17 +134,17 @@ class Recipe:
 
     @property
     def control(self) -> str | None:
-        """What a CLIP-guided network is deprived of; None for nothing."""
+        """The information withheld from a CLIP-guided network; None for nothing."""
         return self.words.get("control")
 
     @property
     def mini(self) -> bool:
-        """Whether the bundled small CLIP is asked for."""
+        """Whether the bundled small CLIP is used."""
         return "encoder" in self.words
 
     @property
     def fast(self) -> bool:
-        """Whether the short schedule is asked for."""
+        """Whether the short schedule is used."""
         return "schedule" in self.words
 
     @property

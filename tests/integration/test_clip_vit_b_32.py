@@ -10,7 +10,8 @@ import pytest
 import torch
 from tiny_dataset import TinyDataset
 
-from hippo_nnunet.clip.encoder import CLIPEncoder, EncoderChoice, chosen_encoder, load_encoder
+from hippo_nnunet.clip.encoder import CLIPEncoder, load_encoder
+from hippo_nnunet.clip.models import EncoderChoice, chosen_encoder
 from hippo_nnunet.clip.text import class_embeddings
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.inference.predict import PredictOptions, predict

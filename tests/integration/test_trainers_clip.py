@@ -15,8 +15,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tiny_dataset import TinyDataset
 
 import hippo_nnunet.trainers as trainers
-from hippo_nnunet.clip.encoder import MINI, load_encoder
+from hippo_nnunet.clip.encoder import load_encoder
 from hippo_nnunet.clip.guidance_cache import CachedGuidance, guidance_axis, slice_embeddings
+from hippo_nnunet.clip.models import MINI
 from hippo_nnunet.clip.text import class_embeddings
 from hippo_nnunet.errors import ConfigError, DataError, DependencyError
 from hippo_nnunet.inference.predict import PredictOptions, predict

@@ -20,8 +20,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hippo_nnunet.clip import encoder as encoder_module
-from hippo_nnunet.clip.encoder import MINI, CLIPEncoder, EncoderChoice, encoder_sha256, load_encoder
-from hippo_nnunet.clip.models import MINI_FOLDER
+from hippo_nnunet.clip.encoder import CLIPEncoder, encoder_sha256, load_encoder
+from hippo_nnunet.clip.models import MINI, MINI_FOLDER, EncoderChoice
 from hippo_nnunet.clip.preprocessing import Preprocessing
 from hippo_nnunet.clip.prompts import HIPPOCAMPUS_PROMPTS
 from hippo_nnunet.clip.text import class_embeddings, control_embeddings

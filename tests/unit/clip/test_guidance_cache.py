@@ -112,7 +112,7 @@ def test_a_damaged_cache_is_made_anew(dataset: Dataset) -> None:
     file.write_bytes(file.read_bytes()[:50])
     assert len(embed(dataset, encoder, lines=lines)) == 2
     assert encoder.encoded == 12
-    assert "made anew" in lines[0]
+    assert "computed again" in lines[0]
 
 
 def test_what_was_encoded_before_a_failure_is_kept(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,58 +11,29 @@ from typing import Any
 import pytest
 import torch
 from dynamic_network_architectures.architectures.abstract_arch import test_submodules_loadable as check_submodules
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from network_plans import PLAIN, build_network, plan_kwargs
 from torch import nn
 from torch.nn import functional as F
 
-from hippo_nnunet.networks.clip_guided_unet import (
-    CLIPGuidedUNet,
-    pool_slices,
-    slicing_axis,
-    spaced_slices,
-)
-from hippo_nnunet.networks.cosine_head import CosineHead, text_coordinates
-from hippo_nnunet.networks.temperature import MAX_SCALE
+from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
+from hippo_nnunet.networks.cosine_head import MAX_SCALE, CosineHead, text_coordinates
+from hippo_nnunet.networks.guidance import pool_slices, slicing_axis, spaced_slices
 
 NETWORK = "hippo_nnunet.networks.clip_guided_unet.CLIPGuidedUNet"
-PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 DIM = 8
 SHA, OTHER_SHA = "ab" * 32, "0c" * 32
-
-
-def plan_kwargs(strides: list[list[int]], features: list[int], **changes: Any) -> dict[str, Any]:
-    """Architecture kwargs as nnU-Net's planner writes them."""
-    dim, n_stages = len(strides[0]), len(strides)
-    kwargs = {
-        "n_stages": n_stages,
-        "features_per_stage": features,
-        "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
-        "kernel_sizes": [[3] * dim] * n_stages,
-        "strides": strides,
-        "n_conv_per_stage": [2] * n_stages,
-        "n_conv_per_stage_decoder": [2] * (n_stages - 1),
-        "conv_bias": True,
-        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dim}d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
-    return {**kwargs, **changes}
 
 
 def build(kwargs: dict[str, Any], network: str = NETWORK, deep_supervision: bool = True) -> Any:
     """Build as nnU-Net does, initialisation included."""
     if network == NETWORK:
         kwargs = {"embed_dim": DIM, **kwargs}
-    imports = ("conv_op", "norm_op", "dropout_op", "nonlin")
-    return get_network_from_plans(network, kwargs, imports, 1, 3, allow_init=True, deep_supervision=deep_supervision)
+    return build_network(network, kwargs, deep_supervision)
 
 
 CASES = {
-    "2d": (plan_kwargs([[1, 1], [2, 2], [2, 2]], [2, 4, 6]), (16, 8)),
-    "3d": (plan_kwargs([[1, 1, 1], [1, 2, 2], [2, 2, 2]], [2, 4, 6]), (4, 8, 12)),
+    "2d": (plan_kwargs([[1, 1], [2, 2], [2, 2]], features_per_stage=[2, 4, 6]), (16, 8)),
+    "3d": (plan_kwargs([[1, 1, 1], [1, 2, 2], [2, 2, 2]], features_per_stage=[2, 4, 6]), (4, 8, 12)),
 }
 each_case = pytest.mark.parametrize(("kwargs", "size"), CASES.values(), ids=CASES)
 
@@ -350,11 +321,11 @@ def test_text_is_checked() -> None:
         net(x, guidance(2))
 
 
-def test_forgotten_text_makes_all_classes_equal_until_it_is_learned() -> None:
+def test_zero_cosines_make_all_classes_equal_until_the_text_is_learned() -> None:
     kwargs, size = CASES["2d"]
     net = ready(kwargs)
     x = torch.randn(2, 1, *size)
-    net.forget_text()
+    net.zero_cosines()
     assert all(out.abs().max() < 1e-3 for out in net(x, guidance()))
     optimizer = torch.optim.SGD(net.parameters(), 0.01)
     for _ in range(2):
@@ -427,7 +398,7 @@ def test_feature_map_size_counts_projection_fusion_and_heads(
 @pytest.mark.parametrize("features", [[32, 64, 128, 256], [16, 32, 64, 128]])
 def test_checkpoint_is_hardly_larger_than_the_plain_unets(features: list[int], embed_dim: int) -> None:
     """nnU-Net's and the compact 2D plans for Task04, with the bundled encoder and with ViT-B-32."""
-    kwargs = plan_kwargs([[1, 1], [2, 2], [2, 2], [2, 2]], features)
+    kwargs = plan_kwargs([[1, 1], [2, 2], [2, 2], [2, 2]], features_per_stage=features)
     plain = saved_bytes(build(kwargs, PLAIN))
     assert saved_bytes(build({**kwargs, "embed_dim": embed_dim})) < 1.1 * plain
 

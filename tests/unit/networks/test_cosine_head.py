@@ -186,7 +186,7 @@ def test_forgets_texts() -> None:
     text = unit_rows(3, 16)
     text[2] = text[1]  # two classes with one text
     before = head.weight.detach().clone()
-    head.forget(text)
+    head.project_out(text)
     logits = head(features, text, torch.tensor(100.0))
     assert logits.abs().max() < 1e-4
     loss = F.cross_entropy(logits, torch.zeros(2, 4, 4, dtype=torch.long))
@@ -196,7 +196,7 @@ def test_forgets_texts() -> None:
     other = F.normalize(torch.linalg.qr(text.T, mode="complete")[0][:, 5:6].T, dim=1)  # at right angles to the texts
     assert torch.allclose(other @ head.weight, other @ before, atol=1e-4)
     kept = head.weight.detach().clone()
-    head.forget(unit_rows(16, 16))  # would leave nothing
+    head.project_out(unit_rows(16, 16))  # would leave nothing
     assert torch.equal(head.weight, kept)
 
 
