@@ -79,7 +79,7 @@ ROWS = (
     Bad(
         "description of the model is damaged",
         PREDICT,
-        ("dataset.json: cannot be read", "folder of a model"),
+        ("dataset.json cannot be read", "folder of a model"),
         (text("{model}/dataset.json", "{"),),
     ),
     Bad(
@@ -103,7 +103,7 @@ ROWS = (
     Bad(
         "plans of the model are missing",
         PREDICT,
-        ("plans.json: cannot be read", "folder of a model"),
+        ("plans.json is missing", "folder of a model"),
         (gone("{model}/plans.json"),),
     ),
     Bad(

@@ -176,7 +176,7 @@ def test_missing_or_damaged_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="given twice"):
         find_members([model, tmp_path / "m" / ".." / "m"], None, CHECKPOINT)
     (model / "plans.json").write_text("{")
-    with pytest.raises(DataError, match=r"plans\.json: cannot be read"):
+    with pytest.raises(DataError, match=r"plans\.json cannot be read as JSON"):
         find_members([model], None, CHECKPOINT)
 
 
