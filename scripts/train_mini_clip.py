@@ -51,7 +51,7 @@ PARTS = {
         "the narrow rear part of the hippocampus",
     ),
 }
-# The share of the slice below which each word stands.
+# Each word describes shares of the slice up to its limit.
 AMOUNTS = ((0.03, "a trace"), (0.08, "a small region"), (0.15, "a moderate region"), (1.0, "a large region"))
 PHRASINGS = (
     "{part}, {amount}, at the {where}",
@@ -82,7 +82,7 @@ class Slice:
 
 
 def phantom_slices(seed: int, split: int, count: int) -> list[Slice]:
-    """All slices of some phantoms, across z, as nnU-Net's 2D configuration sees them."""
+    """Return all slices of some phantoms, across z, as nnU-Net's 2D configuration sees them."""
     slices = []
     for number in range(count):
         case = make_case(np.random.default_rng((seed, split, number)))
@@ -92,7 +92,7 @@ def phantom_slices(seed: int, split: int, count: int) -> list[Slice]:
     return slices
 
 
-def augmented(piece: Slice, rng: np.random.Generator) -> Slice:
+def augment(piece: Slice, rng: np.random.Generator) -> Slice:
     """Crop, mirror left and right, change brightness and contrast, add noise."""
     image, label = piece.image, piece.label
     for axis, size in enumerate(image.shape):
@@ -139,8 +139,8 @@ def caption(label: np.ndarray, rng: np.random.Generator) -> str:
     return phrase if found["part"] == "none" else str(rng.choice(PHRASINGS)).format(**{**found, "part": phrase})
 
 
-def prepared(pieces: list[Slice], preprocessing: Preprocessing) -> torch.Tensor:
-    """What `CLIPEncoder.encode_image` makes of slices of any size; shape (n, 3, size, size)."""
+def preprocess(pieces: list[Slice], preprocessing: Preprocessing) -> torch.Tensor:
+    """Preprocess slices of any size as `CLIPEncoder.encode_image` does; shape (n, 3, size, size)."""
     return torch.cat([preprocessing(torch.from_numpy(piece.image)[None, None]) for piece in pieces])
 
 
@@ -169,11 +169,11 @@ def train(model: open_clip.CLIP, slices: list[Slice], preprocessing: Preprocessi
     for step in range(steps):
         # As many slices of each class: about half of a phantom's show both parts, few show none.
         pool = [by_class[number % 3] for number in range(BATCH)]
-        batch = [augmented(of_class[rng.integers(len(of_class))], rng) for of_class in pool]
+        batch = [augment(of_class[rng.integers(len(of_class))], rng) for of_class in pool]
         tokens = tokenizer([caption(piece.label, rng) for piece in batch])
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps)
-        image = model.encode_image(prepared(batch, preprocessing), normalize=True)
+        image = model.encode_image(preprocess(batch, preprocessing), normalize=True)
         text = model.encode_text(tokens, normalize=True)
         loss = loss_of(image, text, model.logit_scale.exp())
         optimizer.zero_grad()
@@ -188,8 +188,8 @@ def train(model: open_clip.CLIP, slices: list[Slice], preprocessing: Preprocessi
     return float(np.mean(losses[-max(1, steps // 10) :]))
 
 
-def embedded(encoder: CLIPEncoder, pieces: list[Slice]) -> torch.Tensor:
-    """Embeddings of slices of any size, shape (n, embed_dim)."""
+def embed(encoder: CLIPEncoder, pieces: list[Slice]) -> torch.Tensor:
+    """Return the embeddings of slices of any size, shape (n, embed_dim)."""
     return torch.cat([encoder.encode_image(torch.from_numpy(piece.image)[None, None].clone()) for piece in pieces])
 
 
@@ -197,11 +197,11 @@ def evaluate(encoder: CLIPEncoder, held_out: list[Slice], seed: int) -> dict[str
     """Retrieval among slices no two of which have the same caption, and classification by the classes' prompts."""
     order = np.random.default_rng((seed, 3)).permutation(len(held_out))
     one_each = {plain_caption(held_out[index].label): held_out[index] for index in order}
-    images = embedded(encoder, list(one_each.values()))
+    images = embed(encoder, list(one_each.values()))
     ranks = (images @ encoder.encode_text(list(one_each)).T).argsort(dim=1, descending=True)
     hits = ranks == torch.arange(len(one_each))[:, None]
     classes = class_embeddings(encoder, CLASSES)
-    found = (embedded(encoder, held_out) @ classes.T).argmax(dim=1)
+    found = (embed(encoder, held_out) @ classes.T).argmax(dim=1)
     shown = torch.tensor([piece.shown for piece in held_out])
     recalls = [float((found[shown == number] == number).float().mean()) for number in range(3)]
     return {

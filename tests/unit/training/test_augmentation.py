@@ -122,6 +122,36 @@ def test_intensity_changes_keep_what_they_promise():
     assert torch.allclose(bright, image * 1.25)
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_channels_share_a_parameter_unless_told_otherwise(per_channel):
+    image = torch.ones(50, 2, 4, 4)
+    labels = torch.zeros(50, 1, 4, 4, dtype=torch.int16)
+    spec = AugmentationSpec(brightness=Operation(0.5, (1.5, 2.0), per_channel=per_channel))
+    factors = augment_batch(image, labels, (4, 4), spec, BatchRandom(0))[0][:, :, 0, 0]
+    brightened = factors > 1
+    assert torch.equal(brightened[:, 0], brightened[:, 1])  # a sample is chosen as a whole
+    assert brightened[:, 0].float().mean().item() == pytest.approx(0.5, abs=0.2)
+    assert torch.equal(factors[:, 0], factors[:, 1]) != per_channel
+    some = AugmentationSpec(brightness=Operation(1.0, (1.5, 2.0), p_channel=0.5))
+    changed = augment_batch(image, labels, (4, 4), some, BatchRandom(0))[0][:, :, 0, 0] > 1
+    assert (changed[:, 0] != changed[:, 1]).any()
+
+
+def test_a_scaling_of_the_grid_shrinks_where_a_zoom_magnifies():
+    image = torch.zeros(1, 1, 21, 21)
+    image[..., 5:16, 5:16] = 1
+    areas = [
+        int(augment_batch(image, image.to(torch.int16), (21, 21), spec, BatchRandom(0))[1].clamp(min=0).sum())
+        for spec in (
+            AugmentationSpec(scaling=Operation(1.0, (0.5, 0.5))),
+            AugmentationSpec(scaling=Operation(1.0, (2.0, 2.0)), scaling_of_grid=True),
+        )
+    ]
+    assert areas[0] == areas[1] == pytest.approx(11 * 11 / 4, abs=8)
+    grid = AugmentationSpec(scaling=Operation(1.0, (0.7, 2.0)), scaling_of_grid=True)
+    assert sampled_patch_size(grid, (56, 40)) == (112, 80)
+
+
 def test_a_seed_fixes_the_batch():
     image, labels = batch_of(6, 30, 24)
     first, one = augment_batch(image, labels, (20, 16), SHORT_SCHEDULE, BatchRandom(3))
