@@ -17,7 +17,7 @@ from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 from hippo_nnunet.networks.cosine_head import MAX_SCALE
 from hippo_nnunet.nnunet.loaders import add_positions
-from hippo_nnunet.nnunet.network import CLIP_GUIDED, build_network
+from hippo_nnunet.nnunet.network import CLIP_GUIDED
 from hippo_nnunet.trainers.recipe_trainer import UNetTrainer
 from hippo_nnunet.training.memory_data import MemoryLoader
 from hippo_nnunet.training.recipes import Recipe
@@ -27,18 +27,14 @@ from hippo_nnunet.training.transfer import upload
 class CLIPGuidedUNetTrainer(UNetTrainer):
     """Trains `hippo_nnunet.networks.clip_guided_unet.CLIPGuidedUNet` with the plan's own network arguments.
 
-    Args:
-        plans: As `UNetTrainer`.
-        configuration: As `UNetTrainer`.
-        fold: As `UNetTrainer`.
-        dataset_json: As `UNetTrainer`.
-        device: As `UNetTrainer`.
+    The arguments are those of `UNetTrainer`.
 
     Raises:
-        DependencyError: The weights of the recipe's encoder are not there; before anything is written or read.
+        DependencyError: The weights of the recipe's encoder are missing; raised before anything is written or read.
     """
 
     recipe: ClassVar[Recipe] = Recipe("CLIPGuidedUNetTrainer")
+    network_class: ClassVar[str | None] = CLIP_GUIDED
 
     def __init__(
         self,
@@ -67,16 +63,10 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> torch.nn.Module:
-        """Build the network with its encoder; called for training and, with deep supervision off, for inference."""
+        """Build the network as `UNetTrainer` and attach its encoder."""
         encoder = cls.load_encoder()
-        scale = configuration_manager.network_arch_init_kwargs.get("initial_scale", min(encoder.logit_scale, MAX_SCALE))
-        network = build_network(
-            CLIP_GUIDED,
-            configuration_manager,
-            num_input_channels,
-            num_output_channels,
-            enable_deep_supervision,
-            {"embed_dim": encoder.embed_dim, "initial_scale": scale},
+        network = super().build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
         assert isinstance(network, CLIPGuidedUNet)
         # a cascade's second stage has the first stage's labels as further channels
@@ -84,6 +74,14 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         network.attach_encoder(lambda x: encoder.encode_image(x[:, :images]), encoder.sha256)
         network.use_image = cls.recipe.control != "noImage"
         return network
+
+    @classmethod
+    def network_arguments(cls, configuration_manager: Any) -> dict[str, Any]:
+        """Return the encoder's embedding size and, unless the plan has one, its temperature."""
+        encoder = cls.load_encoder()
+        planned = configuration_manager.network_arch_init_kwargs
+        scale = planned.get("initial_scale", min(encoder.logit_scale, MAX_SCALE))
+        return {"embed_dim": encoder.embed_dim, "initial_scale": scale}
 
     def initialize(self) -> None:
         """Build network, optimiser and loss, and give the network its classes' text."""
@@ -102,7 +100,7 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         _bare(self.network).set_text(control_embeddings(text, self.recipe.control, self.seed or 0))
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """Return the loaders of `UNetTrainer`; for `cached`, batches say where their patches lie."""
+        """Return the loaders of `UNetTrainer`; for `cached`, their batches contain the positions of the patches."""
         network = _bare(self.network)
         if self.recipe.guidance == "live" or not network.use_image:
             return super().get_dataloaders()
@@ -121,17 +119,18 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         return loaders
 
     def batch_context(self, batch: dict) -> AbstractContextManager[None]:
-        """Return the context in which the network is guided by the batch's cached embeddings."""
+        """Return the context in which the batch's cached embeddings guide the network."""
         if self._cached_guidance is None:
             return super().batch_context(batch)
         guidance = self._cached_guidance(batch["keys"], batch["corners"])
         return _bare(self.network).guided(upload(guidance, self.device))
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """Load a checkpoint and go on with its schedule.
+        """Load a checkpoint as `UNetTrainer`.
 
         Raises:
-            ConfigError: It was made with other plans, or with another encoder.
+            ConfigError: It was made with other plans or another encoder.
+            DataError: The file cannot be read.
         """
         try:
             super().load_checkpoint(filename_or_checkpoint)
@@ -140,7 +139,7 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
 
 
 def _bare(network: torch.nn.Module) -> CLIPGuidedUNet:
-    """Take off what distributed training and compilation wrap around a network."""
+    """Unwrap a network from distributed training and compilation."""
     if isinstance(network, DistributedDataParallel):
         network = network.module
     if isinstance(network, OptimizedModule):

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from hippo_nnunet.inference.validation import validate_fold
-from hippo_nnunet.nnunet.checkpoints import TrainingRecord, check_same_schedule, every_s, record_for, write_checkpoint
-from hippo_nnunet.nnunet.descriptions import write_missing
+from hippo_nnunet.nnunet.checkpoints import (
+    TrainingRecord,
+    check_same_plans,
+    check_same_precision,
+    check_same_schedule,
+    checkpoint_interval_s,
+    read_record,
+    write_checkpoint,
+    write_missing_descriptions,
+)
 from hippo_nnunet.nnunet.fold_lock import trainer_lock
 from hippo_nnunet.nnunet.loaders import memory_loaders, recipe_transforms, seed_workers
 from hippo_nnunet.nnunet.network import baseline_class, build_network
-from hippo_nnunet.nnunet.poly_sgd import poly_sgd
 from hippo_nnunet.progress import epochs_left
 from hippo_nnunet.training.augmentation_spec import (
     PUBLISHED,
@@ -57,9 +65,14 @@ class UNetTrainer(nnUNetTrainer):
         fold: Fold number, or `all`.
         dataset_json: The dataset's dataset.json.
         device: Where to train.
+
+    Attributes:
+        recipe: The parsed class name.
+        network_class: Dotted path of the network's class; None for nnU-Net's own network.
     """
 
     recipe: ClassVar[Recipe] = Recipe("UNetTrainer")
+    network_class: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -79,7 +92,7 @@ class UNetTrainer(nnUNetTrainer):
             self.initial_lr, self.weight_decay = self.schedule.max_lr, self.schedule.weight_decay
         self.seed = self.recipe.seed if self.recipe.seed is not None else 0 if self.recipe.fast else None
         self.augmentation = self._augmentation()
-        self.record = TrainingRecord(self.schedule.as_dict(), self.seed, precision=precision_name(self.half))
+        self.record = TrainingRecord(asdict(self.schedule), self.seed, precision=precision_name(self.half))
         self._resumed: TrainingRecord | None = None
         self._clock = self._saved = time.monotonic()
         self._termination = Termination()
@@ -106,22 +119,32 @@ class UNetTrainer(nnUNetTrainer):
         """Keep nnU-Net from compiling network and loss: `fastest` alone decides what is compiled."""
         return False
 
-    @staticmethod
+    @classmethod
     def build_network_architecture(
+        cls,
         plans_manager: Any,
         configuration_manager: Any,
         num_input_channels: int,
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> torch.nn.Module:
-        """Build nnU-Net's own network: the plan's class, or PlainConvUNet where the plan names one of ours."""
+        """Build the network with the plan's arguments; called for training and, without deep supervision, inference.
+
+        nnU-Net's own network is the plan's class, or PlainConvUNet where the plan names one of ours.
+        """
         return build_network(
-            baseline_class(configuration_manager),
+            cls.network_class or baseline_class(configuration_manager),
             configuration_manager,
             num_input_channels,
             num_output_channels,
             enable_deep_supervision,
+            cls.network_arguments(configuration_manager),
         )
+
+    @classmethod
+    def network_arguments(cls, configuration_manager: Any) -> dict[str, Any]:
+        """Return the network's arguments beyond the plan's, which they override; for subclasses."""
+        return {}
 
     def _build_loss(self) -> torch.nn.Module:
         loss = super()._build_loss()
@@ -133,7 +156,15 @@ class UNetTrainer(nnUNetTrainer):
         fused = self.device.type == "cuda" or None
         if self.schedule.fast:
             return one_cycle(self.network.parameters(), self.schedule, fused)
-        return poly_sgd(self.network.parameters(), self.initial_lr, self.weight_decay, self.num_epochs, fused)
+        optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            self.initial_lr,
+            momentum=0.99,
+            weight_decay=self.weight_decay,
+            nesterov=True,
+            fused=fused,
+        )
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     # -- data -----------------------------------------------------------------------------------------------------
 
@@ -183,14 +214,18 @@ class UNetTrainer(nnUNetTrainer):
     # -- training -------------------------------------------------------------------------------------------------
 
     def run_training(self) -> None:
-        """Train; no second process works on the fold meanwhile, and SIGTERM ends the training after a checkpoint."""
+        """Train with the fold locked; SIGTERM ends the training after a checkpoint."""
         with trainer_lock(self), self._termination:
             super().run_training()
 
     def on_train_start(self) -> None:
-        """Refuse a checkpoint of another schedule before anything is written, then start as nnU-Net does."""
+        """Refuse to resume with another schedule or precision before anything is written, then start as nnU-Net."""
         if self._resumed is not None:
             check_same_schedule(self._resumed, self.record, self.output_folder)
+            if self.current_epoch < self.num_epochs:
+                check_same_precision(
+                    self._resumed.precision, precision_name(self.half), self.device, self.output_folder
+                )
         super().on_train_start()
         self._clock = self._saved = time.monotonic()
         self.print_to_log_file(f"Precision: {self.record.precision}")
@@ -211,7 +246,7 @@ class UNetTrainer(nnUNetTrainer):
         self.print_to_log_file(f"Training step: {mode.name}")
 
     def on_train_epoch_start(self) -> None:
-        """Start the epoch where a checkpoint within it stopped."""
+        """Start the epoch, or continue it from a checkpoint within it."""
         super().on_train_epoch_start()
         done = len(self.record.epoch_outputs)
         self.num_iterations_per_epoch = self.schedule.iterations - done
@@ -219,10 +254,10 @@ class UNetTrainer(nnUNetTrainer):
             self.dataloader_train.step = self.current_epoch * self.schedule.iterations + done
 
     def train_step(self, batch: dict) -> dict:
-        """Do nnU-Net's training step, move the cycle on, and write a checkpoint when it is time.
+        """Do nnU-Net's training step, advance the cycle, and write a checkpoint when it is due.
 
         Returns:
-            `loss`: 0-d tensor on the device; nothing waits for it before the epoch's end.
+            `loss`: 0-d tensor on the device, which is not synchronised before the epoch's end.
         """
         self.optimizer.zero_grad(set_to_none=True)
         with self.batch_context(batch), autocast(self.device, self.half):
@@ -236,23 +271,23 @@ class UNetTrainer(nnUNetTrainer):
         return output
 
     def validation_step(self, batch: dict) -> dict:
-        """Run nnU-Net's validation step, and write a checkpoint when it is time: one that repeats the validation."""
+        """Run nnU-Net's validation step, and write a checkpoint when it is due; a resume repeats the validation."""
         with self.batch_context(batch), autocast(self.device, self.half), exact_outputs(self.network):
             output = super().validation_step(batch)
         self._checkpoint_when_due()
         return output
 
     def batch_context(self, batch: dict) -> AbstractContextManager[None]:
-        """Return the context in which the network sees a batch; for subclasses whose network takes more than images."""
+        """Return the context of a batch's forward pass; for subclasses whose network takes more than images."""
         return nullcontext()
 
     def _checkpoint_when_due(self) -> None:
-        if self._termination.asked or time.monotonic() - self._saved > every_s(CHECKPOINT_INTERVAL_S):
+        if self._termination.requested or time.monotonic() - self._saved > checkpoint_interval_s(CHECKPOINT_INTERVAL_S):
             self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
-        self._termination.obey()
+        self._termination.exit_if_requested()
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        """Log the loss over the whole epoch, the part before a resumption included."""
+        """Log the loss over the whole epoch, including the part before a resume."""
         losses = [torch.as_tensor(output["loss"], device=self.device) for output in self.record.epoch_outputs]
         super().on_train_epoch_end([{"loss": loss} for loss in torch.stack(losses).tolist()])
         self.num_iterations_per_epoch = self.schedule.iterations
@@ -265,14 +300,14 @@ class UNetTrainer(nnUNetTrainer):
             self.dataloader_val.step = epoch * self.num_val_iterations_per_epoch
 
     def on_epoch_end(self) -> None:
-        """Close the epoch; checkpoints written from here on stand between two epochs."""
+        """End the epoch; checkpoints written from here on lie between two epochs."""
         self.record.epoch_outputs = []
         super().on_epoch_end()
         starts, ends = (self.logger.get_value(f"epoch_{edge}_timestamps", step=None) for edge in ("start", "end"))
         self.print_to_log_file(epochs_left(starts, ends, self.num_epochs - self.current_epoch))
 
     def on_train_end(self) -> None:
-        """Write the final checkpoint, and what the training took."""
+        """Write the final checkpoint and `hippo_training.json`."""
         super().on_train_end()
         if self.local_rank == 0:
             self.record.write_summary(Path(self.output_folder), self.device)
@@ -280,14 +315,14 @@ class UNetTrainer(nnUNetTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate with batched slices; nnU-Net's own way where processes share the work or a next stage follows."""
         with trainer_lock(self):
-            write_missing(self, self.record)
+            write_missing_descriptions(self, self.record)
             if self.is_ddp or self.is_cascaded or self.configuration_manager.next_stage_names:
                 super().perform_actual_validation(save_probabilities)
             else:
                 validate_fold(self, save_probabilities)
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write nnU-Net's checkpoint with our record, whole or not at all."""
+        """Write nnU-Net's checkpoint with our record, atomically."""
         if self.local_rank != 0:
             return
         now = time.monotonic()
@@ -301,16 +336,18 @@ class UNetTrainer(nnUNetTrainer):
         write_checkpoint(self, self.record, Path(filename))
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """Load nnU-Net's checkpoint and go on with its schedule.
+        """Load nnU-Net's checkpoint, the state of the schedule and our record.
 
         Raises:
             ConfigError: It was made with other plans.
+            DataError: The file cannot be read.
         """
-        checkpoint = record_for(self, Path(filename_or_checkpoint))
+        checkpoint = read_record(Path(filename_or_checkpoint))
+        check_same_plans(checkpoint.plans, self, filename_or_checkpoint)
         super().load_checkpoint(filename_or_checkpoint)
         match_strides(self.optimizer)  # the training may have run in another memory format
         if isinstance(self.lr_scheduler, CycleSchedule) and checkpoint.cycle is not None:
             self.lr_scheduler.load_state_dict(checkpoint.cycle)
         if checkpoint.record is not None:
             self._resumed = checkpoint.record
-            self.record.go_on_from(checkpoint.record)
+            self.record.resume_from(checkpoint.record)

@@ -1,4 +1,4 @@
-"""Where the patches of an image lie, and how their logits become the image's."""
+"""The positions of an image's patches, and the image's logits from theirs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Window = tuple[slice | int, ...]
 
 
 def windows(shape: Sequence[int], patch_size: Sequence[int], step: float = 0.5) -> list[Window]:
-    """Return the patches of an image, as nnU-Net places them.
+    """Return the patches of an image at nnU-Net's positions.
 
     Args:
         shape: Image (z, y, x), at least as large as the patch.
         patch_size: Two numbers for slices along z, else three.
-        step: Largest distance of neighbours, as a share of the patch.
+        step: Largest distance between neighbours, as a fraction of the patch.
     """
     flat = len(patch_size) < len(shape)
     planes: list[slice | int] = list(range(shape[0])) if flat else []
@@ -36,7 +36,7 @@ def windows(shape: Sequence[int], patch_size: Sequence[int], step: float = 0.5) 
 
 @dataclass(frozen=True)
 class PreprocessedImage:
-    """An image as the network is to see it.
+    """An image in the form that the network takes.
 
     Attributes:
         voxels: float32 (channel, z, y, x), neither padded nor mirrored.
@@ -49,18 +49,18 @@ class PreprocessedImage:
 
 
 class OpenImage:
-    """An image on its way through the network; sums are kept in single precision, where nnU-Net's are half.
+    """An image under prediction; its sums are float32, where nnU-Net's are float16.
 
     Args:
         image: float32 (channel, z, y, x), preprocessed; padded with zeros to the patch where it is smaller.
         patch_size: See `windows`.
         heads: Number of segmentation heads.
-        weight: What a patch's logits are weighted by, float32 (*patch), on the device that shall keep image and sums.
+        weight: Weight of a patch's logits, float32 (*patch), on the device that holds image and sums.
 
     Attributes:
         windows: Its patches.
-        padding: Voxels put before it along z, y and x.
-        waiting: Patches whose logits are not there yet.
+        padding: Voxels padded before it along z, y and x.
+        waiting: Number of patches whose logits are missing.
     """
 
     def __init__(self, image: torch.Tensor, patch_size: Sequence[int], heads: int, weight: torch.Tensor) -> None:

@@ -12,6 +12,7 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics, save_summa
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
+from hippo_nnunet.files import atomic_path
 from hippo_nnunet.inference.batched_predictor import BatchedPredictor
 from hippo_nnunet.inference.overlap import in_background
 from hippo_nnunet.inference.sliding_window import PreprocessedImage
@@ -27,15 +28,15 @@ def validate_fold(trainer: Any, save_probabilities: bool) -> None:
 
     Args:
         trainer: A trained nnU-Net trainer, not distributed and not part of a cascade.
-        save_probabilities: Whether each case's probabilities are kept (`--npz`), for ensembling.
+        save_probabilities: Whether to save each case's probabilities (`--npz`), for ensembling.
 
-    The folder `validation` then holds a segmentation for each case, probabilities where asked for, and `summary.json`.
+    The folder `validation` then holds a segmentation for each case, the probabilities if saved, and `summary.json`.
     """
     trainer.set_deep_supervision_enabled(False)
     trainer.network.eval()
     folder = Path(trainer.output_folder) / "validation"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "summary.json").unlink(missing_ok=True)  # it says that the validation is complete
+    (folder / "summary.json").unlink(missing_ok=True)  # its presence means that the validation is complete
     _predict(trainer, folder, save_probabilities)
     labels = trainer.label_manager
     metrics = write_summary(
@@ -129,7 +130,6 @@ def write_summary(
     summary = {"metric_per_case": cases, "mean": mean, "foreground_mean": foreground_mean}
     for part in (*cases, mean, foreground_mean):
         recursive_fix_for_json_export(part)
-    temporary = predictions / "summary.json.tmp"
-    save_summary_json(summary, str(temporary))
-    temporary.replace(predictions / "summary.json")
+    with atomic_path(predictions / "summary.json") as temporary:
+        save_summary_json(summary, str(temporary))
     return summary

@@ -247,9 +247,9 @@ def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False)
         if validation_only or not is_finished(folder, job.npz):  # another process may have finished it meanwhile
             _train(job, name, folder, device)
         else:
-            from hippo_nnunet.nnunet.descriptions import restore
+            from hippo_nnunet.nnunet.checkpoints import restore_descriptions
 
-            restore(folder, _torch_device(device))
+            restore_descriptions(folder, _torch_device(device))
     return folder
 
 

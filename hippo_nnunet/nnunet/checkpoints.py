@@ -1,8 +1,7 @@
-"""Checkpoints: nnU-Net's content, our record beside it, written whole or not at all."""
+"""Checkpoints in nnU-Net's layout with our record beside its content, and the small files that describe a fold."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -11,31 +10,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from batchgenerators.utilities.file_and_folder_operations import save_json
 from torch._dynamo import OptimizedModule
 
 from hippo_nnunet import __version__
 from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.files import atomic_path, write_json
 from hippo_nnunet.nnunet.finished import SUMMARY, plan_difference, schedule_difference
 from hippo_nnunet.training.one_cycle import CycleSchedule
+from hippo_nnunet.training.precision_choice import VARIABLE as PRECISION_VARIABLE
 
 KEY = "hippo_nnunet"
-"""Where our record stands in nnU-Net's checkpoint."""
+"""Key of our record in nnU-Net's checkpoint."""
 INTERVAL_VARIABLE = "HIPPO_CHECKPOINT_SECONDS"
 """Variable with the seconds between two checkpoints, for machines that may be taken away at any time."""
 
 
 @dataclass
 class TrainingRecord:
-    """What nnU-Net's checkpoint does not keep.
+    """What nnU-Net's checkpoint does not store.
 
     Attributes:
-        schedule: The schedule's numbers (`Schedule.as_dict`).
+        schedule: The fields of the `Schedule`.
         seed: Seed of initialisation, sampling and augmentation; None where nothing was seeded.
-        trained_seconds: Wall-clock seconds from the start of training, over all its parts.
-        resumed: How often the training was taken up again.
-        epoch_outputs: Outputs of the training steps of an epoch that is not finished.
+        trained_seconds: Wall-clock seconds of training, summed over all sessions.
+        resumed: How often the training was resumed.
+        epoch_outputs: Outputs of the training steps of an unfinished epoch.
         encoder: Name and SHA-256 of the frozen CLIP encoder; None for a network without one.
-        precision: What the convolutions were computed in, such as `bfloat16`; of the last part, where it was resumed.
+        precision: Type in which convolutions are computed, such as `bfloat16`; None in checkpoints of versions that did
+            not record it.
     """
 
     schedule: dict[str, Any]
@@ -44,10 +47,11 @@ class TrainingRecord:
     resumed: int = 0
     epoch_outputs: list[dict] = field(default_factory=list)
     encoder: dict[str, str] | None = None
-    precision: str = "float32"
+    precision: str | None = None
 
-    def go_on_from(self, earlier: TrainingRecord) -> None:
-        """Take over what an interrupted training had reached."""
+    def resume_from(self, earlier: TrainingRecord) -> None:
+        """Take over the progress and precision of an earlier session."""
+        self.precision = earlier.precision or self.precision
         self.trained_seconds = earlier.trained_seconds
         self.resumed = earlier.resumed + 1
         self.epoch_outputs = list(earlier.epoch_outputs)
@@ -71,20 +75,18 @@ class TrainingRecord:
                 "python": platform.python_version(),
             },
         }
-        temporary = folder / f"{SUMMARY}.tmp"
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
-        temporary.replace(folder / SUMMARY)
+        write_json(folder / SUMMARY, summary, indent=2)
 
 
 @dataclass(frozen=True)
 class StoredRecord:
-    """The part of a checkpoint that is looked at before nnU-Net loads it.
+    """The part of a checkpoint that is read before nnU-Net loads it.
 
     Attributes:
-        plans: The plans that the training used.
-        dataset_json: The dataset.json that it used.
+        plans: The plans of the training.
+        dataset_json: Its dataset.json.
         cycle: State of the one-cycle schedule, or None.
-        record: Our record; None in a checkpoint that nnU-Net's own trainer wrote.
+        record: Our record; None in a checkpoint of nnU-Net's own trainer.
     """
 
     plans: dict[str, Any]
@@ -93,25 +95,25 @@ class StoredRecord:
     record: TrainingRecord | None
 
 
-def every_s(default: float) -> float:
-    """Return the seconds of training after which a checkpoint is written: those of INTERVAL_VARIABLE, or the default.
+def checkpoint_interval_s(default: float) -> float:
+    """Return the seconds of training between two checkpoints: those of INTERVAL_VARIABLE, or the default.
 
     Raises:
-        ConfigError: The variable holds no such number.
+        ConfigError: The variable is not a number of seconds.
     """
-    chosen = os.environ.get(INTERVAL_VARIABLE, "").strip()
-    if not re.fullmatch(r"\d{0,6}(\.\d{1,6})?", chosen):
-        raise ConfigError(f"{INTERVAL_VARIABLE}={chosen}: expected seconds, such as 30; correct or unset it")
-    return float(chosen) if chosen else default
+    value = os.environ.get(INTERVAL_VARIABLE, "").strip()
+    if not re.fullmatch(r"\d{0,6}(\.\d{1,6})?", value):
+        raise ConfigError(f"{INTERVAL_VARIABLE}={value}: expected seconds, such as 30; correct or unset it")
+    return float(value) if value else default
 
 
 def write_checkpoint(trainer: Any, record: TrainingRecord, path: Path) -> None:
-    """Write a trainer's state in nnU-Net's layout, with our record under `KEY`.
+    """Write a trainer's state atomically in nnU-Net's layout, with our record under `KEY`.
 
     Args:
         trainer: The trainer; within an epoch, `record.epoch_outputs` is not empty.
-        record: Goes in as it is.
-        path: Target; the file is complete, or is what it was.
+        record: The trainer's record.
+        path: The checkpoint file.
 
     Raises:
         DataError: It cannot be written, for example on a full disk.
@@ -135,21 +137,18 @@ def write_checkpoint(trainer: Any, record: TrainingRecord, path: Path) -> None:
             "cycle": schedule.state_dict() if isinstance(schedule, CycleSchedule) else None,
         },
     }
-    temporary = path.with_name(f"{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        # torch raises an error of its own, which says nothing, over the system's
+        # torch hides the system's error behind an uninformative one of its own
         system = error if isinstance(error, OSError) else error.__context__
         reason = system.strerror if isinstance(system, OSError) else error
-        temporary.unlink(missing_ok=True)
         raise DataError(
             f"checkpoint {path} cannot be written ({reason}): make room or make its folder writable, then run again: "
-            "the training goes on from the last checkpoint"
+            "the training resumes from the last checkpoint"
         ) from error
 
 
@@ -168,28 +167,16 @@ def read_record(path: Path) -> StoredRecord:
     except Exception as error:  # torch.load raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"checkpoint {path} cannot be read ({reason}): delete it, then train again: that goes on from an older "
+            f"checkpoint {path} cannot be read ({reason}): delete it, then train again: that resumes from an older "
             "checkpoint where there is one"
         ) from error
-
-
-def record_for(trainer: Any, path: Path) -> StoredRecord:
-    """Read the plans and our record from a checkpoint that a trainer shall go on from.
-
-    Raises:
-        ConfigError: It was made with other plans.
-        DataError: The file cannot be read.
-    """
-    stored = read_record(path)
-    check_same_plans(stored.plans, trainer, path)
-    return stored
 
 
 def check_same_plans(plans: dict[str, Any], trainer: Any, path: str | Path) -> None:
     """Refuse a checkpoint whose plans would build another network or another patch.
 
     Raises:
-        ConfigError: Names the first difference and the way out.
+        ConfigError: Names the first difference and the remedy.
     """
     difference = plan_difference(plans, trainer.plans_manager.plans, trainer.configuration_name)
     if difference:
@@ -200,14 +187,81 @@ def check_same_plans(plans: dict[str, Any], trainer: Any, path: str | Path) -> N
 
 
 def check_same_schedule(stored: TrainingRecord, current: TrainingRecord, folder: str | Path) -> None:
-    """Refuse to continue a training under another schedule than it began with.
+    """Refuse to resume a training with another schedule.
 
     Raises:
-        ConfigError: Names what differs.
+        ConfigError: Names what differs and the remedy.
     """
     difference = schedule_difference(stored.schedule, current.schedule)
     if difference:
         raise ConfigError(
-            f"{folder} was begun with another schedule ({difference}): continuing would mix the two. Delete that "
+            f"{folder} was begun with another schedule ({difference}): resuming would mix the two. Delete that "
             "folder, or name the old length in the trainer, for example UNetTrainer_fast_20epochs"
         )
+
+
+def check_same_precision(stored: str | None, current: str, device: torch.device, folder: str | Path) -> None:
+    """Refuse to resume a training in another precision.
+
+    Args:
+        stored: Of the training so far; None, where it is not recorded, is accepted.
+        current: `precision_name` of this process.
+        device: Of this process.
+        folder: Of the fold.
+
+    Raises:
+        ConfigError: Names both precisions and the remedy.
+    """
+    if stored is None or stored == current:
+        return
+    if stored == "float16":
+        remedy = "Resume on a CUDA device"
+    else:
+        place = "Set" if device.type == "cpu" else "Resume on a CPU (--device cpu) with"
+        remedy = f"{place} {PRECISION_VARIABLE}={stored}"
+    raise ConfigError(
+        f"{folder} was begun in {stored}, this process trains in {current}: resuming would mix the two. {remedy}, or "
+        "delete that folder to train it anew"
+    )
+
+
+def write_missing_descriptions(trainer: Any, record: TrainingRecord) -> None:
+    """Write a model's plans.json and dataset.json, and the fold's `hippo_training.json`, where they are missing.
+
+    Args:
+        trainer: A trained trainer; of distributed processes, rank 0 writes.
+        record: Its record.
+    """
+    if trainer.local_rank == 0:
+        folder = Path(trainer.output_folder)
+        _write_missing(folder, trainer.plans_manager.plans, trainer.dataset_json, record, trainer.device)
+
+
+def restore_descriptions(folder: Path, device: torch.device) -> None:
+    """Write the same missing files from a trained fold's final checkpoint.
+
+    Args:
+        folder: `.../{trainer}__{plans}__{configuration}/fold_X`, which no process trains now.
+        device: Named in a new `hippo_training.json`; the checkpoint does not store it.
+
+    Raises:
+        DataError: The checkpoint cannot be read.
+    """
+    stored = read_record(folder / "checkpoint_final.pth")
+    _write_missing(folder, stored.plans, stored.dataset_json, stored.record, device)
+
+
+def _write_missing(
+    folder: Path,
+    plans: dict[str, Any],
+    dataset_json: dict[str, Any],
+    record: TrainingRecord | None,
+    device: torch.device,
+) -> None:
+    for name, content in (("plans.json", plans), ("dataset.json", dataset_json)):
+        if not (folder.parent / name).is_file():
+            with atomic_path(folder.parent / name) as temporary:
+                save_json(content, str(temporary), sort_keys=False)  # which knows numpy's numbers
+    # the process was killed between the final checkpoint and this file, or it was deleted
+    if record is not None and not (folder / SUMMARY).is_file():
+        record.write_summary(folder, device)

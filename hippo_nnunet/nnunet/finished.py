@@ -1,9 +1,10 @@
-"""What a fold's folder holds, and whether it was made as is asked now; torch-free."""
+"""What a fold's folder contains, and whether it matches the present recipe and plans; torch-free."""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hippo_nnunet.training import recipes
 from hippo_nnunet.training.schedule import schedule_for
 
 SUMMARY = "hippo_training.json"
-"""File beside the final checkpoint that says what the training took."""
+"""File beside the final checkpoint with the training's settings, time and precision."""
 
 _PLAN_KEYS = ("architecture", "patch_size", "spacing", "batch_size", "normalization_schemes", "data_identifier")
 
@@ -25,7 +26,7 @@ def is_finished(folder: Path, npz: bool = True) -> bool:
 
     Args:
         folder: `.../{trainer}__{plans}__{configuration}/fold_X`.
-        npz: Whether the softmax of every validation case belongs to it.
+        npz: Whether every validation case needs its softmax.
     """
     summary = folder / "validation" / "summary.json"
     if not (folder / "checkpoint_final.pth").is_file() or not summary.is_file():
@@ -56,8 +57,7 @@ def check_finished(folder: Path, trainer: str, plans: dict[str, Any], configurat
     """Refuse a finished fold that was made by another schedule, with other plans or with another CLIP encoder.
 
     Args:
-        folder: `.../{trainer}__{plans}__{configuration}/fold_X`; a fold that nnU-Net's own trainer made says nothing
-            about its schedule.
+        folder: `.../{trainer}__{plans}__{configuration}/fold_X`; nnU-Net's own trainers record no schedule.
         trainer: Name of the trainer.
         plans: The plans as they are now.
         configuration: Such as `2d`.
@@ -82,16 +82,26 @@ def check_finished(folder: Path, trainer: str, plans: dict[str, Any], configurat
         if not isinstance(schedule, dict):
             raise DataError(f"{folder / SUMMARY} holds no schedule; delete it, then run again: the checkpoint knows it")
         dim = len(configuration_of(plans, configuration)["patch_size"])
-        current = schedule_for(recipe, dim).as_dict()
+        current = asdict(schedule_for(recipe, dim))
         difference = schedule_difference(schedule, current)
         if difference:
             raise ConfigError(f"{folder} was trained by another schedule ({difference}); delete it to train it anew")
         encoder, chosen = record.get("encoder"), chosen_encoder(recipe.mini)
         if encoder and encoder["name"] != chosen.name:
             raise ConfigError(
-                f"{folder} was trained with the CLIP encoder {encoder['name']}, asked for is {chosen.name}: set "
+                f"{folder} was trained with the CLIP encoder {encoder['name']}, expected {chosen.name}: set "
                 f"{MODEL_VARIABLE} and {WEIGHTS_VARIABLE} to it, or delete the folder to train it anew"
             )
+
+
+def trained_precision(folder: Path) -> str | None:
+    """Return the precision that a finished fold was trained in, such as `bfloat16`; None where it is not recorded.
+
+    Raises:
+        DataError: SUMMARY cannot be read.
+    """
+    path = folder / SUMMARY
+    return read_object(path).get("precision") if path.is_file() else None
 
 
 def plan_difference(stored: dict[str, Any], current: dict[str, Any], configuration: str) -> str:
@@ -116,5 +126,5 @@ def schedule_difference(stored: dict[str, Any], current: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Make tuples and lists, numpy and Python numbers comparable."""
+    """Convert to plain JSON values: tuples equal lists, numpy's numbers Python's."""
     return json.loads(json.dumps(value, default=lambda v: v.item() if hasattr(v, "item") else str(v)))

@@ -36,8 +36,9 @@ def fold_lock(folder: Path, wait: bool = False) -> Iterator[None]:
             remedy = "use a file system with locks (docs/cluster.md)" if no_locks else "make it writable or make room"
             raise DataError(f"{folder}: {error.strerror or error}: {remedy}, then run again") from error
         if first:
-            for leftover in (*folder.glob("*.tmp"), *folder.glob("validation/*.tmp")):
-                leftover.unlink(missing_ok=True)
+            for pattern in (".[0-9]*.*", "*.tmp"):  # of `atomic_path`, and of earlier versions
+                for leftover in (*folder.glob(pattern), *folder.glob(f"validation/{pattern}")):
+                    leftover.unlink(missing_ok=True)
         yield
 
 

@@ -1,4 +1,4 @@
-"""Builds a network of another class from the arguments in the plans."""
+"""Builds a network from the plan's arguments, of the plan's class or another one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OWN_ARGUMENTS = {
     ATTENTION: ("gate_features",),
     CLIP_GUIDED: ("embed_dim", "guidance_slices", "initial_scale"),
 }
-"""Arguments that only one class of ours takes; a plan may name them, and the other classes do without."""
+"""Arguments that only one of our classes takes; they may be in a plan, and are dropped for the other classes."""
 
 
 def build_network(
@@ -33,13 +33,13 @@ def build_network(
     """Build a network as nnU-Net would, with `class_path` in place of the plan's class.
 
     Args:
-        class_path: Dotted path of the network class; it takes the plan's keyword arguments, those excepted that
-            another class of ours alone takes.
+        class_path: Dotted path of the network class; it takes the plan's keyword arguments, except OWN_ARGUMENTS of
+            other classes.
         configuration_manager: nnU-Net's view of one configuration.
         num_input_channels: Channels of the image.
         num_output_channels: Segmentation heads.
         deep_supervision: Whether forward returns every resolution.
-        arguments: Further keyword arguments, which win over the plan's.
+        arguments: Further keyword arguments, which override the plan's.
 
     Returns:
         The initialised network.

@@ -1,4 +1,4 @@
-"""One fold to train, as it was asked for."""
+"""The request to train one fold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.training.precision_choice import chosen_precision
+from hippo_nnunet.training.precision_choice import requested_precision
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,17 @@ class TrainJob:
     disable_checkpointing: bool = False
 
     def check(self) -> None:
-        """Refuse what nnU-Net would only find out after it has set up the training, or not at all.
+        """Refuse what nnU-Net would detect only after it has set up the training, or not at all.
 
         Raises:
-            ConfigError: Options that contradict one another, a precision that is none, or weights to start from that
-                are not there.
-            DataError: These weights are no checkpoint, or could run code and are not trusted.
+            ConfigError: Contradictory options, an invalid precision, or missing pretrained weights.
+            DataError: The pretrained weights are no checkpoint, or could run code and are not trusted.
         """
         if self.validate_best and self.disable_checkpointing:
             raise ConfigError(
                 "--validate-best needs a checkpoint, and --disable-checkpointing writes none: leave one out"
             )
-        chosen_precision()
+        requested_precision()
         path = self.pretrained_weights
         if path is None:
             return

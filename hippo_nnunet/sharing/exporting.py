@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -149,7 +149,7 @@ def _description(member: Member, predictor: BatchedPredictor, options: ExportOpt
         "folds": list(member.folds),
         "checkpoint": member.checkpoint,
         "mirroring_axes": None if axes is None else [int(axis) for axis in axes],
-        "schedule": schedule_for(recipe, dim).as_dict() if recipe else None,
+        "schedule": asdict(schedule_for(recipe, dim)) if recipe else None,
         "clip": clip,
         "training": _training(member),
         "metrics": _metrics(member),

@@ -10,20 +10,20 @@ from hippo_nnunet.training.schedule import Schedule
 
 
 class CycleSchedule(torch.optim.lr_scheduler.OneCycleLR):
-    """One cycle of the learning rate, moved by `advance` after every iteration.
+    """One cycle of the learning rate, advanced after every iteration.
 
-    nnU-Net calls `step(epoch)` once an epoch, which must not move it.
+    nnU-Net calls `step(epoch)` once an epoch, which must not change it.
 
     Source: Smith and Topin 2017 (arXiv:1708.07120).
     """
 
     def step(self, epoch: int | None = None) -> None:
-        """Do nothing for nnU-Net's call, which names the epoch."""
+        """Ignore nnU-Net's call, which passes the epoch."""
         if epoch is None:
             super().step()
 
     def advance(self) -> None:
-        """Move to the next iteration; stays at the end once there."""
+        """Step to the next iteration; at the end of the cycle, do nothing."""
         if self.last_epoch + 1 < self.total_steps:
             self.step()
 
@@ -31,7 +31,7 @@ class CycleSchedule(torch.optim.lr_scheduler.OneCycleLR):
 def one_cycle(
     parameters: Iterable[torch.nn.Parameter], schedule: Schedule, fused: bool | None = None
 ) -> tuple[torch.optim.Optimizer, CycleSchedule]:
-    """Return AdamW and its cycle. The numbers are ours, from trials on Task04."""
+    """Return AdamW and its cycle. Source: hyperparameters ours, from trials on Task04."""
     optimizer = torch.optim.AdamW(parameters, lr=schedule.max_lr, weight_decay=schedule.weight_decay, fused=fused)
     cycle = CycleSchedule(
         optimizer,

@@ -1,4 +1,4 @@
-"""The precision that a training computes in: half where the processor multiplies in it, as nnU-Net does on a GPU."""
+"""The precision that a training computes in: half where the hardware has instructions for it, as nnU-Net on a GPU."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Any
 
 import torch
 
-from hippo_nnunet.training.precision_choice import chosen_precision
+from hippo_nnunet.training.precision_choice import requested_precision
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:
-    """Return the type that a training's convolutions and products are computed in; None for float32 throughout.
+    """Return the type of a training's convolutions and matrix products; None for float32 throughout.
 
-    On a GPU float16, as in nnU-Net. On a CPU bfloat16 where it has instructions for it (x86-64 with AVX512-BF16 or
-    AMX), or what `chosen_precision` says. Weights, their updates and the loss are float32 everywhere.
+    On a CUDA device float16, as in nnU-Net. On a CPU `requested_precision`, else bfloat16 where the processor has
+    instructions for it (x86-64 with AVX512-BF16 or AMX). Weights, their updates and the loss are float32 everywhere.
 
     Raises:
-        ConfigError: See `chosen_precision`.
+        ConfigError: See `requested_precision`.
     """
     if device.type == "cuda":
         return torch.float16
     if device.type != "cpu":
         return None
-    bfloat16 = _cpu_multiplies_bfloat16() if (chosen := chosen_precision()) is None else chosen == "bfloat16"
-    return torch.bfloat16 if bfloat16 else None
+    precision = requested_precision() or ("bfloat16" if _cpu_has_bfloat16() else "float32")
+    return torch.bfloat16 if precision == "bfloat16" else None
 
 
 def precision_name(half: torch.dtype | None) -> str:
-    """Return `half_precision`'s answer in words, such as `bfloat16`."""
+    """Return the name of `half_precision`'s result, such as `bfloat16`."""
     return str(half or torch.float32).removeprefix("torch.")
 
 
 def autocast(device: torch.device, half: torch.dtype | None) -> AbstractContextManager[Any]:
-    """Return the context in which a forward pass computes in `half_precision`'s answer."""
+    """Return the autocast context of `half_precision`'s result."""
     return nullcontext() if half is None else torch.autocast(device.type, half)
 
 
@@ -50,7 +50,7 @@ def exact_on_cpu(output: Any) -> Any:
 
 @contextmanager
 def exact_outputs(network: torch.nn.Module) -> Iterator[None]:
-    """Let a network answer with `exact_on_cpu`, for code that computes the loss itself."""
+    """Apply `exact_on_cpu` to a network's outputs, for code that computes the loss itself."""
     hook = network.register_forward_hook(lambda _network, _inputs, output: exact_on_cpu(output))
     try:
         yield
@@ -58,7 +58,7 @@ def exact_outputs(network: torch.nn.Module) -> Iterator[None]:
         hook.remove()
 
 
-def _cpu_multiplies_bfloat16() -> bool:
-    """Ask PyTorch, whose questions have no public names yet."""
-    questions = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
-    return any(question() for question in questions if question is not None)
+def _cpu_has_bfloat16() -> bool:
+    """Tell whether the processor has instructions for bfloat16; PyTorch's queries have no public names yet."""
+    queries = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return any(query() for query in queries if query is not None)

@@ -1,4 +1,4 @@
-"""What the user's environment says about the precision of trainings on a CPU; torch-free."""
+"""The variable with the precision of trainings on a CPU; torch-free."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ VARIABLE = "HIPPO_PRECISION"
 CHOICES = ("float32", "bfloat16")
 
 
-def chosen_precision() -> str | None:
+def requested_precision() -> str | None:
     """Return one of CHOICES, or None where VARIABLE is unset or empty.
 
     Raises:
         ConfigError: The variable holds something else.
     """
-    chosen = os.environ.get(VARIABLE, "").strip()
-    if chosen and chosen not in CHOICES:
-        raise ConfigError(f"{VARIABLE}={chosen}: expected {' or '.join(CHOICES)}; correct or unset it")
-    return chosen or None
+    value = os.environ.get(VARIABLE, "").strip()
+    if value and value not in CHOICES:
+        raise ConfigError(f"{VARIABLE}={value}: expected {' or '.join(CHOICES)}; correct or unset it")
+    return value or None

@@ -1,21 +1,21 @@
-"""How long a recipe trains, and the numbers of its optimiser; torch-free."""
+"""How long a recipe trains, and the hyperparameters of its optimiser; torch-free."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
 from hippo_nnunet.training.recipes import Recipe
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The length of a training, and the optimiser's numbers where the short schedule sets them.
+    """The length of a training, and the hyperparameters of the short schedule's optimiser.
 
     Attributes:
         epochs: Number of epochs.
         iterations: Training iterations of an epoch.
         validation_iterations: Batches of an epoch's pseudo-validation.
-        fast: Whether AdamW and one cycle take the place of nnU-Net's SGD and polynomial decay.
+        fast: Whether AdamW and one cycle replace nnU-Net's SGD and polynomial decay.
         max_lr: Highest learning rate of the cycle (`fast`).
         weight_decay: AdamW's (`fast`).
     """
@@ -26,10 +26,6 @@ class Schedule:
     fast: bool = False
     max_lr: float = 0.0
     weight_decay: float = 0.0
-
-    def as_dict(self) -> dict[str, int | float | bool]:
-        """Return what a checkpoint keeps to recognise its own schedule."""
-        return asdict(self)
 
 
 STOCK = Schedule(epochs=1000, iterations=250, validation_iterations=50)
@@ -50,8 +46,4 @@ def schedule_for(recipe: Recipe, dim: int) -> Schedule:
         dim: Dimensions of the patch, 2 or 3.
     """
     base = FAST[dim] if recipe.fast else STOCK
-    values = base.as_dict() | {
-        "epochs": recipe.epochs or base.epochs,
-        "iterations": recipe.iterations or base.iterations,
-    }
-    return Schedule(**values)  # type: ignore[arg-type]
+    return replace(base, epochs=recipe.epochs or base.epochs, iterations=recipe.iterations or base.iterations)

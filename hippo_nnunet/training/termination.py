@@ -1,4 +1,4 @@
-"""SIGTERM during a training: the step that runs is finished and a checkpoint written before the process ends."""
+"""SIGTERM during a training: the current step finishes and a checkpoint is written before the process exits."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from types import FrameType, TracebackType
 from typing import Any
 
 EXIT_CODE = 128 + signal.SIGTERM
-"""What a process that SIGTERM has ended gives back to a shell."""
+"""Exit status of a process that SIGTERM ended."""
 
 
 class Termination:
-    """Notes SIGTERM, from `begin` to the end of the `with` block, where it would otherwise end the process at once.
+    """Defers SIGTERM from `begin` to the end of the `with` block, instead of ending the process at once.
 
-    The block's end obeys it at the latest, but for a block that an exception ends.
+    A deferred signal ends the process at the latest when the block ends, unless an exception ends the block.
 
-    Python calls signal handlers in the main thread only; in another one nothing is noted and nothing is changed.
+    Python calls signal handlers in the main thread only; in another thread, nothing is deferred.
 
     Attributes:
-        asked: Whether the signal has come. A second one changes nothing: cluster and parent may each send one.
+        requested: Whether the signal was received. Further ones change nothing: cluster and parent may each send one.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self._entered = False
         self._begun = False
         self._previous: Any = None
 
     def begin(self) -> None:
-        """Note the signal from now on; outside the `with` block, which nothing would end, do nothing."""
+        """Defer the signal from now on; outside a `with` block, which would restore the handler, do nothing."""
         if self._entered and not self._begun and threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._note)
+            self._previous = signal.signal(signal.SIGTERM, self._receive)
             self._begun = True
 
-    def obey(self) -> None:
-        """End the process if the signal has come.
+    def exit_if_requested(self) -> None:
+        """End the process if the signal was received.
 
         Raises:
             SystemExit: With EXIT_CODE.
         """
-        if self.asked:
+        if self.requested:
             raise SystemExit(EXIT_CODE)
 
     def __enter__(self) -> Termination:
@@ -52,21 +52,20 @@ class Termination:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let the signal do again what it did before."""
+        """Restore the previous handler, then exit if the signal was received."""
         if self._begun:
             signal.signal(signal.SIGTERM, signal.SIG_DFL if self._previous is None else self._previous)
             self._begun = False
         self._entered = False
         if kind is None:
-            self.obey()
+            self.exit_if_requested()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
 
 
-# Pools end their forked workers by SIGTERM, and would wait forever for one that notes it. The signal is held back while
-# a process forks: a child that it reaches before it has gone back to the default would note it, too.
-
+# Pools end their forked workers by SIGTERM, and would wait forever for one that defers it. The signal is blocked during
+# a fork: a child that received it before it has restored the default handler would defer it, too.
 
 _mask = threading.local()
 

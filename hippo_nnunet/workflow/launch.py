@@ -27,7 +27,7 @@ from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.paths import NnunetFolders, folder_problem
 from hippo_nnunet.progress import duration
 from hippo_nnunet.training import recipes
-from hippo_nnunet.training.precision_choice import chosen_precision
+from hippo_nnunet.training.precision_choice import requested_precision
 from hippo_nnunet.workflow import failures, job_state
 from hippo_nnunet.workflow.clock import settle
 from hippo_nnunet.workflow.devices import visible_gpus
@@ -78,7 +78,7 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
         raise ConfigError(f"{folder}: {problem}; give it room or permissions, or choose a folder that you can write to")
     _check_profile(settings.profile)
     stale.check_trained(experiment, folders)
-    chosen_precision()
+    requested_precision()
     _check_encoders(experiment, folder)
     try:
         with exclusive(folder / DONE / "run.lock", f"{folder}: another run is at work there"):

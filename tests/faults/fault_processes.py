@@ -100,7 +100,7 @@ def kill_while_writing(round_: Round) -> None:
     folder = round_.folder / RESULTS
 
     def writes() -> bool:
-        return any(folder.glob("fold_*/*.pth.tmp"))
+        return any(folder.glob("fold_*/.*.pth"))
 
     for _ in range(round_.draw.randrange(8)):  # let some of them be finished
         wait_for(writes, started.process, 0.002)
@@ -109,7 +109,7 @@ def kill_while_writing(round_: Round) -> None:
     for process in below(started.process):
         if is_job(process, "train"):
             _signal(round_, process, signal.SIGKILL, 0.0)
-    written = [path.name for path in folder.glob("fold_*/*.pth.tmp")]
+    written = [path.name for path in folder.glob("fold_*/.*.pth")]
     round_.notes.append(f"half-written: {', '.join(written) or 'nothing'}")
     round_.settle(started)
 

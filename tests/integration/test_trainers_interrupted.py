@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from tiny_dataset import TinyDataset
 
 from hippo_nnunet import processes as watched
 from hippo_nnunet.errors import ConfigError, DataError, UpstreamError
-from hippo_nnunet.nnunet.checkpoints import every_s
+from hippo_nnunet.nnunet.checkpoints import checkpoint_interval_s
 from hippo_nnunet.nnunet.finished import is_finished, lacks_descriptions
 from hippo_nnunet.nnunet.fold_lock import LOCK, fold_lock
 
@@ -95,14 +97,26 @@ def test_a_fold_that_another_holds_is_not_touched(in_tiny: TinyDataset) -> None:
     assert (Path(trainer.output_folder) / "checkpoint_final.pth").exists()
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(in_tiny: TinyDataset, tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
+    in_tiny: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = in_tiny.trainer("UNetTrainer_fast_1epochs_1iters")
     trainer.initialize()
-    path = tmp_path / "gone" / "checkpoint_latest.pth"
+    path = tmp_path / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(path))
+    before = path.read_bytes()
+
+    def full_disk(_checkpoint: dict, file: BinaryIO) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(
-        DataError, match=r"checkpoint_latest.pth cannot be written \(No such file.*make room.*run again"
+        DataError, match=r"checkpoint_latest.pth cannot be written \(No space left.*make room.*run again"
     ):
         trainer.save_checkpoint(str(path))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_lost_descriptions_are_made_again_from_the_checkpoint(trained: TinyDataset, monkeypatch, tmp_path) -> None:
@@ -110,7 +124,7 @@ def test_lost_descriptions_are_made_again_from_the_checkpoint(trained: TinyDatas
 
     from tiny_dataset import UNET
 
-    from hippo_nnunet.nnunet.descriptions import restore
+    from hippo_nnunet.nnunet.checkpoints import restore_descriptions
 
     model = shutil.copytree(trained.model(UNET), tmp_path / trained.model(UNET).name)
     before = {name: json.loads((model / name).read_text()) for name in ("plans.json", "dataset.json")}
@@ -118,7 +132,7 @@ def test_lost_descriptions_are_made_again_from_the_checkpoint(trained: TinyDatas
         path.unlink()
     assert lacks_descriptions(model / "fold_0")
     with fold_lock(model / "fold_0"):
-        restore(model / "fold_0", torch.device("cpu"))
+        restore_descriptions(model / "fold_0", torch.device("cpu"))
     assert not lacks_descriptions(model / "fold_0")
     assert {name: json.loads((model / name).read_text()) for name in before} == before
 
@@ -143,9 +157,9 @@ def test_a_pool_whose_worker_is_killed_does_not_hang(tmp_path: Path, monkeypatch
 
 def test_the_seconds_between_checkpoints_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HIPPO_CHECKPOINT_SECONDS", raising=False)
-    assert every_s(120.0) == 120.0
+    assert checkpoint_interval_s(120.0) == 120.0
     monkeypatch.setenv("HIPPO_CHECKPOINT_SECONDS", "0.5")
-    assert every_s(120.0) == 0.5
+    assert checkpoint_interval_s(120.0) == 0.5
     monkeypatch.setenv("HIPPO_CHECKPOINT_SECONDS", "often")
     with pytest.raises(ConfigError, match="HIPPO_CHECKPOINT_SECONDS=often"):
-        every_s(120.0)
+        checkpoint_interval_s(120.0)

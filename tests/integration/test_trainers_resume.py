@@ -16,6 +16,8 @@ from nnunetv2.run.run_training import maybe_load_checkpoint
 from tiny_dataset import UNET, TinyDataset
 
 from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.nnunet.checkpoints import check_same_precision
+from hippo_nnunet.nnunet.finished import trained_precision
 from hippo_nnunet.trainers import recipe_trainer
 from hippo_nnunet.training.step import EAGER, StepMode
 
@@ -132,6 +134,60 @@ def test_a_folder_of_another_schedule_is_refused(in_tiny, monkeypatch):
     with pytest.raises(ConfigError, match=r"begun with another schedule \(max_lr was .*, is now 0.5\)"):
         changed.run_training()
     assert latest.read_bytes() == before
+
+
+def interrupted_in(precision: str, tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch, name: str) -> Path:
+    """Train a step in a precision, break off, and return the checkpoint."""
+    monkeypatch.setattr(recipe_trainer, "CHECKPOINT_INTERVAL_S", 0.0)
+    monkeypatch.setenv("HIPPO_PRECISION", precision)
+    broken = tiny.trainer(name)
+    stop_after(broken, 1)
+    with pytest.raises(StoppedError):
+        broken.run_training()
+    return Path(broken.output_folder) / "checkpoint_latest.pth"
+
+
+def test_another_precision_is_refused_with_the_remedy(in_tiny, monkeypatch):
+    name = "UNetTrainer_fast_1epochs_2iters_seed8"
+    latest = interrupted_in("bfloat16", in_tiny, monkeypatch, name)
+    before = latest.read_bytes()
+    monkeypatch.setenv("HIPPO_PRECISION", "float32")
+    with pytest.raises(
+        ConfigError,
+        match=r"fold_0 was begun in bfloat16, this process trains in float32: .*HIPPO_PRECISION=bfloat16, or delete",
+    ):
+        run_to_the_end(in_tiny, name, resume=True)
+    assert latest.read_bytes() == before
+    monkeypatch.setenv("HIPPO_PRECISION", "bfloat16")
+    folder = Path(run_to_the_end(in_tiny, name, resume=True).output_folder)
+    assert trained_precision(folder) == "bfloat16"
+    monkeypatch.setenv("HIPPO_PRECISION", "float32")
+    run_to_the_end(in_tiny, name, resume=True)  # nothing is left to train
+    assert trained_precision(folder) == "bfloat16"
+
+
+def test_a_checkpoint_without_a_precision_can_be_resumed(in_tiny, monkeypatch):
+    """Versions that trained in float32 alone did not record it."""
+    name = "UNetTrainer_fast_1epochs_2iters_seed9"
+    latest = interrupted_in("float32", in_tiny, monkeypatch, name)
+    checkpoint = torch.load(latest, weights_only=False)
+    del checkpoint["hippo_nnunet"]["record"]["precision"]
+    torch.save(checkpoint, latest)
+    monkeypatch.setenv("HIPPO_PRECISION", "bfloat16")
+    assert run_to_the_end(in_tiny, name, resume=True).current_epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("stored", "now", "device", "remedy"),
+    [
+        ("float16", "bfloat16", "cpu", "Resume on a CUDA device"),
+        ("bfloat16", "float16", "cuda", r"Resume on a CPU \(--device cpu\) with HIPPO_PRECISION=bfloat16"),
+        ("float32", "bfloat16", "cpu", "Set HIPPO_PRECISION=float32"),
+    ],
+)
+def test_the_remedy_for_another_precision_depends_on_the_device(stored, now, device, remedy):
+    with pytest.raises(ConfigError, match=f"begun in {stored}, this process trains in {now}: .*{remedy}"):
+        check_same_precision(stored, now, torch.device(device), "fold_0")
 
 
 def test_a_checkpoint_of_other_plans_is_refused(trained, monkeypatch):

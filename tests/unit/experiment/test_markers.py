@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -147,7 +148,7 @@ def test_a_fold_of_another_clip_encoder_is_refused_before_anything_is_trained(
     fold = tmp_path / "CLIPGuidedUNetTrainer_fast__CompactPlans__2d" / "fold_0"
     fold.mkdir(parents=True)
     plans = {"configurations": {"2d": {"patch_size": [8, 8]}}}
-    schedule = schedule_for(recipes.parse("CLIPGuidedUNetTrainer_fast"), 2).as_dict()
+    schedule = asdict(schedule_for(recipes.parse("CLIPGuidedUNetTrainer_fast"), 2))
     record = {"schedule": schedule, "encoder": {"name": "ViT-B-32/openai", "sha256": "ab" * 32}}
     (fold / "hippo_training.json").write_text(json.dumps(record))
     check_finished(fold, "CLIPGuidedUNetTrainer_fast", plans, "2d")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,7 @@ def finished_fold(folders: NnunetFolders) -> Path:
     for name in ("checkpoint_final.pth", "validation/case_0.npz", "validation/case_1.npz"):
         (fold / name).touch()
     (fold / "validation" / "summary.json").write_text(json.dumps({"metric_per_case": [{}, {}]}))
-    (fold / "hippo_training.json").write_text(json.dumps({"schedule": STOCK.as_dict()}))
+    (fold / "hippo_training.json").write_text(json.dumps({"schedule": asdict(STOCK)}))
     (fold.parent / "plans.json").write_bytes((folders.preprocessed / NAME / "P.json").read_bytes())
     (fold.parent / "dataset.json").write_text("{}")
     return fold
@@ -122,7 +123,7 @@ def test_a_fold_without_the_softmax_of_every_case_is_not_finished(finished_fold:
 
 def test_a_finished_fold_of_another_schedule_is_refused(finished_fold: Path) -> None:
     record = finished_fold / "hippo_training.json"
-    record.write_text(json.dumps({"schedule": {**STOCK.as_dict(), "epochs": 7}}))
+    record.write_text(json.dumps({"schedule": {**asdict(STOCK), "epochs": 7}}))
     with pytest.raises(ConfigError, match="epochs was 7, is now 1000"):
         train_fold(TrainJob("4", "2d", 0, "UNetTrainer", "P", "cpu"))
     assert (finished_fold / "checkpoint_final.pth").exists()

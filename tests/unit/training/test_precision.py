@@ -45,7 +45,8 @@ def test_a_pytorch_that_cannot_tell_computes_in_float32(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("fast", [True, False])
 def test_the_variable_decides(monkeypatch: pytest.MonkeyPatch, said: str, half: torch.dtype | None, fast: bool) -> None:
     monkeypatch.setenv(VARIABLE, said)
-    monkeypatch.setattr(precision, "_cpu_multiplies_bfloat16", lambda: fast)
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: fast, raising=False)
     assert half_precision(CPU) == half
     assert precision.precision_name(half) == said
 

@@ -19,7 +19,7 @@ from hippo_nnunet.training.termination import Termination
 with Termination() as termination:
     termination.begin()
     os.kill(os.getpid(), signal.SIGTERM)
-    print("noted", termination.asked, flush=True)
+    print("noted", termination.requested, flush=True)
 print("not ended")
 """
 
