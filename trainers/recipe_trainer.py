@@ -27,6 +27,7 @@ from hippo_nnunet.nnunet.fold_lock import trainer_lock
 from hippo_nnunet.nnunet.loaders import memory_loaders, recipe_transforms, seed_workers
 from hippo_nnunet.nnunet.network import baseline_class, build_network
 from hippo_nnunet.progress import epochs_left
+from hippo_nnunet.threads import AdaptiveThreads
 from hippo_nnunet.training.augmentation_spec import (
     PUBLISHED,
     SHORT_SCHEDULE,
@@ -96,6 +97,8 @@ class UNetTrainer(nnUNetTrainer):
         self._resumed: TrainingRecord | None = None
         self._clock = self._saved = time.monotonic()
         self._termination = Termination()
+        # sums split among another number of threads are rounded differently: a seed word promises equal bits
+        self.threads = AdaptiveThreads(device, fixed=self.recipe.seed is not None, report=self.print_to_log_file)
 
     def _augmentation(self) -> AugmentationSpec | None:
         """Return what the recipe does to a patch; None for nnU-Net's own augmentation."""
@@ -215,7 +218,7 @@ class UNetTrainer(nnUNetTrainer):
 
     def run_training(self) -> None:
         """Train with the fold locked; SIGTERM ends the training after a checkpoint."""
-        with trainer_lock(self), self._termination:
+        with trainer_lock(self), self._termination, self.threads:
             super().run_training()
 
     def on_train_start(self) -> None:
@@ -237,7 +240,7 @@ class UNetTrainer(nnUNetTrainer):
         """Return the mode of the training step that is fastest on this machine, compiling included."""
         batch = next(self.dataloader_train)
         left = self.schedule.iterations * (self.num_epochs - self.current_epoch)
-        with self.batch_context(batch):
+        with self.threads.step("choice of the mode"), self.batch_context(batch):
             return fastest(self.network, self.loss, *to_device(batch, self.device), left, self.half)
 
     def set_step_mode(self, mode: StepMode) -> None:
@@ -260,9 +263,10 @@ class UNetTrainer(nnUNetTrainer):
             `loss`: 0-d tensor on the device, which is not synchronised before the epoch's end.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        with self.batch_context(batch), autocast(self.device, self.half):
-            loss = self._forward_loss(*to_device(batch, self.device))
-        update(loss, self.network, self.optimizer, self.grad_scaler)
+        with self.threads.step("training"):
+            with self.batch_context(batch), autocast(self.device, self.half):
+                loss = self._forward_loss(*to_device(batch, self.device))
+            update(loss, self.network, self.optimizer, self.grad_scaler)
         output = {"loss": loss.detach().clone()}  # CUDA graphs write the next step's loss to the same memory
         self.record.epoch_outputs.append(output)
         if isinstance(self.lr_scheduler, CycleSchedule):
@@ -272,7 +276,8 @@ class UNetTrainer(nnUNetTrainer):
 
     def validation_step(self, batch: dict) -> dict:
         """Run nnU-Net's validation step, and write a checkpoint when it is due; a resume repeats the validation."""
-        with self.batch_context(batch), autocast(self.device, self.half), exact_outputs(self.network):
+        amp = autocast(self.device, self.half)
+        with self.threads.step("validation"), self.batch_context(batch), amp, exact_outputs(self.network):
             output = super().validation_step(batch)
         self._checkpoint_when_due()
         return output
@@ -310,11 +315,12 @@ class UNetTrainer(nnUNetTrainer):
         """Write the final checkpoint and `hippo_training.json`."""
         super().on_train_end()
         if self.local_rank == 0:
-            self.record.write_summary(Path(self.output_folder), self.device)
+            with self.threads.restored():
+                self.record.write_summary(Path(self.output_folder), self.device)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate with batched slices; nnU-Net's own way where processes share the work or a next stage follows."""
-        with trainer_lock(self):
+        with trainer_lock(self), self.threads:
             write_missing_descriptions(self, self.record)
             if self.is_ddp or self.is_cascaded or self.configuration_manager.next_stage_names:
                 super().perform_actual_validation(save_probabilities)

@@ -20,6 +20,7 @@ from torch import nn
 
 from hippo_nnunet.inference.backends import Run, choose_runs
 from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage, Window
+from hippo_nnunet.threads import AdaptiveThreads
 from hippo_nnunet.training.recipes import CLIP_BASE, is_ours, parse
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class BatchedPredictor:
         plans_manager: nnU-Net's view of the plans; `configuration_manager`, `label_manager`, `dataset_json`,
             `trainer_name` and `allowed_mirroring_axes` are nnU-Net's as well.
         guide: Computes the guidance of a CLIP-guided network; None for others.
+        threads: Adapts torch's number of threads between batches, once the caller has replaced and entered it.
     """
 
     networks: list[nn.Module]
@@ -70,6 +72,7 @@ class BatchedPredictor:
         self.device = device
         self.use_mirroring = use_mirroring
         self.backend = backend
+        self.threads = AdaptiveThreads(device, fixed=True)
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True
 
@@ -143,7 +146,7 @@ class BatchedPredictor:
             self.label_manager,
             properties,
             return_probabilities=True,
-            num_threads_torch=torch.get_num_threads(),
+            num_threads_torch=self.threads.current,
         )
         return np.asarray(segmentation), probabilities
 
@@ -225,8 +228,10 @@ class BatchedPredictor:
         if self._runs is None:
             few = patches[:CHECKED_PATCHES]
             shown = guidance[: len(few)] if guidance is not None else self.guide.live(few) if self.guide else None
-            self._runs = choose_runs(self.backend, self.networks, self.device, voxels, few, shown)
-        predicted = self._forward_in_parts(self._runs, patches, guidance)
+            with self.threads.restored():  # OpenVINO keeps this number; its threads do not spin
+                self._runs = choose_runs(self.backend, self.networks, self.device, voxels, few, shown)
+        with self.threads.step("prediction", len(batch)):
+            predicted = self._forward_in_parts(self._runs, patches, guidance)
         for (image, window, _), logits in zip(batch, predicted, strict=True):
             image.add(window, logits)
 

@@ -23,6 +23,7 @@ from hippo_nnunet.inference.overlap import in_background
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.nnunet.paths import folder_problem
 from hippo_nnunet.progress import tracked
+from hippo_nnunet.threads import AdaptiveThreads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,7 +123,10 @@ def predict(
 
     device = torch.device(resolve_device(options.device))
     check_backend(options.backend, device)
+    threads = AdaptiveThreads(device)
     predictors = [load_member(member, device, options.use_mirroring, options.backend) for member in members]
+    for predictor in predictors:
+        predictor.threads = threads
     problem = folder_problem(output)
     if problem:
         raise DataError(
@@ -146,7 +150,8 @@ def predict(
 
     logits = [predictor.predict_images(images(i), sum(voxels)) for i, predictor in enumerate(predictors)]
     finished = in_background(finish, zip(for_cases, zip(*logits, strict=True), strict=True), ahead)
-    return list(tracked(finished, "predicting", len(cases), options.show_progress))
+    with threads:
+        return list(tracked(finished, "predicting", len(cases), options.show_progress))
 
 
 def _cases_ahead(values: int) -> int:

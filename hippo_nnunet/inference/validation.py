@@ -27,7 +27,7 @@ def validate_fold(trainer: Any, save_probabilities: bool) -> None:
     """Predict the fold's validation cases and write what nnU-Net's own validation writes.
 
     Args:
-        trainer: A trained nnU-Net trainer, not distributed and not part of a cascade.
+        trainer: A trained trainer of ours, not distributed and not part of a cascade; its `threads` are entered.
         save_probabilities: Whether to save each case's probabilities (`--npz`), for ensembling.
 
     The folder `validation` then holds a segmentation for each case, the probabilities if saved, and `summary.json`.
@@ -57,6 +57,7 @@ def validate_fold(trainer: Any, save_probabilities: bool) -> None:
 
 def _predict(trainer: Any, folder: Path, save_probabilities: bool) -> None:
     predictor = BatchedPredictor(trainer.device)
+    predictor.threads = trainer.threads
     predictor.manual_initialization(
         trainer.network,
         trainer.plans_manager,
@@ -83,7 +84,7 @@ def _predict(trainer: Any, folder: Path, save_probabilities: bool) -> None:
             trainer.dataset_json,
             str(folder / key),
             save_probabilities,
-            num_threads_torch=torch.get_num_threads(),
+            num_threads_torch=trainer.threads.current,
         )
 
     voxels = sum(int(np.prod(shape[1:])) for shape in shapes(dataset))

@@ -27,6 +27,7 @@ from hippo_nnunet.nnunet.integrity import check_integrity
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
 from hippo_nnunet.nnunet.train_job import TrainJob
 from hippo_nnunet.progress import counted
+from hippo_nnunet.threads import usable_cpus
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +56,7 @@ def limit_processes() -> None:
 
 def cpu_count() -> int:
     """Return the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(usable_cpus())
 
 
 def resolve_device(device: str) -> str:
@@ -291,7 +292,8 @@ def _torch_device(device: str) -> torch.device:
 
 
 def _set_threads(device: str, threads: int | None) -> None:
-    """Set torch's threads as nnUNetv2_train does."""
+    """Set torch's threads as nnUNetv2_train does, but for `OMP_NUM_THREADS`, which it ignores."""
     import torch
 
-    torch.set_num_threads(1 if device == "cuda" else threads or cpu_count())
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(1 if device == "cuda" else threads or (int(chosen) if chosen.isdigit() else 0) or cpu_count())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +92,19 @@ def build(
             data = data.contiguous(memory_format=_channels_last(data.ndim))
         return loss(exact_on_cpu(network(data)), target)
 
-    return torch.compile(forward_loss, mode=mode.compiled) if mode.compiled else forward_loss
+    return _compile(forward_loss, mode.compiled, next(network.parameters()).device) if mode.compiled else forward_loss
+
+
+def _compile(forward_loss: ForwardLoss, mode: str, device: torch.device) -> ForwardLoss:
+    if device.type != "cpu" or torch.__version__ < "2.7":
+        return torch.compile(forward_loss, mode=mode)
+
+    def keep(guards: Sequence[Any]) -> list[bool]:
+        return [guard.guard_type != "GLOBAL_STATE" for guard in guards]
+
+    # The number of threads may change between steps: neither build it into the code nor compile anew for it. The rest
+    # of the global state (autocast, gradients) is the same in every training step.
+    return torch.compile(forward_loss, options={"cpp.dynamic_threads": True, "guard_filter_fn": keep})
 
 
 def match_strides(optimizer: torch.optim.Optimizer) -> None:

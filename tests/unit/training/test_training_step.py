@@ -51,7 +51,9 @@ def pretend_compiler(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[st
     """Replace the compiler by one whose steps take as long as told; returns the modes it was asked for."""
     asked: list[str] = []
 
-    def compiler(function: Callable[..., torch.Tensor], mode: str) -> Callable[..., torch.Tensor]:
+    def compiler(
+        function: Callable[..., torch.Tensor], mode: str = "default", options: dict[str, Any] | None = None
+    ) -> Callable[..., torch.Tensor]:
         asked.append(mode)
 
         def slow(*arguments: Any) -> torch.Tensor:
@@ -80,7 +82,9 @@ def test_a_slower_compiled_step_is_not_taken(
 def test_a_faster_compiled_step_is_taken(
     network: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def compiler(function: Callable[..., torch.Tensor], mode: str) -> Callable[..., torch.Tensor]:
+    def compiler(
+        function: Callable[..., torch.Tensor], mode: str = "default", options: dict[str, Any] | None = None
+    ) -> Callable[..., torch.Tensor]:
         return lambda data, target: nn.functional.cross_entropy(network(data), target)
 
     monkeypatch.setattr(torch, "compile", compiler)
