@@ -1,4 +1,4 @@
-"""Open the folder of a dataset that may also be given as an archive."""
+"""Open a dataset given as a folder or as an archive."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_REASON = 300
 
 @contextmanager
 def open_dataset(source: Path) -> Iterator[Dataset]:
-    """Read a dataset from its folder or from the published archive, which is extracted for as long as the block lasts.
+    """Read a dataset from its folder, or from an archive that is extracted to a temporary folder.
 
     Args:
         source: an MSD task folder, a dataset folder of nnUNet_raw, or a ``.tar`` (also ``.tar.gz``) of one.
@@ -37,13 +37,13 @@ def open_dataset(source: Path) -> Iterator[Dataset]:
         except FoundProblem as problem:
             if not source.is_file():
                 raise
-            # The user knows the archive, not the scratch folder that it was extracted to.
+            # The user knows the archive, not the temporary folder.
             raise DataError(f"{source}: {problem.finding.describe(folder.parent)}") from problem
         yield dataset
 
 
 def _refuse_size(archive: tarfile.TarFile, scratch: Path) -> None:
-    """Refuse an archive that would fill the disk, before a byte of it is extracted."""
+    """Refuse an archive that would fill the disk, before extracting it."""
     needed, free = sum(member.size for member in archive.getmembers()), shutil.disk_usage(scratch).free
     if needed > free:
         raise DataError(f"it would take {needed} bytes in {scratch.parent}, where {free} are free")
@@ -51,12 +51,7 @@ def _refuse_size(archive: tarfile.TarFile, scratch: Path) -> None:
 
 @contextmanager
 def task_folder(source: Path) -> Iterator[Path]:
-    """Yield the dataset's folder: ``source`` itself, or what the archive holds, in a scratch folder.
-
-    Raises:
-        DataError: the archive is damaged, unsafe, or holds several folders.
-        DependencyError: this Python cannot extract archives safely.
-    """
+    """Yield the dataset's folder: ``source`` itself, or the archive's only folder; errors as in `open_dataset`."""
     if not source.is_file():
         yield source.absolute()
         return

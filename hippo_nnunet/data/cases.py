@@ -1,4 +1,4 @@
-"""The images to predict: found by name, grouped into cases, and checked before any network runs."""
+"""Images to predict: found by name, grouped into cases, and checked before a network runs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def find_cases(inputs: Path | Sequence[Path], channels: int) -> list[InputCase]:
         case, channel = _case_and_channel(path, stem, stems, channels)
         if channel in found.setdefault(case, {}):
             raise DataError(
-                f"{path} and {found[case][channel]} are both channel {channel:04d} of case {case}: take one away"
+                f"{path} and {found[case][channel]} are both channel {channel:04d} of case {case}: remove one"
             )
         found[case][channel] = path
     for case, images in found.items():
@@ -58,13 +58,13 @@ def find_cases(inputs: Path | Sequence[Path], channels: int) -> list[InputCase]:
             got = ", ".join(f"{channel:04d}" for channel in sorted(images))
             raise DataError(
                 f"case {case} in {next(iter(images.values())).parent}: got the channels {got}, but the model takes "
-                f"{channels}: give _0000 to _{channels - 1:04d}; where a number belongs to the case's name, add _0000"
+                f"{channels}: give _0000 to _{channels - 1:04d}; if the number is part of the case's name, append _0000"
             )
     return [InputCase(case, tuple(images[c] for c in range(channels))) for case, images in sorted(found.items())]
 
 
 def check_images(case: InputCase) -> int:
-    """Read the images of a case and refuse what nnU-Net would misread in silence.
+    """Read the images of a case and refuse what nnU-Net would silently misread.
 
     Returns:
         Number of voxels of one channel.
@@ -77,9 +77,11 @@ def check_images(case: InputCase) -> int:
     for path in case.files:
         volume = read_volume(path, case.case)
         if volume.non_finite:
-            raise DataError(f"{path}: {volume.non_finite} voxels are NaN or infinite: replace them by real intensities")
+            raise DataError(
+                f"{path}: {volume.non_finite} voxels are NaN or infinite: replace them by finite intensities"
+            )
         if not volume.array.any():
-            raise DataError(f"{path}: every voxel is 0, there is nothing to segment: replace the file")
+            raise DataError(f"{path}: every voxel is 0: replace the file")
         first = first or volume
         if volume.shape != first.shape:
             raise DataError(
@@ -101,7 +103,7 @@ def _files(inputs: Iterable[Path]) -> list[Path]:
             try:
                 names = sorted(path.iterdir())
             except OSError as error:
-                raise DataError(f"{path}: cannot be read ({error.strerror}): mend its permissions") from error
+                raise DataError(f"{path}: cannot be read ({error.strerror}): correct its permissions") from error
             inside = [p for p in names if p.name.endswith(ENDINGS) and not p.name.startswith(".")]
             if not inside:
                 raise DataError(f"{path}: no image ({' or '.join(ENDINGS)}) in this folder: name the folder of images")
@@ -111,7 +113,7 @@ def _files(inputs: Iterable[Path]) -> list[Path]:
         elif not path.name.endswith(ENDINGS):
             raise DataError(f"{path}: not a NIfTI image by its name: expected {' or '.join(ENDINGS)}")
         elif path.name in ENDINGS:
-            raise DataError(f"{path}: the image has no name before its ending: call it case{path.name}")
+            raise DataError(f"{path}: the image has no name before its ending: rename it to case{path.name}")
         else:
             files.append(path)
     if not files:
@@ -124,13 +126,13 @@ def _stem(path: Path) -> str:
 
 
 def _case_and_channel(path: Path, stem: str, stems: set[str], channels: int) -> tuple[str, int]:
-    """Read a name; four digits at the end of a single-channel image are its own unless `<case>_0000` is there."""
+    """Split a name; a single-channel image's last four digits are part of its case unless `<case>_0000` exists."""
     match = _CHANNEL.fullmatch(stem)
     if match and (channels > 1 or match[2] == "0000" or f"{match[1]}_0000" in stems):
         return match[1], int(match[2])
     if channels > 1:
         raise DataError(
-            f"{path}: the model takes {channels} channels, and this name says not which one it is: call it "
+            f"{path}: the model takes {channels} channels, and this name has no channel number: rename it to "
             f"{stem}_0000 and so on"
         )
     return stem, 0

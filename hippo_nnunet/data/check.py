@@ -1,4 +1,4 @@
-"""Check a whole dataset and list every problem with its file, what was found and the remedy; nothing is changed."""
+"""Check a dataset: list every problem with its file, the finding and the remedy; nothing is changed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ def check_dataset(folder: Path, show_progress: bool = False) -> list[Finding]:
         show_progress: show progress on stderr.
 
     Returns:
-        All findings, sorted by path; empty where there is nothing to say. A folder that is missing, empty or no dataset
-        gives one finding.
+        All findings, sorted by path. A folder that is missing, empty or no dataset gives one finding.
     """
     try:
         dataset = read_dataset(Path(folder))
@@ -70,9 +69,9 @@ def _check_folders(dataset: Dataset) -> Iterator[Finding]:
         if not folder.is_dir():
             continue
         for path in sorted(folder.glob("._*")):
-            # nnU-Net's MSD converter leaves them out; in nnUNet_raw it takes them for images.
+            # nnU-Net's MSD converter skips them; in nnUNet_raw they count as images.
             severity = "warning" if dataset.form == "msd" else "error"
-            message, remedy = "left over by macOS, no image", "delete it: find FOLDER -name '._*' -delete"
+            message, remedy = "macOS metadata, no image", "delete it: find FOLDER -name '._*' -delete"
             yield Finding(path, None, "hidden-file", message, remedy, severity)  # type: ignore[arg-type]
         for path in visible_files(folder):
             right_ending = path.name.endswith(dataset.file_ending)
@@ -103,9 +102,9 @@ def _check_ids(dataset: Dataset) -> Iterator[Finding]:
         other = seen.setdefault(case.id.lower(), case)
         if other is not case:
             message = f"case id {case.id!r} is also that of {other.images[0].relative_to(dataset.folder)}"
-            yield Finding(path, case.id, "case-id", message, "give each case an id of its own, letter case aside")
+            yield Finding(path, case.id, "case-id", message, "give each case a unique id, ignoring letter case")
         if not case.listed:
-            message, remedy = "not listed in dataset.json, but nnU-Net takes it", "list it, or take it out"
+            message, remedy = "not listed in dataset.json, but nnU-Net uses it", "list it, or remove it"
             yield Finding(path, case.id, "unlisted", message, remedy, "warning")
 
 

@@ -1,10 +1,11 @@
-"""Check the files of one case: readable, one geometry, sensible voxels, labels as declared."""
+"""Check the files of one case: readability, geometry, voxel values, declared labels."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -12,13 +13,13 @@ from hippo_nnunet.data.finding import Finding, FoundProblem
 from hippo_nnunet.data.layout import Case, Dataset
 from hippo_nnunet.data.nifti import Volume, read_volume, shift_mm
 
-# Headers hold 32-bit numbers, so equal geometries may differ by some 1e-5 voxels.
+# Headers hold 32-bit numbers, so equal geometries may differ by about 1e-5 voxels.
 _TOLERANCE_VOXELS = 0.01
 
 
 @dataclass(frozen=True)
 class CaseReport:
-    """What the files of one case showed.
+    """Findings of one case's files, and digests to compare cases by.
 
     Args:
         findings: its problems.
@@ -45,18 +46,15 @@ def check_case(dataset: Dataset, case: Case) -> CaseReport:
     """
     findings: list[Finding] = []
 
-    def read(path_index: int | None) -> Volume | None:
-        path = case.label if path_index is None else case.images[path_index]
-        if path is None:
-            return None
+    def read(path: Path) -> Volume | None:
         try:
             return read_volume(path, case.id)
         except FoundProblem as problem:
             findings.append(problem.finding)
             return None
 
-    images = [volume for index in range(len(case.images)) if (volume := read(index)) is not None]
-    label = read(None)
+    images = [volume for path in case.images if (volume := read(path)) is not None]
+    label = read(case.label) if case.label else None
     for volume in images:
         findings.extend(_check_image(volume, case.id))
     for volume in [*images[1:], *([label] if images and label else [])]:
@@ -85,7 +83,7 @@ def _check_image(volume: Volume, case: str) -> Iterator[Finding]:
     yield from _check_finite(volume, case)
     if array.min() == array.max():
         message = f"constant image: every voxel is {array.flat[0]:g}"
-        yield Finding(volume.path, case, "constant-image", message, "export the image again, or take out the case")
+        yield Finding(volume.path, case, "constant-image", message, "export the image again, or remove the case")
 
 
 def _check_finite(volume: Volume, case: str) -> Iterator[Finding]:
@@ -93,7 +91,7 @@ def _check_finite(volume: Volume, case: str) -> Iterator[Finding]:
         message = (
             f"{volume.non_finite} of {volume.array.size} voxels are NaN or infinite, which nnU-Net would read as 0"
         )
-        yield Finding(volume.path, case, "non-finite", message, "replace them by values that make sense")
+        yield Finding(volume.path, case, "non-finite", message, "replace them by finite values")
 
 
 def _check_geometry(reference: Volume, volume: Volume, case: str) -> Iterator[Finding]:
@@ -110,15 +108,17 @@ def _check_geometry(reference: Volume, volume: Volume, case: str) -> Iterator[Fi
             f"affine differs from that of its image {name}: up to {shift:.4g} mm, "
             f"spacing {_numbers(volume.spacing_mm)} against {_numbers(reference.spacing_mm)}"
         )
-        remedy = "find out which one is right; copy its affine if the voxels match, else resample"
+        remedy = "find the correct one; copy its affine if the voxels match, else resample"
         yield Finding(volume.path, case, "affine", message, remedy)
 
 
 def _check_orientation(volume: Volume, case: str) -> Iterator[Finding]:
     shift = shift_mm(volume.affine, volume.itk_affine, volume.shape)
     if shift > _TOLERANCE_VOXELS * min(volume.spacing_mm):
-        message = f"nibabel and SimpleITK place it {shift:.4g} mm apart: qform and sform disagree or are unset"
-        remedy = "write the right affine into both, with both codes at least 1"
+        message = (
+            f"nibabel and SimpleITK differ by {shift:.4g} mm in its position: qform and sform disagree or are unset"
+        )
+        remedy = "write the correct affine into both, with both codes at least 1"
         yield Finding(volume.path, case, "orientation", message, remedy, "warning")
 
 
@@ -128,11 +128,11 @@ def _check_label(label: Volume, case: str, dataset: Dataset) -> Iterator[Finding
     values = np.unique(array)
     whole = values == np.round(values)
     if not whole.all():
-        message = f"label values that are no whole numbers: {_numbers(values[~whole])}"
+        message = f"label values that are not integers: {_numbers(values[~whole])}"
         yield Finding(label.path, case, "non-integer-label", message, "resample labels with nearest neighbour only")
     elif not label.is_integer:
-        message = "whole label values, but stored as floating-point numbers"
-        yield Finding(label.path, case, "float-label", message, "nnU-Net reads it; better save it as uint8", "warning")
+        message = "integer label values, stored as floating-point numbers"
+        yield Finding(label.path, case, "float-label", message, "nnU-Net can read it, but save it as uint8", "warning")
     unknown = sorted(set(values[whole].tolist()) - dataset.label_values)
     if unknown:
         declared = _numbers(sorted(dataset.label_values))
@@ -140,7 +140,9 @@ def _check_label(label: Volume, case: str, dataset: Dataset) -> Iterator[Finding
         yield Finding(label.path, case, "label-values", message, "correct the label, or declare the value")
     if not values.any():
         message = "empty label: no voxel is foreground"
-        yield Finding(label.path, case, "empty-label", message, "keep it only if nothing is there to see", "warning")
+        yield Finding(
+            label.path, case, "empty-label", message, "keep it only if the image shows no structure", "warning"
+        )
 
 
 def _numbers(values: object) -> str:

@@ -33,13 +33,13 @@ def convert_msd(
 ) -> Path:
     """Check an MSD task and write it as ``raw_root/DatasetXXX_Name``.
 
-    nnU-Net's own converter does the work. Because it asserts instead of explaining, wants one exact folder name, and
-    leaves half a dataset behind when it fails, it is given a checked task and a scratch folder to write to.
+    nnU-Net's own converter asserts instead of explaining, requires one exact folder name, and leaves a partial dataset
+    behind when it fails: it gets a checked task, and writes to a temporary folder.
 
     Args:
         source: the task's folder (``Task04_Hippocampus``) or the published ``.tar`` (also ``.tar.gz``).
-        raw_root: the folder that ``nnUNet_raw`` names; made if need be.
-        dataset_id: 1 to 999; without it the task's own number (4 where its folder's name has none).
+        raw_root: the folder that ``nnUNet_raw`` names; created if missing.
+        dataset_id: 1 to 999; None for the number in the task's folder name, else 4.
         overwrite: replace an existing dataset of the same id and name.
         show_progress: show a progress bar on stderr.
 
@@ -56,7 +56,7 @@ def convert_msd(
     """
     with open_dataset(Path(source)) as dataset:
         if dataset.form != "msd":
-            raise DataError(f"{source}: is in nnU-Net's form already; copy the folder to {raw_root}")
+            raise DataError(f"{source}: is already in nnU-Net's form; copy the folder to {raw_root}")
         number, name = _number_and_name(dataset)
         chosen = number if dataset_id is None else dataset_id
         target = raw_root / f"Dataset{chosen:03d}_{name}"
@@ -112,7 +112,7 @@ def _run_converter(dataset: Dataset, dataset_id: int, fresh: Path) -> None:
     output = fresh.parent / "output"
     output.mkdir()
     elsewhere = str(fresh.parent / "none")
-    # A process of its own: the converter spawns workers, which would import the caller's main module again.
+    # In a child process, because the converter's spawned workers import the caller's main module again.
     code, errors = run_watched(
         [sys.executable, "-c", _CONVERTER, "-i", str(task), "-overwrite_id", str(dataset_id), "-np", "1"],
         env={**os.environ, "nnUNet_raw": str(output), "nnUNet_preprocessed": elsewhere, "nnUNet_results": elsewhere},
@@ -123,6 +123,6 @@ def _run_converter(dataset: Dataset, dataset_id: int, fresh: Path) -> None:
     if code or not complete or not (converted / "dataset.json").is_file():
         reason = (errors.strip().splitlines() or ["files are missing from its output"])[-1]
         if "No space left" in reason:
-            raise DataError(f"{fresh.parent.parent}: {reason}: make room, then do it again")
+            raise DataError(f"{fresh.parent.parent}: {reason}: make room, then try again")
         raise UpstreamError(f"{dataset.folder}: nnU-Net's MSD converter failed ({reason}); use nnunetv2 2.8.x")
     converted.rename(fresh)

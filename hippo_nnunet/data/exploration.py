@@ -1,4 +1,4 @@
-"""Measure a whole dataset: what its images and labels are like, before anything is trained on them."""
+"""Measure a dataset's images and labels before training."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hippo_nnunet.data.layout import Dataset
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.progress import tracked
 
-# nnU-Net's planner normalises within the non-zero mask where cropping to it leaves less than this.
+# nnU-Net's planner normalises within the non-zero mask if cropping to it leaves less than this share.
 _MASKED_BELOW = 3 / 4
-# Channel names for which nnU-Net's planner chooses something else than the z-score.
+# Channel names for which nnU-Net's planner does not choose the z-score.
 _OTHER_NORMALISATION = {
     "ct": "CTNormalization",
     "nonorm": "NoNormalization",
@@ -29,7 +29,7 @@ _OTHER_NORMALISATION = {
 
 @dataclass(frozen=True)
 class Exploration:
-    """What was measured in a dataset.
+    """Measurements of a dataset.
 
     Args:
         name: the dataset's name.
@@ -37,7 +37,7 @@ class Exploration:
         labels: name and values of each foreground label or region.
         channels: name of each channel.
         cases: a row for each case that could be read, training before test; the columns of ``measure_case``.
-        problems: what could not be read or measured.
+        problems: files that could not be read or measured.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Exploration:
 
     @property
     def labelled(self) -> pd.DataFrame:
-        """The rows whose label was measured; empty where there is none."""
+        """The rows with a measured label."""
         column = f"volume_mm3_{TOTAL}"
         return self.cases[self.cases[column].notna()] if column in self.cases else self.cases.iloc[:0]
 
     @property
     def regions_overlap(self) -> bool:
-        """Whether a voxel can belong to two labels, so that their shares do not add up."""
+        """Whether a voxel can have two labels, so that shares do not add up."""
         values = [value for covered in self.labels.values() for value in covered]
         return len(values) > len(set(values))
 
@@ -67,11 +67,11 @@ class Exploration:
         return bool(np.median(kept) < _MASKED_BELOW)
 
     def normalisation(self, channel: int) -> str:
-        """Name the normalisation that nnU-Net's planner would choose for a channel, as nnU-Net's class is called."""
+        """Return the name of nnU-Net's class that its planner would choose to normalise a channel."""
         return _OTHER_NORMALISATION.get(self.channels[channel].casefold(), "ZScoreNormalization")
 
     def z_scored(self, channel: int, column: str) -> npt.NDArray[np.float64]:
-        """Apply nnU-Net's z-score, which is one line in each image, to a column such as ``p50``; shape (cases,)."""
+        """Apply nnU-Net's z-score, linear within an image, to a column such as ``p50``; shape (cases,)."""
         suffix = "_nonzero" if self.masked else ""
         mean, std = (self.cases[f"channel{channel}_{kind}{suffix}"].to_numpy(float) for kind in ("mean", "std"))
         values = self.cases[f"channel{channel}_{column}"].to_numpy(float)
@@ -82,7 +82,7 @@ def explore_dataset(dataset: Dataset, show_progress: bool = False) -> Exploratio
     """Read and measure every case.
 
     Args:
-        dataset: the dataset; cases that cannot be read become problems and are left out.
+        dataset: the dataset; unreadable cases become problems and are skipped.
         show_progress: show progress on stderr.
 
     Returns:
@@ -118,7 +118,7 @@ def explore_dataset(dataset: Dataset, show_progress: bool = False) -> Exploratio
 
 
 def summarise(exploration: Exploration) -> dict[str, Any]:
-    """Sum up the measurements for ``summary.json``.
+    """Summarise the measurements for ``summary.json``.
 
     Returns:
         Counts, and for each quantity the number of cases, mean, standard deviation (n - 1; None for one case), minimum,

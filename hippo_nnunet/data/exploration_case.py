@@ -21,7 +21,7 @@ PERCENTILES = {"p00_5": 0.5, "p25": 25.0, "p50": 50.0, "p75": 75.0, "p99_5": 99.
 AXES = ("x", "y", "z")
 DIRECTIONS = ("right", "anterior", "superior")
 TOTAL = "total foreground"
-# As the dataset's check has it: equal geometries may differ by some 1e-5 voxels.
+# As in check_case.
 _TOLERANCE_VOXELS = 0.01
 
 
@@ -32,7 +32,7 @@ class LoadedCase:
     Args:
         id: the case.
         channels: one array a channel, shape (z, y, x), as SimpleITK reads them; not empty.
-        label: the label map, shape (z, y, x); None for a test case, or where it cannot be trusted.
+        label: the label map, shape (z, y, x); None for a test case, or if it cannot be trusted.
         affine: voxel-to-world matrix, shape (4, 4), for voxel indices (x, y, z), in mm, RAS+.
         spacing_mm: voxel size along (x, y, z).
     """
@@ -50,16 +50,15 @@ class LoadedCase:
 
 
 def load_case(dataset: Dataset, case: Case) -> tuple[LoadedCase | None, list[Finding]]:
-    """Read a case; a problem is reported, and what depends on it is left out.
+    """Read a case, and report what cannot be measured.
 
     Args:
         dataset: the dataset, for its channels and label values.
         case: the case.
 
     Returns:
-        The case, or None where its image cannot be read; and what was found wrong. A label whose size or place differs
-        from its image's, or that holds values other than the declared ones, is left out, because no volume of it
-        could be trusted.
+        The case, or None if its image cannot be read; and the problems. A label is omitted if its size or position
+        differs from its image's, or if it holds undeclared values, because its volumes could not be trusted.
     """
     try:
         volumes = _read_channels(dataset, case)
@@ -99,7 +98,7 @@ def _read_channels(dataset: Dataset, case: Case) -> list[Volume]:
 
 
 def _split_channels(path: Path, case: str) -> list[Volume]:
-    """Read the 4D image in which MSD keeps the channels of a case."""
+    """Read the channels of an MSD case from its 4D image."""
     image = open_image(path, case)
     try:
         data = np.asarray(image.dataobj)
@@ -178,7 +177,7 @@ def measure_case(case: LoadedCase, labels: Mapping[str, tuple[int, ...]], part: 
 
 
 def _measure_intensities(case: LoadedCase) -> Row:
-    """Measure where nnU-Net's normalisation does: in the box around all that is not zero, and in that mask itself.
+    """Measure intensities in the bounding box of the non-zero mask, and within that mask, as nnU-Net normalises.
 
     Source: nnunetv2 2.8.1, ``preprocessing/cropping/cropping.py``.
     """

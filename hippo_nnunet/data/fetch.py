@@ -21,21 +21,34 @@ from hippo_nnunet.progress import counted
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar"
-DEFAULT_MD5 = "9d24dba78a72977dbd1d2e110310f31b"
 _CHUNK = 1 << 16
 _LONGEST_NAME = 200
 _RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
-_WORTH_A_RETRY = (408, 425, 429, 500, 502, 503, 504)
+_RETRIED_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 
-class _BrokenOffError(Exception):
-    """The connection ended early or was never made; what came is kept, and trying again may help."""
+class _RetryableError(Exception):
+    """The connection failed or ended early; the received part is kept, and trying again may help."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often and how patiently to try.
+
+    Args:
+        attempts: attempts before giving up.
+        pause_s: pause before the second attempt; doubles with each further one.
+        timeout_s: how long the server may stay silent.
+    """
+
+    attempts: int = 5
+    pause_s: float = 1.0
+    timeout_s: float = 30.0
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """What the server said about the body it sent."""
+    """What the server's headers say about the body."""
 
     content_type: str
     total: int | None
@@ -43,31 +56,27 @@ class _Answer:
 
 def fetch_task04(
     target_dir: Path,
-    url: str = DEFAULT_URL,
-    md5: str | None = DEFAULT_MD5,
+    url: str,
+    md5: str | None,
     overwrite: bool = False,
-    attempts: int = 5,
-    pause_s: float = 1.0,
-    timeout_s: float = 30.0,
     show_progress: bool = False,
+    retry: Retry | None = None,
 ) -> Path:
     """Download an archive into a folder.
 
-    What arrives is kept in ``NAME.part``: a later attempt, or a later call, asks only for the rest. The archive gets
-    its name when length and checksum are right, so a file of that name is always whole.
+    The received bytes are kept in ``NAME.part``: a later attempt or call requests only the rest. The archive gets its
+    name after length and checksum are verified, so a file of that name is always complete.
 
     Args:
-        target_dir: the folder to download to; made if need be.
+        target_dir: the folder to download to; created if missing.
         url: http or https address of the archive.
         md5: the archive's MD5 in hexadecimal; None checks the length only.
         overwrite: replace a file of the same name that has another checksum.
-        attempts: how often to try before giving up.
-        pause_s: pause before the second attempt; doubles with each further one.
-        timeout_s: how long the server may stay silent.
         show_progress: show a progress bar on stderr.
+        retry: how often to try.
 
     Returns:
-        The archive's path. Without any request if it is there already with the right checksum.
+        The archive's path; no request is made if it exists with the right checksum.
 
     Raises:
         ConfigError: the address is no http address of a file.
@@ -77,25 +86,24 @@ def fetch_task04(
     Source: ours; ranges and status codes after RFC 9110, section 14.
     """
     target = Path(target_dir) / _file_name(url)
-    name = target.name
-    if _is_there(target, md5, overwrite):
+    if _is_complete(target, md5, overwrite):
         return target
-    part = target.with_name(f"{name}.part")
+    part = target.with_name(f"{target.name}.part")
     resumed = part.exists()
+    retry = retry or Retry()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        answer = _download(url, part, attempts, pause_s, timeout_s, show_progress)
-        if resumed and _mismatch(part, md5, answer):
-            logger.warning("%s: the part left by an earlier download belongs to another file; starting anew", part)
+        problem = _mismatch(part, md5, _download(url, part, retry, show_progress))
+        if resumed and problem:
+            logger.warning("%s: the part of an earlier download belongs to another file; starting again", part)
             part.unlink()
-            answer = _download(url, part, attempts, pause_s, timeout_s, show_progress)
-        problem = _mismatch(part, md5, answer)
+            problem = _mismatch(part, md5, _download(url, part, retry, show_progress))
         if problem:
             part.unlink()
             raise DataError(f"{url}: {problem}; check the address, or try again later")
         part.replace(target)
     except OSError as error:
-        remedy = "choose another folder or mend its permissions"
+        remedy = "choose another folder or correct its permissions"
         raise DataError(f"{target}: could not be written ({error}); {remedy}") from error
     return target
 
@@ -105,7 +113,7 @@ def _file_name(url: str) -> str:
     try:
         requests.Request("GET", url).prepare()
         parts = urlsplit(url)
-    except ValueError as error:  # what requests raises is one, too
+    except ValueError as error:  # requests' errors are ValueErrors
         raise ConfigError(f"--url {url!r}: expected the http(s) address of a file ({error})") from error
     name = unquote(parts.path).rsplit("/", 1)[-1]
     fits = 0 < len(name.encode(errors="replace")) <= _LONGEST_NAME and name.isprintable()
@@ -114,15 +122,15 @@ def _file_name(url: str) -> str:
     return name
 
 
-def _is_there(target: Path, md5: str | None, overwrite: bool) -> bool:
+def _is_complete(target: Path, md5: str | None, overwrite: bool) -> bool:
     if not target.exists():
         return False
     if target.is_file() and md5 is not None and _md5(target) == md5.lower():
-        logger.info("%s is there already, with the right checksum", target)
+        logger.info("%s exists already, with the right checksum", target)
         return True
     if not overwrite:
         known = "another checksum" if md5 is not None else "no checksum to compare with"
-        raise DataError(f"{target}: exists already, with {known}; move it away or pass --overwrite to replace it")
+        raise DataError(f"{target}: exists already, with {known}; move it, or pass --overwrite to replace it")
     return False
 
 
@@ -143,26 +151,21 @@ def _md5(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _download(url: str, part: Path, attempts: int, pause_s: float, timeout_s: float, show_progress: bool) -> _Answer:
-    shown = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*shown, console=Console(stderr=True), transient=True, disable=not show_progress) as progress:
-        for attempt in range(1, attempts + 1):
+def _download(url: str, part: Path, retry: Retry, show_progress: bool) -> _Answer:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True, disable=not show_progress
+    ) as progress:
+        for attempt in range(1, retry.attempts + 1):
             try:
-                return _request(url, part, timeout_s, progress)
-            except _BrokenOffError as error:
+                return _request(url, part, retry.timeout_s, progress)
+            except _RetryableError as error:
                 size = part.stat().st_size if part.exists() else 0
-                logger.warning("attempt %d of %d: %s; %d bytes are kept in %s", attempt, attempts, error, size, part)
+                logger.warning("attempt %d of %d: %s; %s keeps %d bytes", attempt, retry.attempts, error, part, size)
                 last = error
-            if attempt < attempts:
-                time.sleep(pause_s * 2 ** (attempt - 1))
-    message = f"gave up after {attempts} attempts ({last})"
-    raise DataError(f"{url}: {message}; run the command again: it goes on from {part}")
+            if attempt < retry.attempts:
+                time.sleep(retry.pause_s * 2 ** (attempt - 1))
+    raise DataError(f"{url}: gave up after {retry.attempts} attempts ({last}); run the command again to resume {part}")
 
 
 def _request(url: str, part: Path, timeout_s: float, progress: Progress) -> _Answer:
@@ -174,38 +177,38 @@ def _request(url: str, part: Path, timeout_s: float, progress: Progress) -> _Ans
             content_type = response.headers.get("Content-Type", "")
             match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if response.status_code == 416:
-                # Nothing lies beyond what is here: either it is complete, or it is not this file.
+                # No bytes after ours: the part is complete, or is of another file.
                 if match and match[2] != "*":
                     return _Answer(content_type, int(match[2]))
                 part.unlink(missing_ok=True)
-                raise _BrokenOffError("the server cannot resume this file")
-            if response.status_code in _WORTH_A_RETRY:
-                raise _BrokenOffError(f"the server answered {response.status_code} {response.reason}")
+                raise _RetryableError("the server cannot resume this file")
+            if response.status_code in _RETRIED_STATUS:
+                raise _RetryableError(f"the server answered {response.status_code} {response.reason}")
             if response.status_code not in (200, 206):
                 answer = f"the server answered {response.status_code} {response.reason}"
                 raise DataError(f"{url}: {answer}; check the address, or give a mirror with --url")
             if response.status_code == 206 and not (match and match[1] and int(match[1]) == have):
                 part.unlink()
-                raise _BrokenOffError(f"asked for bytes from {have}, got {response.headers.get('Content-Range')!r}")
+                raise _RetryableError(f"asked for bytes from {have}, got {response.headers.get('Content-Range')!r}")
             start = have if response.status_code == 206 else 0
             length = response.headers.get("Content-Length", "")
             total = start + int(length) if length.isdigit() else None
             _require_space(part, (total or 0) - start)
             task = progress.add_task(part.stem, total=total, completed=start)
-            with part.open("ab" if start else "wb") as stream, _lines(part, start, total):
+            with part.open("ab" if start else "wb") as stream, _logged(part, start, total):
                 for chunk in response.iter_content(_CHUNK):
                     stream.write(chunk)
                     progress.advance(task, len(chunk))
             size = part.stat().st_size
     except requests.RequestException as error:
-        raise _BrokenOffError(f"the connection failed: {type(error).__name__}") from error
+        raise _RetryableError(f"the connection failed: {type(error).__name__}") from error
     if total is not None and size < total:
-        raise _BrokenOffError(f"the connection ended after {size} of {total} bytes")
+        raise _RetryableError(f"the connection ended after {size} of {total} bytes")
     return _Answer(content_type, total)
 
 
-def _lines(part: Path, start: int, total: int | None) -> AbstractContextManager[None]:
-    """Show progress where there is no terminal for a bar."""
+def _logged(part: Path, start: int, total: int | None) -> AbstractContextManager[None]:
+    """Log progress if there is no terminal for a bar."""
     if total is None:
         return nullcontext()
     return counted(lambda: part.stat().st_size - start, f"bytes of {part.stem}", total - start)

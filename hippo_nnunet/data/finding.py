@@ -23,7 +23,7 @@ class Finding:
         problem: short code that scripts may rely on, such as ``label-values``.
         message: what was found and what was expected, without the path.
         remedy: what to do about it.
-        severity: ``error`` stops a conversion; ``warning`` is for the user to judge.
+        severity: ``error`` stops a conversion; ``warning`` does not.
     """
 
     path: Path
@@ -34,14 +34,14 @@ class Finding:
     severity: Literal["error", "warning"] = "error"
 
     def describe(self, base: Path | None = None) -> str:
-        """Say it in one line, with the path relative to ``base`` where that is given and holds it."""
+        """Return one line, with the path relative to ``base`` if it lies there."""
         inside = base is not None and self.path.is_relative_to(base)
         path = self.path.relative_to(base) if base is not None and inside else self.path
         return f"{path}: {self.message}; {self.remedy}"
 
 
-class FoundProblem(DataError):  # noqa: N818 - it carries a finding, and reads as what it is
-    """A problem that makes it impossible to read on.
+class FoundProblem(DataError):  # noqa: N818 - it carries a finding
+    """A problem that makes it impossible to continue reading.
 
     Args:
         finding: the problem; its description is the error message.
@@ -53,10 +53,10 @@ class FoundProblem(DataError):  # noqa: N818 - it carries a finding, and reads a
 
 
 def print_findings(findings: list[Finding], folder: Path) -> None:
-    """Print one row a finding and a closing count on stdout, paths relative to ``folder`` where they lie in it."""
+    """Print a table of findings and a count on stdout, paths relative to ``folder`` if they lie in it."""
     console = Console()
     if not console.is_terminal:
-        console.width = 160  # else rich would squeeze the table into 80 columns
+        console.width = 160  # rich's default is 80 columns
     if findings:
         table = Table("severity", "file", "problem", "finding", "remedy")
         for finding in findings:
@@ -70,7 +70,7 @@ def print_findings(findings: list[Finding], folder: Path) -> None:
 
 
 def _printable(text: str) -> str:
-    """Replace what a terminal would obey, or could not show: a file may be called anything."""
+    """Replace control and unprintable characters, which file names may contain."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 

@@ -14,7 +14,7 @@ from hippo_nnunet.data.finding import Finding, FoundProblem
 CHANNEL = re.compile(r"_(\d{4})$")
 ENDINGS = (".nii.gz", ".nii")
 LARGEST_LABEL = 65535
-"""The largest value that a label file holds: 16 bits."""
+"""Largest value of a label file: 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,9 @@ def _read_description(folder: Path) -> dict[str, Any]:
         return _parsed(folder)
     except PermissionError as error:
         message = f"cannot be read ({error.strerror})"
-        raise _problem(folder, "no-permission", message, "mend the permissions of the folder and its files") from error
+        raise _problem(
+            folder, "no-permission", message, "correct the permissions of the folder and its files"
+        ) from error
 
 
 def _parsed(folder: Path) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def _parsed(folder: Path) -> dict[str, Any]:
         if nested:
             message, remedy = "has no dataset.json", f"give {nested[0]} instead"
         elif any(folder.iterdir()):
-            message = "has no dataset.json, so it is no dataset folder"
+            message = "has no dataset.json, so it is not a dataset folder"
             remedy = "give the folder that holds dataset.json, imagesTr and labelsTr, such as Task04_Hippocampus"
         else:
             message, remedy = "the folder is empty", "fetch the data with: hippo-nnunet data fetch"
@@ -131,9 +133,9 @@ def _parsed(folder: Path) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8"))
     except (IsADirectoryError, ValueError, RecursionError) as error:
         message = f"cannot be read as JSON ({error})"
-        raise _problem(path, "dataset-json", message, "take it from the source anew") from error
+        raise _problem(path, "dataset-json", message, "restore it from the source") from error
     if not isinstance(description, dict):
-        raise _problem(path, "dataset-json", "holds no JSON object", "take it from the source anew")
+        raise _problem(path, "dataset-json", "holds no JSON object", "restore it from the source")
     return description
 
 
@@ -152,7 +154,7 @@ def _read_msd(folder: Path, description: dict[str, Any]) -> Dataset:
             "it needs modality {'0': 'MRI'}, labels {'0': 'background', ...}, training [{'image', 'label'}, ...]",
         ) from error
     if len(labels) < len(description["labels"]):
-        raise _problem(path, "dataset-json", "gives two labels the same name", "give each label a name of its own")
+        raise _problem(path, "dataset-json", "gives two labels the same name", "give each label a unique name")
     _check_values(path, labels)
     images, label_files = _by_id(folder / "imagesTr"), _by_id(folder / "labelsTr")
     training = []
@@ -189,7 +191,7 @@ def _read_nnunet(folder: Path, description: dict[str, Any]) -> Dataset:
         raise _problem(path, "file-ending", f"names file_ending {ending!r}", "only .nii.gz and .nii are supported")
     if "dataset" in description:
         message = "lists the files one by one under 'dataset'"
-        raise _problem(path, "dataset-json", message, "put them into imagesTr and labelsTr and remove that entry")
+        raise _problem(path, "dataset-json", message, "move them to imagesTr and labelsTr and remove that entry")
     label_files = _by_id(folder / "labelsTr")
     images = _channels_by_id(folder / "imagesTr", ending)
     training = []
@@ -207,7 +209,7 @@ def _count(channels: Any, entry: str) -> int:
 
 
 def _check_values(path: Path, labels: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse values that no label file holds, and plain labels that share one."""
+    """Refuse values out of range, and plain labels that share a value."""
     names: dict[int, str] = {}
     for name, values in labels.items():
         for value in values:
@@ -218,7 +220,7 @@ def _check_values(path: Path, labels: Mapping[str, tuple[int, ...]]) -> None:
             other = names.setdefault(values[0], name)
             if other != name:
                 message = f"gives the labels {other!r} and {name!r} the same value {values[0]}"
-                raise _problem(path, "dataset-json", message, "give each label a value of its own")
+                raise _problem(path, "dataset-json", message, "give each label a unique value")
 
 
 def _file(name: Any) -> str:

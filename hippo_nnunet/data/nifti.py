@@ -1,4 +1,4 @@
-"""Read one NIfTI volume as nnU-Net will, and refuse what nnU-Net would misread in silence."""
+"""Read one NIfTI volume as nnU-Net does, and refuse what nnU-Net would silently misread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hippo_nnunet.data.finding import Finding, FoundProblem
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _CHUNK = 1 << 20
 AGAIN = "copy or download it again"
-"""The remedy for a file that is not whole."""
+"""Remedy for an incomplete file."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Volume:
 
     Args:
         path: its file.
-        array: the voxels as SimpleITK, and so nnU-Net, reads them; shape (z, y, x).
+        array: the voxels as read by SimpleITK and thus nnU-Net; shape (z, y, x).
         is_integer: whether the voxels are whole numbers by type, header scaling included.
-        non_finite: number of NaN and infinite voxels in the file; SimpleITK reads each as 0 without a word.
+        non_finite: number of NaN and infinite voxels in the file, which SimpleITK silently reads as 0.
         affine: nibabel's voxel-to-world matrix, shape (4, 4), for voxel indices (x, y, z), in mm, RAS+.
-        itk_affine: the same matrix as SimpleITK understands the header, shape (4, 4), in mm, RAS+.
+        itk_affine: the same matrix as SimpleITK reads it from the header, shape (4, 4), in mm, RAS+.
         spacing_mm: SimpleITK's spacing (x, y, z).
     """
 
@@ -51,10 +51,10 @@ class Volume:
 
 
 def read_volume(path: Path, case: str | None = None) -> Volume:
-    """Read a NIfTI file whole, with its integrity and its header checked first.
+    """Check a NIfTI file's integrity and header, and read it.
 
-    SimpleITK reads a truncated file without complaint and fills the rest with whatever was in memory, so the length
-    and, for ``.nii.gz``, gzip's own checksum are verified here. It reads NaN and infinity as 0, so nibabel counts them.
+    SimpleITK fills a truncated file with uninitialised memory, so the length and, for ``.nii.gz``, gzip's checksum are
+    verified here. It reads NaN and infinity as 0, so they are counted with nibabel.
 
     Args:
         path: a ``.nii.gz`` or ``.nii`` file.
@@ -79,7 +79,7 @@ def read_volume(path: Path, case: str | None = None) -> Volume:
     if dtype.kind not in "iuf":
         raise problem("unreadable", f"voxel type {dtype}, expected real numbers", "save it as int16 or float32")
     affine = np.asarray(image.affine, dtype=np.float64)
-    with np.errstate(all="ignore"):  # of numbers at the edge of what a header holds
+    with np.errstate(all="ignore"):  # headers may hold extreme numbers
         volume_mm3 = np.linalg.det(affine[:3, :3])
     if not np.isfinite(affine).all() or not np.isfinite(volume_mm3) or volume_mm3 == 0:
         raise problem("affine", "the affine is not finite or flattens the image", "write a valid affine")
@@ -106,14 +106,14 @@ def read_volume(path: Path, case: str | None = None) -> Volume:
 
 
 def open_image(path: Path, case: str | None = None) -> nib.Nifti1Image:
-    """Open a NIfTI file, and see that it holds all the voxels that its header claims before anything is read.
+    """Open a NIfTI file and verify that it is as long as its header claims.
 
     Args:
         path: a ``.nii.gz`` or ``.nii`` file.
         case: the case id to name in a problem.
 
     Returns:
-        nibabel's image, its voxels not read.
+        nibabel's image, voxels not loaded.
 
     Raises:
         FoundProblem: the file is missing, empty, truncated, damaged, or no NIfTI image.
@@ -130,10 +130,10 @@ def open_image(path: Path, case: str | None = None) -> nib.Nifti1Image:
         length = _content_length(path)
         image = nib.load(path)
     except PermissionError as error:
-        raise problem("unreadable", f"cannot be read ({error.strerror})", "mend its permissions") from error
+        raise problem("unreadable", f"cannot be read ({error.strerror})", "correct its permissions") from error
     except (EOFError, zlib.error, OSError) as error:
         raise problem("unreadable", f"truncated or damaged ({error})") from error
-    except Exception as error:  # nibabel raises a family of its own for what is no image
+    except Exception as error:  # nibabel raises many kinds for files that are no images
         raise problem("unreadable", f"no NIfTI image ({' '.join(str(error).split())})") from error
     if not isinstance(image, nib.Nifti1Image):
         raise problem("unreadable", f"a {type(image).__name__}, no NIfTI image", "save it as .nii.gz")

@@ -1,4 +1,4 @@
-"""The header of an input image, byte by byte, and a label image built upon it."""
+"""The exact header of an input image, and label images with the same header."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from hippo_nnunet.errors import DataError
 
 CHANGED_FIELDS = ("datatype", "bitpix", "scl_slope", "scl_inter", "cal_max", "cal_min")
-"""The fields that differ between an input image and its label image: they tell how voxels are stored and shown."""
+"""Fields that differ between an input image and its label image: storage and display of the voxels."""
 
 _HEADER_BYTES = 348
 _LARGEST_OFFSET = 2**26
@@ -75,10 +75,10 @@ class InputHeader:
         return problems
 
     def agrees(self, affine: np.ndarray) -> bool:
-        """Say whether an image of this shape with another affine lies in the same place.
+        """Return whether an image of this shape with another affine has the same position.
 
-        ITK and nibabel prefer different ones of sform and qform, so either will do, and where neither is coded also
-        ITK's reading of the bare voxel size.
+        ITK and nibabel prefer different ones of sform and qform, so either may match; if neither is coded, also ITK's
+        interpretation of the voxel size.
 
         Args:
             affine: 4x4, voxel to RAS in mm.
@@ -106,7 +106,7 @@ def byte_order(header: bytes) -> str:
 
 
 def read_input_header(path: Path) -> InputHeader:
-    """Read what stands before the voxels of an image.
+    """Read everything before the voxels of an image.
 
     Args:
         path: Single-file NIfTI-1 image, `.nii.gz`.

@@ -1,4 +1,4 @@
-"""Name the cases of a dataset that differ from the rest, and say in what."""
+"""Find outliers among the cases of a dataset."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from hippo_nnunet.data.exploration_case import AXES, DIRECTIONS, TOTAL
 
 THRESHOLD = 3.5
 MINIMUM_CASES = 8
-# A label that at least so many cases have is expected in all of them.
+# A label present in this share of cases is expected in all.
 _COMMON = 0.95
 
 
 @dataclass(frozen=True)
 class Outlier:
-    """One quantity in which a case stands apart.
+    """One quantity in which a case is an outlier.
 
     Args:
         case: the case.
         quantity: what was measured.
-        reason: the value, its unit, the median, and the robust z-score or what else is odd.
+        reason: the value, its unit, the median, and the robust z-score; or that a label is missing.
         z: the robust z-score; infinite for a label that nearly all others have.
     """
 
@@ -43,7 +43,7 @@ class Screening:
 
     Args:
         z: robust z-scores, a row for each case, a column for each quantity; NaN where a case has no value.
-        outliers: those beyond the threshold, the furthest case first, and within a case the furthest quantity.
+        outliers: those beyond the threshold; the most extreme case first, within a case the most extreme quantity.
         expected: how many of them are to be expected by chance if every quantity were normally distributed.
     """
 
@@ -53,11 +53,11 @@ class Screening:
 
     @property
     def cases(self) -> list[str]:
-        """The outlying cases, the furthest first."""
+        """The outlying cases, the most extreme first."""
         return list(dict.fromkeys(outlier.case for outlier in self.outliers))
 
     def reasons(self, case: str) -> list[str]:
-        """Return why a case is one of them, the furthest first; empty for one that is none."""
+        """Return the reasons of a case, the most extreme first; empty if it is no outlier."""
         return [outlier.reason for outlier in self.outliers if outlier.case == case]
 
 
@@ -96,7 +96,7 @@ def robust_z(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def screen(exploration: Exploration, threshold: float = THRESHOLD) -> Screening:
-    """Screen every case for sizes, spacings, intensities, volumes, shares and places unlike the others'.
+    """Screen every case for outlying sizes, spacings, intensities, volumes, shares and positions.
 
     Args:
         exploration: the measurements.
@@ -110,13 +110,13 @@ def screen(exploration: Exploration, threshold: float = THRESHOLD) -> Screening:
     cases = exploration.cases.case
     for quantity in _quantities(exploration):
         values = quantity.values.reindex(cases.index).to_numpy(float)
-        compared = np.log10(np.where(values > 0, values, np.nan)) if quantity.logarithmic else values
-        z = robust_z(compared)
+        scaled = np.log10(np.where(values > 0, values, np.nan)) if quantity.logarithmic else values
+        z = robust_z(scaled)
         columns[quantity.name] = z
-        if np.isfinite(compared).sum() < MINIMUM_CASES:
+        if np.isfinite(scaled).sum() < MINIMUM_CASES:
             continue
-        tested += int(np.isfinite(compared).sum()) if np.nanmax(np.abs(z)) > 0 else 0
-        median = float(np.nanmedian(values[np.isfinite(compared)]))
+        tested += int(np.isfinite(scaled).sum()) if np.nanmax(np.abs(z)) > 0 else 0
+        median = float(np.nanmedian(values[np.isfinite(scaled)]))
         for index in np.flatnonzero(np.abs(z) > threshold):
             found.append(_outlier(cases.iloc[index], quantity, float(values[index]), median, float(z[index])))
     found.extend(_missing_labels(exploration))
@@ -128,7 +128,7 @@ def screen(exploration: Exploration, threshold: float = THRESHOLD) -> Screening:
 
 
 def typical_case(exploration: Exploration, screening: Screening) -> str:
-    """Return the case nearest to the median in everything: a labelled one, and no outlier, where there is one."""
+    """Return the case nearest to the median in all quantities; if possible a labelled one and no outlier."""
     candidates = exploration.labelled if len(exploration.labelled) else exploration.cases
     filled = candidates[candidates[f"volume_mm3_{TOTAL}"] > 0] if len(exploration.labelled) else candidates
     names = list((filled if len(filled) else candidates).case)
@@ -143,7 +143,7 @@ def _outlier(case: str, quantity: _Quantity, value: float, median: float, z: flo
 
 
 def readable(value: float) -> str:
-    """Write a number for people: three digits, or all before the point, in groups of three."""
+    """Format a number with three significant digits, from 100 as an integer with thousands separators."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -157,7 +157,7 @@ def _quantities(exploration: Exploration) -> Iterator[_Quantity]:
         if exploration.normalisation(index) != "ZScoreNormalization":
             yield _Quantity(f"median intensity of {name}", "", cases[f"channel{index}_p50"])
             continue
-        # The scale of such an image is the scanner's, and normalisation removes it.
+        # The image's scale is arbitrary and removed by the z-score.
         for column, words in (("p00_5", "0.5th"), ("p99_5", "99.5th")):
             values = pd.Series(exploration.z_scored(index, column), cases.index)
             yield _Quantity(f"{words} percentile of {name} after z-score", "SD", values)

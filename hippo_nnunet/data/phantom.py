@@ -1,6 +1,6 @@
-"""One synthetic case in the manner of Task04: a curved head-and-tail structure among things of its own brightness.
+"""One synthetic case like those of Task04: a curved head-and-tail structure among others of equal brightness.
 
-Axes are those of the real data: x to the right, y to the front, z up, voxels of 1 mm, arrays indexed [x, y, z].
+Axes as in the real data: x to the right, y to the front, z up, voxels of 1 mm, arrays indexed [x, y, z].
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Tube:
 
 
 def make_case(rng: np.random.Generator) -> PhantomCase:
-    """Draw one case; everything about it, size included, comes from the generator.
+    """Draw one case, including its size.
 
     Args:
         rng: the only source of randomness.
@@ -67,7 +67,7 @@ def make_case(rng: np.random.Generator) -> PhantomCase:
     upper = (structure.centre + structure.radius[:, None]).max(axis=0)
     margins = rng.uniform((3.5, 3.0, 3.0), (7.5, 6.5, 6.5), size=(2, 3))
     shape = np.clip(np.round(upper - lower + margins.sum(axis=0)).astype(int), SMALLEST, LARGEST)
-    # Where clipping took or gave room, both sides share it in proportion.
+    # Both sides share in proportion what clipping adds or removes.
     origin = lower - (shape - (upper - lower)) * margins[0] / margins.sum(axis=0)
     grid = np.ix_(*(np.arange(size) + start for size, start in zip(shape, origin, strict=True)))
 
@@ -156,7 +156,7 @@ def _tissue(
     mix(_distance(grid, _Tube(sulcus, np.full(len(sulcus), rng.uniform(0.8, 1.8)))), _FLUID)
     for _ in range(4):
         mix(ball(anywhere(), rng.uniform(2, 4)), _FLUID)
-    # A thin sheet of white matter parts the structure from what lies around it; it is missing in places.
+    # A thin sheet of white matter, with gaps, separates the structure from its surroundings.
     mix(distance - rng.uniform(0.9, 1.5) - 0.5 * _smooth_field(rng, shape, 3.0), 0.92)
     mix(distance, _GREY + rng.normal(0, 0.02))
     texture: Array = image + 0.03 * _smooth_field(rng, shape, 1.0)

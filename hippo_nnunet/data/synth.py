@@ -31,10 +31,10 @@ def make_phantom(
 ) -> Path:
     """Write a phantom dataset in the form of Task04_Hippocampus.
 
-    Case n of a seed is the same, byte for byte, however many cases are asked for.
+    Case n of a seed has the same bytes for every number of cases.
 
     Args:
-        target_dir: the folder that gets the task folder.
+        target_dir: parent of the task folder.
         num_training: labelled cases, 1 to 900.
         num_test: images without label, 0 to 99.
         seed: chooses the cases; at least 0.
@@ -98,6 +98,6 @@ def _write(path: Path, array: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
     image.header.set_xyzt_units("mm")
-    # A gzip header normally holds the time, which would make equal files differ.
+    # Without the time that a gzip header normally holds, equal images give equal files.
     with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as stream:
         stream.write(image.to_bytes())

@@ -128,7 +128,7 @@ ROWS = (
     Bad(
         "label with fractions",
         CONVERT,
-        ("no whole numbers: 0.5", "nearest neighbour"),
+        ("not integers: 0.5", "nearest neighbour"),
         (image(LABEL, _labels(0.5, np.float32)),),
     ),
     Bad(
@@ -146,7 +146,7 @@ ROWS = (
     Bad(
         "case id that only differs by capitals",
         CHECK,
-        ("is also that of", "an id of its own"),
+        ("is also that of", "a unique id"),
         (image("{task}/imagesTs/PHANTOM_002.nii.gz", ONES),),
         on_stdout=True,
     ),

@@ -136,13 +136,13 @@ ROWS = (
     Bad(
         "image without a name",
         "predict --input {base}/.nii.gz --output {out} --model {model}",
-        ("{base}/.nii.gz", "no name", "call it"),
+        ("{base}/.nii.gz", "no name", "rename it"),
         (text("{base}/.nii.gz", ""),),
     ),
     Bad(
         "image of two endings",
         PREDICT,
-        ("both channel 0000 of case phantom_901", "take one away"),
+        ("both channel 0000 of case phantom_901", "remove one"),
         (text("{images}/phantom_901.nii", "x"),),
     ),
     Bad(

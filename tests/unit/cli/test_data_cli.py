@@ -84,8 +84,14 @@ def test_convert_writes_where_the_user_said(tmp_path: Path, monkeypatch: pytest.
     assert seen == [(Path("a.tar"), expected, 9, False)]
 
 
-def test_fetch_options_are_the_published_archive() -> None:
-    from hippo_nnunet.cli import data as command
-    from hippo_nnunet.data import fetch
+def test_fetch_gets_the_published_archive_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[tuple[str, str]] = []
 
-    assert (command._URL, command._MD5) == (fetch.DEFAULT_URL, fetch.DEFAULT_MD5)
+    def fetched(folder: Path, url: str, md5: str, **options: object) -> Path:
+        seen.append((url.rsplit("/", 1)[-1], md5))
+        return folder / "there.tar"
+
+    monkeypatch.setattr("hippo_nnunet.data.fetch.fetch_task04", fetched)
+    result = runner.invoke(app, ["fetch", "--output", str(tmp_path)])
+    assert (result.exit_code, result.stdout.strip()) == (0, str(tmp_path / "there.tar"))
+    assert seen == [("Task04_Hippocampus.tar", "9d24dba78a72977dbd1d2e110310f31b")]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hippo_nnunet.data.fetch import fetch_task04
+from hippo_nnunet.data.fetch import Retry, fetch_task04
 from hippo_nnunet.errors import ConfigError, DataError
 
 CONTENT = bytes(range(256)) * 1200
@@ -79,8 +79,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def fetch(server: Server, folder: Path, *behaviour: str, **options: object) -> Path:
     server.behaviour = list(behaviour) or ["right"]
-    arguments = {"md5": MD5, "attempts": 4, "pause_s": 0.0, "timeout_s": 5.0} | options
-    return fetch_task04(folder, url=server.url, **arguments)  # type: ignore[arg-type]
+    retry = Retry(attempts=options.pop("attempts", 4), pause_s=0.0, timeout_s=5.0)  # type: ignore[arg-type]
+    return fetch_task04(folder, server.url, retry=retry, **{"md5": MD5, **options})  # type: ignore[arg-type]
 
 
 def names(folder: Path) -> list[str]:
@@ -184,7 +184,7 @@ def test_gives_up(server: Server, tmp_path: Path) -> None:
 
 def test_nobody_answers(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="connection failed"):
-        fetch_task04(tmp_path, url="http://127.0.0.1:1/a.tar", attempts=2, pause_s=0)
+        fetch_task04(tmp_path, "http://127.0.0.1:1/a.tar", MD5, retry=Retry(attempts=2, pause_s=0))
 
 
 def test_length_alone_where_there_is_no_checksum(server: Server, tmp_path: Path) -> None:
@@ -210,4 +210,4 @@ def test_target_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["", "ftp://a/b.tar", "https://host", "https://host/", "/tmp/a.tar", "https://host/.."])
 def test_address_that_cannot_be_right(tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigError, match="--url"):
-        fetch_task04(tmp_path, url=url)
+        fetch_task04(tmp_path, url, MD5)
