@@ -1,4 +1,4 @@
-"""`hippo-nnunet clip`: fetch the weights of a CLIP encoder, and see which are at hand."""
+"""`hippo-nnunet clip`: download the weights of a CLIP encoder, and list which are available here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Fetch CLIP encoders, and see which are at hand.", no_args_is_help=True)
+from hippo_nnunet.cli.options import Json
+
+app = typer.Typer(help="Download CLIP encoders, and list which are available.", no_args_is_help=True)
 
 
 @app.command()
@@ -19,15 +21,15 @@ def fetch(
         str | None, typer.Option(help="open_clip's tag [default: HIPPO_CLIP_WEIGHTS or openai].")
     ] = None,
 ) -> None:
-    """Download an encoder's weights into the cache unless they are there; loads them to be sure, prints their path."""
+    """Download an encoder's weights into the cache if they are missing, load them as a check; prints their path."""
     from hippo_nnunet.clip.encoder import fetch_encoder
 
     typer.echo(fetch_encoder(model, weights))
 
 
 @app.command()
-def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show the cache's location, and of each encoder: whether it is at hand, size, SHA-256, length of an embedding."""
+def info(as_json: Json = False) -> None:
+    """Show the cache's location and, for each encoder, availability, size, SHA-256 and length of an embedding."""
     from dataclasses import asdict
 
     from rich.console import Console
@@ -35,7 +37,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
     from hippo_nnunet.clip.encoder import inventory
     from hippo_nnunet.clip.weights import cache_folder
 
-    with Console(stderr=True).status("loading the encoders at hand"):
+    with Console(stderr=True).status("loading the available encoders"):
         rows = inventory()
     if as_json:
         typer.echo(json.dumps({"cache": str(cache_folder()), "encoders": [asdict(row) for row in rows]}, indent=2))

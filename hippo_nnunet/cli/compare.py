@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hippo_nnunet.cli.options import Coverage, ExperimentRoot
+
 
 def compare(
     experiment: Annotated[Path, typer.Argument(help="Folder of the experiment.")],
@@ -15,26 +17,22 @@ def compare(
     ] = "dice",
     rope: Annotated[
         float | None,
-        typer.Option("--rope", help="Differences up to this do not matter. Default: 0.005; to be given for mm."),
+        typer.Option("--rope", help="Negligible difference. Default: 0.005; required for metrics in mm."),
     ] = None,
     baseline: Annotated[
         str | None,
-        typer.Option("--baseline", help="Variant that the others are compared with. Default: UNet, else every two."),
+        typer.Option("--baseline", help="Variant to compare the others with. Default: UNet, else every pair."),
     ] = None,
     against: Annotated[
         Path | None, typer.Option("--against", help="Published Dice per case: CSV file with case, <method>_<label>.")
     ] = None,
     volumes: Annotated[
         bool,
-        typer.Option("--volumes", help="Also: do the ensemble's volume intervals hold, do flags find the worst cases?"),
+        typer.Option("--volumes", help="Also check the volumes' intervals, and whether flags find the worst cases."),
     ] = False,
-    coverage: Annotated[
-        float, typer.Option("--coverage", help="With --volumes: share of true volumes that intervals shall hold.")
-    ] = 0.9,
+    coverage: Coverage = 0.9,
     json_: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-    root: Annotated[
-        Path | None, typer.Option("--root", help="nnU-Net's root folder, if the experiment was run with one.")
-    ] = None,
+    root: ExperimentRoot = None,
 ) -> None:
     """Compare variants and configurations on identical folds: better, worse, equivalent, or cannot tell."""
     from hippo_nnunet.analysis.compare import as_json, compare_experiment, keep_scores_and_times, write_comparison

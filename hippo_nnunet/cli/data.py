@@ -1,4 +1,4 @@
-"""`hippo-nnunet data`: fetch, synthesise, check and convert datasets."""
+"""`hippo-nnunet data`: download, synthesise, check and convert datasets."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Annotated
 
 import typer
 
+from hippo_nnunet.cli.options import Json, Overwrite, Root
+
 app = typer.Typer(help="Get, check and convert datasets.", no_args_is_help=True)
 
 _URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar"
 _MD5 = "9d24dba78a72977dbd1d2e110310f31b"
 
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-
 
 @app.command()
 def fetch(
-    output: Annotated[Path, typer.Option(help="Folder to download to.")],
-    url: Annotated[str, typer.Option(help="Address of the archive.")] = _URL,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to download to.")],
+    url: Annotated[str, typer.Option(help="URL of the archive.")] = _URL,
     md5: Annotated[str, typer.Option(help="MD5 of the archive.")] = _MD5,
     overwrite: Overwrite = False,
 ) -> None:
@@ -30,13 +30,13 @@ def fetch(
 
 @app.command()
 def synth(
-    output: Annotated[Path, typer.Option(help="Folder that gets Task04_Phantom.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder in which Task04_Phantom is created.")],
     cases: Annotated[int, typer.Option(help="Labelled cases.")] = 20,
-    test_cases: Annotated[int, typer.Option(help="Test images without label.")] = 5,
-    seed: Annotated[int, typer.Option(help="Another seed makes other cases.")] = 0,
+    test_cases: Annotated[int, typer.Option(help="Test images without labels.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the random shapes.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a synthetic dataset in the form of Task04_Hippocampus; prints its path."""
+    """Write a synthetic dataset in the format of Task04_Hippocampus; prints its path."""
     from hippo_nnunet.data.synth import make_phantom
 
     typer.echo(make_phantom(output, cases, test_cases, seed, overwrite))
@@ -45,9 +45,9 @@ def synth(
 @app.command()
 def check(
     folder: Annotated[Path, typer.Argument(help="MSD task folder, or dataset folder of nnUNet_raw.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """List every problem of a dataset with file, finding and remedy; exit code 1 if one is an error."""
+    """List every problem of a dataset with file, finding and remedy; exit code 1 if any is an error."""
     from hippo_nnunet.data.check import check_dataset
     from hippo_nnunet.data.finding import findings_json, print_findings
 
@@ -63,11 +63,13 @@ def check(
 @app.command()
 def convert(
     source: Annotated[Path, typer.Argument(help="MSD task folder or .tar, such as Task04_Hippocampus.tar.")],
-    root: Annotated[Path, typer.Option(help="Writes into ROOT/nnUNet_raw, unless the variable nnUNet_raw is set.")],
-    dataset_id: Annotated[int | None, typer.Option(help="nnU-Net's dataset id [default: the task's number].")] = None,
+    root: Root = None,
+    dataset_id: Annotated[
+        int | None, typer.Option("--dataset-id", "-d", help="nnU-Net's dataset id. Default: the task's number.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Check an MSD task and write it as a dataset of nnUNet_raw; prints its path."""
+    """Check an MSD task and write it as a dataset into nnUNet_raw; prints its path."""
     from hippo_nnunet.data.convert import convert_msd
     from hippo_nnunet.nnunet.paths import folders_for
 

@@ -1,4 +1,4 @@
-"""`doctor`: what is wrong with this installation, and what to do about it."""
+"""`doctor`: problems of this installation, each with what to do about it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import Annotated
 
 import typer
 
-COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
+from hippo_nnunet.cli.options import Json
+
+COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red"}
 
 
 def doctor(
     root: Annotated[
         Path | None, typer.Option("--root", help='Check as after: eval "$(hippo-nnunet env --root DIR)".')
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check versions, folders, registration, what nnU-Net resolves, GPU, compiler, disk and memory.
 
-    Exit code 1 where any finding is an error.
+    Exit code 1 if any finding is an error.
     """
     from dataclasses import asdict
 
@@ -27,7 +29,7 @@ def doctor(
 
     from hippo_nnunet.doctor.installation import diagnose, survey
 
-    with Console(stderr=True).status("asking nnU-Net and torch"):
+    with Console(stderr=True).status("checking nnU-Net and torch"):
         findings = diagnose(survey(root))
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from hippo_nnunet.cli.options import (
+    FINAL,
+    Checkpoint,
+    Device,
+    ExperimentRoot,
+    Folds,
+    Overwrite,
+    TrustCheckpoint,
+    fold_numbers,
+    stdout_to_stderr,
+)
 
 
 def explain(
@@ -16,38 +26,31 @@ def explain(
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option("--model", help="Or: nnU-Net's model folder TRAINER__PLANS__CONFIGURATION, or a .hippo file."),
+        typer.Option("--model", "-m", help="Or: model folder TRAINER__PLANS__CONFIGURATION, or a .hippo file."),
     ] = None,
     input_: Annotated[
-        list[Path] | None, typer.Option("--input", help="With --model: image or folder of images; may be repeated.")
+        list[Path] | None,
+        typer.Option("--input", "-i", help="With --model: image or folder of images; repeatable."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Folder to write. Default with an experiment: its folder 'explain'.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder to write. Default: 'explain' in the experiment's."),
     ] = None,
     labels: Annotated[
         Path | None, typer.Option("--labels", help="With --model: folder of the expert's labels, for error maps.")
     ] = None,
-    folds: Annotated[
-        str | None, typer.Option("--folds", help="With --model: such as 0,1,2, or all. Default: every fold.")
-    ] = None,
-    worst: Annotated[int, typer.Option("--worst", min=0, help="With an experiment: how many of the worst.")] = 3,
-    best: Annotated[int, typer.Option("--best", min=0, help="With an experiment: how many of the best.")] = 3,
+    folds: Folds = None,
+    worst: Annotated[int, typer.Option("--worst", min=0, help="With an experiment: number of worst cases.")] = 3,
+    best: Annotated[int, typer.Option("--best", min=0, help="With an experiment: number of best cases.")] = 3,
     prompt: Annotated[
         list[str] | None,
         typer.Option("--prompt", help="CLASS=DESCRIPTION: show what this text changes; may be repeated."),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto (CUDA if there is a device), cpu, cuda, mps.")] = "auto",
-    checkpoint: Annotated[
-        str, typer.Option("--checkpoint", help="File in each fold's folder.")
-    ] = "checkpoint_final.pth",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace explanations that are there.")] = False,
-    root: Annotated[
-        Path | None,
-        typer.Option("--root", help="With an experiment: nnU-Net's root folder, if it was run with one."),
-    ] = None,
-    trust_checkpoint: Annotated[
-        bool, typer.Option("--trust-checkpoint", help="Load a checkpoint that could run code: you trust its author.")
-    ] = False,
+    device: Device = "auto",
+    checkpoint: Checkpoint = FINAL,
+    overwrite: Overwrite = False,
+    root: ExperimentRoot = None,
+    trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
     """Attention, similarity and error maps as NIfTI and figures. Prints the files written."""
     if (model is None) == (experiment is None):
@@ -56,10 +59,7 @@ def explain(
         raise typer.BadParameter("--model needs --input and --output")
     if experiment is not None and (input_ or labels or folds):
         raise typer.BadParameter("--input, --labels and --folds go with --model; an experiment knows its own")
-    try:
-        chosen_folds = None if folds is None else [f if f == "all" else int(f) for f in folds.split(",")]
-    except ValueError:
-        raise typer.BadParameter("give numbers such as 0,1,2, or all", param_hint="--folds") from None
+    numbers = fold_numbers(folds)
     prompts: dict[str, list[str]] = {}
     for text in prompt or []:
         name, equals, description = text.partition("=")
@@ -70,12 +70,12 @@ def explain(
     from hippo_nnunet.pages.explanation.explain import Settings, explain_experiment, explain_images
 
     settings = Settings(device, checkpoint, prompts, overwrite, trust_checkpoint)
-    with contextlib.redirect_stdout(sys.stderr):  # nnU-Net prints
+    with stdout_to_stderr():
         if experiment is not None:
             written = explain_experiment(experiment, worst, best, output, root, settings)
         else:
             assert model is not None
             assert output is not None
-            written = explain_images(model, input_ or [], output, chosen_folds, labels, settings)
+            written = explain_images(model, input_ or [], output, numbers, labels, settings)
     for path in written:
         typer.echo(path)

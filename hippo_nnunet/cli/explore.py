@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from hippo_nnunet.cli.options import Overwrite
+
 
 def explore(
     source: Annotated[Path, typer.Argument(help="Dataset folder of nnUNet_raw, MSD task folder, or .tar of one.")],
-    output: Annotated[Path, typer.Option(help="Folder to write: page, figures, table.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier exploration.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for page, figures and table.")],
+    overwrite: Overwrite = False,
 ) -> None:
     """Show sizes, intensities, volumes, places and outliers of a dataset; prints the page's path."""
     from hippo_nnunet.pages.exploration.page import write_exploration

@@ -25,6 +25,7 @@ from hippo_nnunet.cli import (
     submit,
     train,
 )
+from hippo_nnunet.cli.options import NnunetStyle
 from hippo_nnunet.errors import HippoError
 
 app = typer.Typer(
@@ -53,7 +54,8 @@ for function in (
     compare.compare,
     report.report,
 ):
-    app.command(name=function.__name__.rstrip("_"))(function)
+    cls = NnunetStyle if function in (train.plan, train.train, predict.predict) else None
+    app.command(name=function.__name__.rstrip("_"), cls=cls)(function)
 
 
 def _print_version(requested: bool) -> None:

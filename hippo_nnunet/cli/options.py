@@ -14,7 +14,7 @@ Root = Annotated[
     Path | None, typer.Option("--root", help="Root folder for those of nnU-Net's folders whose variable is unset.")
 ]
 ExperimentRoot = Annotated[
-    Path | None, typer.Option("--root", help="nnU-Net's root folder, if the experiment was run with one.")
+    Path | None, typer.Option("--root", help="nnU-Net's root folder, if not the experiment's own nor the variables'.")
 ]
 Dataset = Annotated[str, typer.Option("--dataset", "-d", help="Id or name: 4, Dataset004_Hippocampus.")]
 Preset = Annotated[
@@ -54,18 +54,28 @@ def stdout_to_stderr() -> contextlib.redirect_stdout[Any]:
     return contextlib.redirect_stdout(sys.stderr)
 
 
-class SpacedLists(TyperCommand):
-    """A command without arguments that reads lists as nnU-Net does, too: `-f 0 1 2` for `-f 0,1,2`."""
+class NnunetStyle(TyperCommand):
+    """A command without arguments that also reads what users of nnU-Net's commands type: see LISTS and SPELLINGS."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Join the values of folds and configurations with commas."""
-        joined: list[str] = []
+        """Translate nnU-Net's spellings of options, and join the values of lists: `-f 0 1 2` is `-f 0,1,2`."""
+        words: list[str] = []
         for word in args:
-            if len(joined) > 1 and joined[-2] in _LISTS and not word.startswith("-"):
-                joined[-1] += f",{word}"
+            if len(words) > 1 and words[-2] in LISTS and not word.startswith("-"):
+                words[-1] += f",{word}"
             else:
-                joined.append(word)
-        return super().parse_args(ctx, joined)
+                words.append(SPELLINGS.get(word, word))
+        return super().parse_args(ctx, words)
 
 
-_LISTS = ("-f", "--folds", "-c", "--configurations")
+LISTS = ("-f", "--folds", "-c", "--configurations")
+SPELLINGS = {
+    "--disable_checkpointing": "--disable-checkpointing",
+    "--disable_tta": "--no-mirroring",
+    "--save_probabilities": "--save-probabilities",
+    "--val": "--validation-only",
+    "--val_best": "--validate-best",
+    "-num_gpus": "--num-gpus",
+    "-pretrained_weights": "--pretrained-weights",
+}
+"""nnU-Net's long options to ours; the short ones are options of their own."""

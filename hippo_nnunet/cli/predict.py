@@ -2,62 +2,78 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hippo_nnunet.cli.options import (
+    FINAL,
+    Checkpoint,
+    Coverage,
+    Device,
+    ExperimentRoot,
+    Folds,
+    Overwrite,
+    TrustCheckpoint,
+    fold_numbers,
+    stdout_to_stderr,
+)
+
 
 def predict(
-    input_: Annotated[list[Path], typer.Option("--input", help="Folder of images, or an image; may be repeated.")],
-    output: Annotated[Path, typer.Option("--output", help="Folder that gets the segmentations.")],
+    input_: Annotated[list[Path], typer.Option("--input", "-i", help="Folder of images, or an image; repeatable.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the segmentations.")],
     model: Annotated[
         list[Path] | None,
         typer.Option(
             "--model",
+            "-m",
             help="nnU-Net's model folder TRAINER__PLANS__CONFIGURATION, or a .hippo file; several: an ensemble.",
         ),
     ] = None,
     experiment: Annotated[
-        Path | None, typer.Option("--experiment", help="Or: folder of an experiment, for the ensemble it has chosen.")
+        Path | None,
+        typer.Option("--experiment", help="Or: folder of an experiment, for its ensemble."),
     ] = None,
-    folds: Annotated[
-        str | None,
-        typer.Option("--folds", help="Such as 0,1,2; 'all' is nnU-Net's fold of that name. Default: every fold."),
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", "-d", help="Or: id or name of the dataset of a model in nnUNet_results.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto (CUDA if there is a device), cpu, cuda, mps.")] = "auto",
-    checkpoint: Annotated[
-        str, typer.Option("--checkpoint", help="File in each fold's folder.")
-    ] = "checkpoint_final.pth",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace segmentations that are there.")] = False,
+    configuration: Annotated[
+        str | None, typer.Option("--configuration", "-c", help="With --dataset: such as 2d or 3d_fullres.")
+    ] = None,
+    trainer: Annotated[
+        str | None, typer.Option("--trainer", "-tr", help="With --dataset: needed where several were trained.")
+    ] = None,
+    plans: Annotated[
+        str | None, typer.Option("--plans", "-p", help="With --dataset: needed where several were trained with.")
+    ] = None,
+    folds: Folds = None,
+    device: Device = "auto",
+    checkpoint: Checkpoint = FINAL,
+    overwrite: Overwrite = False,
     save_probabilities: Annotated[
-        bool, typer.Option("--save-probabilities", help="Also write <case>.npz and .pkl, as nnU-Net does.")
+        bool,
+        typer.Option("--save-probabilities", help="Also write <case>.npz and .pkl, as nnU-Net does."),
     ] = False,
     no_mirroring: Annotated[
-        bool, typer.Option("--no-mirroring", help="Do not average over mirrored images: faster, a little worse.")
+        bool,
+        typer.Option("--no-mirroring", help="Do not average over mirrored images: faster, a little worse."),
     ] = False,
     backend: Annotated[
         str,
         typer.Option(
-            "--backend", help="auto (on a CPU OpenVINO where installed, worth it and equal to torch), torch, openvino."
+            "--backend",
+            help="torch, openvino, or auto: on a CPU OpenVINO where it is installed, saves time and agrees with torch.",
         ),
     ] = "auto",
-    root: Annotated[
-        Path | None,
-        typer.Option("--root", help="With --experiment: nnU-Net's root folder, if the experiment was run with one."),
-    ] = None,
-    trust_checkpoint: Annotated[
-        bool, typer.Option("--trust-checkpoint", help="Load a checkpoint that could run code: you trust its author.")
-    ] = False,
+    root: ExperimentRoot = None,
+    trust_checkpoint: TrustCheckpoint = False,
     volumes: Annotated[
         Path | None,
         typer.Option("--volumes", help="Also write this table: volumes in mm3, intervals, flags (docs/volumetry.md)."),
     ] = None,
-    coverage: Annotated[
-        float, typer.Option("--coverage", help="With --volumes: share of true volumes that intervals shall hold.")
-    ] = 0.9,
+    coverage: Coverage = 0.9,
     calibration: Annotated[
         Path | None,
         typer.Option(
@@ -66,14 +82,13 @@ def predict(
     ] = None,
 ) -> None:
     """Segment NIfTI images; every image is checked first. Prints the files written."""
-    if bool(model) == (experiment is not None):
-        raise typer.BadParameter("give either --model or --experiment")
+    if [bool(model), experiment is not None, dataset is not None].count(True) != 1:
+        raise typer.BadParameter("give either --model or --experiment, or --dataset with --configuration")
+    if (dataset is None) != (configuration is None) or (dataset is None and (trainer or plans)):
+        raise typer.BadParameter("--dataset needs --configuration; --trainer and --plans go with them")
     if calibration is not None and volumes is None:
         raise typer.BadParameter("it is for --volumes, which is not given", param_hint="--calibration")
-    try:
-        chosen_folds = None if folds is None else [f if f == "all" else int(f) for f in folds.split(",")]
-    except ValueError:
-        raise typer.BadParameter("give numbers such as 0,1,2, or all", param_hint="--folds") from None
+    numbers = fold_numbers(folds)
 
     from hippo_nnunet.inference.predict import PredictOptions
     from hippo_nnunet.inference.predict import predict as predict_images
@@ -83,13 +98,17 @@ def predict(
         from hippo_nnunet.experiment.experiment import ensemble_models
 
         models, postprocessing = ensemble_models(experiment, root)
+    if dataset is not None and configuration is not None:
+        from hippo_nnunet.nnunet.paths import folders_for, trained_model
+
+        models = (trained_model(folders_for(root, {} if root else None), dataset, configuration, trainer, plans),)
     table = None
     if volumes is not None:
         from hippo_nnunet.analysis.predicted_volumes import prepare_volumes
 
         table = prepare_volumes(volumes, models, experiment, calibration, coverage, root, overwrite)
     options = PredictOptions(
-        chosen_folds,
+        numbers,
         device,
         checkpoint,
         overwrite,
@@ -101,7 +120,7 @@ def predict(
         trust_checkpoint=trust_checkpoint,
         observe=table.add if table else None,
     )
-    with contextlib.redirect_stdout(sys.stderr):  # nnU-Net prints
+    with stdout_to_stderr():
         written = predict_images(input_, output, models, options)
     for path in written:
         typer.echo(path)

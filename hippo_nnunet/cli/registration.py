@@ -8,24 +8,27 @@ from typing import Annotated
 
 import typer
 
+from hippo_nnunet.cli.options import Json
+
 
 def env(
     root: Annotated[
         Path | None, typer.Option("--root", help="Holds the nnU-Net folders whose variables are not set.")
     ] = None,
 ) -> None:
-    """Print the exports that nnU-Net wants, for: eval "$(hippo-nnunet env --root DIR)".
+    """Print nnU-Net's variables as exports, for: eval "$(hippo-nnunet env --root DIR)".
 
-    A variable that is set already keeps its value. The folders are created.
+    A variable that is already set keeps its value. The folders are created.
     """
     from hippo_nnunet.nnunet.paths import activate, environment, export_lines
 
+    values = environment(root)
     activate(root)
-    typer.echo(export_lines(environment(root)))
+    typer.echo(export_lines(values))
 
 
 def register() -> None:
-    """Make nnU-Net find our trainers and planners by name (one small file in each of two of its folders)."""
+    """Let nnU-Net find our trainers and planners by name, through one small file in each of two of its folders."""
     from hippo_nnunet.nnunet.registration import register as write_shims
 
     written = write_shims()
@@ -36,7 +39,7 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Remove what `register` wrote, and nothing else."""
+    """Remove the files that `register` wrote."""
     from hippo_nnunet.nnunet.registration import unregister as remove_shims
 
     removed = remove_shims()
@@ -47,7 +50,7 @@ def unregister() -> None:
 
 
 def list_(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the trainers, the recipe words that may follow a trainer's name, the planners and the CLIP models."""
     from hippo_nnunet.clip.models import CLIP_MODELS

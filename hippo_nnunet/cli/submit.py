@@ -7,28 +7,23 @@ from typing import Annotated
 
 import typer
 
+from hippo_nnunet.cli.options import Overwrite
+
 
 def submit(
-    predictions: Annotated[
-        Path | None, typer.Argument(help="Folder of predicted test cases, <case>.nii.gz.", show_default=False)
-    ] = None,
-    images: Annotated[
-        Path | None, typer.Option("--images", help="Folder of the test images (imagesTs).", show_default=False)
-    ] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="Archive to write, .zip.", show_default=False)] = None,
-    verify: Annotated[
-        Path | None, typer.Option("--verify", help="Archive to verify; nothing is written.", show_default=False)
-    ] = None,
+    predictions: Annotated[Path | None, typer.Argument(help="Folder of predicted test cases, <case>.nii.gz.")] = None,
+    images: Annotated[Path | None, typer.Option("--images", help="Folder of the test images (imagesTs).")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Archive to write, .zip.")] = None,
+    verify: Annotated[Path | None, typer.Option("--verify", help="Archive to verify; nothing is written.")] = None,
     dataset_json: Annotated[
         Path | None,
         typer.Option(
             "--dataset-json",
-            help="The task's dataset.json. [default: beside the predictions, or above the images]",
-            show_default=False,
+            help="The task's dataset.json. Default: beside the predictions, or above the images.",
         ),
     ] = None,
     task_name: Annotated[str, typer.Option("--task-name", help="Folder in the archive.")] = "Task04_Hippocampus",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an archive that is there.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write the submission archive from predictions, or verify one and list all that is wrong with it."""
     if images is None:

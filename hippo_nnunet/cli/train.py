@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Root = Annotated[
-    Path | None,
-    typer.Option("--root", help="nnU-Net's root folder, for those of its variables that are unset."),
-]
-Dataset = Annotated[str, typer.Option("--dataset", "-d", help="Id or name: 4, Dataset004_Hippocampus.")]
+from hippo_nnunet.cli.options import Dataset, Device, Preset, Root, TrustCheckpoint, stdout_to_stderr
+
+log = logging.getLogger(__name__)
 
 
 def plan(
     dataset: Dataset,
-    planner: Annotated[str, typer.Option("--planner", help="Ours or nnU-Net's.")] = "CompactPlanner",
+    planner: Annotated[
+        str | None, typer.Option("--planner", "-pl", help="Ours or nnU-Net's. Default: the preset's.")
+    ] = None,
+    preset: Preset = "auto",
     configurations: Annotated[
         str, typer.Option("--configurations", "-c", help="Configurations to preprocess, with commas.")
     ] = "2d,3d_fullres",
     processes: Annotated[
-        int | None, typer.Option("--processes", min=1, help="Worker processes. Default: one per CPU.")
+        int | None, typer.Option("--processes", "-np", min=1, help="Worker processes. Default: one per CPU.")
     ] = None,
     root: Root = None,
 ) -> None:
     """Fingerprint, plan, split and preprocess what is not done yet. Prints the plans' name."""
-    from hippo_nnunet.nnunet.api import plan_and_preprocess
+    from hippo_nnunet.experiment import presets
+    from hippo_nnunet.nnunet.api import plan_and_preprocess, resolve_device
     from hippo_nnunet.nnunet.paths import activate, folders_for
     from hippo_nnunet.nnunet.preprocessed import dataset_name
 
-    dataset_name(dataset, folders_for(root))  # before folders are made for one that is not there
+    dataset_name(dataset, folders_for(root))  # before folders are created for a dataset that does not exist
+    if planner is None:
+        if preset == presets.AUTO:
+            preset = presets.preset_for_device(resolve_device("auto"))
+        planner = presets.preset(preset).planner
+        log.info("preset %s: %s", preset, planner)
     activate(root)
     names = [name.strip() for name in configurations.split(",") if name.strip()]
-    with contextlib.redirect_stdout(sys.stderr):
+    with stdout_to_stderr():
         plans = plan_and_preprocess(dataset, planner, names, processes)
     typer.echo(plans)
 
@@ -44,9 +50,13 @@ def train(
     dataset: Dataset,
     configuration: Annotated[str, typer.Option("--configuration", "-c", help="Such as 2d or 3d_fullres.")],
     fold: Annotated[str, typer.Option("--fold", "-f", help="Index from 0, or all.")],
-    trainer: Annotated[str, typer.Option("--trainer", "-tr", help="A recipe name.")] = "AttentionUNetTrainer_fast",
-    plans: Annotated[str, typer.Option("--plans", "-p", help="Name of the plans.")] = "CompactPlans",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")] = "auto",
+    trainer: Annotated[
+        str | None,
+        typer.Option("--trainer", "-tr", help="A recipe name. Default: AttentionUNetTrainer by the preset."),
+    ] = None,
+    plans: Annotated[str | None, typer.Option("--plans", "-p", help="Plans. Default: the preset's.")] = None,
+    preset: Preset = "auto",
+    device: Device = "auto",
     npz: Annotated[bool, typer.Option("--npz/--no-npz", help="Keep the validation's softmax for ensembling.")] = True,
     validation_only: Annotated[bool, typer.Option("--validation-only", help="Validate a trained fold again.")] = False,
     validate_best: Annotated[
@@ -55,21 +65,28 @@ def train(
     pretrained_weights: Annotated[
         Path | None, typer.Option("--pretrained-weights", help="Checkpoint to start from.")
     ] = None,
-    trust_checkpoint: Annotated[
-        bool, typer.Option("--trust-checkpoint", help="Load weights that could run code: you trust their author.")
-    ] = False,
+    trust_checkpoint: TrustCheckpoint = False,
     num_gpus: Annotated[int, typer.Option("--num-gpus", min=1, help="GPUs of this training.")] = 1,
     disable_checkpointing: Annotated[
-        bool, typer.Option("--disable-checkpointing", help="Write no checkpoints, for tests.")
+        bool,
+        typer.Option("--disable-checkpointing", help="Write no checkpoints, for tests."),
     ] = False,
     root: Root = None,
 ) -> None:
-    """Train and validate one fold, from where it was left. Prints its folder."""
-    from hippo_nnunet.nnunet.api import TrainJob, train_fold
+    """Train and validate one fold; an interrupted training is resumed. Prints its folder."""
+    from hippo_nnunet.experiment import presets
+    from hippo_nnunet.nnunet.api import TrainJob, resolve_device, train_fold
     from hippo_nnunet.nnunet.paths import activate, folders_for
     from hippo_nnunet.nnunet.preprocessed import dataset_name
 
-    dataset_name(dataset, folders_for(root))  # before folders are made for one that is not there
+    folders = folders_for(root)
+    name = dataset_name(dataset, folders)  # before folders are created for a dataset that does not exist
+    if trainer is None or plans is None:
+        if preset == presets.AUTO:
+            preset = presets.preset_for_training(resolve_device(device), folders.preprocessed / name)
+        trainer = trainer or presets.trainer_name("AttentionUNet", preset)
+        plans = plans or presets.preset(preset).plans
+        log.info("preset %s: %s with %s", preset, trainer, plans)
     activate(root)
     job = TrainJob(
         dataset=dataset,
@@ -85,6 +102,6 @@ def train(
         validate_best=validate_best,
         disable_checkpointing=disable_checkpointing,
     )
-    with contextlib.redirect_stdout(sys.stderr):
+    with stdout_to_stderr():
         folder = train_fold(job, validation_only)
     typer.echo(folder)

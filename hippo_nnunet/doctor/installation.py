@@ -15,14 +15,21 @@ from typing import Literal
 from hippo_nnunet.doctor.probe import PLANNER, TRAINER, Probe, probe
 from hippo_nnunet.errors import DependencyError
 from hippo_nnunet.nnunet.paths import EXT_VARIABLE, FOLDER_VARIABLES, environment
-from hippo_nnunet.nnunet.registration import EXT_TRAINERS, Shim, shims
+from hippo_nnunet.nnunet.registration import EXT_TRAINERS, WITHOUT_REGISTRATION, Shim, shims
 
 GB = 1e9
 MINIMUM_DISK_GB = 2
 MINIMUM_MEMORY_GB = 4
 NNUNET_REQUIREMENT = "nnunetv2>=2.8.1,<2.9"
 
-Level = Literal["ok", "warning", "error"]
+Level = Literal["ok", "note", "warning", "error"]
+
+NEEDED_FOR = {
+    "nnUNet_raw": "data convert and plan",
+    "nnUNet_preprocessed": "plan and train",
+    "nnUNet_results": "train, predict --dataset and model import",
+}
+"""Variable to those of our commands that need it, or `--root`."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +38,9 @@ class Finding:
 
     Attributes:
         check: What was looked at.
-        level: `ok`; `warning`: works, with a limit; `error`: something will fail.
+        level: `ok`; `note`: some commands need it set first; `warning`: works with a restriction; `error`: will fail.
         finding: What was found.
-        remedy: What to do; empty where all is well.
+        remedy: What to do; empty for `ok`.
     """
 
     check: str
@@ -44,7 +51,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """All that the checks look at.
+    """Everything that the checks look at.
 
     Attributes:
         environ: Environment variables.
@@ -130,13 +137,14 @@ def check_nnunet(at: Surroundings) -> list[Finding]:
 
 
 def check_folders(at: Surroundings) -> list[Finding]:
-    """nnU-Net's three variables name folders that exist and can be written to."""
+    """nnU-Net's three variables, where they are set, name folders that exist and are writable."""
     return [_check_folder(variable, at.environ.get(variable, "")) for variable in FOLDER_VARIABLES]
 
 
 def _check_folder(variable: str, value: str) -> Finding:
     if not value:
-        return Finding(variable, "error", "not set", 'eval "$(hippo-nnunet env --root DIR)"')
+        needed = f"not set; needed for nnU-Net's own commands, {NEEDED_FOR[variable]}, not for run"
+        return Finding(variable, "note", needed, 'eval "$(hippo-nnunet env --root DIR)", or pass --root DIR')
     folder = Path(value).absolute()
     if folder.exists() and not folder.is_dir():
         return Finding(variable, "error", f"{folder} is a file", f"export {variable}=FOLDER")
@@ -144,10 +152,10 @@ def _check_folder(variable: str, value: str) -> Finding:
     if not os.access(existing, os.W_OK | os.X_OK):
         if existing == folder and variable == "nnUNet_raw" and os.access(folder, os.R_OK | os.X_OK):
             return Finding(
-                variable, "warning", f"{folder} can only be read", f"to add datasets, export {variable}=WRITABLE_FOLDER"
+                variable, "warning", f"{folder} is read-only", f"to add datasets, export {variable}=WRITABLE_FOLDER"
             )
         return Finding(
-            variable, "error", f"{existing} cannot be written to", f"chmod u+rwx, or export {variable}=WRITABLE_FOLDER"
+            variable, "error", f"{existing} is not writable", f"chmod u+rwx, or export {variable}=WRITABLE_FOLDER"
         )
     if existing != folder:
         return Finding(variable, "warning", f"{folder} does not exist yet", f"mkdir -p '{folder}'")
@@ -155,7 +163,7 @@ def _check_folder(variable: str, value: str) -> Finding:
 
 
 def check_disk(at: Surroundings) -> list[Finding]:
-    """The disks of nnU-Net's folders have room for data and checkpoints."""
+    """The disks of nnU-Net's folders have space for data and checkpoints."""
     folders = {_nearest_existing(Path(at.environ[v])) for v in FOLDER_VARIABLES if at.environ.get(v)}
     if not folders:
         return []
@@ -166,33 +174,36 @@ def check_disk(at: Surroundings) -> list[Finding]:
                 "disk",
                 "error",
                 f"{free_gb:.1f} GB free at {folder}, needed: {MINIMUM_DISK_GB} GB",
-                "make room, or move the nnU-Net folders to another disk",
+                "free some space, or move the nnU-Net folders to another disk",
             )
         ]
     return [Finding("disk", "ok", f"{free_gb:.0f} GB free at {folder}")]
 
 
 def check_registration(at: Surroundings) -> list[Finding]:
-    """nnU-Net can see our modules, by registration or by its variable for external trainers."""
+    """nnU-Net finds our classes, by registration or by its variable for external trainers.
+
+    Where its folders are read-only, nobody can register: that is no error, since there is another way.
+    """
     if not at.shims:
         return []
     if _is_registered(at):
         return [Finding("registration", "ok", "trainers and planners registered")]
     found = ", ".join(f"{shim.path} is {shim.state}" for shim in at.shims if shim.state != "current")
     if _sees_ext_trainers(at):
-        found += f"; {EXT_VARIABLE} shows the trainers alone"
-        return [Finding("registration", "warning", found, "hippo-nnunet register")]
-    return [Finding("registration", "error", found, "hippo-nnunet register")]
+        found += f"; {EXT_VARIABLE} makes the trainers available, not the planners"
+    return [Finding("registration", _unregistered_level(at), found, _remedy(at))]
 
 
 def check_trainer_lookup(at: Surroundings) -> list[Finding]:
     """nnU-Net resolves the name of a trainer to our class."""
-    return [_check_lookup(at, TRAINER, at.probe.trainer, at.probe.trainer_error, "hippo_nnunet.trainers.", "error")]
+    level: Level = "warning" if not _is_registered(at) and _is_read_only(at) else "error"
+    return [_check_lookup(at, TRAINER, at.probe.trainer, at.probe.trainer_error, "hippo_nnunet.trainers.", level)]
 
 
 def check_planner_lookup(at: Surroundings) -> list[Finding]:
-    """nnU-Net resolves the name of a planner to our class; without registration it cannot, and need not."""
-    level: Level = "warning" if _sees_ext_trainers(at) and not _is_registered(at) else "error"
+    """nnU-Net resolves the name of a planner to our class, which it can only after registration."""
+    level = "error" if _is_registered(at) else _unregistered_level(at)
     return [_check_lookup(at, PLANNER, at.probe.planner, at.probe.planner_error, "hippo_nnunet.planners.", level)]
 
 
@@ -202,9 +213,9 @@ def _check_lookup(at: Surroundings, name: str, found: str, error: str, package: 
         return Finding(check, "error", f"cannot ask nnU-Net: {at.probe.crash}", "reinstall what that error names")
     if not found:
         reinstall = f"reinstall hippo_nnunet and '{NNUNET_REQUIREMENT}'"
-        return Finding(check, level, error, reinstall if _is_registered(at) else "hippo-nnunet register")
+        return Finding(check, level, error, reinstall if _is_registered(at) else _remedy(at))
     if not found.startswith(package):
-        return Finding(check, "error", f"{found} answers in our place", "rename or remove that class")
+        return Finding(check, "error", f"{found} has the same name", "rename or remove that class")
     return Finding(check, "ok", found)
 
 
@@ -213,12 +224,12 @@ def check_accelerator(at: Surroundings) -> list[Finding]:
     if at.probe.accelerator:
         return [Finding("GPU", "ok", at.probe.accelerator)]
     if at.probe.crash:
-        return [Finding("GPU", "warning", "unknown, since torch could not be asked", "mend the look-up first")]
+        return [Finding("GPU", "warning", "unknown: torch could not be imported", "fix the look-up first")]
     if at.probe.cuda_build:
         found, remedy = f"none that torch (CUDA {at.probe.cuda_build}) can use", "check the driver with nvidia-smi"
     else:
         found, remedy = "none: this torch is built for the CPU", "see https://pytorch.org/get-started/locally/"
-    return [Finding("GPU", "warning", found, f"{remedy}; without a GPU use --device cpu and the preset laptop")]
+    return [Finding("GPU", "warning", found, f"{remedy}; without a GPU use --device cpu")]
 
 
 def check_compiler(at: Surroundings) -> list[Finding]:
@@ -242,12 +253,14 @@ def check_machine(at: Surroundings) -> list[Finding]:
         memory = Finding(
             "memory",
             "warning",
-            f"{at.memory_gb:.1f} GB free, advised: {MINIMUM_MEMORY_GB} GB",
+            f"{at.memory_gb:.1f} GB free, recommended: {MINIMUM_MEMORY_GB} GB",
             "close programs, or use the preset laptop and export nnUNet_n_proc_DA=2",
         )
     cores = Finding("CPU", "ok", f"{at.cpus} cores")
     if at.cpus < 2:
-        cores = Finding("CPU", "warning", "1 core: loading data and training take turns", "export nnUNet_n_proc_DA=0")
+        cores = Finding(
+            "CPU", "warning", "1 core, shared by data loading and training", "train with nnUNet_n_proc_DA=0"
+        )
     return [memory, cores]
 
 
@@ -290,6 +303,19 @@ def _nearest_existing(folder: Path) -> Path:
 
 def _is_registered(at: Surroundings) -> bool:
     return bool(at.shims) and all(shim.state == "current" for shim in at.shims)
+
+
+def _is_read_only(at: Surroundings) -> bool:
+    folders = {shim.path.parent for shim in at.shims if shim.state != "current"}
+    return any(folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK) for folder in folders)
+
+
+def _unregistered_level(at: Surroundings) -> Level:
+    return "warning" if _sees_ext_trainers(at) or _is_read_only(at) else "error"
+
+
+def _remedy(at: Surroundings) -> str:
+    return WITHOUT_REGISTRATION if _is_read_only(at) else "hippo-nnunet register"
 
 
 def _sees_ext_trainers(at: Surroundings) -> bool:

@@ -49,11 +49,11 @@ def dataset_name(dataset: int | str, folders: NnunetFolders) -> str:
     if not number and not DATASET_NAME.fullmatch(text):
         raise ConfigError(f"dataset '{text}' is neither an id (4) nor a name (Dataset004_Hippocampus)")
     pattern = f"Dataset{int(text):03d}_*" if number else "Dataset*"
-    there = {p.name for root in (folders.raw, folders.preprocessed) for p in root.glob(pattern) if p.is_dir()}
+    there = {p.name for root in folders.of_datasets for p in root.glob(pattern) if p.is_dir()}
     found = sorted(name for name in there if DATASET_NAME.fullmatch(name) and (number or name == text))
     if not found:
         raise ConfigError(
-            f"dataset '{text}' is not in {folders.raw}; convert it first: hippo-nnunet data convert SOURCE, "
+            f"dataset '{text}' is not in {folders.of_datasets[0]}; convert it first: hippo-nnunet data convert SOURCE, "
             "or check nnUNet_raw"
         )
     if len(found) > 1:

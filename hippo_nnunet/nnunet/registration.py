@@ -1,4 +1,4 @@
-"""Shows our trainers and planners to nnU-Net's look-up by name.
+"""Makes our trainers and planners visible to nnU-Net's look-up by name.
 
 nnU-Net finds a class by asking `hasattr(module, name)` of every module below its own trainer folder (or its
 `experiment_planning` folder), for every name that anyone looks up. `register` puts one small shim module into each of
@@ -28,8 +28,18 @@ from hippo_nnunet.training.recipes import is_ours
 EXT_TRAINERS = Path(__file__).with_name("ext_trainers")
 """The folder that `nnUNet_extTrainer` names; it holds the trainers' shim and nothing else."""
 
+EXT_VARIABLE = "nnUNet_extTrainer"
+"""nnU-Net's variable with the folders in which it looks for trainers besides its own."""
+
 MARKER = "`hippo-nnunet register` writes it"
 """Stands in the first line of a shim: what does not hold it is not ours, and is never touched."""
+
+WITHOUT_REGISTRATION = (
+    f'trainers: eval "$(hippo-nnunet env --root DIR)" sets {EXT_VARIABLE}, in which nnU-Net finds them; '
+    "planners: hippo-nnunet plan -d ID -pl AttentionUNetPlanner plans for nnU-Net's other commands, "
+    "and needs no registration"
+)
+"""What to do where nnU-Net's folders are read-only."""
 
 State = Literal["absent", "current", "outdated", "foreign"]
 
@@ -38,11 +48,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shim:
-    """One module that belongs into a folder of nnU-Net.
+    """One module in a folder of nnU-Net.
 
     Attributes:
-        path: Where it belongs.
-        text: What it must hold.
+        path: The file.
+        text: Its content.
     """
 
     path: Path
@@ -50,7 +60,7 @@ class Shim:
 
     @property
     def state(self) -> State:
-        """What lies at `path`: nothing, this text, another text of ours, or a file that is not ours."""
+        """What is at `path`: no file, this text, an older text of ours, or a file that is not ours."""
         if not self.path.exists():
             return "absent"
         found = self.path.read_text(encoding="utf-8", errors="replace")
@@ -63,7 +73,7 @@ def trainer_attribute(name: str) -> Any:
     """Answer nnU-Net's look-up of a trainer; the `__getattr__` of the trainers' shim.
 
     Args:
-        name: Whatever is asked of the shim module: trainer names, ours or not, and dunder names.
+        name: Any attribute of the shim module: trainer names, ours or not, and dunder names.
 
     Returns:
         The class of that name in `hippo_nnunet.trainers`.
@@ -82,7 +92,7 @@ def planner_attribute(name: str) -> Any:
     """Answer nnU-Net's look-up of a planner; the `__getattr__` of the planners' shim.
 
     Args:
-        name: Whatever is asked of the shim module: planners and fingerprint extractors, ours or not, dunder names.
+        name: Any attribute of the shim module: planners and fingerprint extractors, ours or not, dunder names.
 
     Returns:
         The class of that name in `hippo_nnunet.planners`.
@@ -106,7 +116,7 @@ def _forward(module: str, name: str) -> Any:
 
 
 def shims(nnunet_root: Path | None = None) -> tuple[Shim, Shim]:
-    """Return the trainers' and the planners' shim, each with the place where it belongs.
+    """Return the trainers' and the planners' shim.
 
     Args:
         nnunet_root: Folder of the package `nnunetv2`; None for the installed one.
@@ -136,13 +146,13 @@ def find_nnunet() -> Path:
 
 
 def register(nnunet_root: Path | None = None) -> list[Path]:
-    """Write both shims into nnU-Net's folders; what is already right stays as it is.
+    """Write both shims into nnU-Net's folders; a current one is left alone.
 
     Args:
         nnunet_root: Folder of the package `nnunetv2`; None for the installed one.
 
     Returns:
-        The files that were written; empty where both were in place.
+        The files that were written; empty if both were current.
 
     Raises:
         ConfigError: A folder cannot be written to, or a file of that name is not ours.
@@ -164,8 +174,7 @@ def register(nnunet_root: Path | None = None) -> list[Path]:
         except OSError as error:
             raise ConfigError(
                 f"cannot write {shim.path}: {error.strerror}. Install nnU-Net into an environment of your own, or do "
-                'without registering: eval "$(hippo-nnunet env --root DIR)" shows nnU-Net the trainers, and '
-                "'hippo-nnunet plan' uses the planners"
+                f"without registration. {WITHOUT_REGISTRATION[0].upper()}{WITHOUT_REGISTRATION[1:]}"
             ) from error
     return [shim.path for shim in missing]
 

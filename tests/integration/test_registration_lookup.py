@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from hippo_nnunet.nnunet.paths import EXT_VARIABLE, FOLDER_VARIABLES
 from hippo_nnunet.nnunet.registration import EXT_TRAINERS, find_nnunet, register
 
 LOOK_UPS = """
@@ -122,6 +123,42 @@ def test_external_trainers(plain: Path) -> None:
     assert found["AttentionUNetPlanner"] is None
 
 
+@pytest.mark.slow
+def test_planning_and_training_without_registration(plain: Path, tmp_path: Path) -> None:
+    """What the message of `register` in a read-only nnU-Net advises."""
+    program = "from hippo_nnunet.cli.main import main; main()"
+    train = "from nnunetv2.run.run_training import run_training_entry as run; run()"
+    folders = {variable: str(tmp_path / variable) for variable in FOLDER_VARIABLES}
+    small = {"OMP_NUM_THREADS": "1", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
+
+    def succeeds(code: str, *arguments: object, **environ: str) -> str:
+        done = python(plain, code, *map(str, arguments), **small, **environ)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    succeeds(program, "data", "synth", "-o", tmp_path, "--cases", 5, "--test-cases", 1)
+    task = tmp_path / "Task04_Phantom"
+    succeeds(program, "data", "convert", task, nnUNet_raw=folders["nnUNet_raw"])
+    of_planning = {name: folders[name] for name in ("nnUNet_raw", "nnUNet_preprocessed")}
+    planned = succeeds(program, "plan", "-d", 4, "-c", "2d", "-pl", "AttentionUNetPlanner", "-np", 1, **of_planning)
+    assert planned == "AttentionUNetPlans\n"
+    exports = succeeds(program, "env", "--root", tmp_path)
+    told = dict(line.removeprefix("export ").split("=", 1) for line in exports.splitlines())
+    of_training = {**folders, "nnUNet_n_proc_DA": "0", EXT_VARIABLE: told[EXT_VARIABLE]}
+    recipe = ("-tr", "AttentionUNetTrainer_noAug_1epochs_1iters", "-p", "AttentionUNetPlans", "-device", "cpu")
+    succeeds(train, 4, "2d", 0, *recipe, **of_training)
+    model = f"{recipe[1]}__AttentionUNetPlans__2d"
+    dataset = tmp_path / "nnUNet_results" / "Dataset004_Phantom"
+    assert (dataset / model / "fold_0" / "validation" / "summary.json").is_file()
+    known = {"nnUNet_results": folders["nnUNet_results"]}
+    files = succeeds(
+        program,
+        *("predict", "-i", task / "imagesTs", "-o", tmp_path / "out", "-d", 4, "-c", "2d", "-f", 0, "-device", "cpu"),
+        **known,
+    )
+    assert [Path(file).parent for file in files.splitlines()] == [tmp_path / "out"]
+
+
 def test_the_training_command_prints_the_nearest_name(registered: Path) -> None:
     code = "from nnunetv2.run.run_training import run_training_entry; run_training_entry()"
     done = python(registered, code, "4", "2d", "0", "-tr", "AttentionUNetTrainer_flp", "-device", "cpu")
@@ -137,7 +174,7 @@ def test_doctor_sees_all_three_states(plain: Path, registered: Path, tmp_path: P
 
     names = ("registration", "look-up of AttentionUNetTrainer", "look-up of AttentionUNetPlanner", "nnUNet_raw")
     bare, external, full = levels(plain), levels(plain, "--root", str(tmp_path)), levels(registered)
-    assert [bare[name] for name in names] == ["error", "error", "error", "error"]
+    assert [bare[name] for name in names] == ["error", "error", "error", "note"]
     assert [external[name] for name in names] == ["warning", "ok", "warning", "warning"]
-    assert [full[name] for name in names] == ["ok", "ok", "ok", "error"]
+    assert [full[name] for name in names] == ["ok", "ok", "ok", "note"]
     assert list(tmp_path.iterdir()) == []

@@ -35,6 +35,28 @@ ROWS = (
         ("either --model or --experiment",),
         code=2,
     ),
+    Bad(
+        "predict with a dataset of no configuration",
+        "predict -i {images} -o {out} -d 4",
+        ("--dataset needs --configuration",),
+        code=2,
+    ),
+    Bad(
+        "predict with model and trainer",
+        PREDICT + " -tr UNetTrainer",
+        ("--trainer and --plans go with them",),
+        code=2,
+    ),
+    Bad(
+        "predict with a trainer that was not trained",
+        "predict -i {images} -o {out} -d 4 -c 2d -tr UNetTrainer -p CompactPlans --root {root}",
+        ("no model of dataset 4 2d in {root}/nnUNet_results", "there are: Dataset004_Phantom/UNetTrainer_fast__"),
+    ),
+    Bad(
+        "predict without results folder",
+        "predict -i {images} -o {out} -d 4 -c 2d",
+        ("nnUNet_results is not set", "--root DIR"),
+    ),
     Bad("predict without images", "predict --output {out} --model {model}", ("Missing option '--input'",), code=2),
     Bad("folds of words", PREDICT + " --folds one", ("Invalid value for --folds", "0,1,2"), code=2),
     Bad(

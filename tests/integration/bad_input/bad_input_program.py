@@ -26,11 +26,18 @@ ROWS = (
     Bad("no such command of a group", "data destroy", ("No such command 'destroy'",), code=2),
     Bad("folders are unset", "env", ("nnUNet_raw, nnUNet_preprocessed, nnUNet_results not set", "--root DIR")),
     Bad(
-        "one folder is unset",
-        "plan -d 4",
-        ("nnUNet_results not set", "--root DIR"),
+        "results folder is unset",
+        "train -d 4 -c 2d -f 0 -device cpu",
+        ("nnUNet_results is not set", "--root DIR", "export nnUNet_results"),
         environ={k: v for k, v in FOLDERS.items() if k != "nnUNet_results"},
     ),
+    Bad(
+        "preprocessed folder is unset",
+        "plan -d 4",
+        ("nnUNet_preprocessed is not set", "--root DIR"),
+        environ={"nnUNet_raw": FOLDERS["nnUNet_raw"]},
+    ),
+    Bad("raw folder is unset", "data convert {task}", ("nnUNet_raw is not set", "--root DIR", "export nnUNet_raw")),
     Bad(
         "root is a file",
         "env --root {base}/file",
@@ -95,7 +102,13 @@ ROWS = (
     Bad(
         "registration in a read-only nnU-Net",
         "register",
-        ("cannot write", "hippo_nnunet_trainers.py: Permission denied", "env --root"),
+        (
+            "cannot write",
+            "hippo_nnunet_trainers.py: Permission denied",
+            "env --root",
+            "nnUNet_extTrainer",
+            "plan -d ID -pl AttentionUNetPlanner",
+        ),
         (
             *_nnunet("training/nnUNetTrainer", "experiment_planning"),
             closed("{base}/nnunetv2/training/nnUNetTrainer", 0o500),

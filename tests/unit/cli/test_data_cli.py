@@ -78,7 +78,10 @@ def test_convert_writes_where_the_user_said(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setenv("nnUNet_raw", str(tmp_path / "mine"))
     else:
         monkeypatch.delenv("nnUNet_raw", raising=False)
-    result = runner.invoke(app, ["convert", "a.tar", "--root", str(tmp_path), "--dataset-id", "9"])
+    root = [] if own else ["--root", str(tmp_path)]
+    for variable in ("nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(variable, raising=False)
+    result = runner.invoke(app, ["convert", "a.tar", *root, "-d", "9"])
     assert result.exit_code == 0, result.exception
     expected = tmp_path / ("mine" if own else "nnUNet_raw")
     assert seen == [(Path("a.tar"), expected, 9, False)]

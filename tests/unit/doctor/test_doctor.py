@@ -21,8 +21,9 @@ from hippo_nnunet.doctor.installation import Finding, Surroundings, diagnose
 from hippo_nnunet.doctor.probe import Probe
 from hippo_nnunet.nnunet.registration import EXT_TRAINERS, Shim
 
+TRAINER = "hippo_nnunet.trainers.AttentionUNetTrainer"
 GPU_PROBE = Probe(
-    trainer="hippo_nnunet.trainers.AttentionUNetTrainer",
+    trainer=TRAINER,
     planner="hippo_nnunet.planners.attention_unet_planner.AttentionUNetPlanner",
     accelerator="NVIDIA H200",
     cuda_build="13.0",
@@ -107,7 +108,8 @@ def test_variable_is_missing(healthy: Surroundings, variable: str, value: str | 
     if value is not None:
         environ[variable] = value
     finding = only_problem(replace(healthy, environ=environ))
-    assert (finding.check, finding.level, finding.finding) == (variable, "error", "not set")
+    assert (finding.check, finding.level) == (variable, "note")
+    assert finding.finding.startswith("not set; needed for nnU-Net's own commands, ")
     assert "hippo-nnunet env --root" in finding.remedy
 
 
@@ -158,6 +160,22 @@ def test_not_registered(healthy: Surroundings) -> None:
         "registration", "look-up of AttentionUNetTrainer", "look-up of AttentionUNetPlanner"
     ]  # fmt: skip
     assert {(f.level, f.remedy) for f in found} == {("error", "hippo-nnunet register")}
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_a_read_only_nnunet_is_no_dead_end(
+    healthy: Surroundings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, external: bool
+) -> None:
+    for shim in healthy.shims:
+        shim.path.unlink()
+    monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == tmp_path and mode & os.W_OK))
+    ill = replace(healthy, probe=replace(GPU_PROBE, trainer="", trainer_error="x", planner="", planner_error="x"))
+    if external:
+        ill = replace(with_environ(ill, nnUNet_extTrainer=str(EXT_TRAINERS)), probe=replace(ill.probe, trainer=TRAINER))
+    found = problems(ill)
+    assert {finding.level for finding in found} == {"warning"}
+    assert len(found) == (2 if external else 3)
+    assert all("hippo-nnunet env --root" in f.remedy and "plan -d ID -pl" in f.remedy for f in found)
 
 
 def test_half_registered(healthy: Surroundings) -> None:
@@ -277,6 +295,11 @@ def invoke(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
 def test_exit_codes_and_output(healthy: Surroundings, invoke: Callable[..., object]) -> None:
     assert invoke(healthy).exit_code == 0
     assert invoke(replace(healthy, cpus=1)).exit_code == 0
+    fresh = invoke(replace(healthy, environ={}))
+    assert fresh.exit_code == 0
+    assert [line.split()[:2] for line in fresh.stdout.splitlines() if "not set" in line] == [
+        ["note", "nnUNet_raw"], ["note", "nnUNet_preprocessed"], ["note", "nnUNet_results"]
+    ]  # fmt: skip
     ill = replace(healthy, versions={**healthy.versions, "nnunetv2": "2.5"})
     done = invoke(ill)
     assert done.exit_code == 1

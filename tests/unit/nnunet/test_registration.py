@@ -107,6 +107,8 @@ def test_read_only_folder_names_the_other_way(nnunet_root: Path, monkeypatch: py
         register(nnunet_root)
     assert "\n" not in str(caught.value)
     assert "Permission denied" in str(caught.value)
+    assert "nnUNet_extTrainer" in str(caught.value)
+    assert "hippo-nnunet plan -d ID -pl AttentionUNetPlanner" in str(caught.value)
     assert contents(nnunet_root) == before
 
 

@@ -15,7 +15,15 @@ from typer.testing import CliRunner
 from hippo_nnunet.cli import registration as cli
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.nnunet import paths
-from hippo_nnunet.nnunet.paths import EXT_VARIABLE, FOLDER_VARIABLES, activate, environment, export_lines, folders_for
+from hippo_nnunet.nnunet.paths import (
+    EXT_VARIABLE,
+    FOLDER_VARIABLES,
+    activate,
+    environment,
+    export_lines,
+    folders_for,
+    trained_model,
+)
 from hippo_nnunet.nnunet.registration import EXT_TRAINERS
 
 
@@ -72,7 +80,64 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_without_root_the_unset_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_raw", "/somewhere")
     with pytest.raises(ConfigError, match=r"^nnUNet_preprocessed, nnUNet_results not set: pass --root DIR"):
-        activate(None)
+        environment(None)
+
+
+def test_only_the_folders_that_are_used_have_to_be_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "mine"))
+    folders = activate(None)
+    assert folders.preprocessed == tmp_path / "mine"
+    assert folders.preprocessed.is_dir()
+    assert folders.of_datasets == [folders.preprocessed]
+    assert os.environ[EXT_VARIABLE] == str(EXT_TRAINERS)
+    for name in ("raw", "results"):
+        assert f"nnUNet_{name}" not in os.environ
+        with pytest.raises(ConfigError, match=f"^nnUNet_{name} is not set: pass --root DIR, or export nnUNet_{name}$"):
+            getattr(folders, name)
+    with pytest.raises(ConfigError, match=r"^nnUNet_raw is not set"):
+        _ = folders_for(None, {}).of_datasets
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> list[Path]:
+    names = ("UNetTrainer__CompactPlans__2d", "UNetTrainer__nnUNetPlans__2d", "UNetTrainer_fast__CompactPlans__2d")
+    folder = tmp_path / "nnUNet_results" / "Dataset004_Hippocampus"
+    made = [*(folder / name for name in names), folder / "UNetTrainer__nnUNetPlans__3d_fullres"]
+    for path in made:
+        path.mkdir(parents=True)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (("4", "2d", "UNetTrainer", "CompactPlans"), 0),
+        (("Dataset004_Hippocampus", "2d", None, "nnUNetPlans"), 1),
+        (("004", "2d", "UNetTrainer_fast", None), 2),
+        (("4", "3d_fullres", None, None), 3),
+    ],
+)
+def test_a_trained_model_by_its_names(
+    tmp_path: Path, models: list[Path], asked: tuple[str, str, str | None, str | None], expected: int
+) -> None:
+    assert trained_model(folders_for(tmp_path, {}), *asked) == models[expected]
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (("4", "2d", "UNetTrainer", None), "several models of dataset 4 2d .* -tr UNetTrainer -p any; there are: Data"),
+        (("4", "2d", "UNet", None), "no model of dataset 4 2d .*; there are: .*UNetTrainer_fast__CompactPlans__2d"),
+        (("4", "*", None, None), "no model"),
+        (("5", "2d", None, None), "there are: none"),
+        (("../Dataset004_Hippocampus/..", "2d", None, None), "there are: none"),
+    ],
+)
+def test_a_trained_model_that_is_not_clear(
+    tmp_path: Path, models: list[Path], asked: tuple[str, str, str | None, str | None], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        trained_model(folders_for(tmp_path, {}), *asked)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
