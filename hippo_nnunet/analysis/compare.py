@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from hippo_nnunet.analysis.fold_records import fold_records, precision_notes, trained_seconds
 from hippo_nnunet.analysis.notebook_scores import (
     in_order,
     kept_scores,
@@ -23,7 +23,7 @@ from hippo_nnunet.analysis.prediction_times import prediction_times, seconds_per
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.comparison import Comparison, Options, compare
 from hippo_nnunet.evaluation.notes import Note, NoteKind
-from hippo_nnunet.evaluation.pairing import ENSEMBLE, recipe_of
+from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.evaluation.published import read_published
 from hippo_nnunet.evaluation.side_by_side import MEAN
@@ -31,7 +31,6 @@ from hippo_nnunet.evaluation.wording import sentence
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_object, write_table
-from hippo_nnunet.nnunet.finished import SUMMARY
 from hippo_nnunet.nnunet.paths import NnunetFolders
 
 if TYPE_CHECKING:
@@ -73,11 +72,13 @@ def compare_experiment(
         note = Note(NoteKind.NO_REQUEST, text)
         return replace(comparison, notes=(*comparison.notes, note))
     folders = paths.nnunet(root)
-    notes: list[Note] = []
+    records = fold_records(experiment, folder, folders)
+    seconds, notes = trained_seconds(records)
+    notes += precision_notes(records)
     models = comparison.models
     over_labels = models["scope"] == MEAN
     extra = {
-        "trained_seconds": _trained_seconds(experiment, folder, folders, notes),
+        "trained_seconds": seconds,
         "predict_seconds": seconds_per_image(prediction_times(experiment, folder), notes),
     }
     for column, values in extra.items():
@@ -212,41 +213,6 @@ def notebook_scores(
     wanted = {model: masks for model, masks in files.items() if model not in done}
     measured, notes = measured_scores(wanted, preprocessed / "gt_segmentations", ending, len(labels), table)
     return in_order(pd.concat([part for part in (kept, measured) if len(part)] or [kept]), table), notes
-
-
-def _trained_seconds(
-    experiment: Experiment, folder: Path, folders: NnunetFolders, notes: list[Note]
-) -> dict[tuple[str, str], float]:
-    """Average training time of a fold by recipe and configuration, from the manifest or nnU-Net's folders."""
-    manifest = ExperimentPaths(folder).manifest
-    known = _recorded_folds(manifest) if manifest.is_file() else {}
-    seconds: dict[tuple[str, str], list[float]] = {}
-    for cell in experiment.cells():
-        summary = experiment.result_folder(cell, folders.results) / SUMMARY
-        entry = known.get(_key(cell)) or (read_object(summary) if summary.is_file() else {})
-        if isinstance(entry.get("trained_seconds"), (int, float)):
-            key = (recipe_of(cell.variant), cell.configuration)
-            seconds.setdefault(key, []).append(float(entry["trained_seconds"]))
-    missing = {(recipe_of(c.variant), c.configuration) for c in experiment.cells()} - set(seconds)
-    notes += [
-        Note(NoteKind.TRAINING_TIME, f"No training time is recorded for {' '.join(key)}.") for key in sorted(missing)
-    ]
-    return {key: float(np.mean(values)) for key, values in seconds.items()}
-
-
-def _recorded_folds(manifest: Path) -> dict[tuple[str, str, int], Mapping[str, Any]]:
-    """Read what a manifest says of each fold."""
-    try:
-        return {(f["variant"], f["configuration"], f["fold"]): f for f in read_object(manifest)["folds"]}
-    except (KeyError, TypeError) as error:
-        raise DataError(
-            f"{manifest} lists no folds of an experiment ({type(error).__name__}: {error}); delete it, and make it "
-            "again with 'hippo-nnunet run'"
-        ) from error
-
-
-def _key(cell: Cell) -> tuple[str, str, int]:
-    return cell.variant, cell.configuration, cell.fold
 
 
 def _rows(table: pd.DataFrame) -> Any:

@@ -13,6 +13,8 @@ class NoteKind(Enum):
     """`experiment.yaml` is missing, and with it times and the notebooks' score."""
     TRAINING_TIME = auto()
     """A training time is missing."""
+    PRECISION = auto()
+    """Models were trained in different precisions."""
     TIME_PER_IMAGE = auto()
     """How the time of an image was measured."""
     MODEL_TIME = auto()

@@ -94,16 +94,6 @@ def check_finished(folder: Path, trainer: str, plans: dict[str, Any], configurat
             )
 
 
-def trained_precision(folder: Path) -> str | None:
-    """Return the precision that a finished fold was trained in, such as `bfloat16`; None where it is not recorded.
-
-    Raises:
-        DataError: SUMMARY cannot be read.
-    """
-    path = folder / SUMMARY
-    return read_object(path).get("precision") if path.is_file() else None
-
-
 def plan_difference(stored: dict[str, Any], current: dict[str, Any], configuration: str) -> str:
     """Say how plans differ in what decides a network and its patches; empty where they agree."""
     if configuration not in stored.get("configurations", {}):

@@ -17,7 +17,6 @@ from tiny_dataset import UNET, TinyDataset
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.nnunet.checkpoints import check_same_precision
-from hippo_nnunet.nnunet.finished import trained_precision
 from hippo_nnunet.trainers import recipe_trainer
 from hippo_nnunet.training.step import EAGER, StepMode
 
@@ -147,6 +146,14 @@ def interrupted_in(precision: str, tiny: TinyDataset, monkeypatch: pytest.Monkey
     return Path(broken.output_folder) / "checkpoint_latest.pth"
 
 
+def recorded_precision(folder: Path) -> str:
+    """Return what `hippo_training.json` and the final checkpoint record, which agree."""
+    recorded = json.loads((folder / "hippo_training.json").read_text())["precision"]
+    checkpoint = torch.load(folder / "checkpoint_final.pth", weights_only=False)
+    assert checkpoint["hippo_nnunet"]["record"]["precision"] == recorded
+    return recorded
+
+
 def test_another_precision_is_refused_with_the_remedy(in_tiny, monkeypatch):
     name = "UNetTrainer_fast_1epochs_2iters_seed8"
     latest = interrupted_in("bfloat16", in_tiny, monkeypatch, name)
@@ -160,10 +167,10 @@ def test_another_precision_is_refused_with_the_remedy(in_tiny, monkeypatch):
     assert latest.read_bytes() == before
     monkeypatch.setenv("HIPPO_PRECISION", "bfloat16")
     folder = Path(run_to_the_end(in_tiny, name, resume=True).output_folder)
-    assert trained_precision(folder) == "bfloat16"
+    assert recorded_precision(folder) == "bfloat16"
     monkeypatch.setenv("HIPPO_PRECISION", "float32")
     run_to_the_end(in_tiny, name, resume=True)  # nothing is left to train
-    assert trained_precision(folder) == "bfloat16"
+    assert recorded_precision(folder) == "bfloat16"
 
 
 def test_a_checkpoint_without_a_precision_can_be_resumed(in_tiny, monkeypatch):
