@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: stock nnU-Net against ours, side by side."""
+"""`python -m benchmarks`: stock nnU-Net against ours, side by side. Run it in a clone's top folder."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from benchmarks.document import Result
+from benchmarks.document import Result, check_target, describe_machine, markdown, read_document, write_document
+from hippo_nnunet.cli.main import options, run_program
 
 app = typer.Typer(
-    help="Measure nnU-Net's own way against ours, in turns, with the results of both compared.", no_args_is_help=True
+    name="python -m benchmarks",
+    help="Measure nnU-Net's own way against ours, in turns, with the results of both compared.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    callback=options,
 )
 
 Device = Annotated[str, typer.Option("--device", help="auto (CUDA if there is a device), cpu, cuda, mps; for both.")]
@@ -181,10 +186,9 @@ def head(
     overwrite: Overwrite = False,
 ) -> None:
     """Forward and backward of the cosine head: the plain form, ours, and nnU-Net's 1x1 convolution."""
-    from benchmarks.head_result import head_result
 
     def measure() -> Iterable[Result]:
-        from benchmarks.head import benchmark_head
+        from benchmarks.head import benchmark_head, head_result
 
         patch = tuple(_numbers(size, "--size"))
         yield head_result(benchmark_head(batch, patch, features, classes=classes, repeats=repeats, device=device))
@@ -258,14 +262,30 @@ def gpu(
     _show(lambda: benchmark_gpu(job, prepare(job, task)), output, overwrite)
 
 
-def _show(measure: Callable[[], Iterable[Result]], output: Path | None, overwrite: bool) -> None:
-    """Print each result when it is there; what nnU-Net prints meanwhile goes to stderr."""
-    from benchmarks.recording import record
+@app.command()
+def table(files: Annotated[list[Path], typer.Argument(help="Files that --output wrote.")]) -> None:
+    """Print every target, what was measured, and whether it is met; of several results, the last counts."""
+    from benchmarks.targets import target_table
 
+    typer.echo(target_table([read_document(file) for file in files]))
+
+
+def _show(measure: Callable[[], Iterable[Result]], output: Path | None, overwrite: bool) -> None:
+    """Print each result as it is measured, and rewrite the file; what nnU-Net prints goes to stderr.
+
+    Raises:
+        ConfigError: The file exists, or cannot be written.
+    """
+    check_target(output, overwrite)
+    machine = describe_machine()
+    results: list[Result] = []
     stdout = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
-        for section in record(measure, output, overwrite):
-            typer.echo(section, file=stdout)
+        for result in measure():
+            results.append(result)
+            if output is not None:
+                write_document(output, machine, results, overwrite=overwrite or len(results) > 1)
+            typer.echo(markdown(result), file=stdout)
 
 
 def _fold(fold: str, option: str = "--fold") -> int | str:
@@ -284,4 +304,4 @@ def _numbers(text: str, option: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    app(prog_name="python -m benchmarks")
+    run_program(app)

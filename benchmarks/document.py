@@ -1,24 +1,33 @@
-"""The JSON file of a benchmark, and its tables."""
+"""The JSON file of a benchmark, the machine that it names, and its Markdown tables."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.ratios import Ratio, ratio
 from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.experiment.manifest import PACKAGES, git_commit
+from hippo_nnunet.files import write_json
+from hippo_nnunet.nnunet.api import cpu_count
 
 SCHEMA = 1
 """Number of the form of these files."""
 
 STOCK, OURS = "stock", "ours"
 """The two sides of most benchmarks; the reference stands first."""
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "nnUNet_n_proc_DA", "nnUNet_def_n_proc", "nnUNet_compile")
 
 _FORMS = {"seconds": "{:.3g} s", "mib": "{:.0f} MiB"}
 
@@ -73,8 +82,51 @@ class Result:
         return {**asdict(self), "notes": list(self.notes), "summary": summary}
 
 
+def describe_machine() -> dict[str, Any]:
+    """Describe this machine and what is installed on it; call it before anything is measured.
+
+    Returns:
+        JSON-ready: CPU model, cores that this process may use, memory, GPU, versions, commit, thread settings, and the
+        load average of the last minute, which should be near 0.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {
+        "system": platform.system(),
+        "cpu": cpu_model(),
+        "cores": cpu_count(),
+        "ram_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": torch.cuda.get_device_name(0) if cuda else None,
+        "cuda": torch.version.cuda if cuda else None,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in (*PACKAGES, "openvino")},
+        "commit": git_commit(),
+        "torch_threads": torch.get_num_threads(),
+        "environment": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
+        "load_average_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's name; what Python knows where Linux does not say."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def write_document(path: Path, machine: dict[str, Any], results: Sequence[Result], overwrite: bool = False) -> None:
-    """Write results and the machine that they were measured on, whole or not at all.
+    """Write results and the machine that they were measured on, atomically.
 
     Raises:
         ConfigError: The file is there and may not be replaced, or cannot be written.
@@ -86,14 +138,10 @@ def write_document(path: Path, machine: dict[str, Any], results: Sequence[Result
         "machine": machine,
         "results": [result.as_dict() for result in results],
     }
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        temporary.replace(path)
+        write_json(path, content, indent=2)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written ({error}): choose another --output") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_target(path: Path | None, overwrite: bool) -> None:
@@ -105,9 +153,9 @@ def check_target(path: Path | None, overwrite: bool) -> None:
     if path is None:
         return
     if path.exists() and not overwrite:
-        raise ConfigError(f"{path} is there already: choose another --output, or give --overwrite")
+        raise ConfigError(f"{path} exists: choose another --output, or give --overwrite")
     if not path.absolute().parent.is_dir():
-        raise ConfigError(f"{path.absolute().parent} is not a folder: make it, or choose another --output")
+        raise ConfigError(f"{path.absolute().parent} is not a folder: create it, or choose another --output")
 
 
 def read_document(path: Path) -> tuple[dict[str, Any], list[Result]]:
@@ -127,7 +175,7 @@ def read_document(path: Path) -> tuple[dict[str, Any], list[Result]]:
         return dict(content["machine"]), results
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} is no file of 'hippo-nnunet benchmark' ({type(error).__name__}: {error}): name one that its "
+            f"{path} is no file of 'python -m benchmarks' ({type(error).__name__}: {error}): name one that its "
             "--output wrote"
         ) from error
 

@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import statistics
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from benchmarks.document import OURS, STOCK, Result
 from benchmarks.epochs_process import trainer_of_length
 from benchmarks.prepared import trainable
-from benchmarks.processes import run_measured
+from benchmarks.processes import module_command, run_measured
 from benchmarks.ratios import turns
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.nnunet.api import resolve_device
@@ -117,12 +116,9 @@ def _train(
         "outcome": results / "outcome.json",
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "benchmarks.epochs_process", *words]
-    run = run_measured(
-        [*command, *(["--validate"] if job.validate else [])],
-        {**own, **environment(root, own)},
-        results / "output.log",
-    )
+    command, environ = module_command("benchmarks.epochs_process", {**own, **environment(root, own)})
+    validate = ["--validate"] if job.validate else []
+    run = run_measured([*command, *words, *validate], environ, results / "output.log")
     found = dict(json.loads((results / "outcome.json").read_text()))
     run.add_to(measures)
     measures["process_seconds"] = [*measures.get("process_seconds", []), *measures.pop("seconds")]

@@ -1,4 +1,4 @@
-"""The process that `benchmark train-epochs` measures: one training of a few short epochs, by any trainer.
+"""The process that `train-epochs` measures: one training of a few short epochs, by any trainer.
 
 nnU-Net's command line can shorten a training to few epochs, not to few iterations. So this does, step by step, what
 `nnUNetv2_train` does: the same threads, the same worker processes, the same `run_training` of the trainer itself. Only
@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from hippo_nnunet.files import write_json
 from hippo_nnunet.nnunet.api import limit_processes
 from hippo_nnunet.training import recipes
 
@@ -117,9 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
         trainer.perform_actual_validation(False)
         summary = json.loads((Path(trainer.output_folder) / "validation" / "summary.json").read_text())
         found["validation_dice"] = float(summary["foreground_mean"]["Dice"])
-    temporary = options.outcome.with_name(f".{os.getpid()}.{options.outcome.name}")
-    temporary.write_text(json.dumps(found))
-    temporary.replace(options.outcome)
+    write_json(options.outcome, found)
 
 
 if __name__ == "__main__":

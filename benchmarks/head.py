@@ -15,11 +15,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.document import OURS, Result
 from benchmarks.memory import MIB
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.networks.cosine_head import CosineHead
 
-PLAIN, OURS, NNUNET = "plain", "ours", "nnunet_1x1"
+PLAIN, NNUNET = "plain", "nnunet_1x1"
+"""The reference, which computes the embedding of each pixel, and nnU-Net's head."""
 _SCALE = 100.0
 
 
@@ -165,3 +167,17 @@ def _peak_bytes(device: str) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def head_result(found: dict[str, Any]) -> Result:
+    """Return a result whose reference is the plain form.
+
+    Args:
+        found: What `benchmark_head` returns.
+    """
+    names = [PLAIN, *(key for key in found if key not in (PLAIN, "settings", "ratios"))]
+    sides = {
+        name: {"seconds": list(found[name]["all_seconds"]), "peak_mib": [float(found[name]["peak_mib"])]}
+        for name in names
+    }
+    return Result("head", dict(found["settings"]), sides, {"ratios": found["ratios"]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,18 @@ def program(name: str) -> str:
     if not found:
         raise DependencyError(f"the program {name} is not installed beside {sys.executable}: pip install nnunetv2")
     return found
+
+
+def module_command(module: str, environ: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Return the command that runs a module of this package, and an environment in which Python finds it.
+
+    Args:
+        module: Such as `benchmarks.epochs_process`.
+        environ: The environment apart from that.
+    """
+    clone = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, (clone, environ.get("PYTHONPATH"))))
+    return [sys.executable, "-m", module], {**environ, "PYTHONPATH": path}
 
 
 def run_measured(command: Sequence[str], environ: Mapping[str, str], output: Path) -> Run:

@@ -264,7 +264,7 @@ TARGETS: tuple[Target, ...] = (
 )
 
 
-def table(documents: Sequence[tuple[Machine, Sequence[Result]]]) -> str:
+def target_table(documents: Sequence[tuple[Machine, Sequence[Result]]]) -> str:
     """Return the Markdown table of every target.
 
     Args:

@@ -81,12 +81,17 @@ def options(
 
 
 def main() -> None:
-    """Entry point: exit code 0 done, 1 an error in one line, 2 wrong usage; `--debug` shows the traceback."""
+    """Entry point of `hippo-nnunet`."""
+    run_program(app)
+
+
+def run_program(program: typer.Typer) -> None:
+    """Run a program: exit code 0 done, 1 an error in one line, 2 wrong usage; `--debug` shows the traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file may be called anything
     try:
-        app()
+        program()
     except Exception as error:
         if "--debug" in sys.argv:
             raise

@@ -22,6 +22,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from benchmarks import __main__ as benchmarks
 from hippo_nnunet.cli import main as program
 
 Damage = Callable[["World"], object]
@@ -38,7 +39,8 @@ class Bad:
 
     Attributes:
         name: What is wrong.
-        command: The words after `hippo-nnunet`; `{place}` stands for a path of the world.
+        command: The words after `hippo-nnunet`, or `benchmark` and the words after `python -m benchmarks`; `{place}`
+            stands for a path of the world.
         says: What the message holds: what failed, where, and the remedy; places are filled in here too.
         damage: Changes to the world before the command runs.
         environ: Variables that are set; places are filled in.
@@ -192,11 +194,12 @@ def _written(path: Path, content: bytes) -> None:
 
 
 def run_in_process(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> Outcome:
-    """Run the program through its entry point, with its real handling of errors."""
+    """Run the program or, for `benchmark`, the benchmarks, with the entry point's handling of errors."""
     capfd.readouterr()
-    with patch.object(sys, "argv", ["hippo-nnunet", *arguments]):
+    benchmark = arguments[:1] == ["benchmark"]
+    with patch.object(sys, "argv", ["hippo-nnunet", *arguments[benchmark:]]):
         try:
-            program.main()
+            program.run_program(benchmarks.app if benchmark else program.app)
             code: object = 0
         except SystemExit as end:
             code = end.code

@@ -103,12 +103,12 @@ ROWS = (
     Bad(
         "benchmark into a file that is there",
         "benchmark experiment {experiment} --output {zip}",
-        ("{zip} is there already", "--overwrite"),
+        ("{zip} exists", "--overwrite"),
     ),
     Bad(
         "benchmark into a folder that is not there",
         "benchmark experiment {experiment} --output {base}/no/a.json",
-        ("{base}/no is not a folder", "make it"),
+        ("{base}/no is not a folder", "create it"),
     ),
     Bad(
         "benchmark with a manifest that is damaged",

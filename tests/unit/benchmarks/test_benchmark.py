@@ -18,11 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.agreement import compare_labels, compare_probabilities
-from benchmarks.document import OURS, STOCK, Result, markdown, read_document, write_document
+from benchmarks.document import OURS, STOCK, Result, cpu_model, markdown, read_document, write_document
 from benchmarks.epochs_process import trainer_of_length
-from benchmarks.machine import cpu_model
 from benchmarks.memory import PeakMemory
-from benchmarks.processes import run_measured
+from benchmarks.processes import module_command, run_measured
 from benchmarks.ratios import ratio, turns
 from benchmarks.time_to_dice import epochs_to
 from hippo_nnunet.errors import ConfigError, DataError, HippoError
@@ -94,6 +93,14 @@ def test_a_command_is_timed_and_its_memory_sampled(tmp_path: Path) -> None:
     assert run.seconds > 0.2
     assert run.peak_rss_mib > 1
     assert (tmp_path / "log").read_text() == "done\n"
+
+
+def test_a_module_of_the_benchmarks_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command, environ = module_command("benchmarks.epochs_process", {**os.environ, "PYTHONPATH": "elsewhere"})
+    run_measured([*command, "--help"], environ, tmp_path / "log")
+    assert "benchmarks.epochs_process" in (tmp_path / "log").read_text()
+    assert environ["PYTHONPATH"].endswith(f"{os.pathsep}elsewhere")
 
 
 def test_a_command_that_fails_names_its_last_line(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from benchmarks.document import OURS, STOCK, Result, write_document
-from benchmarks.head_result import head_result
+from benchmarks.head import head_result
 from benchmarks.startup import OUR_HELP, OUR_LIST, STOCK_HELP
-from benchmarks.targets import TARGETS, table
+from benchmarks.targets import TARGETS, target_table
 
 ROOT = Path(__file__).parents[3]
 LAPTOP = {"cpu": "Some CPU", "cores": 2, "gpu": None}
@@ -137,22 +137,22 @@ def test_a_length_that_never_reaches_the_dice_is_a_miss() -> None:
 
 
 def test_the_table_has_every_row_and_the_last_result_counts() -> None:
-    lines = table([(LAPTOP, [predict(50, 20)]), (LAPTOP, [predict(50, 25)])]).splitlines()
+    lines = target_table([(LAPTOP, [predict(50, 20)]), (LAPTOP, [predict(50, 25)])]).splitlines()
     assert len(lines) == 2 + len(TARGETS)
     assert "| 2.00 times (50 s against 25 s), labels equal in 100.0000 % | no |" in lines[2]
     assert all("| not measured |" in line for line in lines[3:])
 
 
-def script(*files: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark_table.py"), *map(str, files)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def table(*files: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", "table", *map(str, files)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
-def test_the_script_prints_the_table_of_files(tmp_path: Path) -> None:
+def test_the_command_prints_the_table_of_files(tmp_path: Path) -> None:
     write_document(tmp_path / "a.json", LAPTOP, [predict(50, 20)])
-    done = script(tmp_path / "a.json")
-    assert (done.returncode, done.stdout.strip()) == (0, table([(LAPTOP, [predict(50, 20)])]))
-    done = script(tmp_path / "b.json")
+    done = table(tmp_path / "a.json")
+    assert (done.returncode, done.stdout.strip()) == (0, target_table([(LAPTOP, [predict(50, 20)])]))
+    done = table(tmp_path / "b.json")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
 
@@ -163,4 +163,4 @@ def test_the_readmes_table_is_what_was_measured() -> None:
     if not files:
         assert "|" not in shown, "a table without measurements"
         return
-    assert shown.strip() == script(*files).stdout.strip()
+    assert shown.strip() == table(*files).stdout.strip()
