@@ -1,4 +1,4 @@
-"""What computes a network's forward pass: torch, or OpenVINO on a CPU."""
+"""Backends for a network's forward pass: torch, or OpenVINO on a CPU."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ log = logging.getLogger(__name__)
 BACKENDS = ("auto", "torch", "openvino")
 
 TOLERANCE = 1e-4
-"""Largest difference of OpenVINO's logits from torch's, as a share of the largest logit; ten times what is seen."""
+"""Largest difference of OpenVINO's logits from torch's, relative to the largest logit; ten times the observed one."""
 
 WORTH_VOXELS = 2**20
-"""Voxels, counted once for each mirrored copy, from which `auto` converts networks: below, converting takes longer than
-it saves. Source: ours, measured with the smallest plan on two CPU cores."""
+"""Voxels, times mirrored copies, from which `auto` converts networks: for fewer, conversion takes longer than it saves.
+Source: ours, measured with the smallest plan on two CPU cores."""
 
 Run = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
-"""From patches (batch, channel, *patch) and guidance (batch, embed_dim), or None, to logits (batch, head, *patch)."""
+"""Maps patches (batch, channel, *patch) and guidance (batch, embed_dim) or None to logits (batch, head, *patch)."""
 
 
 def check_backend(backend: str, device: torch.device) -> None:
-    """Refuse a backend that cannot be had.
+    """Check that a backend is available.
 
     Raises:
-        ConfigError: Unknown, or not for this device.
-        DependencyError: OpenVINO was asked for, and is not installed.
+        ConfigError: It is unknown, or not for this device.
+        DependencyError: OpenVINO is requested, but not installed.
     """
     if backend not in BACKENDS:
         raise ConfigError(f"unknown backend '{backend}': choose one of {', '.join(BACKENDS)}")
     if backend == "openvino" and device.type != "cpu":
-        raise ConfigError(f"backend openvino computes on the CPU only, and the device is {device.type}: leave one out")
+        raise ConfigError(
+            f"backend openvino runs on the CPU only, but the device is {device.type}: omit one of the two"
+        )
     if backend == "openvino" and not find_spec("openvino"):
         raise DependencyError(
             "backend openvino is not installed: pip install 'hippo_nnunet[openvino]', or --backend torch"
@@ -44,7 +46,7 @@ def check_backend(backend: str, device: torch.device) -> None:
 
 
 def torch_runs(networks: Sequence[nn.Module], device: torch.device) -> list[Run]:
-    """Return the networks, in nnU-Net's precision: automatic on CUDA, else single."""
+    """Return the networks' forward passes in nnU-Net's precision: autocast on CUDA, else single."""
 
     def run_of(network: nn.Module) -> Run:
         def run(patches: torch.Tensor, guidance: torch.Tensor | None) -> torch.Tensor:
@@ -65,19 +67,19 @@ def choose_runs(
     patches: torch.Tensor,
     guidance: torch.Tensor | None,
 ) -> list[Run]:
-    """Return what computes the networks' forward passes.
+    """Return the networks' forward passes by a backend.
 
     Args:
-        backend: One of BACKENDS. `auto` is OpenVINO on the CPU where it is installed, worth converting the networks
-            for, and in agreement with torch; else torch.
+        backend: One of BACKENDS. `auto` uses OpenVINO on the CPU if it is installed, saves time and agrees with torch;
+            else torch.
         networks: The folds, in evaluation mode, on the device.
-        device: Where they are.
-        voxels: Voxels to predict, counted once for each mirrored copy; None for many.
-        patches: Some patches, (batch, channel, *patch), to trace with, and to compare the two.
-        guidance: Theirs, (batch, embed_dim), for networks that take it.
+        device: The networks' device.
+        voxels: Voxels to predict, times mirrored copies; None for many.
+        patches: Example (batch, channel, *patch), to trace networks and to compare the backends.
+        guidance: The example's guidance (batch, embed_dim), for networks that take it.
 
     Raises:
-        UpstreamError: `openvino` was asked for, and cannot convert a network or disagrees with torch.
+        UpstreamError: `openvino` is requested, but cannot convert a network or disagrees with torch.
     """
     runs = torch_runs(networks, device)
     if backend == "auto":
@@ -97,7 +99,7 @@ def choose_runs(
         return compiled
     if backend == "openvino":
         raise UpstreamError(f"backend openvino: {problem}; predict with --backend torch")
-    log.warning("OpenVINO is not used: %s; torch computes instead", problem)
+    log.warning("OpenVINO is not used: %s; using torch instead", problem)
     return runs
 
 

@@ -19,7 +19,7 @@ from hippo_nnunet.models.model_file import FOLDER_REMEDY
 from hippo_nnunet.progress import tracked
 
 MemberFiles = Mapping[str, Path]
-"""Case to `<case>.npz` of one model: see `probability_files` and `out_of_fold_files`."""
+"""Case to `<case>.npz` of one model, as from `probability_files` and `out_of_fold_files`."""
 
 
 def average_probabilities(files: Sequence[Path]) -> np.ndarray:
@@ -29,7 +29,7 @@ def average_probabilities(files: Sequence[Path]) -> np.ndarray:
         files: One `<case>.npz` per model; at least one.
 
     Returns:
-        float32 array of shape (c, z, y, x): what nnU-Net's `average_probabilities` gives, bit by bit.
+        float32 array of shape (c, z, y, x), bit-identical to nnU-Net's `average_probabilities`.
 
     Raises:
         DataError: A file is unreadable, or the shapes differ.
@@ -54,15 +54,15 @@ def write_ensemble(
     cases: Iterable[str] | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Average the members case by case and write the segmentations as nnU-Net would.
+    """Average the members case by case and write the segmentations as nnU-Net does.
 
     Args:
-        members: Probability files of each member, next to nnU-Net's `<case>.pkl`; one member is allowed.
+        members: Probability files of each member, beside nnU-Net's `<case>.pkl`; at least one member.
         output: Target folder; also gets `dataset.json` and `plans.json`, so that nnU-Net's commands work on it.
         model_folder: Folder that holds `dataset.json` and `plans.json` of one member: labels, regions, file format.
         postprocessing: One of POSTPROCESSINGS.
         cases: The cases to write; all of the members' by default.
-        overwrite: Replace segmentations that are there.
+        overwrite: Replace existing segmentations.
 
     Returns:
         The files written, sorted by case.
@@ -74,7 +74,7 @@ def write_ensemble(
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     if not members:
-        raise DataError("no model to average: give the probabilities of at least one")
+        raise DataError("no model to average: give the probabilities of at least one model")
     order = sorted(set().union(*members) if cases is None else cases)
     for index, files in enumerate(members):
         missing = [case for case in order if case not in files]
@@ -98,7 +98,7 @@ def write_ensemble(
         if probabilities.shape[0] != manager.num_segmentation_heads:
             raise DataError(
                 f"{paths[0]}: got {probabilities.shape[0]} channels, {model_folder / 'dataset.json'} asks for "
-                f"{manager.num_segmentation_heads}: give the models of this dataset"
+                f"{manager.num_segmentation_heads}: give models of this dataset"
             )
         segmentation = np.asarray(manager.convert_probabilities_to_segmentation(probabilities))
         segmentation = postprocess(segmentation, postprocessing, manager)
@@ -118,23 +118,23 @@ def write_out_of_fold(
     model_folder: Path,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write the ensemble's out-of-fold segmentations, each case by the choice that was made without its fold.
+    """Write the ensemble's out-of-fold segmentations, each case by the choice made without its fold.
 
     Thus the per-case metrics are not optimistic, and their mean Dice is the choice's `nested_dice`.
 
     Args:
         choice: Result of `choose_ensemble` with at least two folds.
-        members: Out-of-fold probability files of each member that could be chosen.
+        members: Out-of-fold probability files of each candidate.
         folds: The fold that validated each case.
         output: Target folder.
         model_folder: See `write_ensemble`.
-        overwrite: Replace segmentations that are there.
+        overwrite: Replace existing segmentations.
 
     Returns:
         The files written.
 
     Raises:
-        DataError: A fold has no choice of its own, a chosen member was not given, or see `write_ensemble`.
+        DataError: A fold has no choice of its own, a chosen member is missing, or see `write_ensemble`.
     """
     by_fold = {entry.fold: entry for entry in choice.per_fold}
     lonely = sorted({fold for fold in folds.values() if fold not in by_fold})
@@ -142,7 +142,7 @@ def write_out_of_fold(
         raise DataError(f"no nested choice for the folds {lonely}: it needs the predictions of at least two folds")
     absent = sorted({name for entry in choice.per_fold for name in entry.members} - set(members))
     if absent:
-        raise DataError(f"no probabilities of the chosen member {absent[0]}: give those of every member chosen from")
+        raise DataError(f"no probabilities of the chosen member {absent[0]}: give those of every candidate")
     written: list[Path] = []
     for fold, entry in sorted(by_fold.items()):
         cases = [case for case, of in folds.items() if of == fold]
@@ -152,7 +152,7 @@ def write_out_of_fold(
 
 
 def _properties(probabilities: Path) -> dict[str, Any]:
-    """Read the geometry that nnU-Net keeps beside the probabilities: a pickle of its own, of this machine."""
+    """Read the geometry that nnU-Net pickled beside the probabilities on this machine."""
     path = probabilities.with_suffix(".pkl")
     try:
         with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""One case explained: prediction, what the network looks at, its errors, and what another prompt changes."""
+"""Explain one case: prediction, attention and similarity maps, errors, and the effect of other prompts."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ _TOLERANCE_MM = 1e-2
 
 @dataclass(frozen=True)
 class Explanation:
-    """What is known about one case; all arrays are (z, y, x) on the grid of the image's file.
+    """The explanation of one case; all arrays are (z, y, x) on the grid of the image's file.
 
     Attributes:
         case: Identifier.
         image: The first channel.
         labels: Foreground labels by name, as `named_labels` gives them.
-        segmentation: What the model predicts, with mirroring.
+        segmentation: The model's prediction, with mirroring.
         probabilities: Of each head but the background, in [0, 1]; 0 outside nnU-Net's crop, as all maps are.
         attention: Coefficients of each gate in [0, 1], highest resolution first; empty without gates.
         similarity: Cosine with each class's text in [-1, 1], by class; empty without CLIP.
-        reference: Labels of an expert, or None.
-        ignore_label: Value of the reference that counts nowhere.
+        reference: Reference labels, or None.
+        ignore_label: Value of the reference to ignore.
         changed: The segmentation with other prompts, or None.
-        prompts: These prompts, by class name.
+        prompts: The other prompts, by class name.
     """
 
     case: str
@@ -63,7 +63,7 @@ class Explanation:
     prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def mask(self, segmentation: Labels, label: str) -> npt.NDArray[np.bool_]:
-        """Return where a segmentation has a label; nowhere that the reference says to ignore."""
+        """Return where a segmentation has a label, ignored voxels excluded."""
         mask = np.isin(segmentation, np.atleast_1d(np.asarray(self.labels[label])))
         if self.reference is not None and self.ignore_label is not None:
             mask &= self.reference != self.ignore_label
@@ -92,17 +92,17 @@ def explain_case(
     """Explain a model's prediction of one image.
 
     Args:
-        predictor: A loaded model, of one fold or several; computed by torch, so that its text can be changed.
+        predictor: A loaded model with the torch backend, so that its text can be changed.
         case: The image, checked.
-        reference: File with the expert's labels.
+        reference: File of reference labels.
         prompts: Other descriptions by class name; for models with CLIP only.
 
     Returns:
-        The explanation. A model with neither gates nor CLIP has no maps but its probabilities.
+        The explanation; its only maps are probabilities if the model has neither gates nor CLIP.
 
     Raises:
         ConfigError: Prompts for a model without CLIP, or for an unknown class.
-        DataError: The reference is unreadable or does not lie on the image.
+        DataError: The reference is unreadable or on another grid than the image.
     """
     from hippo_nnunet.inference.explanation_maps import image_maps, in_file_order, on_image_grid, reader_of
     from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
@@ -110,7 +110,7 @@ def explain_case(
     network = predictor.networks[0]
     labels, ignore_label = named_labels(predictor.dataset_json)
     volume = read_volume(case.files[0], case.case)
-    expert = None if reference is None else _read_reference(reference, volume, case.case)
+    expected = None if reference is None else _read_reference(reference, volume, case.case)
     image, properties = predictor.preprocess(case.files)
     segmentation, probabilities = _predict(predictor, image, properties)
     heads = class_names(predictor.dataset_json)
@@ -131,7 +131,7 @@ def explain_case(
         labels,
         segmentation,
         {name: p for name, p in zip(heads, probabilities, strict=True) if name in labels},
-        reference=expert,
+        reference=expected,
         ignore_label=ignore_label,
         changed=changed,
         prompts=prompts or {},
@@ -144,10 +144,10 @@ def text_similarities(predictor: BatchedPredictor, prompts: Mapping[str, Sequenc
 
     Args:
         predictor: The model.
-        prompts: Other descriptions, which get rows and columns of their own, called `<class> (changed)`.
+        prompts: Other descriptions; added as rows and columns `<class> (changed)`.
 
     Returns:
-        A table (pandas) with the classes as index and columns; None for a model without CLIP.
+        DataFrame with classes as index and columns; None for a model without CLIP.
 
     Raises:
         ConfigError: A prompt for an unknown class.
@@ -172,10 +172,10 @@ def text_similarities(predictor: BatchedPredictor, prompts: Mapping[str, Sequenc
 
 @contextmanager
 def other_prompts(predictor: BatchedPredictor, prompts: Mapping[str, Sequence[str]]) -> Iterator[None]:
-    """Give the networks other text for some classes inside the block; the other classes keep the checkpoint's.
+    """Replace the networks' text of some classes within the block.
 
     Args:
-        predictor: A CLIP-guided model, computed by torch.
+        predictor: A CLIP-guided model with the torch backend.
         prompts: Descriptions by class name, in any case; several of a class are averaged.
 
     Raises:
@@ -190,10 +190,10 @@ def other_prompts(predictor: BatchedPredictor, prompts: Mapping[str, Sequence[st
 
 
 def clip_networks(predictor: BatchedPredictor) -> list[CLIPGuidedUNet]:
-    """Return the networks of a model with CLIP.
+    """Return the networks of a CLIP-guided model.
 
     Raises:
-        ConfigError: The model has none.
+        ConfigError: The model has no CLIP.
     """
     from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 
@@ -201,7 +201,7 @@ def clip_networks(predictor: BatchedPredictor) -> list[CLIPGuidedUNet]:
     if not networks:
         raise ConfigError(
             f"--prompt: {predictor.trainer_name} has no text to change; name a model of CLIPGuidedUNetTrainer, or "
-            "leave --prompt out"
+            "omit --prompt"
         )
     return networks
 
@@ -227,7 +227,7 @@ def _heads(predictor: BatchedPredictor, prompts: Mapping[str, Sequence[str]]) ->
 def _predict(
     predictor: BatchedPredictor, image: PreprocessedImage, properties: dict[str, Any]
 ) -> tuple[Labels, list[Map]]:
-    """Return segmentation and the heads' probabilities on the file's grid."""
+    """Return segmentation and each head's probabilities on the file's grid."""
     from hippo_nnunet.inference.explanation_maps import in_file_order
 
     segmentation, probabilities = predictor.to_image_grid(predictor.predict_image(image), properties)
@@ -243,5 +243,5 @@ def _read_reference(path: Path, image: Volume, case: str) -> Labels:
         raise DataError(f"{path}: got shape {volume.shape}, but {image.path} has {image.shape}: give its own labels")
     shift = shift_mm(volume.itk_affine, image.itk_affine, volume.shape)
     if shift > _TOLERANCE_MM:
-        raise DataError(f"{path} lies {shift:.3g} mm away from {image.path}: give the labels of this very image")
+        raise DataError(f"{path} lies {shift:.3g} mm away from {image.path}: give the labels of this image")
     return volume.array.astype(np.int64)

@@ -78,16 +78,16 @@ def write_nifti(array: npt.NDArray[Any], like: Path, target: Path) -> Path:
 
 def dice_rows(explanation: Explanation) -> list[dict[str, Any]]:
     """Return each label's Dice: prediction against reference, and with the changed prompts against both."""
-    before, after, expert = explanation.segmentation, explanation.changed, explanation.reference
+    before, after, expected = explanation.segmentation, explanation.changed, explanation.reference
     rows: list[dict[str, Any]] = []
     for label in explanation.labels:
         row: dict[str, Any] = {"case": explanation.case, "label": label}
-        if expert is not None:
-            row["dice"] = explanation.dice(expert, before, label)
+        if expected is not None:
+            row["dice"] = explanation.dice(expected, before, label)
         if after is not None:
             row["dice_before_after"] = explanation.dice(before, after, label)
-            if expert is not None:
-                row["dice_changed"] = explanation.dice(expert, after, label)
+            if expected is not None:
+                row["dice_changed"] = explanation.dice(expected, after, label)
         rows.append(row)
     return rows
 

@@ -1,4 +1,4 @@
-"""What a network looks at, over a whole image: gates' coefficients and cosine similarities by sliding windows."""
+"""Maps of a whole image by sliding windows: coefficients of attention gates, and cosine similarities."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from hippo_nnunet.networks.attention_unet import AttentionUNet
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 
 Read = Callable[[Any, torch.Tensor, torch.Tensor | None], torch.Tensor]
-"""From network, patches (batch, channel, *patch) and guidance to maps (batch, map, *patch)."""
+"""Maps network, patches (batch, channel, *patch) and guidance to maps (batch, map, *patch)."""
 
 _SHARE_OF_BATCH = 4
-"""Maps are kept beside the features, so a batch is this much smaller than one of a prediction."""
+"""Factor by which batches are smaller than in prediction, since maps need memory as well."""
 
 
 def read_attention(network: AttentionUNet, patches: torch.Tensor, guidance: torch.Tensor | None = None) -> torch.Tensor:
@@ -40,7 +40,7 @@ def read_similarity(network: CLIPGuidedUNet, patches: torch.Tensor, guidance: to
 
 
 def reader_of(network: nn.Module) -> Read | None:
-    """Return what a network has to show; None for one without gates and without CLIP."""
+    """Return the function that reads a network's maps; None without gates and CLIP."""
     if isinstance(network, AttentionUNet):
         return read_attention
     return read_similarity if isinstance(network, CLIPGuidedUNet) else None
@@ -48,16 +48,16 @@ def reader_of(network: nn.Module) -> Read | None:
 
 @torch.inference_mode()
 def image_maps(predictor: BatchedPredictor, image: PreprocessedImage, read: Read) -> torch.Tensor:
-    """Read maps of an image, by the windows and Gaussian weights of a prediction, without mirroring.
+    """Compute maps of an image with the windows and Gaussian weights of a prediction, without mirroring.
 
     Args:
         predictor: A loaded model; its folds' maps are averaged.
         image: The preprocessed image.
-        read: What to read of each network.
+        read: See `reader_of`.
 
     Returns:
-        float32 (map, z, y, x) on the preprocessed grid, on the CPU. Each voxel is a mean of what its patches gave, so
-        a range such as [0, 1] is kept.
+        float32 (map, z, y, x) on the preprocessed grid, on the CPU. Each voxel is a weighted mean over patches, so
+        ranges such as [0, 1] are preserved.
     """
     patch_size = tuple(int(n) for n in predictor.configuration_manager.patch_size)
     cpu = torch.device("cpu")
@@ -83,18 +83,17 @@ def image_maps(predictor: BatchedPredictor, image: PreprocessedImage, read: Read
 def on_image_grid(
     maps: torch.Tensor, predictor: BatchedPredictor, properties: Mapping[str, Any], lowest: float, highest: float
 ) -> npt.NDArray[np.float32]:
-    """Bring maps from the preprocessed grid to the image's, by the plans' own resampling of probabilities.
+    """Resample maps to the image's grid with the plans' resampling of probabilities.
 
     Args:
         maps: float32 (map, z, y, x), as `image_maps` returns them.
         predictor: The model that preprocessed the image.
         properties: nnU-Net's of the image.
-        lowest: Smallest value that a map can have; splines are cut off there.
-        highest: Largest value.
+        lowest: Smallest possible value of a map, to clip the splines.
+        highest: Largest possible value.
 
     Returns:
-        float32 (map, z, y, x) as nnU-Net's reader orders the axes; 0 where nnU-Net cut the image's empty rim off, since
-        no network has seen it.
+        float32 (map, z, y, x) in the axis order of nnU-Net's reader; 0 outside nnU-Net's crop.
     """
     plans, configuration = predictor.plans_manager, predictor.configuration_manager
     shape = properties["shape_after_cropping_and_before_resampling"]
@@ -109,10 +108,10 @@ def on_image_grid(
 
 
 def in_file_order(array: npt.NDArray[Any], properties: Mapping[str, Any]) -> npt.NDArray[Any]:
-    """Undo the turn of nnU-Net's reader that reorients images; other readers keep the file's order.
+    """Undo the reorientation of nnU-Net's reorienting readers; others keep the file's order.
 
     Args:
-        array: (z, y, x) as nnU-Net's reader orders the axes.
+        array: (z, y, x) in the axis order of nnU-Net's reader.
         properties: nnU-Net's of the image.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What guides a CLIP-guided network at prediction: what guided it in training, from the image at hand."""
+"""Guidance of CLIP-guided networks at prediction, from the image as in training."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Guide:
     """Computes the guidance of patches.
 
     Args:
-        network: Its encoder attached; of several folds any one, as they share the encoder.
+        network: Any fold, its encoder attached; folds share the encoder.
         patch_size: Patch in voxels; two numbers for slices along the first axis.
-        cached: Whether each slice of the image is encoded once, for all its patches, mirrors and folds, as the recipe
-            word `cached` has it; else the network's input is, mirrored or not.
+        cached: Encode each slice of the image once for all its patches, mirrors and folds (recipe word `cached`); else
+            encode each input of the network.
     """
 
     def __init__(self, network: CLIPGuidedUNet, patch_size: Sequence[int], cached: bool) -> None:
@@ -31,12 +31,12 @@ class Guide:
     def patches(
         self, image: PreprocessedImage, opened: OpenImage, device: torch.device
     ) -> list[torch.Tensor] | list[None]:
-        """Return the guidance of each patch of an image, (embed_dim,), on the CPU; None where none is cached.
+        """Return the guidance (embed_dim,) of each patch of an image, on the CPU; None unless cached.
 
         Args:
             image: The image.
             opened: The same image, padded, with its patches.
-            device: Where to encode its slices, unless another model has done so.
+            device: Device for encoding slices that no other model has encoded yet.
         """
         if not self._cached:
             return [None] * len(opened.windows)
@@ -52,7 +52,7 @@ class Guide:
         return patch_guidance(slices, start, self._length, self._network.guidance_slices)
 
     def live(self, patches: torch.Tensor) -> torch.Tensor:
-        """Return the guidance (batch, embed_dim) of what the network is about to see, (batch, channel, *patch)."""
+        """Return the guidance (batch, embed_dim) of a network's input (batch, channel, *patch)."""
         return self._embed(patches)
 
     def _embed(self, images: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A trained model's network and weights, as nnU-Net would load them, without importing trainers where possible."""
+"""Load a trained model's network and weights as nnU-Net does, if possible without importing trainers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NETWORKS: dict[str, Callable[[Any], str]] = {
     "UNetTrainer": baseline_class,
     "AttentionUNetTrainer": lambda configuration_manager: ATTENTION,
 }
-"""Base of a recipe to its network's class, where the plans say all else; importing the trainers takes a second."""
+"""Bases whose network follows from its class and the plans: importing their trainers would take a second."""
 
 
 def load_model(folder: Path, folds: Sequence[int | str], checkpoint: str, trust: bool = False) -> dict[str, Any]:
@@ -35,15 +35,15 @@ def load_model(folder: Path, folds: Sequence[int | str], checkpoint: str, trust:
         folder: nnU-Net's `{trainer}__{plans}__{configuration}`, or a file of `hippo-nnunet model export`.
         folds: At least one.
         checkpoint: File in each fold's folder.
-        trust: Load checkpoints and plans that could run code; nothing in a model file ever is trusted.
+        trust: Load checkpoints and plans that could run code; model files are never trusted.
 
     Returns:
-        The arguments of `BatchedPredictor.manual_initialization`; the weights of a folder are read from its files when
-        they are used, so optimizers' states never are.
+        The arguments of `BatchedPredictor.manual_initialization`. A folder's weights are memory-mapped, so optimizer
+        states are never read.
 
     Raises:
-        DataError: Checkpoints or plans could run code, or a model file is wrong.
-        Exception: What nnU-Net, torch and our trainers raise where a file or the trainer is missing or wrong.
+        DataError: Checkpoints or plans could run code, or a model file is invalid.
+        Exception: What nnU-Net, torch and our trainers raise for a missing or invalid file or trainer.
     """
     if folder.is_file():
         return load_model_file(open_model(folder), folds)
@@ -64,19 +64,12 @@ def load_model(folder: Path, folds: Sequence[int | str], checkpoint: str, trust:
 
 
 def load_model_file(model: ModelFile, folds: Sequence[int | str]) -> dict[str, Any]:
-    """Build a shared model's network, and load the weights of its folds.
-
-    Args:
-        model: The opened file.
-        folds: At least one that it holds.
-
-    Returns:
-        As `load_model`.
+    """Like `load_model`, for an open model file.
 
     Raises:
-        DataError: The weights do not fit the plans, or plans or trainer name what is not nnU-Net's own or ours.
-        ConfigError: The encoder of a CLIP-guided model is another one here.
-        DependencyError: That encoder is not here.
+        DataError: The weights do not fit the plans, or plans or trainer name code outside nnU-Net and this package.
+        ConfigError: The installed CLIP encoder differs from the model's.
+        DependencyError: The CLIP encoder is not installed.
     """
     parameters = [model.weights(fold) for fold in folds]
     try:
@@ -98,15 +91,7 @@ def load_model_file(model: ModelFile, folds: Sequence[int | str]) -> dict[str, A
 
 
 class _Frame:
-    """What a model's network is built from.
-
-    Args:
-        trainer: Its trainer's name.
-        plans: Content of plans.json.
-        configuration: The configuration's name.
-        dataset_json: Content of dataset.json.
-        installed_only: Whether only nnU-Net's own trainers and ours count, not those in the user's folders.
-    """
+    """A model without weights; `installed_only` excludes trainers in the user's folders."""
 
     def __init__(
         self,
@@ -124,11 +109,11 @@ class _Frame:
 
     @property
     def base(self) -> str | None:
-        """The recipe's base; None for another trainer than ours."""
+        """The recipe's base; None if the trainer is not ours."""
         return parse(self.trainer).base if is_ours(self.trainer) else None
 
     def network(self) -> nn.Module:
-        """Build the network, its weights those of an untrained one."""
+        """Build the network with untrained weights."""
         if self.base in _NETWORKS:
             return self.of_class(_NETWORKS[self.base](self.configuration_manager))
         if self.base is not None:
@@ -148,7 +133,7 @@ class _Frame:
         return made
 
     def of_class(self, class_path: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
-        """Build a network of a class, without its trainer."""
+        """Build a network from its class, without its trainer."""
         return build_network(class_path, self.configuration_manager, self.channels, self.heads, False, arguments)
 
 
@@ -165,7 +150,7 @@ def _assembled(frame: _Frame, parameters: list[Any], mirroring_axes: Sequence[in
 
 
 def _nnunets_trainer(name: str, installed_only: bool) -> Any:
-    """Find a trainer that is not ours, as nnU-Net does."""
+    """Find a trainer of nnU-Net, or unless `installed_only` of the user, by name."""
     if not installed_only:
         from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
@@ -183,7 +168,7 @@ def _nnunets_trainer(name: str, installed_only: bool) -> Any:
 
 
 def _check_fit(frame: _Frame, fold: int | str, weights: Mapping[str, torch.Tensor]) -> None:
-    """Refuse weights that are not the network's, by names, shapes and types; allocates nothing."""
+    """Compare the weights' names, shapes and types with the network's, without allocating it."""
     with torch.device("meta"):
         if frame.base == CLIP_BASE:  # its trainer would attach an encoder
             embeddings = weights.get("text_embeddings")

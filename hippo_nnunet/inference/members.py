@@ -1,4 +1,4 @@
-"""The trained models that predict together: found, checked to fit one another, and loaded once."""
+"""The trained models of a prediction: found, checked for compatibility, and loaded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Member:
-    """One model folder, its checkpoints seen but not loaded; or a model file.
+    """A model folder or model file whose weights are not loaded yet.
 
     Attributes:
         folder: nnU-Net's `{trainer}__{plans}__{configuration}`, or a file of `hippo-nnunet model export`.
@@ -30,7 +30,7 @@ class Member:
         checkpoint: File name in each fold's folder.
         dataset_json: Content of dataset.json.
         plans: Content of plans.json.
-        trust: Whether its checkpoints and plans may run code.
+        trust: Load checkpoints and plans that could run code.
     """
 
     folder: Path
@@ -49,20 +49,20 @@ class Member:
 def find_members(
     models: Sequence[Path], folds: Sequence[int | str] | None, checkpoint: str, trust: bool = False
 ) -> list[Member]:
-    """Look at model folders and model files without loading a network.
+    """Find the folds of models, and check that the models belong together; loads no network.
 
     Args:
         models: nnU-Net's model folders, or files of `hippo-nnunet model export`; several are an ensemble.
-        folds: Folds to take of each; None for all that have the checkpoint, the fold `all` left out, as in nnU-Net.
-        checkpoint: File name in each fold's folder; a model file holds one checkpoint only.
-        trust: Whether checkpoints and plans of folders may run code.
+        folds: Folds of each model; None for all with the checkpoint except the fold `all`, as in nnU-Net.
+        checkpoint: File name in each fold's folder; ignored for model files.
+        trust: Load checkpoints and plans of folders that could run code.
 
     Returns:
         The members, in the order given.
 
     Raises:
-        ConfigError: No model, one twice, a missing folder, fold or checkpoint, or models that do not belong together.
-        DataError: A model's dataset.json or plans.json cannot be read, or a model file is wrong.
+        ConfigError: No model, a repeated one, a missing folder, fold or checkpoint, or incompatible models.
+        DataError: A model's dataset.json or plans.json cannot be read, or a model file is invalid.
     """
     if not models:
         raise ConfigError("no model to predict with: name a model folder such as UNetTrainer__nnUNetPlans__2d")
@@ -108,23 +108,16 @@ def find_members(
 def load_member(member: Member, device: torch.device, use_mirroring: bool, backend: str = "auto") -> BatchedPredictor:
     """Load the weights of every fold of a model.
 
-    Args:
-        member: The model.
-        device: Where it shall predict.
-        use_mirroring: Whether predictions are averaged over the mirrored axes that the training allowed.
-        backend: One of BACKENDS: see `hippo_nnunet.inference.backends`.
-
-    Returns:
-        The predictor, ready.
+    The other arguments are those of `BatchedPredictor`.
 
     Raises:
-        ConfigError: The trainer is not known here, or the model is the second stage of a cascade.
+        ConfigError: The trainer is not installed, or the model is the second stage of a cascade.
         DataError: A checkpoint cannot be read, could run code, or does not fit the plans.
     """
     from hippo_nnunet.inference.batched_predictor import BatchedPredictor
     from hippo_nnunet.inference.loading import load_model
 
-    # nnU-Net looks a trainer up by name, and this works without its folders or `hippo-nnunet register`.
+    # lets nnU-Net find our trainers without `hippo-nnunet register`
     os.environ[EXT_VARIABLE] = environment(member.folder)[EXT_VARIABLE]
     predictor = BatchedPredictor(device, use_mirroring, backend)
     try:
@@ -135,7 +128,7 @@ def load_member(member: Member, device: torch.device, use_mirroring: bool, backe
         reason = " ".join(str(error).split())[:300]
         if "Could not find requested nnunet trainer" in reason:
             raise ConfigError(
-                f"{member.folder}: its trainer is not installed here: put the trainer's folder into {EXT_VARIABLE}"
+                f"{member.folder}: its trainer is not installed here: add the trainer's folder to {EXT_VARIABLE}"
             ) from error
         raise DataError(
             f"{member.folder}: {member.checkpoint} of the folds {', '.join(map(str, member.folds))} cannot be loaded "

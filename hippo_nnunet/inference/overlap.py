@@ -1,4 +1,4 @@
-"""Work done ahead by one thread, in order."""
+"""Pipelining: work done ahead in one thread, in order."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ Result = TypeVar("Result")
 
 
 def in_background(work: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
-    """Do a piece of work for each item in one thread of its own, while whoever asks for the results does another.
+    """Map items in a background thread, while the consumer of the results does other work.
 
-    Two of these around a computation overlap it with reading on the one side and writing on the other.
+    Two of these around a computation overlap it with reading and with writing.
 
     Args:
-        work: Called in the thread, for one item after the other.
-        items: Taken in the caller's thread.
-        ahead: Items that may be taken before the first one's result is, at least 1; what bounds the memory.
+        work: Called in the thread, for one item at a time.
+        items: Consumed in the caller's thread.
+        ahead: Most items in progress, at least 1; bounds the memory.
 
     Yields:
         The results, in the items' order.
 
     Raises:
-        Exception: What `work` raised, at that item's place; items behind it may have been worked on.
+        Exception: What `work` raised, at that item's position; later items may have been processed.
     """
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(1) as pool:

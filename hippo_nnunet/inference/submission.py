@@ -1,8 +1,7 @@
 """The submission archive: `<task>/<case>.nii.gz`, labels in the input images' own geometry.
 
-Every file begins with the bytes of its input image's header and header extensions. Only the fields in
-`nifti_header.CHANGED_FIELDS` differ, since they describe the voxels that follow and not where they lie: a label image
-holds integers, is not scaled, and has no display range.
+Every file starts with the header and header extensions of its input image. Only the fields in
+`nifti_header.CHANGED_FIELDS` differ, which describe storage and display of the voxels.
 """
 
 from __future__ import annotations
@@ -45,11 +44,10 @@ def case_images(images: Path) -> dict[str, Path]:
     """List the images of a folder by case.
 
     Args:
-        images: Folder of `<case>.nii.gz` (MSD), or of `<case>_0000.nii.gz` (nnU-Net: all names end so, and the first
-            channel stands for the case).
+        images: Folder of `<case>.nii.gz` (MSD), or of `<case>_0000.nii.gz` (nnU-Net; the first channel is used).
 
     Returns:
-        Case to image, sorted by case; hidden files are left out.
+        Case to image, sorted by case, without hidden files.
 
     Raises:
         DataError: No such folder, or no image in it.
@@ -63,13 +61,13 @@ def case_images(images: Path) -> dict[str, Path]:
 
 
 def dataset_labels(dataset_json: Path) -> frozenset[int]:
-    """Read the label values that a prediction may hold.
+    """Read a dataset's label values.
 
     Args:
         dataset_json: dataset.json of the MSD ("1": "Anterior") or of nnU-Net ("Anterior": 1, regions as lists).
 
     Returns:
-        The values, background included; nnU-Net's ignore label is not among them.
+        The values with background, without nnU-Net's ignore label.
 
     Raises:
         DataError: The file is missing or holds no labels.
@@ -87,10 +85,10 @@ def dataset_labels(dataset_json: Path) -> frozenset[int]:
 
 
 def nearby_labels(*folders: Path) -> frozenset[int]:
-    """Label values of the first dataset.json in some folders: see `dataset_labels`.
+    """Return the label values of the first dataset.json found in some folders: see `dataset_labels`.
 
     Raises:
-        DataError: No folder has one, or it holds no labels.
+        DataError: No folder has one, or it has no labels.
     """
     for folder in folders:
         if (folder / "dataset.json").is_file():
@@ -115,16 +113,16 @@ def write_submission(
         images: See `case_images`.
         archive: Target, `.zip`.
         task_name: Folder in the archive.
-        overwrite: Replace an archive that is there.
-        labels: Label values allowed; by default those of dataset.json beside the predictions or above the images.
+        overwrite: Replace an existing archive.
+        labels: Allowed label values; None: those of dataset.json beside the predictions or above the images.
 
     Returns:
         The cases written, sorted.
 
     Raises:
-        ConfigError: The target is no `.zip`, or the task's name no plain folder name.
-        DataError: The archive exists; predictions are missing, too many, unreadable, on another grid than their
-            image, or hold values that are no label.
+        ConfigError: The target is no `.zip` file, or the task's name no plain folder name.
+        DataError: The archive exists; predictions are missing, extra, unreadable, on another grid than their image,
+            or hold other values than labels.
     """
     if archive.suffix != ".zip" or archive.is_dir():
         raise ConfigError(f"{archive}: a submission is a .zip file: give such a name")
@@ -153,19 +151,19 @@ def write_submission(
 
 
 def verify_submission(archive: Path, images: Path, labels: Collection[int], task_name: str = TASK_NAME) -> list[str]:
-    """Find everything that is wrong with an archive; nothing is extracted, and no entry is read beyond its due size.
+    """List an archive's problems; nothing is extracted, and no entry is read beyond its expected size.
 
     Args:
         archive: The zip file.
         images: See `case_images`.
-        labels: Label values allowed.
-        task_name: Folder that the archive must hold.
+        labels: Allowed label values.
+        task_name: Folder in the archive.
 
     Returns:
-        One line for each problem; empty if the archive is right.
+        One line for each problem.
 
     Raises:
-        DataError: The archive or the images do not exist or an image is unreadable.
+        DataError: The archive or the images do not exist, or an image is unreadable.
     """
     inputs = case_images(images)
     if not archive.is_file():
@@ -208,7 +206,7 @@ def _label_image(prediction: Path, header: InputHeader, allowed: frozenset[int])
         raise DataError(f"{prediction}: cannot be read ({error}): delete it and predict this case again") from error
     if not header.agrees(affine):
         raise DataError(
-            f"{prediction}: got affine {affine.round(3).tolist()}, which is not where {header.path} lies: "
+            f"{prediction}: got affine {affine.round(3).tolist()}, which differs from {header.path}'s: "
             "predict from this image"
         )
     problem = _value_problem(voxels, allowed)
@@ -246,7 +244,7 @@ def _name_problems(entries: list[zipfile.ZipInfo], expected: set[str], folder: s
 
 
 def _read_at_most(stream: GzipFile, limit: int) -> bytes:
-    """Read so many bytes at most, without room for more than there are."""
+    """Read up to `limit` bytes in chunks, so that a small stream needs little memory."""
     content = bytearray()
     while len(content) < limit and (part := stream.read(min(_CHUNK, limit - len(content)))):
         content += part

@@ -1,6 +1,6 @@
-"""The file that holds a shared model: a zip of plain files, none compressed, each named in a manifest with its hash.
+"""The `.hippo` container of a shared model: an uncompressed zip with a manifest of its members' hashes.
 
-Nothing is ever extracted by name. A file is refused as a whole before any of its members is used.
+Nothing is extracted by name, and the whole file is checked before any member is used.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ LIMITS: tuple[tuple[str, int], ...] = (
     (r"example/(input_\d{4}|labels)\.nii|example/expected\.json", 64 * _MIB),
     (r"weights/fold_(0|[1-9]\d?|all)\.safetensors", 8192 * _MIB),
 )
-"""The names that a member may have, and the most bytes of it. Source: ours; the largest plans of nnU-Net make weights
-of about 0.4 GiB."""
+"""Allowed member names and their largest sizes in bytes. Source: ours; weights for nnU-Net's largest plans take about
+0.4 GiB."""
 
 _CHUNK = 2**20
 _UNSAFE_NAME = re.compile(r"(^|[/\\])\.\.?([/\\]|$)|^[/\\]|^[A-Za-z]:|\\|//|[\x00-\x1f\x7f]")
@@ -46,11 +46,11 @@ _REMEDY = "do not use this file, ask for it again"
 
 @dataclass(frozen=True)
 class Container:
-    """A file whose members are those of its manifest, byte for byte.
+    """A checked model file: its members are those of its manifest.
 
     Attributes:
         path: The file.
-        members: Name to size in bytes and SHA-256, the manifest left out.
+        members: Name to size in bytes and SHA-256, without the manifest.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class Container:
         """Return a member's bytes.
 
         Raises:
-            DataError: There is no such member, or the file has changed since it was opened.
+            DataError: The member does not exist, or the file has changed since it was opened.
         """
         if name not in self.members:
             raise DataError(f"{self.path}: has no member {name}; {_REMEDY}")
@@ -75,26 +75,19 @@ class Container:
         return content
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Return a member that is a JSON object.
-
-        Raises:
-            DataError: It is not, or see `read`.
-        """
+        """Return a member's JSON object; errors as in `read`."""
         return _json(self.path, name, self.read(name))
 
 
 def open_container(path: Path) -> Container:
-    """Check a file: names, kinds, sizes, manifest, hashes. Nothing is written.
+    """Check the names, types, sizes and hashes of a model file's members.
 
     Args:
-        path: The file; its name does not matter.
-
-    Returns:
-        The container.
+        path: The file, with any name.
 
     Raises:
-        DataError: It is missing, no such file, of a newer format, damaged, or holds anything that a model has no need
-            of: see docs/sharing.md.
+        DataError: It is missing, no model file, of a newer format, damaged, or has members that a model does not need:
+            see docs/sharing.md.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file: name a file that 'hippo-nnunet model export' wrote")
@@ -129,16 +122,16 @@ def write_container(
     overwrite: bool = False,
     check: Callable[[Path], object] = open_container,
 ) -> None:
-    """Write a file; the same members give the same bytes.
+    """Write a model file; equal members give equal bytes.
 
     Args:
         target: The file, ending in `.hippo`.
-        members: Name to what returns its bytes, in the order of the file; each is called once.
-        overwrite: Replace a file that is there.
-        check: Called with the whole file under a temporary name, before it gets its own; raises to refuse it.
+        members: Name to a function that returns its bytes, called once, in the order of the file.
+        overwrite: Replace an existing file.
+        check: Called with the complete temporary file before it replaces the target; raises to refuse it.
 
     Raises:
-        ConfigError: Another ending.
+        ConfigError: The target does not end in `.hippo`.
         DataError: The file exists, or cannot be written.
     """
     check_target(target, overwrite)
@@ -155,12 +148,7 @@ def write_container(
 
 
 def check_target(target: Path, overwrite: bool) -> None:
-    """Refuse a name to write to.
-
-    Raises:
-        ConfigError: It does not end in `.hippo`.
-        DataError: It exists, and is not to be replaced.
-    """
+    """Refuse a target that does not end in `.hippo` (ConfigError), or exists without `overwrite` (DataError)."""
     if target.suffix != SUFFIX or target.is_dir():
         raise ConfigError(f"{target}: a shared model is a {SUFFIX} file: give such a name")
     if target.exists() and not overwrite:
@@ -168,7 +156,7 @@ def check_target(target: Path, overwrite: bool) -> None:
 
 
 def as_json(content: Any) -> bytes:
-    """Return JSON as the format writes it: the same content, the same bytes."""
+    """Return JSON in the format's fixed form: equal content gives equal bytes."""
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
@@ -177,7 +165,7 @@ def _refused(path: Path, name: str, problem: str) -> DataError:
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo], archive_size: int) -> None:
-    """Refuse what no model needs, whatever the manifest says."""
+    """Refuse unsafe or unneeded members regardless of the manifest."""
     if len(entries) > MOST_MEMBERS:
         raise DataError(f"{path}: holds {len(entries)} members, a model has at most {MOST_MEMBERS}; {_REMEDY}")
     seen: set[str] = set()

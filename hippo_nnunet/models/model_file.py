@@ -1,4 +1,4 @@
-"""A shared model, opened: who made it, what it needs, its weights. Torch-free until weights are asked for."""
+"""An open model file: description, plans and weights. Imports torch only to read weights."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ DATASET_KEYS = (
     "name", "description", "reference", "licence", "license", "release", "tensorImageSize", "numTraining", "numTest",
     "channel_names", "modality", "labels", "regions_class_order", "file_ending",
 )  # fmt: skip
-"""What is kept of dataset.json; lists of cases and paths are not."""
+"""Entries of dataset.json that are shared; lists of cases and paths are not."""
 
 _MOST_CHANNELS = 64
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A shared model whose file and description are right; its weights are not read yet.
+    """A shared model with checked file and description; its weights are not read yet.
 
     Attributes:
         container: The file.
-        trainer: Name of the trainer: a recipe of ours, or a class of nnU-Net's.
+        trainer: Name of the trainer: one of our recipes, or a class of nnU-Net.
         configuration: Such as `2d`.
-        folds: The folds whose weights it holds.
-        mirroring_axes: Spatial axes that the training allowed to mirror at prediction; None for none.
+        folds: Folds with weights.
+        mirroring_axes: Spatial axes to mirror at prediction; None for none.
         plans: Content of plans.json.
-        dataset_json: What is kept of dataset.json.
+        dataset_json: The shared entries of dataset.json.
         description: Content of model.json, with metrics, licence, citation and versions.
     """
 
@@ -73,7 +73,7 @@ class ModelFile:
         """Read the weights of a fold, on the CPU.
 
         Raises:
-            DataError: They are no safetensors, or hold numbers that are not finite.
+            DataError: They are not safetensors, or hold NaN or infinity.
         """
         from hippo_nnunet.models.tensors import unpack
 
@@ -92,20 +92,14 @@ def weights_member(fold: int | str) -> str:
 
 
 def open_model(path: Path) -> ModelFile:
-    """Open a shared model and check all but its weights.
-
-    Args:
-        path: A file of `hippo-nnunet model export`.
-
-    Returns:
-        The model.
+    """Open a file of `hippo-nnunet model export` and check everything but its weights.
 
     Raises:
-        DataError: The file is unsafe or damaged, or its description is wrong or names foreign code.
+        DataError: The file is unsafe or damaged, or its description is invalid or names foreign code.
     """
     container = open_container(path)
     description, plans = container.read_json(MODEL), container.read_json(PLANS)
-    dataset_json = kept_of_dataset(container.read_json(DATASET))
+    dataset_json = shared_of_dataset(container.read_json(DATASET))
     try:
         check_description(description, plans, dataset_json)
     except DataError as error:
@@ -127,7 +121,7 @@ def open_model(path: Path) -> ModelFile:
     )
 
 
-def kept_of_dataset(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+def shared_of_dataset(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
     """Return a dataset.json without lists of cases and paths."""
     return {key: dataset_json[key] for key in DATASET_KEYS if key in dataset_json}
 
@@ -135,15 +129,15 @@ def kept_of_dataset(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
 def check_description(
     description: Mapping[str, Any], plans: Mapping[str, Any], dataset_json: Mapping[str, Any]
 ) -> None:
-    """Refuse a description that is incomplete, contradicts itself, or names what nnU-Net and we do not have.
+    """Refuse a description that is incomplete, inconsistent, or names things unknown to nnU-Net and this package.
 
     Args:
         description: Content of model.json.
         plans: Content of plans.json.
-        dataset_json: Of `kept_of_dataset`.
+        dataset_json: From `shared_of_dataset`.
 
     Raises:
-        DataError: Says what; the file is the caller's to name.
+        DataError: Names the entry; the caller adds the file.
     """
     trainer, configuration = description.get("trainer"), description.get("configuration")
     dataset, plans_name = plans.get("dataset_name"), plans.get("plans_name")
@@ -154,7 +148,7 @@ def check_description(
         ("plans_name", plans_name, r"[A-Za-z]\w*"),
     ):
         if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII) or "__" in value or len(value) > 99:
-            raise DataError(f"{what} is {str(value)[:100]!r}, which nnU-Net cannot have called it")
+            raise DataError(f"{what} is {str(value)[:100]!r}, which is no name that nnU-Net gives")
     if is_ours(str(trainer)):
         _check_recipe(str(trainer), description)
     try:

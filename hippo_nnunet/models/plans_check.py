@@ -1,4 +1,4 @@
-"""What plans may name: nnU-Net finds and calls classes and functions by the names in its plans."""
+"""Check plans of others: nnU-Net imports and calls the classes and functions that plans name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "resampling_fn_seg": _RESAMPLING,
     "resampling_fn_probabilities": _RESAMPLING,
 }
-"""Of a configuration: names that nnU-Net 2.8 looks up among its own modules, where it would take anything so called."""
+"""Allowed names of a configuration's entries, which nnU-Net 2.8 looks up among its own modules without a check."""
 
 MOST_PATCH_VOXELS = 512**3
 MOST_IN_ARCHITECTURE = 4096
@@ -38,13 +38,10 @@ MOST_IN_ARCHITECTURE = 4096
 
 
 def check_plans(plans: Mapping[str, Any]) -> None:
-    """Refuse plans that name code outside nnU-Net's own and ours, or sizes that no model has.
-
-    Args:
-        plans: Content of plans.json.
+    """Refuse plans that name code outside nnU-Net and this package, or have excessive sizes.
 
     Raises:
-        DataError: Says which entry; the file is the caller's to name.
+        DataError: Names the entry; the caller adds the file.
     """
     try:
         _one_of("image_reader_writer", plans["image_reader_writer"], READERS)
@@ -62,14 +59,14 @@ def check_plans(plans: Mapping[str, Any]) -> None:
 
 
 def check_classes(plans: Mapping[str, Any], configuration: str) -> None:
-    """Refuse names in the right place that are no network or no layer; imports nnU-Net's networks and torch.
+    """Refuse classes that are no networks or layers; imports torch and nnU-Net's networks.
 
     Args:
-        plans: Plans that `check_plans` has passed.
-        configuration: The configuration that is used.
+        plans: Plans checked by `check_plans`.
+        configuration: The configuration to use.
 
     Raises:
-        DataError: Says which entry.
+        DataError: Names the entry.
     """
     from pydoc import locate
 
@@ -111,9 +108,9 @@ def _check_configuration(configuration: Mapping[str, Any]) -> None:
 
 
 def _dotted(configuration: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what nnU-Net imports by a dotted path: the network's class and the arguments that plans mark so."""
+    """Yield the dotted paths that nnU-Net imports: the network's class and the arguments marked in the plans."""
     architecture = configuration.get("architecture")
-    if architecture is None:  # inherited, or of an old nnU-Net, which had two networks by name
+    if architecture is None:  # inherited, or of an old nnU-Net without dotted paths
         return
     yield "network_class_name", architecture["network_class_name"]
     arguments = architecture["arch_kwargs"]

@@ -1,4 +1,4 @@
-"""Weights as safetensors: named tensors and nothing else, the same bytes for the same weights."""
+"""Weights as safetensors; equal weights give equal bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 _ALIASES = "same_as"
-"""The only key of the metadata: safetensors writes several keys in no fixed order."""
+"""The only key of the metadata, because safetensors writes several keys in no fixed order."""
 _HEADER_LIMIT = 100_000_000
 """safetensors' own, bytes."""
 
@@ -22,10 +22,10 @@ def pack(weights: Mapping[str, torch.Tensor]) -> bytes:
     """Return a state dict as a safetensors file.
 
     Args:
-        weights: Name to tensor. Equal tensors are stored once, as nnU-Net's networks name their encoder's twice.
+        weights: Name to tensor. Equal tensors are stored once, since nnU-Net's networks name their encoder twice.
 
     Raises:
-        DataError: A value is no tensor, or holds a NaN or an infinite number.
+        DataError: A value is not a tensor, or holds NaN or infinity.
     """
     import torch
     from safetensors.torch import save
@@ -52,7 +52,7 @@ def unpack(content: bytes) -> dict[str, torch.Tensor]:
     """Read what `pack` wrote.
 
     Raises:
-        DataError: It is no safetensors file, or holds a NaN or an infinite number.
+        DataError: It is not a safetensors file, or holds NaN or infinity.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load

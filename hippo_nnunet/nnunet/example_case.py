@@ -1,4 +1,4 @@
-"""Show one case as nnU-Net hands it to the network: from its preprocessed folder, or made with its functions."""
+"""One case as nnU-Net passes it to the network: from its preprocessed folder, or computed with its functions."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class PreprocessedCase:
 
     Args:
         channels: shape (channels, z, y, x), float32.
-        label: shape (z, y, x); None without reference. Values below 0 lie outside nnU-Net's non-zero mask.
+        label: shape (z, y, x); None without reference; negative outside nnU-Net's non-zero mask.
         spacing_mm: voxel size along (x, y, z).
-        source: where it comes from, in words.
+        source: its origin, as text.
     """
 
     channels: npt.NDArray[np.float32]
@@ -42,18 +42,18 @@ class PreprocessedCase:
 def stored_case(dataset: Dataset, case: LoadedCase) -> PreprocessedCase | None:
     """Read a case from nnU-Net's preprocessed folder.
 
-    Looked for where ``nnUNet_preprocessed`` says, else beside ``nnUNet_raw``; nnUNetPlans before others, and 3d_fullres
-    before 3d_lowres and 2d.
+    Searches ``nnUNet_preprocessed``, else beside ``nnUNet_raw``; nnUNetPlans first, and 3d_fullres before 3d_lowres and
+    2d.
 
     Args:
-        dataset: a dataset; only one in nnU-Net's form can have been preprocessed.
-        case: the case as it was read.
+        dataset: a dataset; only nnU-Net's form can be preprocessed.
+        case: the case as read from its files.
 
     Returns:
-        The case with its axes back in the order of the file, or None where there is none.
+        The case with its axes in the order of the file, or None if it is not preprocessed.
 
     Raises:
-        DataError: it is there, but cannot be read.
+        DataError: it exists, but cannot be read.
     """
     for folder in _preprocessed_folders(dataset):
         plans_files = [p for p in folder.glob("*.json") if is_plans(read_json(p))]
@@ -76,13 +76,13 @@ def computed_case(
     """Crop, normalise and resample a case with nnU-Net's own functions.
 
     Args:
-        case: the case as it was read.
-        normalisations: name of nnU-Net's class for each channel; CTNormalization needs a plan and is not possible here.
+        case: the case as read from its files.
+        normalisations: name of nnU-Net's class for each channel; not CTNormalization, which needs a plan.
         within_mask: normalise within the non-zero mask.
-        spacing_mm: the wanted voxel size along (x, y, z).
+        spacing_mm: target voxel size along (x, y, z).
 
     Returns:
-        The case as nnU-Net's preprocessor would make it by the plan of its default planner.
+        The case as preprocessed by the plan of nnU-Net's default planner.
 
     Source: nnunetv2 2.8.1, ``preprocessing/preprocessors/default_preprocessor.py``.
     """
@@ -98,7 +98,7 @@ def computed_case(
         data[index] = normaliser.run(data[index], seg[0])
     before, after = tuple(reversed(case.spacing_mm)), tuple(reversed(spacing_mm))
     shape = compute_new_shape(data.shape[1:], before, after)
-    steps = ["cropped to what is not zero", "normalised"]
+    steps = ["cropped to non-zero", "normalised"]
     if tuple(shape) != data.shape[1:]:
         kinds = ((data, False, 3), (seg, True, 1))
         data, seg = (
@@ -115,14 +115,14 @@ def computed_case(
 
 
 def planned_spacing(spacings_mm: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]) -> tuple[float, ...]:
-    """Work out the voxel size that nnU-Net's default planner would choose.
+    """Return the voxel size that nnU-Net's default planner would choose.
 
     Args:
         spacings_mm: voxel sizes of the training images, shape (cases, 3).
-        sizes: their numbers of voxels after cropping, shape (cases, 3), the same order of axes.
+        sizes: numbers of voxels after cropping, shape (cases, 3), in the same axis order.
 
     Returns:
-        The median; along one axis that is much coarser than the others, the 10th percentile.
+        The median; the 10th percentile along an axis that is much coarser than the others.
 
     Source: nnunetv2 2.8.1, ``ExperimentPlanner.determine_fullres_target_spacing``.
     """

@@ -1,4 +1,4 @@
-"""Checkpoints read without running code; those that can't be are refused unless the user trusts them."""
+"""Read checkpoints without running code; refuse those that need it unless the user trusts them."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from hippo_nnunet.errors import DataError
 log = logging.getLogger(__name__)
 
 _NUMBERS = re.compile(r"([<>=|]?)([biufc])(\d{1,2})")
-"""Type codes of numbers, such as f8; no objects, no text, no structures."""
+"""Codes of numeric types such as f8; no objects, text or structures."""
 
 
 class _NumberType:
-    """Stands in for `numpy.dtype`, of which a pickle could otherwise make types that numpy does not survive."""
+    """Replaces `numpy.dtype`, because numpy crashes on some types that a pickle could make of it."""
 
     def __init__(self, code: Any, align: Any = False, copy: Any = True) -> None:
         if not isinstance(code, str) or not _NUMBERS.fullmatch(code):
-            raise pickle.UnpicklingError(f"Unsupported global: GLOBAL numpy.dtype({code!r}) is no type of numbers")
+            raise pickle.UnpicklingError(f"Unsupported global: GLOBAL numpy.dtype({code!r}) is not a numeric type")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
-        """Take the byte order from what numpy pickles."""
+        """Restore the byte order from numpy's pickled state."""
         order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
         if order not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError("Unsupported global: GLOBAL numpy.dtype with a strange state")
+            raise pickle.UnpicklingError("Unsupported global: GLOBAL numpy.dtype with an invalid state")
         self.dtype = self.dtype.newbyteorder(order)
 
 
 def _number(of_type: _NumberType, content: bytes) -> Any:
-    """Stand in for numpy's `scalar`: one number from its bytes."""
+    """Replacement of numpy's `scalar`: one number from its bytes."""
     if type(of_type) is not _NumberType or type(content) is not bytes or len(content) != of_type.dtype.itemsize:
-        raise pickle.UnpicklingError("Unsupported global: GLOBAL numpy scalar that is no number")
+        raise pickle.UnpicklingError("Unsupported global: GLOBAL numpy scalar that is not a number")
     return np.frombuffer(content, of_type.dtype)[0]
 
 
 def _stand_in(made: Any, module: str, name: str) -> Any:
-    """Let torch find an object under the name that a pickle uses."""
+    """Register an object under the name that a pickle uses."""
     made.__module__, made.__name__, made.__qualname__ = module, name, name
     return made
 
@@ -59,9 +59,9 @@ def _numpy_scalar(module: str) -> Any:
 
 
 def _bytes(text: str, encoding: str) -> bytes:
-    """Stand in for `_codecs.encode`, by which pickles of protocol 2 write bytes: torch before 2.5 refuses it."""
+    """Replacement of `_codecs.encode`, with which pickles of protocol 2 write bytes; torch before 2.5 refuses it."""
     if type(text) is not str or encoding != "latin1":
-        raise pickle.UnpicklingError("Unsupported global: GLOBAL _codecs.encode of something else than bytes")
+        raise pickle.UnpicklingError("Unsupported global: GLOBAL _codecs.encode of something other than bytes")
     return text.encode("latin1")
 
 
@@ -71,26 +71,24 @@ _ALLOWED = [
     _numpy_scalar("numpy._core.multiarray"),
     _numpy_scalar("numpy.core.multiarray"),  # numpy 1
 ]
-"""What nnU-Net's checkpoints hold beside tensors and plain Python: numpy's numbers, in the log and the best score."""
+"""For the numpy numbers that nnU-Net's checkpoints hold in the log and the best score."""
 
 
 def read_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
-    """Read a checkpoint; tensors stay in the file until they are used.
-
-    torch's restricted unpickler reads it, which makes tensors, numbers, text and containers, and calls nothing else.
+    """Read a checkpoint with memory-mapped tensors, by torch's restricted unpickler.
 
     Args:
         path: A `.pth` of nnU-Net or of ours.
-        trust: Load a checkpoint that names anything else too, which may run any code that its author wished.
+        trust: If the restricted unpickler refuses it, use the unrestricted one, which may run arbitrary code.
 
     Returns:
-        nnU-Net's content: `network_weights`, `trainer_name`, `init_args` and so on.
+        The checkpoint's entries: `network_weights`, `trainer_name`, `init_args` and so on.
 
     Raises:
-        DataError: It could run code, and is not trusted.
+        DataError: It could run code and is not trusted, or is not a dictionary.
         Exception: What torch raises for a damaged file.
     """
-    if not zipfile.is_zipfile(path):  # torch takes such a file for a pickle of long ago, and would run its code
+    if not zipfile.is_zipfile(path):  # torch would read it as a legacy pickle
         raise ValueError(f"{path} is cut off, or no checkpoint")
     try:
         with _allowing():
@@ -106,13 +104,13 @@ def read_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
         log.warning("%s: loading this checkpoint can run code (%s); you trust it", path, named)
         content = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
     if not isinstance(content, dict):
-        raise DataError(f"{path}: holds no checkpoint of nnU-Net, but a {type(content).__name__}: name another one")
+        raise DataError(f"{path}: not an nnU-Net checkpoint but a {type(content).__name__}: name another one")
     return content
 
 
 @contextmanager
 def _allowing() -> Iterator[None]:
-    """Add to what torch may load inside the block; torch 2.4 has no such context of its own."""
+    """Extend torch's safe globals within the block; torch 2.4 has no such context manager."""
     before = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals(_ALLOWED)
     try:

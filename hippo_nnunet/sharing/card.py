@@ -1,4 +1,4 @@
-"""The model card: what a shared model is, for people."""
+"""The model card of a shared model."""
 
 from __future__ import annotations
 
@@ -9,19 +9,13 @@ from hippo_nnunet.training.recipes import BASES, WORD_GROUPS, is_ours, parse
 
 
 def model_card(description: Mapping[str, Any], dataset_json: Mapping[str, Any], plans: Mapping[str, Any]) -> str:
-    """Write the card as Markdown.
-
-    Args:
-        description: Content of model.json.
-        dataset_json: What is kept of dataset.json.
-        plans: Content of plans.json.
-    """
+    """Return the card as Markdown, from the content of model.json, dataset.json and plans.json."""
     name = f"{description['trainer']}, {plans['plans_name']}, {description['configuration']}"
     parts = [
         f"# {name}",
         f"A segmentation model of nnU-Net v2 for {plans['dataset_name']}, shared with `hippo-nnunet model export`. "
-        "For research; not a medical device. It has seen images like its training data only: look at what it makes of "
-        "yours before you rely on it.",
+        "For research; not a medical device. It has only been trained on images like those below: check its "
+        "segmentations of your images before you rely on them.",
         "```bash\nhippo-nnunet model verify MODEL.hippo\nhippo-nnunet predict --model MODEL.hippo --input images "
         "--output segmentations\n```",
         "## What it is",

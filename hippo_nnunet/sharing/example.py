@@ -1,4 +1,4 @@
-"""A synthetic image that travels with a model, and what the model makes of it: so a reader can tell that it works."""
+"""A synthetic image in a model file, with the model's expected output, to verify that it works on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LABELS, EXPECTED = "example/labels.nii", "example/expected.json"
 
 SAMPLES = 128
-"""Voxels whose probabilities are kept: half where the model is least sure, half evenly spaced."""
+"""Voxels whose probabilities are kept: half where the model is least certain, half evenly spaced."""
 _DIGITS = 7
 _SEED = 6
 _MOST_VOXELS = 2**22
@@ -30,7 +30,7 @@ _MOST_VOXELS = 2**22
 
 @dataclass(frozen=True)
 class Output:
-    """What a model makes of the example, or should make of it.
+    """Actual or expected output for the example.
 
     Attributes:
         labels: (z, y, x), integers.
@@ -49,11 +49,11 @@ def input_member(channel: int) -> str:
 
 
 def make_inputs(plans: Mapping[str, Any], channels: int, normalization: Sequence[str]) -> dict[str, bytes]:
-    """Make the example's images: a phantom with the median spacing and the intensities that the plans tell.
+    """Make the example's images: a phantom with the median spacing and intensities of the plans.
 
     Args:
         plans: Content of plans.json.
-        channels: Images to make; they show the same structure.
+        channels: Number of images, all of the same structure.
         normalization: The plans' scheme of each channel.
 
     Returns:
@@ -67,7 +67,7 @@ def make_inputs(plans: Mapping[str, Any], channels: int, normalization: Sequence
         of_channel = known.get(str(channel), {})
         mean, std = (float(of_channel.get(key, default)) for key, default in (("mean", 100.0), ("std", 20.0)))
         values = mean + std * scores
-        if normalization[channel] == "RGBTo01Normalization":  # which wants a photograph's range
+        if normalization[channel] == "RGBTo01Normalization":  # expects 8-bit values
             values = values.clip(0, 255)
         made[input_member(channel)] = _nifti(values.astype(np.float32), _spacing_mm(plans))
     return made
@@ -77,24 +77,24 @@ def run_example(predictor: BatchedPredictor, images: Sequence[Path], voxels: npt
     """Predict the example.
 
     Args:
-        predictor: The model, computed by torch.
+        predictor: The model, with the torch backend.
         images: The example's files, one for each channel.
-        voxels: Where to keep probabilities; None: choose.
+        voxels: Flat indices whose probabilities to keep; None: choose them.
 
     Raises:
-        DataError: The probabilities are no numbers.
+        DataError: Probabilities are NaN or infinite.
     """
     image, properties = predictor.preprocess(images)
     segmentation, probabilities = predictor.to_image_grid(predictor.predict_image(image), properties)
     if not np.isfinite(probabilities).all():
-        raise DataError("the model's probabilities of its example are no numbers: its weights hold extreme values")
+        raise DataError("the model's probabilities of its example are NaN or infinite: its weights hold extreme values")
     flat = np.asarray(probabilities, dtype=np.float64).reshape(len(probabilities), -1)
-    chosen = _telling_voxels(flat) if voxels is None else voxels
+    chosen = _sample_voxels(flat) if voxels is None else voxels
     return Output(np.asarray(segmentation, dtype=np.int64), chosen, flat[:, chosen].T.round(_DIGITS))
 
 
 def pack_output(output: Output, plans: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the expected output's members: a label image on the grid of the input, and the probabilities."""
+    """Return the members of the expected output: a label image on the input's grid, and the probabilities."""
     labels = output.labels.astype(np.uint8 if output.labels.max(initial=0) < 256 else np.uint16)
     content = {"voxels": output.voxels.tolist(), "probabilities": output.probabilities.tolist()}
     return {LABELS: _nifti(labels.T, _spacing_mm(plans)), EXPECTED: as_json(content)}
@@ -108,7 +108,7 @@ def unpack_output(labels: Path, content: Mapping[str, Any]) -> Output:
         content: Content of EXPECTED.
 
     Raises:
-        DataError: Something is wrong with it.
+        DataError: It is invalid.
     """
     try:
         array = np.asarray(read_volume(labels).array)
@@ -120,26 +120,22 @@ def unpack_output(labels: Path, content: Mapping[str, Any]) -> Output:
     except HippoError as error:
         raise DataError(f"{LABELS}: {error}") from error
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{EXPECTED}: not what a model should make of its example ({str(error)[:100]})") from error
+        raise DataError(f"{EXPECTED}: not an expected output ({str(error)[:100]})") from error
     return Output(array.astype(np.int64), voxels, probabilities)
 
 
 def check_input(path: Path) -> None:
-    """Refuse an example that is no small, sound image, before nnU-Net reads it.
-
-    Raises:
-        DataError: Says what; the path is a scratch file's, which the caller replaces.
-    """
+    """Raise DataError if the example is not a small, valid image; the caller adds the model file's name."""
     try:
         volume = read_volume(path)
     except HippoError as error:
         raise DataError(str(error).replace(str(path), path.name)) from error
     if volume.non_finite or volume.array.size > _MOST_VOXELS:
-        raise DataError(f"{path.name}: {volume.non_finite} voxels that are no numbers, of {volume.array.size}")
+        raise DataError(f"{path.name}: {volume.non_finite} voxels are NaN or infinite, of {volume.array.size}")
 
 
-def _telling_voxels(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Choose voxels where a changed model would show: the least sure ones, and some from everywhere."""
+def _sample_voxels(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Choose voxels that reveal a changed model: the least certain ones, and evenly spaced ones."""
     surest = np.sort(probabilities, axis=0)[::-1]
     margin = surest[0] - surest[1] if len(surest) > 1 else np.abs(surest[0] - 0.5)
     unsure = np.argsort(margin, kind="stable")[: SAMPLES // 2]
@@ -148,7 +144,7 @@ def _telling_voxels(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.in
 
 
 def _spacing_mm(plans: Mapping[str, Any]) -> list[float]:
-    """Return the median spacing (x, y, z); nnU-Net keeps it as (z, y, x), its axes turned."""
+    """Return the median spacing (x, y, z), which plans hold as transposed (z, y, x)."""
     turned = plans["original_median_spacing_after_transp"]
     return [float(turned[axis]) for axis in plans["transpose_backward"]][::-1]
 

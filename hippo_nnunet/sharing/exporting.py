@@ -1,4 +1,4 @@
-"""A trained model written as one file that holds no pickle."""
+"""Export a trained model as one file without pickles."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hippo_nnunet.models.model_file import (
     PER_CASE,
     PLANS,
     check_description,
-    kept_of_dataset,
+    shared_of_dataset,
     weights_member,
 )
 from hippo_nnunet.nnunet.api import limit_processes
@@ -46,16 +46,16 @@ _TRAINING_KEYS = ("trained_seconds", "seed", "device", "threads")
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What goes into the file beside the model.
+    """Options and additional content of an exported model.
 
     Attributes:
-        folds: Folds to share; None for all that are trained.
+        folds: Folds to export; None for all that are trained.
         checkpoint: File in each fold's folder.
-        experiment: Folder of the experiment whose per-case metrics go along; None: none do.
+        experiment: Folder of the experiment whose per-case metrics to include; None for none.
         licence: Of the weights, such as `CC-BY-SA-4.0`.
         citation: What to cite.
         trust: Load a checkpoint that could run code.
-        overwrite: Replace a file that is there.
+        overwrite: Replace an existing file.
     """
 
     folds: Sequence[int | str] | None = None
@@ -68,7 +68,7 @@ class ExportOptions:
 
 
 def export_model(model: Path, output: Path, options: ExportOptions | None = None) -> Path:
-    """Write a model to one file, and verify that file before it gets its name.
+    """Write a model to one file, which is verified before it replaces the target.
 
     The same model, options, machine and versions give the same bytes.
 
@@ -95,7 +95,7 @@ def export_model(model: Path, output: Path, options: ExportOptions | None = None
     import torch
 
     predictor = load_member(member, torch.device("cpu"), use_mirroring=True, backend="torch")
-    dataset_json = kept_of_dataset(member.dataset_json)
+    dataset_json = shared_of_dataset(member.dataset_json)
     description = _description(member, predictor, options)
     try:
         check_description(description, member.plans, dataset_json)
@@ -126,7 +126,7 @@ def export_model(model: Path, output: Path, options: ExportOptions | None = None
 
 
 def _description(member: Member, predictor: BatchedPredictor, options: ExportOptions) -> dict[str, Any]:
-    """Collect the content of model.json; it names no folder and no time."""
+    """Return the content of model.json, without paths and times."""
     from hippo_nnunet.nnunet.checkpoints import KEY
 
     contents = {fold: _content(member, fold) for fold in member.folds}
@@ -135,7 +135,9 @@ def _description(member: Member, predictor: BatchedPredictor, options: ExportOpt
         for c in contents.values()
     }
     if len(identities) > 1:
-        raise ConfigError(f"{member.folder}: its folds are of different trainings {sorted(identities)}: choose --folds")
+        raise ConfigError(
+            f"{member.folder}: its folds are from different trainings {sorted(identities)}: select with --folds"
+        )
     first = next(iter(contents.values()))
     trainer, configuration = str(first["trainer_name"]), str(first["init_args"]["configuration"])
     axes = first.get("inference_allowed_mirroring_axes")
@@ -175,7 +177,7 @@ def _weights(member: Member, fold: int | str) -> bytes:
 
 
 def _example(member: Member, predictor: BatchedPredictor) -> dict[str, bytes]:
-    """Make the example's members: the images, and what the model makes of them."""
+    """Return the example's members: its images and the model's output."""
     schemes = predictor.configuration_manager.normalization_schemes
     inputs = make_inputs(member.plans, member.channels, schemes)
     with tempfile.TemporaryDirectory(prefix="hippo-example-") as scratch:
@@ -197,7 +199,7 @@ def _training(member: Member) -> dict[str, Any]:
 
 
 def _metrics(member: Member) -> dict[str, Any]:
-    """Read each fold's validation as nnU-Net wrote it: means over its cases."""
+    """Read each fold's mean validation metrics from nnU-Net's summary."""
     labels, _ = named_labels(member.dataset_json)
     found = {}
     for fold in member.folds:
@@ -221,7 +223,7 @@ def _finite(value: float) -> float | None:
 
 
 def _per_case(experiment: Path, trainer: str, configuration: str) -> bytes:
-    """Return the rows of an experiment's per-case metrics that are this model's, as CSV."""
+    """Return this model's rows of an experiment's per-case metrics as CSV."""
     from hippo_nnunet.evaluation.per_case import read_per_case
     from hippo_nnunet.experiment.experiment import Experiment
     from hippo_nnunet.experiment.paths import ExperimentPaths
@@ -231,7 +233,9 @@ def _per_case(experiment: Path, trainer: str, configuration: str) -> bytes:
     table = read_per_case(ExperimentPaths(experiment).per_case)
     rows = table[table["variant"].isin(variants) & (table["configuration"] == configuration)]
     if rows.empty:
-        raise ConfigError(f"{experiment} has no metrics of {trainer} in {configuration}: name the experiment it is of")
+        raise ConfigError(
+            f"{experiment} has no metrics of {trainer} in {configuration}: name the experiment that trained it"
+        )
     return str(rows.to_csv(index=False, lineterminator="\n")).encode()
 
 

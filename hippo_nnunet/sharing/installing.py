@@ -1,4 +1,4 @@
-"""A shared model put into nnU-Net's results folder, where nnU-Net's own commands find it."""
+"""Install a shared model in nnU-Net's results folder for nnU-Net's own commands."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ CHECKPOINT = "checkpoint_final.pth"
 
 
 def install_model(path: Path, root: Path | None = None, overwrite: bool = False) -> Path:
-    """Install a model, whole or not at all; everything about it is checked first.
+    """Check a model and install it atomically.
 
     Args:
         path: A file of `hippo-nnunet model export`.
-        root: nnU-Net's root folder; None: its variables say where results lie.
-        overwrite: Replace a model of this name that is there.
+        root: nnU-Net's root folder; None: its environment variables.
+        overwrite: Replace an existing model of this name.
 
     Returns:
-        The model's folder, `{trainer}__{plans}__{configuration}`: dataset.json, plans.json, the model card, and in
-        each fold's folder a checkpoint with what prediction needs. Training cannot be continued from it.
+        The model's folder `{trainer}__{plans}__{configuration}` with dataset.json, plans.json, the model card, and for
+        each fold a checkpoint for prediction, from which training cannot continue.
 
     Raises:
-        ConfigError: nnU-Net's folders are not known, or the encoder of a CLIP-guided model is another one here.
-        DataError: The file is unsafe, damaged or wrong, or the model is there already; nothing was written.
-        DependencyError: That encoder is not here.
+        ConfigError: nnU-Net's folders are unknown, or the installed CLIP encoder differs from the model's.
+        DataError: The file is unsafe, damaged or invalid, or the model exists already; nothing was written.
+        DependencyError: The CLIP encoder is not installed.
     """
     model = open_model(path)
     folders = folders_for(root, {}) if root is not None else folders_for(None)

@@ -1,4 +1,4 @@
-"""A shared model tried out: does it make of its example, on this machine, what it made where it was written?"""
+"""Verify that a shared model reproduces the expected output of its example on this machine."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.sharing.example import EXPECTED, LABELS, check_input, input_member, run_example, unpack_output
 
 LEAST_EQUAL = 0.999
-"""Share of the example's voxels whose label must be the same."""
+"""Smallest share of the example's voxels with equal labels."""
 MOST_DIFFERENCE = {"cpu": 1e-3, "cuda": 0.05, "mps": 0.05}
-"""Largest difference of a probability, by device. Source: ours; CPUs differ by 1e-6 (docs/sharing.md), and a
-GPU computes in half precision."""
+"""Largest difference of a probability, by device. Source: ours; CPUs differ by 1e-6 (docs/sharing.md), and GPUs compute
+in half precision."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What came out.
+    """The result of a verification.
 
     Attributes:
         model: The file.
-        device: Where it was computed.
+        device: `cpu`, `cuda` or `mps`.
         voxels: Voxels of the example.
-        labels_found: The labels that the model gave.
+        labels_found: The predicted labels.
         equal: Share of voxels with the expected label.
-        difference: Largest difference of the probabilities kept in the file.
+        difference: Largest difference from the file's probabilities.
     """
 
     model: ModelFile
@@ -45,7 +45,7 @@ class Verification:
 
     @property
     def lines(self) -> list[str]:
-        """Say it in words."""
+        """The result as text."""
         container, tolerance = self.model.container, MOST_DIFFERENCE[self.device]
         size = sum(of for of, _ in container.members.values())
         return [
@@ -57,30 +57,30 @@ class Verification:
         ]
 
     def check(self) -> None:
-        """Raise DataError where the model does not do what it did where it was written."""
+        """Raise DataError if the result is out of tolerance."""
         tolerance = MOST_DIFFERENCE[self.device]
         if self.equal < LEAST_EQUAL or not self.difference <= tolerance:
             raise DataError(
-                f"{self.model.path}: predicts its example otherwise than where it was written: {self.equal:.4%} of "
+                f"{self.model.path}: does not reproduce the expected output of its example: {self.equal:.4%} of "
                 f"labels equal, expected {LEAST_EQUAL:.1%}; probabilities differ by {self.difference:.2g}, expected at "
                 f"most {tolerance:g}: do not use it here; compare the versions in its README.md with 'pip list'"
             )
 
 
 def verify_model(path: Path, device: str = "cpu") -> Verification:
-    """Check a file's manifest, load its weights, and predict its example; without nnU-Net's folders or a network.
+    """Check a file's manifest, load its weights, and predict its example; needs neither nnU-Net's folders nor internet.
 
     Args:
         path: A file of `hippo-nnunet model export`.
         device: `auto`, `cpu`, `cuda` or `mps`.
 
     Returns:
-        What came out; `check` tells whether it is within the tolerance.
+        The result; its `check` raises if it is out of tolerance.
 
     Raises:
-        DataError: The file is unsafe, damaged or wrong.
-        ConfigError: The encoder of a CLIP-guided model is another one here.
-        DependencyError: The device or the encoder is not there.
+        DataError: The file is unsafe, damaged or invalid.
+        ConfigError: The installed CLIP encoder differs from the model's.
+        DependencyError: The device or the CLIP encoder is not available.
     """
     model = open_model(path)
     limit_processes()
@@ -115,7 +115,7 @@ def verify_model(path: Path, device: str = "cpu") -> Verification:
 
 @contextmanager
 def _example_files(model: ModelFile, channels: int) -> Iterator[tuple[Sequence[Path], Path]]:
-    """Yield the example's images and labels as files, for as long as the block lasts."""
+    """Yield the example's images and labels as temporary files."""
     names = [input_member(channel) for channel in range(channels)]
     with tempfile.TemporaryDirectory(prefix="hippo-example-") as scratch:
         for name in [*names, LABELS]:

@@ -125,10 +125,10 @@ def test_auto_is_torch_where_converting_would_not_pay(monkeypatch: pytest.Monkey
         torch.testing.assert_close(run(patches, None), network(patches))
 
 
-def test_backends_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="unknown backend 'onnx': choose one of auto, torch, openvino"):
         check_backend("onnx", CPU)
-    with pytest.raises(ConfigError, match="CPU only, and the device is cuda"):
+    with pytest.raises(ConfigError, match="CPU only, but the device is cuda"):
         check_backend("openvino", torch.device("cuda"))
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     with pytest.raises(DependencyError, match=r"pip install 'hippo_nnunet\[openvino\]'"):

@@ -87,7 +87,7 @@ def test_files_from_several_places(tmp_path: Path) -> None:
         (("a_0000.nii.gz", "a_0001.nii.gz"), 1, "channels 0000, 0001, but the model takes 1"),
         (("a_0000.nii.gz",), 2, "channels 0000, but the model takes 2: give _0000 to _0001"),
         (("a_0001.nii.gz", "a_0002.nii.gz"), 2, "channels 0001, 0002"),
-        (("a.nii.gz",), 2, "call it a_0000"),
+        (("a.nii.gz",), 2, "rename it to a_0000"),
         (("a.nii.gz", "a_0000.nii.gz"), 1, "both channel 0000 of case a"),
         (("a.nii", "a.nii.gz"), 1, "both channel 0000 of case a"),
     ],

@@ -138,7 +138,7 @@ def test_nothing_else_is_called(call: tuple[Any, ...], tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no checkpoint of nnU-Net, but a list"):
+    with pytest.raises(DataError, match="not an nnU-Net checkpoint but a list"):
         read_checkpoint(saved(tmp_path / "c.pth", [1]))
     with pytest.raises(DataError, match="cannot be loaded"):
         folder = model_folder(tmp_path / "m", checkpoint())
