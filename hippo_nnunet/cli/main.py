@@ -1,4 +1,4 @@
-"""The `hippo-nnunet` program: puts the command groups together and turns errors into exit codes."""
+"""The `hippo-nnunet` program: its commands, and errors as messages of one line with an exit code."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def run_program(program: typer.Typer) -> None:
-    """Run a program: exit code 0 done, 1 an error in one line, 2 wrong usage; `--debug` shows the traceback."""
+    """Run a program: exit code 0 for success, 1 for an error in one line, 2 for wrong usage; `--debug` shows tracebacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file may be called anything
@@ -95,12 +95,12 @@ def run_program(program: typer.Typer) -> None:
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        typer.echo(f"error: {_told(error)}", err=True)
+        typer.echo(f"error: {_describe(error)}", err=True)
         raise SystemExit(1) from None
 
 
-def _told(error: Exception) -> HippoError:
-    """Say in one line what failed and what to do."""
+def _describe(error: Exception) -> HippoError:
+    """Return what failed and what to do, in one line."""
     if isinstance(error, HippoError):
         return error
     if isinstance(error, OSError):
@@ -108,7 +108,7 @@ def _told(error: Exception) -> HippoError:
         return HippoError(f"{place}: {reason}; check the path, its permissions and the disk")
     kind = type(error).__name__
     return HippoError(
-        f"unexpected {kind}: {error}; a fault of hippo_nnunet: run again with --debug, and report what it shows"
+        f"unexpected {kind}: {error}; a bug in hippo_nnunet: run again with --debug and report the traceback"
     )
 
 

@@ -1,1 +1,1 @@
-"""What is wrong with an installation, and what to do about it."""
+"""Problems of an installation and their remedies."""

@@ -1,4 +1,4 @@
-"""What is wrong with this installation, and what to do about it: one small check for each way that it can fail."""
+"""Problems of an installation and their remedies: one small check for each."""
 
 from __future__ import annotations
 

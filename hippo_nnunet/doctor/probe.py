@@ -1,7 +1,7 @@
-"""Asks nnU-Net, in a process of its own, what it would resolve and which device torch sees.
+"""Finds out in a separate process which classes nnU-Net resolves and which device torch sees.
 
-Nothing but a fresh process answers as `nnUNetv2_train` would: with these variables, without what this one has imported,
-and without bringing it down where an import crashes.
+Only a fresh process gives the answers of `nnUNetv2_train`: it has the same variables and none of this process's imports,
+and an import that crashes does not end `doctor`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ PLANNER = "AttentionUNetPlanner"
 
 @dataclass(frozen=True)
 class Probe:
-    """What a fresh process found.
+    """What the separate process found.
 
     Attributes:
-        trainer: Dotted name of the class that nnU-Net resolves for `AttentionUNetTrainer`; empty where it finds none.
+        trainer: Dotted name of the class that nnU-Net resolves for `AttentionUNetTrainer`; empty if it finds none.
         trainer_error: Why it finds none.
-        planner: Dotted name of the class that nnU-Net resolves for `AttentionUNetPlanner`; empty where it finds none.
+        planner: Dotted name of the class that nnU-Net resolves for `AttentionUNetPlanner`; empty if it finds none.
         planner_error: Why it finds none.
         accelerator: Name of the GPU that torch can use; empty without one.
         cuda_build: CUDA version that torch was built for; empty for a CPU build.
-        crash: Why nothing could be asked at all; empty where the process ran to its end.
+        crash: Why the process gave no answer; empty if it ran to its end.
     """
 
     trainer: str = ""
@@ -45,11 +45,11 @@ def probe(environ: Mapping[str, str], timeout_s: float = 300) -> Probe:
     """Run the look-ups in a fresh Python with these environment variables.
 
     Args:
-        environ: The whole environment of that process.
-        timeout_s: How long it may take, in seconds.
+        environ: The environment of that process.
+        timeout_s: Time limit in seconds.
 
     Returns:
-        What it found; a process that dies or hangs is a finding as well (`crash`), not an exception.
+        What it found; a process that dies or hangs is reported in `crash`, not raised.
     """
     # Python puts the current folder first on the path of `-c`; nnU-Net's console scripts do not.
     code = "import sys; sys.path[:] = filter(None, sys.path); from hippo_nnunet.doctor.probe import main; main()"

@@ -1,4 +1,4 @@
-"""Reads `experiment.yaml`, which anybody may have edited: nothing of it is trusted before its form is checked."""
+"""Reads `experiment.yaml`. Users may edit the file, so its structure is validated first."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import yaml
 
 CONFIGURATION = re.compile(r"[A-Za-z0-9][\w.+-]*")
-"""What a configuration may be called: it becomes part of paths."""
+"""Valid names of a configuration, which becomes part of paths."""
 
 HEADER = "# Written by hippo-nnunet run. The last entry is plans.\n"
-"""First line of a file that `run` has written, by which one that is cut off is told from one that somebody wrote."""
+"""First line of the files that `run` writes, whose last entry is plans: one without it has been truncated."""
 
 _DATASET = re.compile(r"Dataset\d{3}_[^/\\\s]+")
 _LARGEST = 2**20
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader without aliases, by which a short file can stand for more than any memory holds."""
+    """A loader that refuses aliases, with which a small file can expand beyond any memory."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -29,7 +29,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_request(path: Path) -> dict[str, Any]:
-    """Read the file and check its form.
+    """Read the file and validate its structure.
 
     Args:
         path: An `experiment.yaml`.
@@ -39,7 +39,7 @@ def read_request(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is no YAML, or an entry is missing, unknown or of another kind; says which.
+        ValueError: It is not valid YAML, or an entry is missing, unknown or of the wrong type; says which.
     """
     try:
         with path.open("rb") as file:
@@ -99,4 +99,4 @@ _ENTRIES: dict[str, tuple[Callable[[Any], object], str, bool]] = {
     "epochs": (lambda v: v is None or _is_number(v), "a whole number or null", True),
     "iterations": (lambda v: v is None or _is_number(v), "a whole number or null", True),
 }
-"""Entry to: whether a value is right, what is right, and whether it may be left out."""
+"""Entry to: a check of its value, the expected value in words, and whether it is optional."""

@@ -39,7 +39,7 @@ def remedy(message: str, inside: Path, relieve: Callable[[], None]) -> tuple[str
     Raises:
         AssertionError: The message names no remedy, or a file that is not there.
     """
-    assert "a fault of hippo_nnunet" not in message, message
+    assert "a bug in hippo_nnunet" not in message, message
     assert any(word in message for word in _WORDS), f"no remedy in: {message}"
     done = []
     if any(word in message for word in ("writable", "make room", "room or permissions", "permissions", "wait for it")):
