@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def run_program(program: typer.Typer) -> None:
-    """Run a program: exit code 0 for success, 1 for an error in one line, 2 for wrong usage; `--debug` shows tracebacks."""
+    """Run a program: exit code 0 for success, 1 for an error in one line, 2 for wrong usage; `--debug` raises."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file may be called anything

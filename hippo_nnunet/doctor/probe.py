@@ -1,7 +1,7 @@
 """Finds out in a separate process which classes nnU-Net resolves and which device torch sees.
 
-Only a fresh process gives the answers of `nnUNetv2_train`: it has the same variables and none of this process's imports,
-and an import that crashes does not end `doctor`.
+Only a fresh process gives the answers of `nnUNetv2_train`: it has the same variables and none of our imports, and an
+import that crashes does not end `doctor`.
 """
 
 from __future__ import annotations

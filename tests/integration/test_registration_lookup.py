@@ -140,14 +140,14 @@ def test_planning_and_training_without_registration(plain: Path, tmp_path: Path)
     task = tmp_path / "Task04_Phantom"
     succeeds(program, "data", "convert", task, nnUNet_raw=folders["nnUNet_raw"])
     of_planning = {name: folders[name] for name in ("nnUNet_raw", "nnUNet_preprocessed")}
-    planned = succeeds(program, "plan", "-d", 4, "-c", "2d", "-pl", "AttentionUNetPlanner", "-np", 1, **of_planning)
-    assert planned == "AttentionUNetPlans\n"
+    planned = succeeds(program, "plan", "-d", 4, "-c", "2d", "-pl", "CompactPlanner", "-np", 1, **of_planning)
+    assert planned == "CompactPlans\n"
     exports = succeeds(program, "env", "--root", tmp_path)
     told = dict(line.removeprefix("export ").split("=", 1) for line in exports.splitlines())
     of_training = {**folders, "nnUNet_n_proc_DA": "0", EXT_VARIABLE: told[EXT_VARIABLE]}
-    recipe = ("-tr", "AttentionUNetTrainer_noAug_1epochs_1iters", "-p", "AttentionUNetPlans", "-device", "cpu")
+    recipe = ("-tr", "AttentionUNetTrainer_noAug_1epochs_1iters", "-p", "CompactPlans", "-device", "cpu")
     succeeds(train, 4, "2d", 0, *recipe, **of_training)
-    model = f"{recipe[1]}__AttentionUNetPlans__2d"
+    model = f"{recipe[1]}__CompactPlans__2d"
     dataset = tmp_path / "nnUNet_results" / "Dataset004_Phantom"
     assert (dataset / model / "fold_0" / "validation" / "summary.json").is_file()
     known = {"nnUNet_results": folders["nnUNet_results"]}
