@@ -1,6 +1,6 @@
 """nnU-Net trainers whose names are recipes: `UNetTrainer`, `AttentionUNetTrainer_flipRot_fast_seed1` and so on.
 
-A class is made when its name is first asked for (PEP 562), and kept: it lives here, so it pickles by reference and is
+A class is created when its name is first looked up (PEP 562), and stored in this module: it pickles by reference and is
 the same class at every look-up.
 """
 
@@ -19,7 +19,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Make the trainer class that a recipe name spells.
+    """Create the trainer class that a recipe name spells.
 
     Raises:
         AttributeError: The name is not one of ours.

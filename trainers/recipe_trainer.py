@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,21 +12,12 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from hippo_nnunet.inference.validation import validate_fold
-from hippo_nnunet.nnunet.checkpoints import (
-    TrainingRecord,
-    check_same_plans,
-    check_same_precision,
-    check_same_schedule,
-    checkpoint_interval_s,
-    read_record,
-    write_checkpoint,
-    write_missing_descriptions,
-)
+from hippo_nnunet.nnunet.checkpoints import TrainingRecord, write_missing_descriptions
 from hippo_nnunet.nnunet.fold_lock import trainer_lock
 from hippo_nnunet.nnunet.loaders import memory_loaders, recipe_transforms, seed_workers
 from hippo_nnunet.nnunet.network import baseline_class, build_network
-from hippo_nnunet.progress import epochs_left
 from hippo_nnunet.threads import AdaptiveThreads
+from hippo_nnunet.trainers.resumable_trainer import ResumableTrainer
 from hippo_nnunet.training.augmentation_spec import (
     PUBLISHED,
     SHORT_SCHEDULE,
@@ -38,26 +28,13 @@ from hippo_nnunet.training.augmentation_spec import (
 from hippo_nnunet.training.losses import apply_loss_word
 from hippo_nnunet.training.memory_data import MemoryLoader
 from hippo_nnunet.training.one_cycle import CycleSchedule, one_cycle
-from hippo_nnunet.training.precision import autocast, exact_outputs, half_precision, precision_name
+from hippo_nnunet.training.precision import autocast, exact_outputs, precision_name
 from hippo_nnunet.training.recipes import Recipe
 from hippo_nnunet.training.schedule import schedule_for
-from hippo_nnunet.training.step import (
-    EAGER,
-    StepMode,
-    build,
-    fastest,
-    make_deterministic,
-    match_strides,
-    to_device,
-    update,
-)
-from hippo_nnunet.training.termination import Termination
-
-CHECKPOINT_INTERVAL_S = 120.0
-"""Seconds of training after which `checkpoint_latest.pth` is written, also within an epoch."""
+from hippo_nnunet.training.step import EAGER, StepMode, build, fastest, make_deterministic, to_device, update
 
 
-class UNetTrainer(nnUNetTrainer):
+class UNetTrainer(ResumableTrainer):
     """nnU-Net's own network, trained by the recipe that the class name spells.
 
     Args:
@@ -83,7 +60,6 @@ class UNetTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature, to the letter
     ) -> None:
-        self.half = half_precision(device)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.schedule = schedule_for(self.recipe, len(self.configuration_manager.patch_size))
         self.num_epochs = self.schedule.epochs
@@ -94,9 +70,6 @@ class UNetTrainer(nnUNetTrainer):
         self.seed = self.recipe.seed if self.recipe.seed is not None else 0 if self.recipe.fast else None
         self.augmentation = self._augmentation()
         self.record = TrainingRecord(asdict(self.schedule), self.seed, precision=precision_name(self.half))
-        self._resumed: TrainingRecord | None = None
-        self._clock = self._saved = time.monotonic()
-        self._termination = Termination()
         # sums split among another number of threads are rounded differently: a seed word promises equal bits
         self.threads = AdaptiveThreads(device, fixed=self.recipe.seed is not None, report=self.print_to_log_file)
 
@@ -218,23 +191,15 @@ class UNetTrainer(nnUNetTrainer):
 
     def run_training(self) -> None:
         """Train with the fold locked; SIGTERM ends the training after a checkpoint."""
-        with trainer_lock(self), self._termination, self.threads:
+        with trainer_lock(self), self.termination, self.threads:
             super().run_training()
 
     def on_train_start(self) -> None:
-        """Refuse to resume with another schedule or precision before anything is written, then start as nnU-Net."""
-        if self._resumed is not None:
-            check_same_schedule(self._resumed, self.record, self.output_folder)
-            if self.current_epoch < self.num_epochs:
-                check_same_precision(
-                    self._resumed.precision, precision_name(self.half), self.device, self.output_folder
-                )
+        """Choose the mode of the training step, and defer SIGTERM from now on."""
         super().on_train_start()
-        self._clock = self._saved = time.monotonic()
-        self.print_to_log_file(f"Precision: {self.record.precision}")
         if self.recipe.seed is None and not self.is_ddp:
             self.set_step_mode(self._fastest_mode())
-        self._termination.begin()
+        self.termination.begin()
 
     def _fastest_mode(self) -> StepMode:
         """Return the mode of the training step that is fastest on this machine, compiling included."""
@@ -249,11 +214,10 @@ class UNetTrainer(nnUNetTrainer):
         self.print_to_log_file(f"Training step: {mode.name}")
 
     def on_train_epoch_start(self) -> None:
-        """Start the epoch, or continue it from a checkpoint within it."""
+        """Set the in-memory loader to the epoch's first batch that is not trained yet."""
         super().on_train_epoch_start()
-        done = len(self.record.epoch_outputs)
-        self.num_iterations_per_epoch = self.schedule.iterations - done
         if isinstance(self.dataloader_train, MemoryLoader):
+            done = len(self.record.epoch_outputs)
             self.dataloader_train.step = self.current_epoch * self.schedule.iterations + done
 
     def train_step(self, batch: dict) -> dict:
@@ -271,7 +235,7 @@ class UNetTrainer(nnUNetTrainer):
         self.record.epoch_outputs.append(output)
         if isinstance(self.lr_scheduler, CycleSchedule):
             self.lr_scheduler.advance()
-        self._checkpoint_when_due()
+        self.checkpoint_when_due()
         return output
 
     def validation_step(self, batch: dict) -> dict:
@@ -279,23 +243,12 @@ class UNetTrainer(nnUNetTrainer):
         amp = autocast(self.device, self.half)
         with self.threads.step("validation"), self.batch_context(batch), amp, exact_outputs(self.network):
             output = super().validation_step(batch)
-        self._checkpoint_when_due()
+        self.checkpoint_when_due()
         return output
 
     def batch_context(self, batch: dict) -> AbstractContextManager[None]:
         """Return the context of a batch's forward pass; for subclasses whose network takes more than images."""
         return nullcontext()
-
-    def _checkpoint_when_due(self) -> None:
-        if self._termination.requested or time.monotonic() - self._saved > checkpoint_interval_s(CHECKPOINT_INTERVAL_S):
-            self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
-        self._termination.exit_if_requested()
-
-    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        """Log the loss over the whole epoch, including the part before a resume."""
-        losses = [torch.as_tensor(output["loss"], device=self.device) for output in self.record.epoch_outputs]
-        super().on_train_epoch_end([{"loss": loss} for loss in torch.stack(losses).tolist()])
-        self.num_iterations_per_epoch = self.schedule.iterations
 
     def on_validation_epoch_start(self) -> None:
         """Draw the epoch's validation batches from the in-memory loader; for `fast` the same ones in every epoch."""
@@ -303,13 +256,6 @@ class UNetTrainer(nnUNetTrainer):
         if isinstance(self.dataloader_val, MemoryLoader):
             epoch = 0 if self.schedule.fast else self.current_epoch
             self.dataloader_val.step = epoch * self.num_val_iterations_per_epoch
-
-    def on_epoch_end(self) -> None:
-        """End the epoch; checkpoints written from here on lie between two epochs."""
-        self.record.epoch_outputs = []
-        super().on_epoch_end()
-        starts, ends = (self.logger.get_value(f"epoch_{edge}_timestamps", step=None) for edge in ("start", "end"))
-        self.print_to_log_file(epochs_left(starts, ends, self.num_epochs - self.current_epoch))
 
     def on_train_end(self) -> None:
         """Write the final checkpoint and `hippo_training.json`."""
@@ -326,34 +272,3 @@ class UNetTrainer(nnUNetTrainer):
                 super().perform_actual_validation(save_probabilities)
             else:
                 validate_fold(self, save_probabilities)
-
-    def save_checkpoint(self, filename: str) -> None:
-        """Write nnU-Net's checkpoint with our record, atomically."""
-        if self.local_rank != 0:
-            return
-        now = time.monotonic()
-        self.record.trained_seconds += now - self._clock
-        self._clock = now
-        if Path(filename).name == "checkpoint_latest.pth":
-            self._saved = now
-        if self.disable_checkpointing:
-            self.print_to_log_file("No checkpoint written, checkpointing is disabled")
-            return
-        write_checkpoint(self, self.record, Path(filename))
-
-    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """Load nnU-Net's checkpoint, the state of the schedule and our record.
-
-        Raises:
-            ConfigError: It was made with other plans.
-            DataError: The file cannot be read.
-        """
-        checkpoint = read_record(Path(filename_or_checkpoint))
-        check_same_plans(checkpoint.plans, self, filename_or_checkpoint)
-        super().load_checkpoint(filename_or_checkpoint)
-        match_strides(self.optimizer)  # the training may have run in another memory format
-        if isinstance(self.lr_scheduler, CycleSchedule) and checkpoint.cycle is not None:
-            self.lr_scheduler.load_state_dict(checkpoint.cycle)
-        if checkpoint.record is not None:
-            self._resumed = checkpoint.record
-            self.record.resume_from(checkpoint.record)

@@ -46,7 +46,7 @@ def test_what_goes_to_worker_processes_can_be_pickled(
 
 @pytest.mark.slow
 def test_training_with_spawned_workers(tiny: TinyDataset) -> None:
-    script = Path(__file__).with_name("spawned_training.py")
+    script = Path(__file__).parents[1] / "helpers" / "spawned_training.py"
     name = "UNetTrainer_flip_1epochs_2iters_seed5"
     done = subprocess.run(
         [sys.executable, str(script), tiny.name, name],

@@ -17,7 +17,7 @@ from tiny_dataset import UNET, TinyDataset
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.nnunet.checkpoints import check_same_precision
-from hippo_nnunet.trainers import recipe_trainer
+from hippo_nnunet.trainers import resumable_trainer
 from hippo_nnunet.training.step import EAGER, StepMode
 
 CHANNELS_LAST = StepMode("channels last", channels_last=True)
@@ -75,7 +75,7 @@ def test_a_resumed_training_ends_with_the_same_weights(in_tiny, monkeypatch, nam
         if file.is_file():
             file.unlink()
 
-    monkeypatch.setattr(recipe_trainer, "CHECKPOINT_INTERVAL_S", 0.0)
+    monkeypatch.setattr(resumable_trainer, "CHECKPOINT_INTERVAL_S", 0.0)
     broken = in_tiny.trainer(name)
     stop_after(broken, steps)
     with pytest.raises(StoppedError):
@@ -119,7 +119,7 @@ def test_a_training_resumes_in_another_memory_format(in_tiny, tmp_path, name, mo
 
 
 def test_a_folder_of_another_schedule_is_refused(in_tiny, monkeypatch):
-    monkeypatch.setattr(recipe_trainer, "CHECKPOINT_INTERVAL_S", 0.0)
+    monkeypatch.setattr(resumable_trainer, "CHECKPOINT_INTERVAL_S", 0.0)
     broken = in_tiny.trainer("UNetTrainer_fast_3epochs_2iters")
     stop_after(broken, 3)
     with pytest.raises(StoppedError):
@@ -137,7 +137,7 @@ def test_a_folder_of_another_schedule_is_refused(in_tiny, monkeypatch):
 
 def interrupted_in(precision: str, tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch, name: str) -> Path:
     """Train a step in a precision, break off, and return the checkpoint."""
-    monkeypatch.setattr(recipe_trainer, "CHECKPOINT_INTERVAL_S", 0.0)
+    monkeypatch.setattr(resumable_trainer, "CHECKPOINT_INTERVAL_S", 0.0)
     monkeypatch.setenv("HIPPO_PRECISION", precision)
     broken = tiny.trainer(name)
     stop_after(broken, 1)
@@ -239,8 +239,8 @@ def test_a_killed_training_leaves_a_readable_checkpoint_and_goes_on(in_tiny):
 import torch
 torch.set_num_threads(1)
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
-from hippo_nnunet.trainers import recipe_trainer
-recipe_trainer.CHECKPOINT_INTERVAL_S = 0.0
+from hippo_nnunet.trainers import resumable_trainer
+resumable_trainer.CHECKPOINT_INTERVAL_S = 0.0
 trainer = get_trainer_from_args({in_tiny.name!r}, "2d", 0, {name!r}, "TinyPlans", device=torch.device("cpu"))
 maybe_load_checkpoint(trainer, True, False)
 trainer.run_training()
