@@ -11,7 +11,7 @@ import statistics
 import sys
 from pathlib import Path
 
-HEADER = ("variant", "configuration", "folds", "cases", "Dice ant. / post. / mean", "NSD 1 mm", "HD95", "min a fold")
+HEADER = ("variant", "configuration", "folds", "cases", "Dice ant. / post. / mean", "NSD 1 mm", "HD95", "min per fold")
 
 
 def results_table(experiment: Path) -> str:

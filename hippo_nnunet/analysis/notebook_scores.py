@@ -1,8 +1,7 @@
-"""The notebooks' score of each out-of-fold case: kept in `metrics/notebook_dice.csv`, so that it outlives the masks."""
+"""The notebooks' score of each out-of-fold case: saved in `metrics/notebook_dice.csv`, to outlive the masks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 
@@ -12,10 +11,12 @@ import pandas as pd
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.notebook_dice import notebook_dice_by_case
 from hippo_nnunet.evaluation.notes import Note, NoteKind
-from hippo_nnunet.evaluation.pairing import recipe_of
+from hippo_nnunet.evaluation.pairing import ENSEMBLE, recipe_of
 from hippo_nnunet.evaluation.side_by_side import MEAN
+from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
-from hippo_nnunet.files import read_table
+from hippo_nnunet.files import read_object, read_table
+from hippo_nnunet.nnunet.paths import NnunetFolders
 
 COLUMNS = ("case", "fold", "variant", "configuration", "notebook_dice")
 """The columns of the file. Every case has as many batches of slices, so a model's score is the mean of its cases'."""
@@ -23,69 +24,82 @@ COLUMNS = ("case", "fold", "variant", "configuration", "notebook_dice")
 _MODEL = ["variant", "configuration"]
 _CASE = ["case", "fold", *_MODEL]
 
+ModelName = tuple[str, str]
+"""Variant and configuration."""
 
-def kept_scores(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """Read the scores kept in an experiment's folder.
+
+def notebook_scores(
+    experiment: Experiment, folder: Path, folders: NnunetFolders, table: pd.DataFrame, remeasure: bool = False
+) -> tuple[pd.DataFrame, list[Note]]:
+    """Score every out-of-fold case by the notebooks' protocol.
 
     Args:
+        experiment: What was asked.
         folder: The experiment's folder.
+        folders: nnU-Net's folders.
         table: Of `read_per_case`.
+        remeasure: Ignore saved scores: the masks are new.
 
     Returns:
-        COLUMNS, for every variant and configuration whose cases in the table are all kept; empty without a file.
+        COLUMNS for each case, variant and configuration, saved or measured on the masks, in the table's order; and for
+        every model that has no score, why not.
 
     Raises:
-        DataError: The file is no such table.
+        DataError: The saved scores cannot be read.
     """
-    kept = read_table(ExperimentPaths(folder).notebook_dice, COLUMNS)
-    if kept is None:
-        return pd.DataFrame(columns=list(COLUMNS))
-    wanted = table[_CASE].drop_duplicates().merge(kept.drop_duplicates(_CASE), on=_CASE, how="left")
-    complete = wanted.groupby(_MODEL)["notebook_dice"].transform(lambda scores: scores.notna().all())
-    return wanted[complete.astype(bool)].reset_index(drop=True)
-
-
-def measured_scores(
-    files: Mapping[tuple[str, str], Mapping[str, Path]],
-    references: Path,
-    ending: str,
-    classes: int,
-    table: pd.DataFrame,
-) -> tuple[pd.DataFrame, list[Note]]:
-    """Score masks.
-
-    Args:
-        files: Of `prediction_files`.
-        references: Folder of the reference segmentations.
-        ending: Their file ending.
-        classes: Background and labels.
-        table: Of `read_per_case`.
-
-    Returns:
-        COLUMNS for every variant and configuration that can be scored, and for each other why not.
-    """
-    parts = [pd.DataFrame(columns=list(COLUMNS))]
-    notes: list[Note] = []
     cases = table[_CASE].drop_duplicates()
-    for (variant, configuration), masks in files.items():
+    saved = _saved_scores(folder, cases.head(0) if remeasure else cases)
+    done = _models(saved)
+    if done >= _models(table):
+        return saved, []
+    preprocessed = folders.preprocessed / experiment.dataset
+    try:
+        dataset = read_object(preprocessed / "dataset.json")
+        labels, ending = dict(dataset["labels"]), str(dataset["file_ending"])
+    except (DataError, KeyError, TypeError, ValueError) as error:
+        return saved, [_no_score(f": {error}.")]
+    if "ignore" in labels or sorted(map(str, labels.values())) != sorted(map(str, range(len(labels)))):
+        return saved, [_no_score(": it is defined for plain labels 0, 1, 2, ... only.")]
+    parts, notes = [saved] if len(saved) else [], []
+    for (variant, configuration), masks in prediction_files(experiment, folder, folders, table, ending).items():
+        if (variant, configuration) in done:
+            continue
+        references = {case: preprocessed / "gt_segmentations" / f"{case}{ending}" for case in masks}
         try:
-            scores = notebook_dice_by_case(masks, {c: references / f"{c}{ending}" for c in masks}, classes)
+            scores = notebook_dice_by_case(masks, references, len(labels))
         except DataError as error:
-            notes.append(no_score(f" for {variant} {configuration}: {error}"))
+            notes.append(_no_score(f" for {variant} {configuration}: {error}"))
             continue
         rows = cases[(cases["variant"] == variant) & (cases["configuration"] == configuration)]
         parts.append(rows.assign(notebook_dice=rows["case"].map(scores)))
-    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True), notes
+    return cases.merge(pd.concat(parts), on=_CASE) if parts else saved, notes
 
 
-def no_score(reason: str) -> Note:
-    """Say of which model there is no score, and why."""
-    return Note(NoteKind.NOTEBOOK_SCORE, f"No score of the notebooks' protocol{reason}")
+def prediction_files(
+    experiment: Experiment, folder: Path, folders: NnunetFolders, table: pd.DataFrame, ending: str
+) -> dict[ModelName, dict[str, Path]]:
+    """Name the out-of-fold segmentation of every case of every variant in the table of metrics.
 
+    Args:
+        experiment: What was asked.
+        folder: The experiment's folder.
+        folders: nnU-Net's folders.
+        table: Of `read_per_case`.
+        ending: File ending of the segmentations.
 
-def in_order(scores: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Put scores into the order of the table of metrics, so that the same ones make the same file."""
-    return table[_CASE].drop_duplicates().merge(scores, on=_CASE)
+    Returns:
+        Variant and configuration to case to file, which may be missing.
+    """
+    files: dict[ModelName, dict[str, Path]] = {}
+    columns = table[["variant", "configuration", "fold", "case"]].drop_duplicates()
+    for variant, configuration, fold, case in columns.itertuples(index=False):
+        if variant == ENSEMBLE:
+            place = ExperimentPaths(folder).out_of_fold
+        else:
+            cell = Cell(variant, experiment.trainer(variant), configuration, int(fold))
+            place = experiment.result_folder(cell, folders.results) / "validation"
+        files.setdefault((variant, configuration), {})[case] = place / f"{case}{ending}"
+    return files
 
 
 def score_column(scores: pd.DataFrame, models: pd.DataFrame) -> pd.Series:
@@ -138,3 +152,21 @@ def ranked_differently(models: pd.DataFrame) -> list[Note]:
         )
         notes.append(Note(NoteKind.SCORES_DISAGREE, text))
     return notes
+
+
+def _saved_scores(folder: Path, cases: pd.DataFrame) -> pd.DataFrame:
+    """Return the saved scores of every model whose cases are all saved."""
+    saved = read_table(ExperimentPaths(folder).notebook_dice, COLUMNS)
+    if saved is None:
+        return pd.DataFrame(columns=list(COLUMNS))
+    scores = cases.merge(saved.drop_duplicates(_CASE), on=_CASE, how="left")
+    complete = scores.groupby(_MODEL)["notebook_dice"].transform(lambda values: values.notna().all())
+    return scores[complete.astype(bool)].reset_index(drop=True)
+
+
+def _models(table: pd.DataFrame) -> set[ModelName]:
+    return set(table[_MODEL].drop_duplicates().itertuples(index=False, name=None))
+
+
+def _no_score(reason: str) -> Note:
+    return Note(NoteKind.NOTEBOOK_SCORE, f"No score of the notebooks' protocol{reason}")

@@ -1,10 +1,10 @@
-"""How long the test images took to predict: read from Snakemake's benchmarks, and kept in `metrics/`."""
+"""How long the test images took to predict: from Snakemake's benchmarks, saved in `metrics/prediction_times.csv`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 
-import numpy as np
 import pandas as pd
 
 from hippo_nnunet.errors import DataError
@@ -15,11 +15,11 @@ from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_table
 
 COLUMNS = ("variant", "configuration", "images", "seconds")
-"""The columns of the file: `seconds` is the wall-clock time of the whole job, its start and loading included."""
+"""The columns of the file: `seconds` is the wall-clock time of the job, start-up included."""
 
 
 def prediction_times(experiment: Experiment, folder: Path) -> pd.DataFrame:
-    """Tell how long each variant, and the ensemble, took for all test images.
+    """Return how long each variant, and the ensemble, took for all test images.
 
     A variant predicts with all complete configurations together, which `configuration` names: `2d+3d_fullres`.
 
@@ -28,15 +28,15 @@ def prediction_times(experiment: Experiment, folder: Path) -> pd.DataFrame:
         folder: The experiment's folder.
 
     Returns:
-        COLUMNS: from the benchmarks where these and the predicted images are there, else what the folder keeps.
+        COLUMNS: from the benchmarks where these and the predicted images exist, else from the saved table.
 
     Raises:
         DataError: A file cannot be read.
     """
-    configuration = "+".join(experiment.configurations_to_predict())
     paths = ExperimentPaths(folder)
-    kept = read_table(paths.prediction_times, COLUMNS)
-    rows = {} if kept is None else {row["variant"]: row for row in kept.to_dict("records")}
+    configuration = "+".join(experiment.configurations_to_predict())
+    saved = read_table(paths.prediction_times, COLUMNS)
+    rows = {} if saved is None else {row["variant"]: row for row in saved.to_dict("records")}
     for variant in (*experiment.variants, ENSEMBLE):
         benchmark = paths.benchmarks / "predict" / f"{variant}.tsv"
         images = len([p for p in (paths.predictions / variant).glob("[!.]*") if p.suffix not in (".json", ".pkl")])
@@ -49,31 +49,31 @@ def prediction_times(experiment: Experiment, folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows.values(), columns=list(COLUMNS))
 
 
-def seconds_per_image(times: pd.DataFrame, notes: list[Note]) -> dict[tuple[str, str], float]:
-    """Average the time of a test image over a recipe's repeats, and say in `notes` what it is.
+def seconds_per_image(times: pd.DataFrame) -> tuple[dict[tuple[str, str], float], list[Note]]:
+    """Average the time of a test image over a recipe's repeats.
 
     Args:
         times: Of `prediction_times`.
-        notes: Gets what is to be said of them.
 
     Returns:
-        Seconds by recipe and configuration.
+        Seconds by recipe and configuration, and notes on what they are.
     """
     seconds: dict[tuple[str, str], list[float]] = {}
     for row in times.to_dict("records"):
-        key = recipe_of(str(row["variant"])), str(row["configuration"])
-        seconds.setdefault(key, []).append(row["seconds"] / row["images"])
-    means = {key: float(np.mean(values)) for key, values in seconds.items()}
+        model = recipe_of(str(row["variant"])), str(row["configuration"])
+        seconds.setdefault(model, []).append(row["seconds"] / row["images"])
+    means = {model: fmean(values) for model, values in seconds.items()}
+    notes = []
     if means:
-        counts = sorted(times["images"].unique())
+        images = " or ".join(map(str, sorted(times["images"].unique())))
         text = (
-            f"Seconds an image: wall-clock time of predicting {' or '.join(map(str, counts))} test images with all "
-            "trained folds and mirroring, start and loading included, divided by their number."
+            f"Seconds per image: wall-clock time of predicting {images} test images with all trained folds and "
+            "mirroring, start and loading included, divided by their number."
         )
         notes.append(Note(NoteKind.TIME_PER_IMAGE, text))
     notes += [
-        Note(NoteKind.MODEL_TIME, f"{recipe}: {taken:.1f} s a test image, {together} averaged.")
-        for (recipe, together), taken in means.items()
-        if "+" in together and recipe != ENSEMBLE
+        Note(NoteKind.MODEL_TIME, f"{recipe}: {mean:.1f} s per test image, {configuration} averaged.")
+        for (recipe, configuration), mean in means.items()
+        if "+" in configuration and recipe != ENSEMBLE
     ]
-    return means
+    return means, notes

@@ -65,12 +65,12 @@ class VolumeChecks:
 def check_volumes(folder: Path, level: float = LEVEL, root: Path | None = None) -> VolumeChecks:
     """Calibrate intervals and flags on all folds but one, and test them on that one, for each fold.
 
-    Volumes that have to be measured first are kept in `ensemble/volumes.csv`.
+    Volumes that have to be measured first are saved in `ensemble/volumes.csv`.
 
     Args:
         folder: The experiment's folder.
         level: Coverage of the intervals, 0 to 1.
-        root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
+        root: nnU-Net's root folder: see `ExperimentPaths.nnunet`.
 
     Raises:
         ConfigError: No experiment there, it has no ensemble, or the level is none.
@@ -78,12 +78,11 @@ def check_volumes(folder: Path, level: float = LEVEL, root: Path | None = None) 
     """
     paths = ExperimentPaths(folder)
     experiment = Experiment.load(paths.request)
-    folders = paths.nnunet(root)
-    kept = _kept(folder)
-    measured = measure_volumes(_chosen(folder), experiment, folders) if kept is None else kept
-    if kept is None:
+    measured = _saved_volumes(folder)
+    if measured is None:
+        measured = measure_volumes(_members_by_fold(folder), experiment, paths.nnunet(root))
         write_table(measured.round(6), paths.volumes)
-    per_case = _of_ensemble(folder)
+    per_case = _ensemble_rows(folder)
     judged = cross_validated(measured, dict.fromkeys(measured["label"], 0), level)
     dice = per_case.groupby("case")["dice"].mean().dropna()
     notes = []
@@ -92,11 +91,11 @@ def check_volumes(folder: Path, level: float = LEVEL, root: Path | None = None) 
             f"{measured['case'].nunique()} cases in {measured['fold'].nunique()} folds: calibrating on the others "
             f"takes {cases_needed(level)} cases for intervals of {level:.0%}."
         )
-    partly = measured.loc[measured["volume_ref_mm3"].isna(), "case"].nunique()
-    if partly:
-        notes.append(f"{partly} cases have voxels of the ignore label: their volumes are not known.")
-    known = measured[measured["volume_ref_mm3"].notna()]
-    named = known.assign(variant=ENSEMBLE, configuration=per_case["configuration"].iloc[0])
+    unknown = measured["volume_ref_mm3"].isna()
+    if unknown.any():
+        cases = measured.loc[unknown, "case"].nunique()
+        notes.append(f"{cases} cases have voxels of the ignore label: their volumes are not known.")
+    named = measured[~unknown].assign(variant=ENSEMBLE, configuration=per_case["configuration"].iloc[0])
     return VolumeChecks(
         level,
         int(measured["case"].nunique()),
@@ -108,11 +107,11 @@ def check_volumes(folder: Path, level: float = LEVEL, root: Path | None = None) 
 
 
 def ensemble_volumes(experiment: Experiment, folders: NnunetFolders, folder: Path) -> pd.DataFrame:
-    """Return the ensemble's out-of-fold volumes: those kept in the folder if they are of this ensemble, else measured.
+    """Return the ensemble's out-of-fold volumes: the saved ones if they are of this ensemble, else measured.
 
     Args:
         experiment: What was asked.
-        folders: nnU-Net's folders, which need not exist where the volumes are kept.
+        folders: nnU-Net's folders, which need not exist where the volumes are saved.
         folder: The experiment's folder.
 
     Returns:
@@ -122,18 +121,19 @@ def ensemble_volumes(experiment: Experiment, folders: NnunetFolders, folder: Pat
         ConfigError: There is no ensemble.
         DataError: Metrics, choice or out-of-fold predictions are missing or unsound.
     """
-    kept = _kept(folder)
-    return measure_volumes(_chosen(folder), experiment, folders) if kept is None else kept
+    saved = _saved_volumes(folder)
+    return measure_volumes(_members_by_fold(folder), experiment, folders) if saved is None else saved
 
 
-def record_volumes(experiment: Experiment, folders: NnunetFolders, folder: Path) -> Path:
+def save_volumes(experiment: Experiment, folders: NnunetFolders, folder: Path) -> None:
     """Measure the ensemble's out-of-fold volumes, and replace `ensemble/volumes.csv` atomically.
 
     Raises:
         ConfigError: There is no ensemble.
         DataError: See `ensemble_volumes`; or the file cannot be written.
     """
-    return write_table(measure_volumes(_chosen(folder), experiment, folders).round(6), ExperimentPaths(folder).volumes)
+    measured = measure_volumes(_members_by_fold(folder), experiment, folders)
+    write_table(measured.round(6), ExperimentPaths(folder).volumes)
 
 
 def measure_volumes(by_fold: Mapping[int, Members], experiment: Experiment, folders: NnunetFolders) -> pd.DataFrame:
@@ -166,7 +166,7 @@ def measure_volumes(by_fold: Mapping[int, Members], experiment: Experiment, fold
     return pd.concat([measuring.measure(*job) for job in shown], ignore_index=True)
 
 
-def _chosen(folder: Path) -> dict[int, Members]:
+def _members_by_fold(folder: Path) -> dict[int, Members]:
     path = ExperimentPaths(folder).choice
     if not path.is_file():
         raise ConfigError(
@@ -177,21 +177,21 @@ def _chosen(folder: Path) -> dict[int, Members]:
     return {entry.fold: Members(entry.members, entry.postprocessing) for entry in choice.per_fold}
 
 
-def _kept(folder: Path) -> pd.DataFrame | None:
-    """Read `ensemble/volumes.csv`; None where there are none, or they are not those in the table of metrics."""
+def _saved_volumes(folder: Path) -> pd.DataFrame | None:
+    """Read `ensemble/volumes.csv`; None where it is missing, or not of the ensemble in the table of metrics."""
     paths = ExperimentPaths(folder)
-    kept = read_table(paths.volumes, COLUMNS)
-    if kept is None:
+    saved = read_table(paths.volumes, COLUMNS)
+    if saved is None:
         return None
-    evaluated = _of_ensemble(folder)[["case", "fold", "label", "volume_mm3"]]
-    both = evaluated.merge(kept, on=["case", "fold", "label"], how="left", suffixes=("", "_kept"))
-    if np.allclose(both["volume_mm3"], both["volume_mm3_kept"], rtol=1e-5, atol=1e-5):
-        return kept
+    evaluated = _ensemble_rows(folder)[["case", "fold", "label", "volume_mm3"]]
+    both = evaluated.merge(saved, on=["case", "fold", "label"], how="left", suffixes=("", "_saved"))
+    if np.allclose(both["volume_mm3"], both["volume_mm3_saved"], rtol=1e-5, atol=1e-5):
+        return saved
     log.warning("%s is not of the ensemble in %s: measuring again", paths.volumes, paths.per_case)
     return None
 
 
-def _of_ensemble(folder: Path) -> pd.DataFrame:
+def _ensemble_rows(folder: Path) -> pd.DataFrame:
     path = ExperimentPaths(folder).per_case
     per_case = read_per_case(path)
     rows = per_case[per_case["variant"] == ENSEMBLE]

@@ -35,12 +35,12 @@ def compare(
     root: ExperimentRoot = None,
 ) -> None:
     """Compare variants and configurations on identical folds: better, worse, equivalent, or cannot tell."""
-    from hippo_nnunet.analysis.compare import as_json, compare_experiment, keep_scores_and_times, write_comparison
+    from hippo_nnunet.analysis.compare import as_json, compare_experiment, save_scores_and_times, write_comparison
     from hippo_nnunet.analysis.volumes import check_volumes
     from hippo_nnunet.evaluation.comparison import Options
 
     options = Options(metric, rope, baseline)
-    keep_scores_and_times(experiment, root)
+    save_scores_and_times(experiment, root)
     comparison = compare_experiment(experiment, options, against, root)
     checks = check_volumes(experiment, coverage, root) if volumes else None
     written = write_comparison(comparison, experiment)
@@ -49,8 +49,7 @@ def compare(
         return
     from rich.console import Console
 
-    from hippo_nnunet.analysis.comparison_tables import comparison_parts
-    from hippo_nnunet.analysis.volume_tables import check_parts
+    from hippo_nnunet.analysis.tables import check_parts, comparison_parts
 
     console = Console()
     wide = console if console.is_terminal else Console(width=200)

@@ -50,7 +50,7 @@ def evaluate(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
     """Measure every validation case of every trained fold, and the ensemble's, and write the tables."""
     import pandas as pd
 
-    from hippo_nnunet.analysis.measurements import keep_measurements
+    from hippo_nnunet.analysis.compare import save_measurements
     from hippo_nnunet.evaluation.labels import named_labels
     from hippo_nnunet.evaluation.tables import evaluate_folder, tag, write_tables
 
@@ -81,7 +81,7 @@ def evaluate(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
         table = measure(ExperimentPaths(folder).out_of_fold, list(fold_of))
         tables.append(tag(table, ENSEMBLE, "+".join(experiment.complete_configurations()), fold_of))
     write_tables(pd.concat(tables, ignore_index=True), ExperimentPaths(folder).metrics, overwrite=True)
-    keep_measurements(experiment, folders, folder)
+    save_measurements(experiment, folders, folder)
 
 
 def predict(experiment: Experiment, folders: NnunetFolders, folder: Path, variant: str, device: str) -> None:

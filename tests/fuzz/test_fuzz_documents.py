@@ -18,8 +18,7 @@ from benchmarks.document import read_document
 from hippo_nnunet.clip.prompts import override_prompts
 from hippo_nnunet.data.check import check_dataset
 from hippo_nnunet.data.finding import findings_json
-from hippo_nnunet.evaluation.per_case import read_per_case
-from hippo_nnunet.evaluation.published import read_published
+from hippo_nnunet.evaluation.per_case import read_per_case, read_published
 from hippo_nnunet.evaluation.selection import EnsembleChoice
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.request import Request, resolve

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
-from hippo_nnunet.analysis.extreme_cases import extreme_cases
 from hippo_nnunet.clip.prompts import override_prompts
 from hippo_nnunet.data.cases import InputCase, check_images, find_cases
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.per_case import read_per_case
+from hippo_nnunet.evaluation.side_by_side import extreme_cases
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import output_file, write_table

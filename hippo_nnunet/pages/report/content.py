@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hippo_nnunet.analysis.compare import compare_experiment, notebook_scores
+from hippo_nnunet.analysis.compare import compare_experiment
+from hippo_nnunet.analysis.notebook_scores import notebook_scores
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.evaluation.comparison import Comparison, Options
 from hippo_nnunet.evaluation.notes import Note, NoteKind
@@ -57,7 +58,7 @@ class Content:
         case_dice: A row for each (fold, case), a column for each model's position: mean Dice over labels; NaN where not
             measured.
         label_dice: The same for each label.
-        agreement: See `agreement_table`.
+        agreement: See `volumetry.agreement_table`.
         notebook: Both scores of the same masks; None where they cannot be computed.
         curves: Of every fold whose training log is there.
         benchmarks: Seconds of each step of the workflow by its name; empty where it was not recorded.

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hippo_nnunet.analysis.tables import digits, interval, number, one_model, other_model, retrained
 from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.evaluation.wording import sentence
 from hippo_nnunet.pages.report.style import VERDICT_MARKERS, Marker
-from hippo_nnunet.pages.report.tables import digits, interval, number, one_model, other_model, retrained
 
 QUESTIONS = {
     "variant": "Which network is better?",

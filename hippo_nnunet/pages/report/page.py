@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hippo_nnunet import __version__
+from hippo_nnunet.analysis.tables import METRICS, ShownTable, comparison_table, results_table, volumes_table
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.side_by_side import MEAN
@@ -21,14 +22,7 @@ from hippo_nnunet.pages.report.figures import report_figures
 from hippo_nnunet.pages.report.forest import QUESTIONS, headline, prepare_forest, verdict_sentences
 from hippo_nnunet.pages.report.notebook import MEASURED, MEASURED_DATASET
 from hippo_nnunet.pages.report.style import SERIES_DARK, SERIES_LIGHT, marker, series
-from hippo_nnunet.pages.report.tables import (
-    METRICS,
-    ShownTable,
-    agreement_table,
-    comparison_table,
-    results_table,
-    write_table,
-)
+from hippo_nnunet.pages.report.tables import write_table
 from hippo_nnunet.pages.templating import page_environment
 from hippo_nnunet.progress import duration
 
@@ -158,7 +152,7 @@ def _tables(content: Content) -> list[ShownTable]:
     return [
         results_table(content.comparison),
         *([comparison] if comparison else []),
-        agreement_table(content.agreement),
+        volumes_table(content.agreement),
     ]
 
 
@@ -219,7 +213,7 @@ def _evidence(content: Content) -> dict[str, Any]:
         "notebook_sentence": words.notebook_sentence(content.notebook),
         "reversals": content.notebook.reversals.to_dict("records") if content.notebook else [],
         "measured": measured,
-        "agreement": agreement_table(content.agreement),
+        "agreement": volumes_table(content.agreement),
         "agreement_words": words.agreement_words(content),
         "few_cases": bool(len(content.agreement)) and bool((content.agreement["n"] < 3).any()),
         "alt": words.alternatives(content),

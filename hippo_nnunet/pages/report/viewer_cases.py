@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
-from hippo_nnunet.analysis.compare import prediction_files
+from hippo_nnunet.analysis.notebook_scores import prediction_files
 from hippo_nnunet.data.finding import FoundProblem
 from hippo_nnunet.data.nifti import Volume, read_volume, shift_mm
 from hippo_nnunet.errors import ConfigError, DataError

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from hippo_nnunet.analysis.extreme_cases import extreme_cases
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.pairing import ENSEMBLE, Model, models_of, recipe_of
+from hippo_nnunet.evaluation.side_by_side import extreme_cases
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from hippo_nnunet.analysis.tables import METRICS, digits, interval, number, one_model, other_model
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.evaluation.fold_means import SHARED_DATA
 from hippo_nnunet.evaluation.notes import NoteKind
@@ -16,7 +17,6 @@ from hippo_nnunet.evaluation.statistics import CANNOT_TELL, EQUIVALENT, POWER
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.pages.report.content import Content
 from hippo_nnunet.pages.report.notebook import MEASURED_DATASET, NotebookScores
-from hippo_nnunet.pages.report.tables import METRICS, digits, interval, number, one_model, other_model
 from hippo_nnunet.progress import duration
 from hippo_nnunet.training import recipes
 

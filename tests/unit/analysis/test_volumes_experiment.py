@@ -15,17 +15,15 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from hippo_nnunet.analysis.compare import keep_scores_and_times, notebook_scores
-from hippo_nnunet.analysis.measurements import keep_measurements
-from hippo_nnunet.analysis.notebook_scores import ranked_differently, score_column
+from hippo_nnunet.analysis.compare import save_measurements, save_scores_and_times
+from hippo_nnunet.analysis.notebook_scores import notebook_scores, ranked_differently, score_column
 from hippo_nnunet.analysis.predicted_volumes import NO_CALIBRATION, prepare_volumes
 from hippo_nnunet.analysis.prediction_times import prediction_times, seconds_per_image
-from hippo_nnunet.analysis.volume_tables import check_parts
+from hippo_nnunet.analysis.tables import check_parts
 from hippo_nnunet.analysis.volumes import check_volumes, ensemble_volumes
 from hippo_nnunet.cli.compare import compare
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.metrics import case_metrics
-from hippo_nnunet.evaluation.notes import Note
 from hippo_nnunet.evaluation.out_of_fold_volumes import OutOfFoldVolumes
 from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.evaluation.segmentation_shape import Segmentation
@@ -117,7 +115,7 @@ def models_of(folder: Path) -> list[Path]:
 
 def test_measured_kept_and_shown_without_masks(made: Path, caplog: pytest.LogCaptureFixture) -> None:
     experiment, folders = opened(made)
-    keep_measurements(experiment, folders, made)
+    save_measurements(experiment, folders, made)
     kept = pd.read_csv(ExperimentPaths(made).volumes)
     assert len(kept) == 8 * 3
     row = kept.set_index(["case", "label"]).loc[("case_4", "total")]
@@ -130,14 +128,14 @@ def test_measured_kept_and_shown_without_masks(made: Path, caplog: pytest.LogCap
     n = expected - 1  # UNet's mask with its speck; AttentionUNet's has one voxel less
     assert row["disagreement"] == pytest.approx(1 - 2 * (n - 1) / (2 * n - 1), abs=1e-6)
     table = read_per_case(ExperimentPaths(made).per_case)
-    before, _ = notebook_scores(experiment, made, folders, table, again=True)
+    before, _ = notebook_scores(experiment, made, folders, table, remeasure=True)
     checked = check_volumes(made, 0.5)
     for name in ("nnunet", "ensemble/out_of_fold"):
         (made / name).rename(made / name.replace("/", "_").upper())
     after, notes = notebook_scores(experiment, made, folders, table)
     pd.testing.assert_frame_equal(before, after, atol=1e-6)
     assert (len(after), notes) == (3 * 8, [])
-    assert "dataset.json is missing" in notebook_scores(experiment, made, folders, table, again=True)[1][0].text
+    assert "dataset.json is missing" in notebook_scores(experiment, made, folders, table, remeasure=True)[1][0].text
     again = check_volumes(made, 0.5)
     pd.testing.assert_frame_equal(checked.coverage, again.coverage)
     assert again.cases == 8
@@ -149,7 +147,7 @@ def test_measured_kept_and_shown_without_masks(made: Path, caplog: pytest.LogCap
 
 def test_kept_tables_of_another_evaluation_are_measured_again(made: Path, caplog: pytest.LogCaptureFixture) -> None:
     experiment, folders = opened(made)
-    keep_measurements(experiment, folders, made)
+    save_measurements(experiment, folders, made)
     kept = pd.read_csv(ExperimentPaths(made).volumes)
     kept.assign(volume_mm3=kept["volume_mm3"] + 50).to_csv(ExperimentPaths(made).volumes, index=False)
     pd.testing.assert_frame_equal(ensemble_volumes(experiment, folders, made)[["volume_mm3"]], kept[["volume_mm3"]])
@@ -209,7 +207,7 @@ def test_the_command(made: Path) -> None:
     for part in check_parts(check_volumes(made)):
         console.print(part)
     shown = console.export_text()
-    for words in ("limits of agreement", "intervals of 90%", "flags and the 1 worst of 8 cases", "takes 19 cases"):
+    for words in ("limits of agreement", "Intervals of 90%", "Flags and the 1 worst of 8 cases", "takes 19 cases"):
         assert words in shown
 
 
@@ -217,11 +215,11 @@ def test_times_are_kept(made: Path) -> None:
     write_mask(made / "predictions" / "UNet" / "t1.nii.gz", reference_of(0))
     (made / "benchmarks" / "predict").mkdir(parents=True)
     (made / "benchmarks" / "predict" / "UNet.tsv").write_text("s\th:m:s\n9.0\t0:00:09\n")
-    keep_scores_and_times(made)
+    save_scores_and_times(made)
     (made / "benchmarks").rename(made / "gone")
-    notes: list[Note] = []
-    assert seconds_per_image(prediction_times(opened(made)[0], made), notes) == {("UNet", "2d"): 9}
-    assert notes[0].text.startswith("Seconds an image: wall-clock time of predicting 1 test images")
+    seconds, notes = seconds_per_image(prediction_times(opened(made)[0], made))
+    assert seconds == {("UNet", "2d"): 9}
+    assert notes[0].text.startswith("Seconds per image: wall-clock time of predicting 1 test images")
 
 
 def test_new_cases_of_the_ensemble_and_of_models(made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

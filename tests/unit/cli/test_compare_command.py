@@ -102,7 +102,13 @@ def test_times_and_the_notebooks_score(made: Path) -> None:
 def test_the_command_prints_and_writes(made: Path) -> None:
     done = program(str(made))
     assert done.exit_code == 0, done.output
-    for words in ("notebook Dice", "min a fold", "s an image", "if trained again", "AttentionUNet 2d against UNet 2d:"):
+    for words in (
+        "notebooks' score",
+        "min per fold",
+        "s per image",
+        "if trained again",
+        "AttentionUNet 2d against UNet 2d:",
+    ):
         assert words in done.stdout
     written = pd.read_csv(made / "metrics" / "comparison.csv")
     assert written["scope"].tolist() == ["mean", *LABELS]

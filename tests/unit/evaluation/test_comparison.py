@@ -12,8 +12,7 @@ from scipy import stats
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.comparison import PAIR_COLUMNS, Options, compare
 from hippo_nnunet.evaluation.pairing import Model, models_of, pairs_of
-from hippo_nnunet.evaluation.per_case import check_design, read_per_case
-from hippo_nnunet.evaluation.published import read_published
+from hippo_nnunet.evaluation.per_case import check_design, read_per_case, read_published
 from hippo_nnunet.evaluation.tables import COLUMNS, summarise
 from hippo_nnunet.evaluation.wording import sentence
 

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from hippo_nnunet.analysis.extreme_cases import extreme_cases
 from hippo_nnunet.cli.main import app
 from hippo_nnunet.data.nifti import read_volume
 from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.evaluation.side_by_side import extreme_cases
 from hippo_nnunet.inference import explanation_maps
 from hippo_nnunet.inference.batched_predictor import BatchedPredictor
 from hippo_nnunet.inference.explanation import Explanation, other_prompts, text_similarities

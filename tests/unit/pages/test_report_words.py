@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from report_experiment import log_text, write_experiment, write_log
 
+from hippo_nnunet.analysis.tables import ShownTable, comparison_table, interval, number, results_table
 from hippo_nnunet.cli.main import app as program
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.pairing import Model
@@ -22,16 +23,7 @@ from hippo_nnunet.pages.report.figures import report_figures
 from hippo_nnunet.pages.report.forest import headline, prepare_forest
 from hippo_nnunet.pages.report.notebook import compare_scores
 from hippo_nnunet.pages.report.style import MARKERS, marker, series
-from hippo_nnunet.pages.report.tables import (
-    ShownTable,
-    comparison_table,
-    escape_latex,
-    interval,
-    latex,
-    markdown,
-    number,
-    results_table,
-)
+from hippo_nnunet.pages.report.tables import escape_latex, latex, markdown
 from hippo_nnunet.pages.report.words import command, conclusions
 
 
@@ -86,7 +78,7 @@ def test_the_table_says_what_the_metrics_say(content: Content) -> None:
     row = next(row for row in table.rows if row[0] == "AttentionUNet 2d")
     by_case = own.groupby("case")["dice"].mean()
     assert row[table.columns.index("Dice")] == f"{dice.mean():.4f} ({by_case.std():.4f})"
-    assert row[table.columns.index("training, min a fold")] == "1.0"
+    assert row[table.columns.index("training, min per fold")] == "1.0"
     below = table.rows[table.rows.index(row) + 1]
     assert below[:2] == ["folds 0, 1, 20 cases", "Anterior"]
 

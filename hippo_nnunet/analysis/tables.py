@@ -1,0 +1,298 @@
+"""The tables of a comparison and of volumes, as text: printed by `compare`, shown and exported by the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from hippo_nnunet.analysis.volumes import VolumeChecks
+from hippo_nnunet.evaluation.comparison import Comparison
+from hippo_nnunet.evaluation.side_by_side import MEAN
+from hippo_nnunet.evaluation.wording import sentence
+
+METRICS = {"dice": "Dice", "nsd_1mm": "NSD 1 mm", "hd95_mm": "HD95, mm", "assd_mm": "ASSD, mm"}
+NONE = "–"
+_EXTRA = {
+    "fold_sd": "SD of folds",
+    "seed_sd": "SD of seeds",
+    "notebook_dice": "notebooks' score",
+    "trained_seconds": "training, min per fold",
+    "predict_seconds": "prediction, s per image",
+}
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """A table as it is read.
+
+    Attributes:
+        name: File name without ending.
+        caption: What it holds.
+        columns: Headings.
+        words: How many of the first columns are words; the others are numbers, aligned right.
+        rows: Cells as text, one list a row.
+        starts: Positions of the rows that begin a new group.
+        data: The same figures unrounded, for the CSV file.
+    """
+
+    name: str
+    caption: str
+    columns: tuple[str, ...]
+    words: int
+    rows: list[list[str]]
+    starts: frozenset[int]
+    data: pd.DataFrame
+
+
+def comparison_parts(comparison: Comparison) -> Iterator[Table | str]:
+    """Yield what `compare` prints: models, differences, ranks, volumes, sentences, notes."""
+    yield printed(results_table(comparison, mm_form=".4f"))
+    pairs = comparison_table(comparison, mm_form=".4f")
+    if pairs is not None:
+        yield printed(pairs)
+    if not comparison.ranks.empty:
+        yield printed(_ranks_table(comparison.ranks))
+    if not comparison.volumes.empty:
+        yield printed(volumes_table(comparison.volumes))
+    yield from (sentence(row) for row in comparison.pairs.to_dict("records") if row["scope"] == MEAN)
+    yield from (f"note: {note}" for note in comparison.notes)
+
+
+def check_parts(checks: VolumeChecks) -> Iterator[Table | str]:
+    """Yield what `compare --volumes` prints: agreement, coverage of intervals, worth of flags, notes."""
+    for table in (volumes_table(checks.agreement), _coverage_table(checks), _flags_table(checks)):
+        yield printed(table)
+    yield from (f"note: {note}" for note in checks.notes)
+
+
+def printed(table: ShownTable) -> Table:
+    """Return a table for the terminal."""
+    shown = Table(title=table.caption)
+    for position, column in enumerate(table.columns):
+        shown.add_column(column, justify="left" if position < table.words else "right")
+    for position, row in enumerate(table.rows, start=1):
+        shown.add_row(*row, end_section=position in table.starts)
+    return shown
+
+
+def results_table(comparison: Comparison, mm_form: str = ".2f") -> ShownTable:
+    """Prepare mean and spread of every metric of every model, per label; a mean over labels first.
+
+    Args:
+        comparison: Its `models` are shown.
+        mm_form: Format of distances.
+    """
+    models, metric = comparison.models, comparison.options.metric
+    own = {"fold_sd": f"{metric}_fold_sd", "seed_sd": f"{metric}_seed_sd"}
+    extra = {own.get(key, key): heading for key, heading in _EXTRA.items()}
+    shown = {key: heading for key, heading in extra.items() if key in models and models[key].notna().any()}
+    rows, starts = [], []
+    for position, row in enumerate(models.to_dict("records")):
+        first = row["scope"] == MEAN
+        if first:
+            starts.append(position)
+        below = position - starts[-1]
+        repeats = f" ({row['repeats']} seeds)" if row["repeats"] > 1 else ""
+        named = (f"{one_model(row)}{repeats}", f"{_folds(row['folds'])}, {counted(row['cases'], 'case')}")
+        forms = {name: digits(name, mm_form) for name in METRICS}
+        figures = [f"{number(row[name], form)} ({number(row[f'{name}_sd'], form)})" for name, form in forms.items()]
+        further = {**row, "trained_seconds": row.get("trained_seconds", float("nan")) / 60}
+        further_forms = [".1f" if key.endswith("seconds") else digits(key, mm_form) for key in shown]
+        rows.append(
+            [
+                named[below] if below < len(named) else "",
+                "all labels" if first else row["scope"],
+                *figures,
+                *(number(further[key], form) if first else "" for key, form in zip(shown, further_forms, strict=True)),
+            ]
+        )
+    return ShownTable(
+        "results",
+        "Out of fold: mean over cases, in brackets the standard deviation between cases.",
+        ("model", "label", *METRICS.values(), *shown.values()),
+        2,
+        rows,
+        frozenset(starts),
+        models,
+    )
+
+
+def comparison_table(comparison: Comparison, mm_form: str = ".2f") -> ShownTable | None:
+    """Prepare the paired differences; None where there is no pair.
+
+    Args:
+        comparison: Its `pairs` are shown.
+        mm_form: Format of distances.
+    """
+    pairs = comparison.pairs
+    if pairs.empty:
+        return None
+    form = f"+{digits(str(pairs['metric'].iloc[0]), mm_form)}"
+    rows, starts = [], []
+    for position, row in enumerate(pairs.to_dict("records")):
+        first = row["scope"] == MEAN
+        if first:
+            starts.append(position)
+        names = [one_model(row), other_model(row)] if first else ["", ""]
+        rows.append(
+            [
+                *names,
+                "all labels" if first else row["scope"],
+                str(row["n"]),
+                number(row["difference"], form),
+                interval(row["low"], row["high"], form),
+                number(row["p_holm"], ".3g"),
+                number(row["rank_biserial"], "+.2f"),
+                number(row["cohens_dz"], "+.2f"),
+                number(row["detectable"], form[1:]),
+                row["verdict"],
+                retrained(row),
+            ]
+        )
+    percent = f"{1 - pairs['alpha'].iloc[0]:.0%}"
+    headings = ("cases", "difference", f"{percent} interval", "p, Holm", "rank-biserial", "dz", "detectable")
+    return ShownTable(
+        "comparison",
+        f"Paired differences in {METRICS[str(pairs['metric'].iloc[0])]}; a positive one speaks for the first model; "
+        f"equivalent within ±{pairs['rope'].iloc[0]:g}.",
+        ("model", "against", "label", *headings, "as trained", "if trained again"),
+        3,
+        rows,
+        frozenset(starts),
+        pairs,
+    )
+
+
+def volumes_table(agreement: pd.DataFrame) -> ShownTable:
+    """Prepare bias, limits of agreement and ICC of the volumes.
+
+    Args:
+        agreement: Of `volumetry.agreement_table`.
+    """
+    rows, starts, last = [], [], None
+    for position, row in enumerate(agreement.to_dict("records")):
+        model = one_model(row)
+        if model != last:
+            starts.append(position)
+        rows.append(
+            [
+                "" if model == last else model,
+                row["label"],
+                str(row["n"]),
+                _with_interval(row, "bias_mm3", "+.0f", ("bias_low_mm3", "bias_high_mm3")),
+                number(row["sd_mm3"], ".0f"),
+                interval(row["lower_mm3"], row["upper_mm3"], "+.0f"),
+                _with_interval(row, "icc", ".3f"),
+            ]
+        )
+        last = model
+    return ShownTable(
+        "volumes",
+        "Predicted minus reference volume, in mm³; in brackets 95 % intervals.",
+        ("model", "label", "cases", "bias, mm³", "SD, mm³", "limits of agreement, mm³", "ICC(A,1)"),
+        2,
+        rows,
+        frozenset(starts),
+        agreement,
+    )
+
+
+def _ranks_table(ranks: pd.DataFrame) -> ShownTable:
+    places = sorted(ranks["rank"].unique())
+    rows = []
+    for names, group in ranks.groupby(["among", "variant", "configuration"], sort=False):
+        share = group.set_index("rank")["share"]
+        rows.append([*map(str, names), *(number(share.get(place), ".0%") for place in places)])
+    columns = ("among", "variant", "configuration", *map(str, places))
+    caption = "Share of resampled cases in which a model takes each rank."
+    return ShownTable("ranks", caption, columns, 3, rows, frozenset(), ranks)
+
+
+def _coverage_table(checks: VolumeChecks) -> ShownTable:
+    rows = [
+        [
+            str(row["label"]),
+            str(row["n"]),
+            _with_interval(row, "coverage", ".1%"),
+            number(row["width_mm3"], ".0f"),
+            number(row["width_share"], ".0%"),
+        ]
+        for row in checks.coverage.to_dict("records")
+    ]
+    columns = ("label", "cases", "reference inside", "mean width, mm³", "of the volume")
+    caption = f"Intervals of {checks.level:.0%}, each fold calibrated on the others."
+    return ShownTable("coverage", caption, columns, 1, rows, frozenset(), checks.coverage)
+
+
+def _flags_table(checks: VolumeChecks) -> ShownTable:
+    rows = [
+        [
+            str(row["flag"]),
+            _with_interval(row, "hit_rate", ".0%"),
+            number(row["flagged"], ".1%"),
+            _with_interval(row, "precision", ".0%"),
+            number(row["p"], ".2g"),
+        ]
+        for row in checks.flags.to_dict("records")
+    ]
+    columns = ("flag", "worst cases flagged", "cases flagged, and by chance", "flagged among the worst", "p, by chance")
+    first = checks.flags.iloc[0]
+    caption = f"Flags and the {first['n']} worst of {checks.cases} cases by Dice ({first['worst']:.0%})."
+    return ShownTable("flags", caption, columns, 1, rows, frozenset(), checks.flags)
+
+
+def number(value: Any, form: str = ".4f") -> str:
+    """Return a number in a format; a dash where it is not known."""
+    if value is None or pd.isna(value):
+        return NONE
+    text = format(value, form)
+    return text.lstrip("+-") if float(text.rstrip("%")) == 0 else text
+
+
+def interval(low: Any, high: Any, form: str) -> str:
+    """Return `low to high`; a dash where an end is not known."""
+    return NONE if pd.isna(low) or pd.isna(high) else f"{number(low, form)} to {number(high, form)}"
+
+
+def counted(count: int, what: str) -> str:
+    """Return `1 case`, `2 cases`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def digits(metric: str, mm_form: str = ".2f") -> str:
+    """Return the format of a metric: four decimals, or `mm_form` for distances."""
+    return mm_form if metric.removesuffix("_fold_sd").removesuffix("_seed_sd").endswith("_mm") else ".4f"
+
+
+def one_model(row: Any) -> str:
+    """Name the first model of a row of `Comparison.pairs`."""
+    return f"{row['variant']} {row['configuration']}"
+
+
+def other_model(row: Any) -> str:
+    """Name the second model of a row of `Comparison.pairs`."""
+    return f"{row['against']} {row['against_configuration']}".rstrip()
+
+
+def retrained(row: Any) -> str:
+    """Return the verdict on training again; `not known` where there is no test over folds."""
+    return "not known" if pd.isna(row["p_retrained"]) else str(row["verdict_retrained"])
+
+
+def _with_interval(row: dict[Any, Any], name: str, form: str, ends: tuple[str, str] | None = None) -> str:
+    """Return a figure and in brackets its interval, from the columns `<name>_low` and `<name>_high` or from `ends`."""
+    low, high = (row[end] for end in ends or (f"{name}_low", f"{name}_high"))
+    span = interval(low, high, form)
+    return number(row[name], form) if span == NONE else f"{number(row[name], form)} ({span})"
+
+
+def _folds(folds: str) -> str:
+    """Return `folds 0–4` of `0,1,2,3,4`."""
+    numbers = [int(fold) for fold in folds.split(",")]
+    whole = len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1))
+    shown = f"{numbers[0]}–{numbers[-1]}" if whole else ", ".join(map(str, numbers))
+    return f"fold {shown}" if len(numbers) == 1 else f"folds {shown}"
