@@ -183,7 +183,7 @@ def plan_and_preprocess(
     partial.restore_description(name, folders)
     missing = [c for c in configurations if not partial.is_preprocessed(plans, c, cases, folders)]
     targets = [partial.begin(plans, configuration, folders) for configuration in missing]
-    partial.forget_partial_references(name, folders)
+    partial.delete_partial_references(name, folders)
 
     def stored() -> int:
         return sum(len(preprocessed.stored_cases(target)) for target in targets)

@@ -1,6 +1,6 @@
-"""What tells whole preprocessed data from what a killed process has left; torch-free.
+"""Tells complete preprocessed data from what a killed process has left; torch-free.
 
-Source: ours, because nnU-Net writes these files in place, and takes every file that is there for whole.
+Source: ours, because nnU-Net writes these files in place, and takes every existing file for complete.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from hippo_nnunet.files import atomic_path
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import data_folder, signature, signature_file, stored_cases
 
 UNFINISHED = "unfinished"
-"""Stands in the place of the plan's signature while a configuration is preprocessed."""
+"""Written in place of the plan's signature while a configuration is preprocessed."""
 
 
 def is_preprocessed(plans: dict[str, Any], configuration: str, cases: set[str], folders: NnunetFolders) -> bool:
-    """Tell whether exactly these cases are preprocessed, by this plan, and to the end.
+    """Tell whether exactly these cases are completely preprocessed with this plan.
 
-    Data without a signature, which nnU-Net's own command has made, is taken to be of this plan.
+    Data without a signature, which nnU-Net's own command has made, counts as made with this plan.
     """
     folder = data_folder(plans, configuration, folders)
     record = signature_file(folder)
@@ -28,7 +29,7 @@ def is_preprocessed(plans: dict[str, Any], configuration: str, cases: set[str], 
 
 
 def begin(plans: dict[str, Any], configuration: str, folders: NnunetFolders) -> Path:
-    """Mark a configuration as not preprocessed to the end, and return its folder, which need not exist."""
+    """Mark a configuration as incomplete, and return its folder, which need not exist."""
     folder = data_folder(plans, configuration, folders)
     folder.parent.mkdir(parents=True, exist_ok=True)
     signature_file(folder).write_text(f"{UNFINISHED}\n")
@@ -36,21 +37,20 @@ def begin(plans: dict[str, Any], configuration: str, folders: NnunetFolders) -> 
 
 
 def end(plans: dict[str, Any], configuration: str, folders: NnunetFolders) -> None:
-    """Mark a configuration as preprocessed by this plan."""
+    """Mark a configuration as preprocessed with this plan."""
     signature_file(data_folder(plans, configuration, folders)).write_text(signature(plans, configuration) + "\n")
 
 
 def restore_description(dataset: str, folders: NnunetFolders) -> None:
-    """Copy the dataset's dataset.json beside the plans, where that is gone: nnU-Net does so only when it plans."""
+    """Copy dataset.json beside the plans where it is missing; nnU-Net does so only when it plans."""
     target = folders.preprocessed / dataset / "dataset.json"
     if not target.is_file():
-        temporary = target.with_name(f"{target.name}.tmp")
-        shutil.copyfile(folders.raw / dataset / "dataset.json", temporary)
-        temporary.replace(target)
+        with atomic_path(target) as temporary:
+            shutil.copyfile(folders.raw / dataset / "dataset.json", temporary)
 
 
-def forget_partial_references(dataset: str, folders: NnunetFolders) -> None:
-    """Delete reference segmentations that were copied in part: nnU-Net keeps them, because they are newer."""
+def delete_partial_references(dataset: str, folders: NnunetFolders) -> None:
+    """Delete partly copied reference segmentations: nnU-Net would keep them, because they are newer."""
     for copied in (folders.preprocessed / dataset / "gt_segmentations").glob("[!.]*"):
         label = folders.raw / dataset / "labelsTr" / copied.name
         if label.is_file() and label.stat().st_size != copied.stat().st_size:

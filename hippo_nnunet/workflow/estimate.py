@@ -1,15 +1,22 @@
-"""How long the trainings that are still missing will take."""
+"""How long the remaining jobs will take: from finished folds, from running ones, else from stated figures."""
 
 from __future__ import annotations
 
+import csv
+import math
 import statistics
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.experiment.experiment import Cell, Experiment
-from hippo_nnunet.files import read_json
-from hippo_nnunet.nnunet.finished import SUMMARY
+from hippo_nnunet.experiment.paths import ExperimentPaths
+from hippo_nnunet.files import read_object
+from hippo_nnunet.nnunet.finished import SUMMARY, is_finished
+from hippo_nnunet.nnunet.training_log import TrainingProgress, read_progress
+from hippo_nnunet.training import recipes
+from hippo_nnunet.training.schedule import schedule_for
 
 OVERHEAD_S = 45.0
 """Start of the process, and validation of one fold of Task04 (44 cases)."""
@@ -20,69 +27,148 @@ SECONDS_PER_ITERATION = {
     ("stock", "cpu"): {2: 9.0, 3: 9.0},
     ("stock", "cuda"): {2: 0.04, 3: 0.023},
 }
-"""Task04's size of data, two CPU cores or one A100; coarse, and only used until a fold was measured. Source: ours.
+"""Images of Task04's size, two CPU cores or one A100; coarse, and only used until a fold was measured. Source: ours.
 
 On a CPU in float32: bfloat16, where the processor multiplies in it, takes about half."""
 
+MEASURED, RUNNING, SCALED, STATED, UNKNOWN = "measured", "running", "scaled", "stated", "unknown"
+"""Where an expected time comes from: finished jobs of the kind; running jobs of the kind; the stated figure, scaled by
+how other trainings turned out; the stated figure alone; nowhere."""
+
 
 @dataclass(frozen=True)
-class Expected:
-    """Expected seconds of one missing training, and whether that was measured in this experiment."""
+class Remaining:
+    """Expected remaining seconds of one job, NaN where unknown, and where they come from."""
 
-    cell: Cell
     seconds: float
-    measured: bool
+    source: str
 
 
-def trained_seconds(fold_folder: Path) -> float | None:
-    """Return the seconds that a finished fold trained for; None where it is not recorded."""
+def progress_of(experiment: Experiment, cell: Cell, results: Path) -> TrainingProgress | None:
+    """Return how far a training is; None where it has not begun, or has no log."""
+    dim = 2 if cell.configuration == "2d" else 3
+    epochs = schedule_for(recipes.parse(cell.trainer), dim).epochs
+    return read_progress(experiment.result_folder(cell, results), epochs)
+
+
+def stated_seconds(trainer: str, configuration: str, device: str) -> float | None:
+    """Return the coarse estimate of a training: its iterations times the seconds of one; None on other devices."""
+    recipe = recipes.parse(trainer)
+    dim = 2 if configuration == "2d" else 3
+    per_dim = SECONDS_PER_ITERATION.get(("fast" if recipe.fast else "stock", device))
+    if per_dim is None:
+        return None
+    schedule = schedule_for(recipe, dim)
+    return schedule.epochs * schedule.iterations * per_dim[dim] + OVERHEAD_S
+
+
+def remaining_trainings(
+    experiment: Experiment, folder: Path, results: Path, device: str, running: Collection[Cell] = ()
+) -> dict[Cell, Remaining]:
+    """Return what is left of every training whose marker is missing.
+
+    Args:
+        experiment: What was requested.
+        folder: The experiment's folder.
+        results: `nnUNet_results`.
+        device: `cpu`, `cuda`, `mps`; there are stated figures for the first two.
+        running: The cells that train now.
+
+    Returns:
+        Of each the median of the finished folds of the same variant and configuration, else of the same configuration,
+        else of the running ones of the same configuration, else the stated figure; less what is done already.
+    """
+    missing = [cell for cell in experiment.cells() if not (folder / cell.marker).exists()]
+    progress = {cell: progress_of(experiment, cell, results) for cell in missing}
+    projected = {
+        cell: state.epochs * state.epoch_seconds + OVERHEAD_S
+        for cell in running
+        if (state := progress.get(cell)) is not None and not math.isnan(state.epoch_seconds)
+    }
+    measured = {
+        cell: seconds + OVERHEAD_S
+        for cell in experiment.cells()
+        if (seconds := _trained_seconds(experiment.result_folder(cell, results))) is not None
+    }
+    stated = {cell: stated_seconds(cell.trainer, cell.configuration, device) for cell in experiment.cells()}
+    ratios = [seconds / of for cell, seconds in {**projected, **measured}.items() if (of := stated[cell])]
+
+    def whole(cell: Cell) -> Remaining:
+        same = [s for c, s in measured.items() if (c.variant, c.configuration) == (cell.variant, cell.configuration)]
+        seconds = same or _of_configuration(measured, cell)
+        if seconds:
+            return Remaining(statistics.median(seconds), MEASURED)
+        if seconds := _of_configuration(projected, cell):
+            return Remaining(statistics.median(seconds), RUNNING)
+        figure = stated[cell]
+        if figure is None:
+            return Remaining(math.nan, UNKNOWN)
+        return Remaining(figure * statistics.median(ratios), SCALED) if ratios else Remaining(figure, STATED)
+
+    left = {}
+    for cell in missing:
+        total, state = whole(cell), progress[cell]
+        if is_finished(experiment.result_folder(cell, results)):
+            left[cell] = Remaining(0.0, MEASURED)
+        elif state is None:
+            left[cell] = total
+        elif cell not in running:  # interrupted: a checkpoint holds nearly all of what was done
+            to_train = (total.seconds - OVERHEAD_S) * (1 - state.epoch / state.epochs)
+            left[cell] = Remaining(to_train + OVERHEAD_S, total.source)
+        elif state.validating or cell in projected:
+            left[cell] = Remaining(state.left_s() + OVERHEAD_S, RUNNING)
+        else:
+            left[cell] = Remaining(max(0.0, total.seconds - state.since_s), total.source)
+    return left
+
+
+def _trained_seconds(fold_folder: Path) -> float | None:
+    """Return how long a finished fold was trained; None where that is not recorded."""
     try:
-        return float(read_json(fold_folder / SUMMARY)["trained_seconds"])
+        return float(read_object(fold_folder / SUMMARY)["trained_seconds"])
     except (DataError, KeyError, TypeError, ValueError):
         return None
 
 
-def stated_seconds(trainer: str, configuration: str, device: str) -> float | None:
-    """Return the coarse estimate of a training: its iterations times what one takes on such a device."""
-    from hippo_nnunet.training.recipes import parse
-    from hippo_nnunet.training.schedule import schedule_for
-
-    recipe = parse(trainer)
-    dim = 2 if configuration == "2d" else 3
-    per_device = SECONDS_PER_ITERATION.get(("fast" if recipe.fast else "stock", device))
-    if per_device is None:
-        return None
-    schedule = schedule_for(recipe, dim)
-    return schedule.epochs * schedule.iterations * per_device[dim] + OVERHEAD_S
+def _of_configuration(seconds: Mapping[Cell, float], cell: Cell) -> list[float]:
+    return [value for other, value in seconds.items() if other.configuration == cell.configuration]
 
 
-def missing_trainings(experiment: Experiment, folder: Path, results: Path, device: str) -> list[Expected]:
-    """Return the trainings whose marker is missing, with their expected time.
+def job_seconds(folder: Path, name: str) -> float | None:
+    """Return how long a finished job took, as Snakemake measured it; None where it did not.
 
     Args:
-        experiment: What was asked.
         folder: The experiment's folder.
-        results: `nnUNet_results`.
-        device: `cpu`, `cuda` or `mps`.
-
-    Returns:
-        For each the median of the finished folds of the same variant and configuration, else of the same
-        configuration, else the stated estimate; NaN where there is none for the device.
+        name: Path of the job's marker below `.done`: `predict/UNet`.
     """
-    measured: dict[Cell, float] = {}
-    for cell in experiment.cells():
-        seconds = trained_seconds(experiment.result_folder(cell, results))
-        if seconds is not None:
-            measured[cell] = seconds + OVERHEAD_S
-    expected = []
-    for cell in experiment.cells():
-        if (folder / cell.marker).exists():
-            continue
-        alike = [s for c, s in measured.items() if c.configuration == cell.configuration]
-        same = [s for c, s in measured.items() if (c.variant, c.configuration) == (cell.variant, cell.configuration)]
-        if same or alike:
-            expected.append(Expected(cell, statistics.median(same or alike), True))
-        else:
-            stated = stated_seconds(cell.trainer, cell.configuration, device)
-            expected.append(Expected(cell, float("nan") if stated is None else stated, False))
-    return expected
+    try:
+        with (ExperimentPaths(folder).benchmarks / f"{name}.tsv").open(newline="") as rows:
+            return float(next(csv.DictReader(rows, delimiter="\t"))["s"])
+    except (OSError, StopIteration, KeyError, ValueError):
+        return None
+
+
+def remaining_of_job(folder: Path, name: str, running_s: float) -> Remaining:
+    """Return what is left of a job that is no training: the median of those of its kind, less what it has run for."""
+    kind = name.split("/")[0]
+    names = [
+        kind,
+        *(f"{kind}/{file.stem}" for file in sorted((ExperimentPaths(folder).benchmarks / kind).glob("*.tsv"))),
+    ]
+    seconds = [taken for taken in (job_seconds(folder, other) for other in names) if taken is not None]
+    if not seconds:
+        return Remaining(math.nan, UNKNOWN)
+    return Remaining(max(0.0, statistics.median(seconds) - running_s), MEASURED)
+
+
+def wall_clock_seconds(trainings: Iterable[float], parallel: int, others: Iterable[float] = ()) -> float:
+    """Return the expected seconds until everything is done; NaN where those of a training are unknown.
+
+    Args:
+        trainings: Remaining seconds of each training.
+        parallel: Trainings at the same time.
+        others: Remaining seconds of each other job; unknown ones (NaN) do not count.
+    """
+    each = list(trainings)
+    known = sum(seconds for seconds in others if not math.isnan(seconds))
+    return max(sum(each) / parallel, max(each, default=0.0)) + known

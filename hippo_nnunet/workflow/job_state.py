@@ -1,8 +1,8 @@
-"""What a job says of itself while it runs: one small file per job, which `run --status` reads from any machine.
+"""The state of a job: one small file per job, which `run --status` reads from any machine.
 
-A file that does not say when the job ended is of a job that runs, or of one that was killed. On the job's own host its
-process tells which of the two. Another host does not see that process: there the age of the file tells, which a running
-job touches every `BEAT_S` seconds.
+A file without an end belongs to a job that is running, or to one that was killed. On the job's own host its process
+tells which. Another host cannot see that process: there the file's age tells, because a running job touches its file
+every `HEARTBEAT_S` seconds.
 """
 
 from __future__ import annotations
@@ -11,37 +11,40 @@ import json
 import logging
 import os
 import socket
-import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from hippo_nnunet.experiment.paths import DONE
+from hippo_nnunet.files import write_json
 
 log = logging.getLogger(__name__)
 
 FOLDER = DONE / "state"
-"""Where the files lie, relative to the experiment's folder: named as the jobs' logs are below `logs`."""
-RUN = FOLDER / "run.json"
-"""The file of `run` itself."""
-BEAT_S = 30.0
+"""Folder of the state files, relative to the experiment's: they are named as the jobs' logs are below `logs`."""
+RUN = "run"
+"""Name of the state of `run` itself."""
+HEARTBEAT_S = 30.0
 SILENT_S = 300.0
 """A job on another host that has not touched its file for so long counts as dead."""
 
 
 @dataclass(frozen=True)
 class JobState:
-    """What a job's file says.
+    """Content of a job's state file.
 
     Attributes:
         job: The job in words: `train UNet 2d fold 0`.
         log: Its log, relative to the experiment's folder; empty for `run` itself.
         host: Where it runs, or ran.
         pid: Its process there.
-        command: Command line of that process, by which it is told from a later one of the same number.
+        command: Command line of that process, which tells it from a later process with the same id.
         started: Seconds since the epoch.
         ended: The same; None while it runs, and for ever where it was killed.
         failure: Why it failed, in one line; None where it did not, or was killed.
@@ -59,62 +62,66 @@ class JobState:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Recorder:
-    """Writes the file of a job that begins now, and keeps it fresh until the job ends.
+@contextmanager
+def recorded(
+    folder: Path,
+    name: str,
+    description: str,
+    explain: Callable[[BaseException], str],
+    settings: Mapping[str, Any] | None = None,
+) -> Iterator[None]:
+    """Keep the state file of the job that the block runs, and record how it ends.
 
-    A file that cannot be written is a warning in the log: nothing that is computed depends on it.
+    A file that cannot be written is a warning in the log: no result depends on it.
 
     Args:
-        path: The file.
-        job: See `JobState`.
-        log_file: See `JobState`.
+        folder: The experiment's folder.
+        name: The job's name, as its log is named below `logs`; RUN for `run` itself.
+        description: See `JobState.job`.
+        explain: Returns in one line why the job failed.
         settings: See `JobState`.
     """
+    path = state_file(folder, name)
+    command = tuple(psutil.Process().cmdline())
+    log_file = "" if name == RUN else f"logs/{name}.log"
+    host, pid = socket.gethostname(), os.getpid()
+    state = JobState(description, log_file, host, pid, command, time.time(), settings=settings or {})
+    ended = threading.Event()
 
-    def __init__(self, path: Path, job: str, log_file: str, settings: Mapping[str, Any] | None = None) -> None:
-        self._path = path.absolute()
-        self._state = JobState(
-            job, log_file, socket.gethostname(), os.getpid(), _command_line(), time.time(), settings=settings or {}
-        )
-        self._write()
-        self._ended = threading.Event()
-        threading.Thread(target=self._beat, daemon=True).start()
-
-    def end(self, failure: str | None = None) -> None:
-        """Say that the job has ended, and why where it failed."""
-        self._ended.set()
-        self._state = replace(self._state, ended=time.time(), failure=failure)
-        self._write()
-
-    def _beat(self) -> None:
-        while not self._ended.wait(BEAT_S):
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT_S):
             try:
-                os.utime(self._path)
+                os.utime(path)
             except OSError as error:
-                log.debug("%s cannot be touched: %s", self._path, error)
+                log.debug("%s cannot be touched: %s", path, error)
 
-    def _write(self) -> None:
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(asdict(self._state)))
-            temporary.replace(self._path)
-        except OSError as error:
-            log.warning("%s cannot be written (%s): run --status will not see this job", self._path, error)
-
-
-def state_file(marker: Path) -> Path:
-    """Return the file of the job that makes a marker, both relative to the experiment's folder."""
-    return FOLDER / f"{marker.relative_to(DONE).as_posix()}.json"
+    _write(path, state)
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        _write(path, replace(state, ended=time.time(), failure=explain(error)))
+        raise
+    else:
+        _write(path, replace(state, ended=time.time()))
+    finally:
+        ended.set()
 
 
-def marker_of(log_file: str) -> Path:
-    """Return the marker of the job that writes a log, `logs/NAME.log`: `.done/NAME`."""
-    return DONE / Path(*Path(log_file.removesuffix(".log")).parts[1:])
+def _write(path: Path, state: JobState) -> None:
+    try:
+        write_json(path, asdict(state), indent=None)
+    except OSError as error:
+        log.warning("%s cannot be written (%s): run --status will not see this job", path, error)
+
+
+def state_file(folder: Path, name: str) -> Path:
+    """Return the state file of a job of an experiment."""
+    return folder / FOLDER / f"{name}.json"
 
 
 def read(path: Path) -> JobState | None:
-    """Read a job's file; None where there is none that can be read."""
+    """Read a state file; None where there is none that can be read."""
     try:
         content = json.loads(path.read_text())
         return JobState(**{**content, "command": tuple(content["command"])})
@@ -123,41 +130,22 @@ def read(path: Path) -> JobState | None:
 
 
 def is_alive(path: Path, state: JobState) -> bool:
-    """Tell whether the job still runs: by its process on this host, by its file's age on another."""
+    """Tell whether a job still runs: by its process on this host, by its file's age on another."""
     if state.ended is not None:
         return False
     if state.host != socket.gethostname():
         return time.time() - path.stat().st_mtime < SILENT_S
-    import psutil
-
     try:
         process = psutil.Process(state.pid)
         return process.status() != psutil.STATUS_ZOMBIE and tuple(process.cmdline()) == state.command
-    except psutil.AccessDenied:  # somebody else's process, on systems that hide its command
+    except psutil.AccessDenied:  # another user's process, on systems that hide its command
         return True
     except psutil.NoSuchProcess:
         return False
 
 
-def forget_failures(folder: Path) -> None:
-    """Delete the files of jobs that failed: a run that begins will try them again."""
-    for path in (folder / FOLDER).rglob("*.json"):
-        state = read(path)
-        if state is not None and state.failure is not None:
-            path.unlink()
-
-
-def first_failure(folder: Path) -> JobState | None:
-    """Return the job that failed first, or None."""
-    states = [read(path) for path in (folder / FOLDER).rglob("*.json") if path != folder / RUN]
-    failed = [state for state in states if state is not None and state.failure is not None]
-    return min(failed, key=lambda state: state.ended or 0.0, default=None)
-
-
-def _command_line() -> tuple[str, ...]:
-    import psutil
-
-    try:
-        return tuple(psutil.Process().cmdline())
-    except psutil.Error:
-        return (sys.executable, *sys.argv)
+def failed_jobs(folder: Path) -> dict[Path, JobState]:
+    """Return the jobs of an experiment that failed, by their state files, the first failure first."""
+    states = {path: read(path) for path in (folder / FOLDER).rglob("*.json") if path != state_file(folder, RUN)}
+    failed = {path: state for path, state in states.items() if state is not None and state.failure is not None}
+    return dict(sorted(failed.items(), key=lambda item: item[1].ended or 0.0))

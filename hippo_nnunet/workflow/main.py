@@ -5,21 +5,27 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
-from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.evaluation.pairing import ENSEMBLE
+from hippo_nnunet.experiment.experiment import Cell, Experiment
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.experiment.request import Request, resolve
+from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
-from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES, NnunetFolders, activate, at_home, folders_for
+from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES, activate, at_home, folders_for
 from hippo_nnunet.progress import duration
-from hippo_nnunet.workflow import estimate, launch, results, status_text
+from hippo_nnunet.workflow import launch, status_text
+from hippo_nnunet.workflow.estimate import Remaining, remaining_trainings, wall_clock_seconds
 from hippo_nnunet.workflow.status import read_status
-from hippo_nnunet.workflow.time_left import together
 
 log = logging.getLogger(__name__)
+
+METRICS = {"dice": "Dice", "nsd_1mm": "NSD 1 mm", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
 
 
 def perform(
@@ -29,7 +35,7 @@ def perform(
 
     Args:
         folder: The experiment's folder.
-        request: What is asked.
+        request: What is requested.
         root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
         device: `auto`, `cpu`, `cuda` or `mps`.
         parallel: Trainings at the same time.
@@ -52,19 +58,24 @@ def perform(
     here = device if device == "auto" and profile != "local" else resolve_device(device)
     experiment = resolve(request, folder, folders, "cuda" if here == "auto" else here)  # clusters have GPUs
     settings = launch.Settings(here, parallel, profile, request.task)
+    left = remaining_trainings(experiment, folder, folders.results, here)
+    seconds = wall_clock_seconds((item.seconds for item in left.values()), parallel)
     if dry_run:
-        yield from _dry_run(experiment, folder, folders, settings)
+        yield launch.dry_run(experiment, folder, folders, settings)
+        if left:
+            yield _trainings_table(left)
+        unknown = " (no estimate for this device)" if math.isnan(seconds) else ""
+        yield f"expected time of training on {here}: {duration(seconds)}{unknown}"
         return
     activate(root)
-    left = duration(launch.remaining_seconds(experiment, folder, folders, settings))
-    log.info("%s on %s: about %s of training", folder, settings.device, left)
+    log.info("%s on %s: about %s of training", folder, here, duration(seconds))
     launch.run_experiment(experiment, folder, folders, settings)
-    yield results.results_table(experiment, folder)
-    yield "\n".join(results.notes(experiment, folder, folders.results))
+    yield _results_table(experiment, folder)
+    yield "\n".join(_notes(experiment, folder, folders.results))
 
 
 def show_status(folder: Path, root: Path | None, as_json: bool) -> Iterator[Table | str]:
-    """Say what of an experiment is done, running, waiting and failed; see `read_status`.
+    """Show the status of an experiment; see `read_status`.
 
     Args:
         folder: The experiment's folder.
@@ -84,13 +95,64 @@ def show_status(folder: Path, root: Path | None, as_json: bool) -> Iterator[Tabl
         yield from status_text.describe(status)
 
 
-def _dry_run(
-    experiment: Experiment, folder: Path, folders: NnunetFolders, settings: launch.Settings
-) -> Iterator[Table | str]:
-    yield launch.dry_run(experiment, folder, folders, settings)
-    expected = estimate.missing_trainings(experiment, folder, folders.results, settings.device)
-    if expected:
-        yield results.plan_table(expected)
-    seconds = together((item.seconds for item in expected), (), settings.parallel)
-    unknown = " (no estimate for this device)" if math.isnan(seconds) else ""
-    yield f"expected time of training on {settings.device}: {duration(seconds)}{unknown}"
+def _trainings_table(left: Mapping[Cell, Remaining]) -> Table:
+    """Build the table of the missing trainings, with their expected time."""
+    table = Table(title="trainings to do")
+    for column in ("variant", "configuration", "fold", "trainer", "expected", "from"):
+        table.add_column(column)
+    for cell, item in left.items():
+        expected = duration(item.seconds)
+        table.add_row(cell.variant, cell.configuration, str(cell.fold), cell.trainer, expected, item.source)
+    return table
+
+
+def _results_table(experiment: Experiment, folder: Path) -> Table:
+    """Build the table of the cross-validated results from `metrics/summary.json`.
+
+    A row for each variant and configuration, and one for the ensemble: folds, cases, foreground means over cases, and
+    Dice of each label.
+    """
+    summary = read_json(ExperimentPaths(folder).summary)
+    labels = list(next(iter(next(iter(summary.values())).values()))["labels"])
+    table = Table(title=f"{experiment.dataset}, {experiment.plans}, out of fold, mean over cases")
+    for column in ("variant", "configuration"):
+        table.add_column(column)
+    for column in ("folds", "cases", *METRICS.values(), *(f"Dice {label}" for label in labels)):
+        table.add_column(column, justify="right")
+    for variant, configurations in summary.items():
+        for configuration, entry in configurations.items():
+            foreground = [_number(entry["foreground_mean"][metric]["mean"]) for metric in METRICS]
+            per_label = [_number(entry["labels"].get(label, {}).get("dice", {}).get("mean")) for label in labels]
+            counts = (str(len(entry["folds"])), str(entry["cases"]))
+            table.add_row(variant, configuration, *counts, *foreground, *per_label, end_section=variant == ENSEMBLE)
+    return table
+
+
+def _notes(experiment: Experiment, folder: Path, results: Path) -> list[str]:
+    """Return lines that say how to read the table, and where everything lies."""
+    lines = [
+        f"{configuration}: only fold {','.join(map(str, folds))} of {experiment.number_of_folds}: "
+        "trained and evaluated, but left out of the ensemble"
+        for configuration, folds in experiment.folds.items()
+        if not experiment.complete(configuration)
+    ]
+    paths = ExperimentPaths(folder)
+    if paths.choice.is_file():
+        choice = read_json(paths.choice)
+        lines.append(f"ensemble: {' + '.join(choice['members'])}, postprocessing {choice['postprocessing']}")
+        gain = _number(choice["nested_gain"], "+.4f")
+        lines.append(f"  gain over the best single model by nested selection: {gain} Dice")
+    places = {
+        "report": paths.report,
+        "metrics": paths.per_case,
+        "test predictions": paths.predictions,
+        "submission": paths.submission(experiment.task),
+        "manifest": paths.manifest,
+        "logs": paths.logs,
+        "trained models": results / experiment.dataset,
+    }
+    return [*lines, *(f"{what}: {where}" for what, where in places.items() if where.exists())]
+
+
+def _number(value: Any, form: str = ".4f") -> str:
+    return "-" if value is None else format(value, form)

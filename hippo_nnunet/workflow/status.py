@@ -1,4 +1,4 @@
-"""`run --status`: what of an experiment is done, running, waiting, failed, and how long the rest will take.
+"""`run --status`: which jobs of an experiment are done, running, waiting or failed, and how long the rest will take.
 
 Reads files only, so that it can be asked at any time and from any machine that sees the experiment's folder.
 """
@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.experiment import markers, stale
+from hippo_nnunet.experiment import markers
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
+from hippo_nnunet.experiment.stale import stale_markers
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
-from hippo_nnunet.workflow import job_state
+from hippo_nnunet.nnunet.training_log import TrainingProgress
+from hippo_nnunet.workflow import estimate, job_state
+from hippo_nnunet.workflow.estimate import Remaining
 from hippo_nnunet.workflow.job_state import JobState
-from hippo_nnunet.workflow.time_left import Left, job_seconds, other_left, progress_of, together, trainings_left
-from hippo_nnunet.workflow.training_progress import TrainingProgress
 
 DONE_STATE, RUNNING, FAILED, KILLED, WAITING = "done", "running", "failed", "killed", "waiting"
 NOT_STARTED, STOPPED, FINISHED = "not started", "stopped", "finished"
@@ -36,12 +37,13 @@ class JobStatus:
 
     Attributes:
         name: Path of its marker below `.done`: `train/UNet/2d/fold_0`.
-        state: `done`, `running`, `failed`, `killed` (it ended without a word: killed, out of memory, power lost) or
+        state: `done`, `running`, `failed`, `killed` (it ended without an error: killed, out of memory, power lost) or
             `waiting`.
-        seconds: What a finished one took, or a running one has taken so far; None where that is not known.
-        left: Expected seconds that are left.
-        host: Where it runs, ran or failed; None for the others.
-        training: How far a training is that has begun and is not done.
+        seconds: What a finished one took, or a running one has taken so far; None where unknown.
+        left_s: Expected remaining seconds; NaN where unknown.
+        left_from: Where `left_s` comes from: see `estimate`.
+        host: Where it runs, or where it failed or was killed; None for the others.
+        training: Progress of a training that has begun and is not done.
         message: Why it failed.
         log: Its log file, which need not exist.
         tail: Last lines of the log of a job that failed or was killed.
@@ -50,7 +52,8 @@ class JobStatus:
     name: str
     state: str
     seconds: float | None
-    left: Left
+    left_s: float
+    left_from: str
     host: str | None
     training: TrainingProgress | None
     message: str | None
@@ -70,10 +73,10 @@ class Status:
     Attributes:
         folder: Its folder.
         state: `not started`, `running`, `failed`, `stopped` (what is missing waits for another `run`) or `finished`.
-        run: What the last `run` said of itself; None where none did.
+        run: What the last `run` recorded; None where there was none.
         jobs: In the order of the work.
-        left_s: Expected seconds of everything that is left; NaN where a training's are unknown.
-        problem: What of plans or split cannot be read, which the next `run` will refuse; None if nothing.
+        left_s: Expected seconds until everything is done; NaN where those of a training are unknown.
+        problem: Why plans or split cannot be read, which the next `run` will refuse; None if they can.
     """
 
     folder: Path
@@ -83,56 +86,57 @@ class Status:
     left_s: float
     problem: str | None = None
 
-    def count(self, state: str) -> int:
-        """Return the number of jobs in a state."""
-        return sum(job.state == state for job in self.jobs)
 
-
-def read_status(folder: Path, root: Path | None = None) -> Status:
-    """Look at an experiment; changes nothing.
+def read_status(folder: Path, root: Path | None = None, check: bool = True) -> Status:
+    """Read the status of an experiment; changes nothing.
 
     Args:
         folder: The experiment's folder, which need not exist.
         root: nnU-Net's root folder; None: the folders that the last `run` used, else nnU-Net's variables, else
             `nnunet` in the folder.
+        check: Look for stale markers: a job whose results are gone is not done. `run` has done so when it starts.
 
     Raises:
         ConfigError: `experiment.yaml` does not describe an experiment.
     """
     folder = folder.expanduser().absolute()
-    if not ExperimentPaths(folder).request.is_file():
+    paths = ExperimentPaths(folder)
+    if not paths.request.is_file():
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{folder} is a file; name the folder of an experiment")
         return Status(folder, NOT_STARTED, None, (), math.nan)
-    experiment = Experiment.load(ExperimentPaths(folder).request)
-    run = job_state.read(folder / job_state.RUN)
+    experiment = Experiment.load(paths.request)
+    run = job_state.read(job_state.state_file(folder, job_state.RUN))
     settings: Mapping[str, Any] = run.settings if run is not None else {}
     folders = _folders(folder, root, settings)
-    raw = folders.raw / experiment.dataset
-    products = settings["products"] if "products" in settings else markers.products_of(raw, None)
-    lost, problem = _lost(experiment, folder, folders)
-    every = dict.fromkeys(markers.all_markers(experiment, products))
-    states = {marker: _state(folder, marker, marker in lost) for marker in every}
+    stale: set[Path] = set()
+    problem = None
+    try:
+        stale = set(stale_markers(experiment, folder, folders)) if check else stale
+    except DataError as error:
+        problem = str(error)
+    products = settings.get("products", markers.products_of(folders.raw / experiment.dataset, None))
+    expected = dict.fromkeys(markers.all_markers(experiment, products))
+    states = {marker: _state(folder, marker, marker in stale) for marker in expected}
     cells = {cell.marker: cell for cell in experiment.cells()}
-    running = [cells[m] for m, (state, _) in states.items() if state == RUNNING and m in cells]
-    left = trainings_left(experiment, folder, folders.results, str(settings.get("device", "")), running)
+    running = [cells[marker] for marker, (state, _) in states.items() if state == RUNNING and marker in cells]
+    device = str(settings.get("device", ""))
+    left = estimate.remaining_trainings(experiment, folder, folders.results, device, running)
     jobs = []
-    for marker, (state, said) in states.items():
+    for marker, (state, recorded) in states.items():
         cell = cells.get(marker)
         training = None
         if cell is not None and state != DONE_STATE:
-            training = progress_of(experiment, cell, folders.results)
-        jobs.append(_job(folder, marker, state, said, left.get(cell) if cell is not None else None, training))
-    is_running = (run is not None and job_state.is_alive(folder / job_state.RUN, run)) or bool(running)
-    return Status(folder, _overall(is_running, run, jobs), run, tuple(jobs), _total(jobs, settings), problem)
+            training = estimate.progress_of(experiment, cell, folders.results)
+        jobs.append(_job(folder, _name(marker), state, recorded, left.get(cell) if cell else None, training))
+    trainings = [job.left_s for job in jobs if job.is_training]
+    others = [job.left_s for job in jobs if not job.is_training]
+    left_s = estimate.wall_clock_seconds(trainings, int(settings.get("parallel", 1)), others)
+    return Status(folder, _overall(folder, run, jobs), run, tuple(jobs), left_s, problem)
 
 
-def _lost(experiment: Experiment, folder: Path, folders: NnunetFolders) -> tuple[set[Path], str | None]:
-    """Return the markers that lie, and what kept this from finding out."""
-    try:
-        return set(stale.stale_markers(experiment, folder, folders)), None
-    except DataError as error:
-        return set(), str(error)
+def _name(marker: Path) -> str:
+    return marker.relative_to(DONE).as_posix()
 
 
 def _folders(folder: Path, root: Path | None, settings: Mapping[str, Any]) -> NnunetFolders:
@@ -143,66 +147,65 @@ def _folders(folder: Path, root: Path | None, settings: Mapping[str, Any]) -> Nn
     return folders_for(folder / "nnunet")
 
 
-def _state(folder: Path, marker: Path, is_lost: bool) -> tuple[str, JobState | None]:
-    path = folder / job_state.state_file(marker)
-    said = job_state.read(path)
-    if said is not None and job_state.is_alive(path, said):
-        return RUNNING, said
-    if (folder / marker).exists() and not is_lost:
-        return DONE_STATE, said
-    if said is None:
+def _state(folder: Path, marker: Path, is_stale: bool) -> tuple[str, JobState | None]:
+    path = job_state.state_file(folder, _name(marker))
+    recorded = job_state.read(path)
+    if recorded is not None and job_state.is_alive(path, recorded):
+        return RUNNING, recorded
+    if (folder / marker).exists() and not is_stale:
+        return DONE_STATE, recorded
+    if recorded is None:
         return WAITING, None
-    if said.failure is not None:
-        return FAILED, said
-    return (KILLED if said.ended is None else WAITING), said
+    if recorded.failure is not None:
+        return FAILED, recorded
+    return (KILLED if recorded.ended is None else WAITING), recorded
 
 
 def _job(
-    folder: Path, marker: Path, state: str, said: JobState | None, left: Left | None, training: TrainingProgress | None
+    folder: Path,
+    name: str,
+    state: str,
+    recorded: JobState | None,
+    left: Remaining | None,
+    training: TrainingProgress | None,
 ) -> JobStatus:
-    name = marker.relative_to(DONE).as_posix()
-    log = ExperimentPaths(folder).logs / f"{name}.log"
     seconds = None
-    if state == RUNNING and said is not None:
-        seconds = max(0.0, time.time() - said.started)
-    elif state == DONE_STATE:
-        seconds = job_seconds(folder, name)
-        left = Left(0.0, "measured")
-    if left is None:
-        left = other_left(folder, name, seconds or 0.0)
-    ended_badly = state in (FAILED, KILLED)
+    if state == DONE_STATE:
+        seconds, left = estimate.job_seconds(folder, name), Remaining(0.0, estimate.MEASURED)
+    elif state == RUNNING and recorded is not None:
+        seconds = max(0.0, time.time() - recorded.started)
+    left = left or estimate.remaining_of_job(folder, name, seconds or 0.0)
+    log = ExperimentPaths(folder).logs / f"{name}.log"
     return JobStatus(
         name=name,
         state=state,
         seconds=seconds,
-        left=left,
-        host=said.host if said is not None and state in (RUNNING, FAILED, KILLED) else None,
+        left_s=left.seconds,
+        left_from=left.source,
+        host=recorded.host if recorded is not None and state in (RUNNING, FAILED, KILLED) else None,
         training=training,
-        message=said.failure if said is not None and state == FAILED else None,
+        message=recorded.failure if recorded is not None and state == FAILED else None,
         log=log,
-        tail=tail(log) if ended_badly else (),
+        tail=tail(log) if state in (FAILED, KILLED) else (),
     )
 
 
-def _overall(is_running: bool, run: JobState | None, jobs: list[JobStatus]) -> str:
-    if is_running:
+def _overall(folder: Path, run: JobState | None, jobs: list[JobStatus]) -> str:
+    states = {job.state for job in jobs}
+    if run is not None and job_state.is_alive(job_state.state_file(folder, job_state.RUN), run):
         return RUNNING
-    if all(job.state == DONE_STATE for job in jobs):
+    if any(job.state == RUNNING and job.is_training for job in jobs):
+        return RUNNING
+    if states == {DONE_STATE}:
         return FINISHED
-    failed = any(job.state == FAILED for job in jobs) or (run is not None and run.failure is not None)
-    return FAILED if failed else STOPPED
-
-
-def _total(jobs: list[JobStatus], settings: Mapping[str, Any]) -> float:
-    trainings = [job.left.seconds for job in jobs if job.is_training]
-    others = [job.left.seconds for job in jobs if not job.is_training]
-    return together(trainings, others, int(settings.get("parallel", 1)))
+    return FAILED if FAILED in states or (run is not None and run.failure is not None) else STOPPED
 
 
 def tail(log: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
-    """Return the last lines of a log that say something; none where there is no log.
+    """Return the last lines of a log that are not empty; none where there is no log.
 
-    A line that was drawn over itself, as progress bars are, comes as it looked last; other control characters go.
+    Of a line that was drawn over itself, as progress bars are, only the last state is kept; other control characters
+    are removed.
     """
     try:
         with log.open("rb") as file:

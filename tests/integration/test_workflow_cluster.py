@@ -45,7 +45,7 @@ def test_only_training_and_prediction_ask_for_a_gpu(task: Path, tmp_path: Path, 
     own = tmp_path / "own"
     own.mkdir()
     (own / "config.yaml").write_text("default-resources:\n  slurm_partition: fast\n")
-    command = [*launch._command(folder, Settings(device, source=task), ("predictions",)), "--dry-run"]
+    command = [*launch.snakemake_command(folder, Settings(device, source=task), ("predictions",)), "--dry-run"]
     environ = {**os.environ, "SNAKEMAKE_PROFILE": str(own)}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     jobs = {part.split(":")[0]: part for part in (done.stdout + done.stderr).split("\nrule ")[1:]}

@@ -17,10 +17,10 @@ from hippo_nnunet.experiment.stale import stale_markers
 from hippo_nnunet.files import write_json
 from hippo_nnunet.nnunet.finished import check_finished
 from hippo_nnunet.nnunet.paths import NnunetFolders
+from hippo_nnunet.progress import duration
 from hippo_nnunet.training import recipes
 from hippo_nnunet.training.schedule import schedule_for
 from hippo_nnunet.workflow import estimate
-from hippo_nnunet.workflow.launch import duration
 
 ASKED = Experiment("Dataset004_X", "laptop", ("UNet", "AttentionUNet"), {"2d": (0, 1), "3d_fullres": (0,)}, 2)
 
@@ -113,11 +113,12 @@ def test_expected_time_prefers_what_was_measured(tmp_path: Path, folders: Nnunet
     for cell, seconds in zip(cells[:2], (100.0, 300.0), strict=True):
         finish(cell, folders, seconds)
     mark(tmp_path, [c.marker for c in cells[:2]])
-    expected = {str(e.cell): e for e in estimate.missing_trainings(ASKED, tmp_path, folders.results, "cpu")}
+    left = estimate.remaining_trainings(ASKED, tmp_path, folders.results, "cpu")
+    expected = {str(cell): item for cell, item in left.items()}
     assert set(expected) == {str(c) for c in cells[2:]}
     assert expected["UNet 2d fold 1"].seconds == 100 + estimate.OVERHEAD_S
     assert expected["AttentionUNet 2d fold 1"].seconds == 300 + estimate.OVERHEAD_S
-    assert not expected["UNet 3d_fullres fold 0"].measured
+    assert expected["UNet 3d_fullres fold 0"].source == "scaled"
     assert estimate.stated_seconds("UNetTrainer_fast", "2d", "mps") is None
 
 

@@ -13,7 +13,8 @@ from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.presets import preset_for_training, trainer_name
 from hippo_nnunet.experiment.request import Request, dataset_of_task, parse_folds, resolve
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.workflow.launch import Settings, _check_encoders, run_experiment
+from hippo_nnunet.workflow.launch import Settings, run_experiment
+from hippo_nnunet.workflow.preparation import check_encoders
 
 ALL = (0, 1, 2, 3, 4)
 CPU = "cpu"
@@ -273,4 +274,4 @@ def test_a_run_looks_for_its_encoders_before_any_job(
     trained = tmp_path / "exp" / asked.cells()[-1].marker
     trained.parent.mkdir(parents=True)
     trained.touch()
-    _check_encoders(asked, tmp_path / "exp")  # only mini is wanted still, and it is bundled
+    check_encoders(asked, tmp_path / "exp")  # only mini is wanted still, and it is bundled

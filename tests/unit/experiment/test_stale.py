@@ -20,8 +20,7 @@ from hippo_nnunet.nnunet import partial
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import signature, signature_file
 from hippo_nnunet.workflow import failures
-from hippo_nnunet.workflow.clock import settle
-from hippo_nnunet.workflow.restore import put_back
+from hippo_nnunet.workflow.preparation import clamp_times, prepare, restore_inputs
 
 ASKED = Experiment("Dataset004_X", "laptop", ("UNet",), {"2d": (0, 1)}, 2)
 SPLITS = [{"train": ["b"], "val": ["a"]}, {"train": ["a"], "val": ["b"]}]
@@ -86,7 +85,7 @@ def test_preparations_count_as_lost_where_a_file_is_missing(folders: NnunetFolde
     assert stale.stale_preparations(ASKED, folders) == [DONE / "data", DONE / "plan", DONE / "preprocess" / "2d"]
 
 
-def test_small_files_that_have_a_source_are_put_back(tmp_path: Path, folders: NnunetFolders) -> None:
+def test_missing_inputs_that_have_a_source_are_restored(tmp_path: Path, folders: NnunetFolders) -> None:
     folder, raw = tmp_path / "exp", folders.raw / ASKED.dataset
     (raw / "labelsTr").mkdir(parents=True)
     (raw / "labelsTr" / "a.nii.gz").write_bytes(b"label")
@@ -96,10 +95,9 @@ def test_small_files_that_have_a_source_are_put_back(tmp_path: Path, folders: Nn
     gone = [preprocessed / name for name in ("splits_final.json", "dataset.json", "gt_segmentations/a.nii.gz")]
     for path in gone:
         path.unlink()
-    put_back(ASKED, folders, folder)
+    prepare(ASKED, folder, folders)
     assert not any(path.exists() for path in gone), "nothing was planned yet"
-    (folder / DONE / "plan").touch()
-    put_back(ASKED, folders, folder)
+    restore_inputs(ASKED, folders, folder)
     assert [path.read_bytes() for path in gone[1:]] == [b'{"name": "X"}', b"label"]
     assert json.loads(gone[0].read_text()) == SPLITS
     assert sorted(path.name for path in preprocessed.rglob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz"]
@@ -135,7 +133,7 @@ def test_a_reference_that_was_copied_in_part_is_copied_again(folders: NnunetFold
     labels.mkdir(parents=True)
     (labels / "a.nii.gz").write_bytes(b"x")
     (labels / "b.nii.gz").write_bytes(b"xyz")
-    partial.forget_partial_references(ASKED.dataset, folders)
+    partial.delete_partial_references(ASKED.dataset, folders)
     copied = folders.preprocessed / ASKED.dataset / "gt_segmentations"
     assert [path.name for path in copied.iterdir()] == ["a.nii.gz"]
 
@@ -157,7 +155,7 @@ def test_markers_from_the_future_count_as_made_now(tmp_path: Path) -> None:
     for path, moment in ((old, 1000.0), (new, time.time() + 86400)):
         path.touch()
         os.utime(path, (moment, moment))
-    settle([old, new, tmp_path / "gone"])
+    clamp_times([old, new, tmp_path / "gone"])
     assert old.stat().st_mtime == 1000.0
     assert new.stat().st_mtime <= time.time()
 
@@ -172,16 +170,17 @@ def test_markers_from_the_future_count_as_made_now(tmp_path: Path) -> None:
         (BrokenProcessPool("terminated abruptly"), "a worker process was ended from outside"),
         (RuntimeError("Some background worker is 6 feet under"), "a worker process was ended from outside"),
         (ValueError("odd"), "ValueError: odd"),
+        (KeyboardInterrupt(), "interrupted from the keyboard"),
     ],
 )
-def test_the_systems_errors_come_with_a_remedy(tmp_path: Path, error: Exception, says: str) -> None:
+def test_the_systems_errors_come_with_a_remedy(tmp_path: Path, error: BaseException, says: str) -> None:
     message = failures.describe(error, [tmp_path, tmp_path / "gone"])
     assert message.startswith(says)
     assert "\n" not in message
 
 
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "LITTLE", 2**60)
+    monkeypatch.setattr(failures, "LEAST_FREE", 2**60)
     assert failures.full([tmp_path]) == f"the disk of {tmp_path} is full: make room, then run again"
     assert failures.describe(RuntimeError("Write failed"), [tmp_path]).startswith(
         "RuntimeError: Write failed; the disk of"

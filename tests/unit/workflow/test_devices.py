@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.workflow import devices, jobs, launch
+from hippo_nnunet.workflow import devices, launch, steps
 from hippo_nnunet.workflow.launch import Settings
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -89,10 +89,10 @@ def test_visible_gpus(monkeypatch: pytest.MonkeyPatch, variable: str | None, fou
 
 def test_a_training_job_sees_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(jobs.api, "train_fold", lambda job, wait: seen.append((job.device, os.environ.get(VISIBLE))))
+    monkeypatch.setattr(steps.api, "train_fold", lambda job, wait: seen.append((job.device, os.environ.get(VISIBLE))))
     asked = Experiment("Dataset004_Hippocampus", "gpu", ("UNet",), {"2d": (0,)})
     for gpus in ("5,7", ""):
-        jobs.train(asked, asked.cells()[0], "cuda", 1, gpus)
+        steps.train(asked, asked.cells()[0], "cuda", 1, gpus)
     assert seen == [("cuda", "5"), ("cuda", None)]
 
 
@@ -102,7 +102,7 @@ def test_jobs_of_this_machine_are_told_its_gpus_and_those_of_a_cluster_are_not(
     monkeypatch.setattr(launch, "visible_gpus", lambda: ["2", "MIG-5f/2"])
 
     def told(settings: Settings) -> str | None:
-        words = launch._command(tmp_path, settings, ("predictions",))
+        words = launch.snakemake_command(tmp_path, settings, ("predictions",))
         return dict(word.split("=", 1) for word in words[words.index("--config") + 1 :]).get("gpus")
 
     assert unquote(told(Settings("cuda", 2)) or "") == "2,MIG-5f/2"

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from hippo_nnunet.workflow import jobs, launch
-from hippo_nnunet.workflow.log_header import REPEAT, log_header
+from hippo_nnunet.workflow.jobs import REPEAT, log_header
 
 ARGUMENTS = ["--log", "logs/train/UNet/2d/fold_1.log", "train", "--variant", "UNet", "--configuration", "2d"]
 ARGUMENTS += ["--fold", "1", "--device", "cpu", "--threads", "2"]
@@ -87,9 +87,9 @@ def test_the_header_tells_versions_and_no_secrets() -> None:
 
 @pytest.mark.parametrize("name", ["plain", "a b: c #d", "Größe & 'co'", 'x"y', "{a}", "[1]", "1"])
 def test_snakemake_gets_the_path_of_the_task_as_it_is(name: str, tmp_path: Path) -> None:
-    assert 'source=unquote(str(config.get("source"' in (launch.HERE / "Snakefile").read_text()
+    assert 'source=unquote(str(config.get("source"' in launch.SNAKEFILE.read_text()
     cli = pytest.importorskip("snakemake.cli")
-    command = launch._command(tmp_path, launch.Settings("cpu", source=tmp_path / name), ("predictions",))
+    command = launch.snakemake_command(tmp_path, launch.Settings("cpu", source=tmp_path / name), ("predictions",))
     options = command[command.index("--config") + 1 :]
     assert unquote(cli.parse_config(options)["source"]) == str((tmp_path / name).resolve())
 
@@ -100,9 +100,9 @@ def test_a_process_ends_with_its_parent(kernel_tells: bool) -> None:
     """The kernel tells of the parent's end on Linux; everywhere else, as in the second case, a thread looks."""
     if kernel_tells and sys.platform != "linux":
         pytest.skip("only Linux tells of a parent's end")
-    set_up = "" if kernel_tells else "process._LIBC = None; process.LOOK_EVERY_S = 0.05; "
+    set_up = "" if kernel_tells else "processes._LIBC = None; processes.LOOK_EVERY_S = 0.05; "
     child = (
-        f"import time; from hippo_nnunet.workflow import process; {set_up}process.die_with_parent(); "
+        f"import time; from hippo_nnunet import processes; {set_up}processes.die_with_parent(); "
         "print('ready', flush=True); time.sleep(60)"
     )
     parent = (
@@ -113,6 +113,7 @@ def test_a_process_ends_with_its_parent(kernel_tells: bool) -> None:
     started = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
     assert started.stdout is not None
     pid = int(started.stdout.readline())
+    assert psutil.Process(pid).status() != psutil.STATUS_ZOMBIE, "it lives as long as its parent"
     started.kill()
     started.wait()
     end = time.monotonic() + 10

@@ -16,10 +16,11 @@ from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.progress import duration
 from hippo_nnunet.workflow import estimate, launch
 from hippo_nnunet.workflow.launch import Settings
+from hippo_nnunet.workflow.preparation import PROFILES
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "cluster.md").read_text()
-SNAKEFILE = (launch.HERE / "Snakefile").read_text()
+SNAKEFILE = launch.SNAKEFILE.read_text()
 FIVE = (0, 1, 2, 3, 4)
 ASKED = Experiment(
     "Dataset004_Hippocampus",
@@ -30,7 +31,7 @@ ASKED = Experiment(
 
 
 def profile(name: str) -> dict[str, Any]:
-    return yaml.safe_load((launch.HERE / "profiles" / name / "config.yaml").read_text())
+    return yaml.safe_load((PROFILES / name / "config.yaml").read_text())
 
 
 def rules() -> dict[str, str]:
@@ -45,7 +46,7 @@ def block(name: str) -> str:
 
 def config_of(settings: Settings, folder: Path) -> dict[str, str]:
     """Return what the Snakefile is told."""
-    words = launch._command(folder, settings, ("predictions",))
+    words = launch.snakemake_command(folder, settings, ("predictions",))
     return dict(word.split("=", 1) for word in words[words.index("--config") + 1 :])
 
 
@@ -87,11 +88,12 @@ def test_trainings_on_one_machine_share_its_cpus(tmp_path: Path, monkeypatch: py
 
 def test_the_pages_cost_is_the_estimate(tmp_path: Path) -> None:
     folders = NnunetFolders(*(tmp_path / name for name in ("raw", "preprocessed", "results")))
-    seconds = [item.seconds for item in estimate.missing_trainings(ASKED, tmp_path, folders.results, "cpu")]
+    left = estimate.remaining_trainings(ASKED, tmp_path, folders.results, "cpu")
+    seconds = [item.seconds for item in left.values()]
     cpu_hours = f"{2 * sum(seconds) / 3600:.1f}"
     lines = ["| jobs at a time | wall-clock time | CPU hours |", "|---|---|---|"]
     for jobs in (1, 30):
-        taken = launch.remaining_seconds(ASKED, tmp_path, folders, Settings("cpu", jobs))
+        taken = estimate.wall_clock_seconds(seconds, jobs)
         lines.append(f"| {jobs} | {duration(taken)} | {cpu_hours} |")
     assert block("cost") == "\n".join(lines)
 

@@ -18,13 +18,14 @@ from hippo_nnunet.errors import DataError
 from hippo_nnunet.experiment import markers
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
+from hippo_nnunet.nnunet.training_log import read_progress
 from hippo_nnunet.workflow import estimate, job_state, jobs, launch, status, status_text
 from hippo_nnunet.workflow.status import read_status, tail
-from hippo_nnunet.workflow.training_progress import training_progress
 
 ASKED = Experiment("Dataset004_X", "laptop", ("UNet", "AttentionUNet"), {"2d": (0, 1), "3d_fullres": (0,)}, 2)
 CELLS = {str(cell): cell for cell in ASKED.cells()}
 EPOCHS = 16
+STAMP = "2026-11-22 17:40:50.853575"
 
 
 @pytest.fixture
@@ -74,11 +75,10 @@ def write_log(
     folder: Path, cell: Cell, first: int, seconds: list[float], more: str = "", name: str = "2026_11_2"
 ) -> None:
     """Write nnU-Net's log of epochs that took these seconds, and one that has begun."""
-    stamp = "2026-11-22 17:40:50.853575"
     lines = []
     for number, taken in enumerate([*seconds, None], start=first):
-        lines += [f"{stamp}: Epoch {number} ", f"{stamp}: Current learning rate: 1"]
-        lines += [f"{stamp}: Epoch time: {taken} s"] * (taken is not None)
+        lines += [f"{STAMP}: Epoch {number} ", f"{STAMP}: Current learning rate: 1"]
+        lines += [f"{STAMP}: Epoch time: {taken} s"] * (taken is not None)
     log = fold_folder(folder, cell) / f"training_log_{name}_17_40_50.txt"
     log.write_text("\n".join([*lines, more]) + "\n")
     os.utime(log, (time.time(), time.time()))
@@ -86,10 +86,12 @@ def write_log(
 
 def write_state(folder: Path, marker: Path, **changes: object) -> Path:
     """Write the state of a job that began a minute ago; by default one that this very process runs."""
-    path = folder / job_state.state_file(marker)
-    recorder = job_state.Recorder(path, "a job", f"logs/{marker.relative_to(DONE)}.log")
-    recorder.end()
-    values = {**asdict(recorder._state), "started": time.time() - 60, "ended": None, **changes}
+    name = marker.relative_to(DONE).as_posix()
+    path = job_state.state_file(folder, name)
+    with job_state.recorded(folder, name, "a job", str):
+        state = job_state.read(path)
+        assert state is not None
+    values = {**asdict(state), "started": time.time() - 60, "ended": None, **changes}
     path.write_text(json.dumps(values))
     return path
 
@@ -200,7 +202,7 @@ def test_damaged_plans_are_named_and_the_rest_is_shown(experiment: Path) -> None
 
 
 def test_half_written_and_foreign_states_do_no_harm(experiment: Path) -> None:
-    path = experiment / job_state.state_file(ASKED.cells()[0].marker)
+    path = job_state.state_file(experiment, ASKED.cells()[0].marker.relative_to(DONE).as_posix())
     path.parent.mkdir(parents=True)
     for content in ("", "{", "[1]", '{"job": 1}', "\xff"):
         path.write_text(content)
@@ -208,9 +210,9 @@ def test_half_written_and_foreign_states_do_no_harm(experiment: Path) -> None:
 
 
 def test_time_left_comes_from_what_is_known(experiment: Path) -> None:
-    def left(cell: str) -> status.Left:
-        name = str(CELLS[cell].marker.relative_to(DONE))
-        return {job.name: job.left for job in read_status(experiment).jobs}[name]
+    def left(cell: str) -> estimate.Remaining:
+        name = CELLS[cell].marker.relative_to(DONE).as_posix()
+        return next(estimate.Remaining(j.left_s, j.left_from) for j in read_status(experiment).jobs if j.name == name)
 
     settings = {"device": "cpu", "parallel": 1, "products": [], "folders": None}
     write_state(experiment, DONE / "run", pid=2**22 + 1, settings=settings)
@@ -238,8 +240,8 @@ def test_time_left_comes_from_what_is_known(experiment: Path) -> None:
 
     (experiment / "benchmarks" / "predict").mkdir(parents=True)
     (experiment / "benchmarks" / "predict" / "UNet.tsv").write_text("s\th:m:s\n40.5\t0:00:40\n")
-    jobs_left = {job.name: job.left for job in read_status(experiment).jobs}
-    assert jobs_left["evaluate"].source == "unknown"
+    sources = {job.name: job.left_from for job in read_status(experiment).jobs}
+    assert sources["evaluate"] == "unknown"
     assert "not counted: ensemble, evaluate" in text(read_status(experiment))
 
 
@@ -247,7 +249,7 @@ def test_the_total_counts_trainings_side_by_side(experiment: Path) -> None:
     settings = {"device": "cpu", "parallel": 2, "products": ["predictions"], "folders": None}
     write_state(experiment, DONE / "run", settings=settings)
     found = read_status(experiment)
-    each = [job.left.seconds for job in found.jobs if job.is_training]
+    each = [job.left_s for job in found.jobs if job.is_training]
     assert found.left_s == pytest.approx(max(sum(each) / 2, *each))
     assert "predict/UNet" in {job.name for job in found.jobs}
     assert found.state == "running"
@@ -259,7 +261,9 @@ def test_folders_of_the_last_run_are_found_again(experiment: Path, tmp_path: Pat
     cell = ASKED.cells()[0]
     write_log_here = ASKED.result_folder(cell, elsewhere / "nnUNet_results")
     write_log_here.mkdir(parents=True)
-    (write_log_here / "training_log_2026_1_2_03_04_05.txt").write_text("x: Epoch 3 \nx: Epoch time: 2.0 s\n")
+    (write_log_here / "training_log_2026_1_2_03_04_05.txt").write_text(
+        f"{STAMP}: Epoch 3 \n{STAMP}: Epoch time: 2.0 s\n"
+    )
     assert all(job.training is None for job in read_status(experiment).jobs)
     folders = [str(elsewhere / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")]
     write_state(experiment, DONE / "run", pid=2**22 + 1, settings={"device": "cpu", "folders": folders})
@@ -270,16 +274,16 @@ def test_folders_of_the_last_run_are_found_again(experiment: Path, tmp_path: Pat
 
 def test_the_newest_log_with_an_epoch_counts(experiment: Path) -> None:
     cell = ASKED.cells()[0]
-    assert training_progress(fold_folder(experiment, cell), EPOCHS) is None
+    assert read_progress(fold_folder(experiment, cell), EPOCHS) is None
     write_log(experiment, cell, 0, [9.0] * 9, name="2026_9_30")
     write_log(experiment, cell, 9, [1.0, 2.0], name="2026_10_1")  # resumed; months have no leading zero
-    (fold_folder(experiment, cell) / "training_log_2026_10_2_01_01_01.txt").write_text("x: Using splits\n")
-    found = training_progress(fold_folder(experiment, cell), EPOCHS)
+    (fold_folder(experiment, cell) / "training_log_2026_10_2_01_01_01.txt").write_text(f"{STAMP}: Using splits\n")
+    found = read_progress(fold_folder(experiment, cell), EPOCHS)
     assert found is not None
     assert (found.epoch, found.epoch_seconds) == (11, 1.5)
     assert found.left_s() == pytest.approx(5 * 1.5, abs=1.5)
-    write_log(experiment, cell, 15, [4.0], "x: Training done.", name="2026_10_3")
-    ended = training_progress(fold_folder(experiment, cell), EPOCHS)
+    write_log(experiment, cell, 15, [4.0], f"{STAMP}: Training done. ", name="2026_10_3")
+    ended = read_progress(fold_folder(experiment, cell), EPOCHS)
     assert ended is not None
     assert ended.validating
     assert ended.left_s() == 0
@@ -300,12 +304,11 @@ def test_a_job_records_how_it_ended(experiment: Path, monkeypatch: pytest.Monkey
     assert found["ensemble"].message == "case x: no probabilities"
     assert found["ensemble"].host == socket.gethostname()
     assert read_status(experiment).state == "failed"
-    assert str(launch._failure(experiment, experiment / "logs" / "snakemake.log", [])).startswith(
-        "ensemble: case x: no p"
-    )
-    job_state.forget_failures(experiment)
+    assert str(launch.failure_of(experiment, [])).startswith("ensemble: case x: no p")
+    for path in job_state.failed_jobs(experiment):
+        path.unlink()
     assert states(experiment)["ensemble"] == "waiting"
-    assert "ended without saying why" in str(launch._failure(experiment, experiment / "logs" / "snakemake.log", []))
+    assert "ended without an error message" in str(launch.failure_of(experiment, []))
 
 
 def test_a_state_that_cannot_be_written_fails_no_job(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,14 +318,14 @@ def test_a_state_that_cannot_be_written_fails_no_job(experiment: Path, monkeypat
 
 
 def test_a_running_job_touches_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_state, "BEAT_S", 0.01)
-    recorder = job_state.Recorder(tmp_path / "a.json", "a", "")
-    os.utime(tmp_path / "a.json", (0, 0))
-    end = time.monotonic() + 5
-    while (tmp_path / "a.json").stat().st_mtime == 0 and time.monotonic() < end:
-        time.sleep(0.01)
-    recorder.end()
-    assert (tmp_path / "a.json").stat().st_mtime > 0
+    monkeypatch.setattr(job_state, "HEARTBEAT_S", 0.01)
+    path = job_state.state_file(tmp_path, "a")
+    with job_state.recorded(tmp_path, "a", "a job", str):
+        os.utime(path, (0, 0))
+        end = time.monotonic() + 5
+        while path.stat().st_mtime == 0 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert path.stat().st_mtime > 0
 
 
 def test_the_tail_of_a_log_is_text(tmp_path: Path) -> None:

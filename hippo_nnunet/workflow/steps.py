@@ -1,22 +1,79 @@
-"""What an experiment makes of its trained folds: ensemble, metrics, test predictions, submission, report."""
+"""What the jobs of the workflow do, from the check of the data to the report."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from hippo_nnunet.errors import DataError
+from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
-from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
-from hippo_nnunet.files import read_json
-from hippo_nnunet.nnunet.api import cpu_count
+from hippo_nnunet.experiment.presets import preset
+from hippo_nnunet.experiment.split_copy import save_split
+from hippo_nnunet.files import read_object
+from hippo_nnunet.nnunet import api
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import read_splits
+from hippo_nnunet.workflow.devices import one_gpu
 
 log = logging.getLogger(__name__)
+
+
+def data(experiment: Experiment, folders: NnunetFolders, source: Path | None) -> None:
+    """Check the dataset; convert it first where it is a Decathlon task.
+
+    Raises:
+        ConfigError: The dataset is missing, and no source was named.
+        DataError: The data has errors.
+    """
+    from hippo_nnunet.data.check import check_dataset
+    from hippo_nnunet.data.convert import convert_msd
+
+    raw = folders.raw / experiment.dataset
+    if (raw / "dataset.json").is_file():
+        errors = [finding for finding in check_dataset(raw) if finding.severity == "error"]
+        if errors:
+            raise DataError(f"{errors[0].describe(raw)} ({len(errors)} errors: see hippo-nnunet data check {raw})")
+    elif source is not None:
+        if raw.is_dir():
+            raise DataError(f"{raw} has no dataset.json: delete {raw}, then run again: it is converted anew")
+        converted = convert_msd(source, folders.raw)
+        if converted.name != experiment.dataset:
+            raise ConfigError(
+                f"{source} holds {converted.name}, not {experiment.dataset}; name it as the task that it holds"
+            )
+    elif not (folders.preprocessed / experiment.dataset / "gt_segmentations").is_dir():
+        if raw.is_dir():
+            raise DataError(f"{raw} has no dataset.json: delete {raw}, then run again with --task: it is made anew")
+        raise ConfigError(f"{raw} is missing; name the task that it is made from with --task")
+
+
+def plan(experiment: Experiment, folders: NnunetFolders, folder: Path) -> None:
+    """Extract the fingerprint, plan, and make the splits, of which the experiment keeps a copy."""
+    api.plan_and_preprocess(experiment.dataset, preset(experiment.preset).planner, ())
+    save_split(experiment, folders, folder)
+
+
+def preprocess(experiment: Experiment, configuration: str) -> None:
+    """Preprocess one configuration."""
+    api.plan_and_preprocess(experiment.dataset, preset(experiment.preset).planner, (configuration,))
+
+
+def train(experiment: Experiment, cell: Cell, device: str, threads: int, gpus: str) -> None:
+    """Train and validate one fold, on one of these GPUs; wait for another process that works on the same fold."""
+    job = api.TrainJob(
+        dataset=experiment.dataset,
+        configuration=cell.configuration,
+        fold=cell.fold,
+        trainer=cell.trainer,
+        plans=experiment.plans,
+        device=device,
+        threads=threads,
+    )
+    with one_gpu(gpus.split(",")):
+        api.train_fold(job, wait=True)
 
 
 def ensemble(experiment: Experiment, folders: NnunetFolders, folder: Path) -> None:
@@ -30,18 +87,18 @@ def ensemble(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
     from hippo_nnunet.inference.ensembling import write_out_of_fold
 
     paths = ExperimentPaths(folder)
-    results = folders.results / experiment.dataset
+    results, preprocessed = folders.results / experiment.dataset, folders.preprocessed / experiment.dataset
     for configuration in experiment.folds:
         if not experiment.complete(configuration):
-            log.info("%s is not ensembled: not all of its folds are asked for", configuration)
+            log.info("%s is not ensembled: not all of its folds are trained", configuration)
     members: dict[str, dict[str, Path]] = {}
     folds: dict[str, int] = {}
     for configuration in experiment.complete_configurations():
         for variant in experiment.variants:
             model = experiment.model(variant, configuration)
             members[model], folds = out_of_fold_files(results / model, experiment.folds[configuration])
-    gt = folders.preprocessed / experiment.dataset / "gt_segmentations"
-    choice = choose_ensemble(members, gt, _dataset_json(experiment, folders), folds)
+    dataset_json = read_object(preprocessed / "dataset.json")
+    choice = choose_ensemble(members, preprocessed / "gt_segmentations", dataset_json, folds)
     choice.to_json(paths.choice, overwrite=True)
     write_out_of_fold(choice, members, folds, paths.out_of_fold, results / choice.members[0], overwrite=True)
 
@@ -54,27 +111,27 @@ def evaluate(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
     from hippo_nnunet.evaluation.labels import named_labels
     from hippo_nnunet.evaluation.tables import evaluate_folder, tag, write_tables
 
-    dataset_json = _dataset_json(experiment, folders)
+    preprocessed = folders.preprocessed / experiment.dataset
+    dataset_json = read_object(preprocessed / "dataset.json")
     labels, ignore_label = named_labels(dataset_json)
     splits = read_splits(experiment.dataset, folders)
     if splits is None:
-        raise DataError(f"{folders.preprocessed / experiment.dataset}: no splits_final.json; it was there in training")
+        raise DataError(f"{preprocessed}: no splits_final.json; it was there in training")
 
     def measure(predictions: Path, cases: list[str]) -> pd.DataFrame:
         return evaluate_folder(
             predictions,
-            folders.preprocessed / experiment.dataset / "gt_segmentations",
+            preprocessed / "gt_segmentations",
             labels,
             str(dataset_json["file_ending"]),
             cases,
-            n_jobs=cpu_count(),
+            n_jobs=api.cpu_count(),
             ignore_label=ignore_label,
         )
 
     tables = []
     for cell in experiment.cells():
-        validation = experiment.result_folder(cell, folders.results) / "validation"
-        table = measure(validation, splits[cell.fold]["val"])
+        table = measure(experiment.result_folder(cell, folders.results) / "validation", splits[cell.fold]["val"])
         tables.append(tag(table, cell.variant, cell.configuration, cell.fold))
     if experiment.complete_configurations():
         fold_of: Mapping[str, int] = {case: k for k, split in enumerate(splits) for case in split["val"]}
@@ -116,8 +173,7 @@ def submission(experiment: Experiment, folders: NnunetFolders, folder: Path) -> 
     """Pack the ensemble's test predictions, and verify the archive."""
     from hippo_nnunet.inference.submission import dataset_labels, write_submission
 
-    paths = ExperimentPaths(folder)
-    raw = folders.raw / experiment.dataset
+    paths, raw = ExperimentPaths(folder), folders.raw / experiment.dataset
     cases = write_submission(
         paths.predictions / ENSEMBLE,
         raw / "imagesTs",
@@ -134,7 +190,3 @@ def report(folder: Path) -> None:
     from hippo_nnunet.pages.report.page import write_report
 
     log.info("%s", write_report(folder, overwrite=True))
-
-
-def _dataset_json(experiment: Experiment, folders: NnunetFolders) -> dict[str, Any]:
-    return dict(read_json(folders.preprocessed / experiment.dataset / "dataset.json"))
