@@ -134,9 +134,7 @@ _JOBS: dict[str, Callable[[Experiment, NnunetFolders, argparse.Namespace], objec
     "data": lambda e, f, o: steps.data(e, f, Path(o.source) if o.source else None),
     "plan": lambda e, f, o: steps.plan(e, f, Path.cwd()),
     "preprocess": lambda e, f, o: steps.preprocess(e, o.configuration),
-    "train": lambda e, f, o: steps.train(
-        e, cell_of(e, o.variant, o.configuration, o.fold), o.device, o.threads, o.gpus
-    ),
+    "train": lambda e, f, o: steps.train(e, _cell(e, o), o.device, o.threads, o.gpus),
     "ensemble": lambda e, f, o: steps.ensemble(e, f, Path.cwd()),
     "evaluate": lambda e, f, o: steps.evaluate(e, f, Path.cwd()),
     "predict": lambda e, f, o: steps.predict(e, f, Path.cwd(), o.variant, o.device),

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import psutil
 import pytest
 
+from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.workflow import jobs, launch
 from hippo_nnunet.workflow.jobs import REPEAT, log_header
 
@@ -55,6 +56,22 @@ def test_the_command_in_a_log_repeats_the_job(
     assert words[3:] == ARGUMENTS
     assert jobs.main(words[3:]) == 0
     assert seen == [("train UNet 2d fold 1", "logs/train/UNet/2d/fold_1.log")] * 2
+
+
+def test_a_training_job_is_that_cell_of_the_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    asked = Experiment("Dataset004_X", "laptop", ("UNet",), {"2d": (1,)})
+    asked.save(tmp_path / "experiment.yaml")
+    seen = []
+    monkeypatch.setattr(jobs.steps, "train", lambda *given: seen.append(given))
+    assert jobs.main([*ARGUMENTS, "--gpus", "0,1"]) == 0
+    assert seen == [(asked, asked.cells()[0], "cpu", 2, "0,1")]
+    assert jobs.main(["train", "--variant", "UNet", "--configuration", "2d", "--fold", "0"]) == 1
+    assert "experiment.yaml asks for no UNet 2d fold 0" in capsys.readouterr().err
 
 
 def test_a_shell_takes_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
