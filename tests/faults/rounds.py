@@ -115,7 +115,7 @@ def drawn(seed: int, number: int, faults: list[Fault]) -> tuple[Fault, random.Ra
 
 def table(entries: list[dict[str, Any]]) -> str:
     """Return a Markdown table of the outcomes."""
-    lines = ["| fault | rounds | recovered by itself | after what a message told | lost |", "|---|--:|--:|--:|--:|"]
+    lines = ["| fault | rounds | recovered by itself | after following a message | lost |", "|---|--:|--:|--:|--:|"]
     for name in [fault.name for fault in FAULTS]:
         counts = Counter(entry["outcome"] for entry in entries if entry["fault"] == name)
         if counts:
