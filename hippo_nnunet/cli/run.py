@@ -67,7 +67,9 @@ def run(
     from rich.console import Console
 
     from hippo_nnunet.experiment.request import Request
-    from hippo_nnunet.workflow.main import perform, show_status
+    from hippo_nnunet.workflow import status_text
+    from hippo_nnunet.workflow.main import perform
+    from hippo_nnunet.workflow.status import read_status
 
     request = Request(task, dataset, variants, configurations, folds, preset, epochs, iterations)
     if as_json and not status:
@@ -77,7 +79,8 @@ def run(
     console = Console()
     wide = console if console.is_terminal else Console(width=160)
     if status:
-        parts = show_status(experiment, root, as_json)
+        found = read_status(experiment, root)
+        parts = iter([status_text.as_json(found)]) if as_json else status_text.describe(found)
     else:
         parts = perform(experiment, request, root, device, jobs, profile, dry_run)
     for part in parts:

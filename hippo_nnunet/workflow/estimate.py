@@ -38,23 +38,27 @@ how other trainings turned out; the stated figure alone; nowhere."""
 
 @dataclass(frozen=True)
 class Remaining:
-    """Expected remaining seconds of one job, NaN where unknown, and where they come from."""
+    """What is left of one job.
+
+    Attributes:
+        seconds: Expected; NaN where unknown.
+        source: Where they come from.
+        progress: How far a training is; None where it has not begun, has no log, or for other jobs.
+    """
 
     seconds: float
     source: str
+    progress: TrainingProgress | None = None
 
 
-def progress_of(experiment: Experiment, cell: Cell, results: Path) -> TrainingProgress | None:
-    """Return how far a training is; None where it has not begun, or has no log."""
-    dim = 2 if cell.configuration == "2d" else 3
-    epochs = schedule_for(recipes.parse(cell.trainer), dim).epochs
-    return read_progress(experiment.result_folder(cell, results), epochs)
+def missing_trainings(experiment: Experiment, folder: Path) -> list[Cell]:
+    """Return the cells of an experiment whose marker is missing."""
+    return [cell for cell in experiment.cells() if not (folder / cell.marker).exists()]
 
 
 def stated_seconds(trainer: str, configuration: str, device: str) -> float | None:
     """Return the coarse estimate of a training: its iterations times the seconds of one; None on other devices."""
-    recipe = recipes.parse(trainer)
-    dim = 2 if configuration == "2d" else 3
+    recipe, dim = recipes.parse(trainer), _dim(configuration)
     per_dim = SECONDS_PER_ITERATION.get(("fast" if recipe.fast else "stock", device))
     if per_dim is None:
         return None
@@ -63,23 +67,28 @@ def stated_seconds(trainer: str, configuration: str, device: str) -> float | Non
 
 
 def remaining_trainings(
-    experiment: Experiment, folder: Path, results: Path, device: str, running: Collection[Cell] = ()
+    experiment: Experiment, cells: Collection[Cell], results: Path, device: str, running: Collection[Cell] = ()
 ) -> dict[Cell, Remaining]:
-    """Return what is left of every training whose marker is missing.
+    """Return what is left of trainings.
 
     Args:
         experiment: What was requested.
-        folder: The experiment's folder.
+        cells: The trainings that are not done.
         results: `nnUNet_results`.
         device: `cpu`, `cuda`, `mps`; there are stated figures for the first two.
-        running: The cells that train now.
+        running: Those of the cells that train now.
 
     Returns:
         Of each the median of the finished folds of the same variant and configuration, else of the same configuration,
         else of the running ones of the same configuration, else the stated figure; less what is done already.
     """
-    missing = [cell for cell in experiment.cells() if not (folder / cell.marker).exists()]
-    progress = {cell: progress_of(experiment, cell, results) for cell in missing}
+    progress = {
+        cell: read_progress(
+            experiment.result_folder(cell, results),
+            schedule_for(recipes.parse(cell.trainer), _dim(cell.configuration)).epochs,
+        )
+        for cell in cells
+    }
     projected = {
         cell: state.epochs * state.epoch_seconds + OVERHEAD_S
         for cell in running
@@ -105,21 +114,24 @@ def remaining_trainings(
             return Remaining(math.nan, UNKNOWN)
         return Remaining(figure * statistics.median(ratios), SCALED) if ratios else Remaining(figure, STATED)
 
-    left = {}
-    for cell in missing:
-        total, state = whole(cell), progress[cell]
+    def left(cell: Cell, state: TrainingProgress | None) -> Remaining:
         if is_finished(experiment.result_folder(cell, results)):
-            left[cell] = Remaining(0.0, MEASURED)
-        elif state is None:
-            left[cell] = total
-        elif cell not in running:  # interrupted: a checkpoint holds nearly all of what was done
+            return Remaining(0.0, MEASURED, state)
+        total = whole(cell)
+        if state is None:
+            return total
+        if cell not in running:  # interrupted: a checkpoint holds nearly all of what was done
             to_train = (total.seconds - OVERHEAD_S) * (1 - state.epoch / state.epochs)
-            left[cell] = Remaining(to_train + OVERHEAD_S, total.source)
-        elif state.validating or cell in projected:
-            left[cell] = Remaining(state.left_s() + OVERHEAD_S, RUNNING)
-        else:
-            left[cell] = Remaining(max(0.0, total.seconds - state.since_s), total.source)
-    return left
+            return Remaining(to_train + OVERHEAD_S, total.source, state)
+        if state.validating or cell in projected:
+            return Remaining(state.left_s() + OVERHEAD_S, RUNNING, state)
+        return Remaining(max(0.0, total.seconds - state.since_s), total.source, state)
+
+    return {cell: left(cell, state) for cell, state in progress.items()}
+
+
+def _dim(configuration: str) -> int:
+    return 2 if configuration == "2d" else 3
 
 
 def _trained_seconds(fold_folder: Path) -> float | None:

@@ -123,19 +123,19 @@ def _watch(process: subprocess.Popen[bytes], expected: Sequence[Path], folder: P
     seen = {marker for marker in expected if (folder / marker).exists()}
     with Progress(*columns, console=Console(stderr=True), disable=not on_terminal) as progress:
         task = progress.add_task("", total=len(expected), completed=len(seen))
-        updated, shown = -STATUS_INTERVAL_S, time.monotonic()
+        progress.update(task, description=summary(read_status(folder, check=False)))
+        shown = time.monotonic()
         while True:
             ended = process.poll() is not None
             new = [marker for marker in expected if marker not in seen and (folder / marker).exists()]
             seen.update(new)
             for marker in new:
                 log.info("done: %s (%d of %d)", marker.relative_to(DONE), len(seen), len(expected))
-            now = time.monotonic()
-            if on_terminal and (new or now - updated > STATUS_INTERVAL_S):
-                updated = now
+            if on_terminal and (new or time.monotonic() - shown > STATUS_INTERVAL_S):
+                shown = time.monotonic()
                 progress.update(task, completed=len(seen), description=summary(read_status(folder, check=False)))
-            if not on_terminal and now - shown > LINE_INTERVAL_S:
-                shown = now
+            elif time.monotonic() - shown > LINE_INTERVAL_S:
+                shown = time.monotonic()
                 status = summary(read_status(folder, check=False))
                 log.info("%d of %d jobs are done; %s", len(seen), len(expected), status)
             if ended:

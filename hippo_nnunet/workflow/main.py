@@ -19,9 +19,8 @@ from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES, activate, at_home, folders_for
 from hippo_nnunet.progress import duration
-from hippo_nnunet.workflow import launch, status_text
-from hippo_nnunet.workflow.estimate import Remaining, remaining_trainings, wall_clock_seconds
-from hippo_nnunet.workflow.status import read_status
+from hippo_nnunet.workflow import launch
+from hippo_nnunet.workflow.estimate import Remaining, missing_trainings, remaining_trainings, wall_clock_seconds
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ def perform(
     here = device if device == "auto" and profile != "local" else resolve_device(device)
     experiment = resolve(request, folder, folders, "cuda" if here == "auto" else here)  # clusters have GPUs
     settings = launch.Settings(here, parallel, profile, request.task)
-    left = remaining_trainings(experiment, folder, folders.results, here)
+    left = remaining_trainings(experiment, missing_trainings(experiment, folder), folders.results, here)
     seconds = wall_clock_seconds((item.seconds for item in left.values()), parallel)
     if dry_run:
         yield launch.dry_run(experiment, folder, folders, settings)
@@ -72,27 +71,6 @@ def perform(
     launch.run_experiment(experiment, folder, folders, settings)
     yield _results_table(experiment, folder)
     yield "\n".join(_notes(experiment, folder, folders.results))
-
-
-def show_status(folder: Path, root: Path | None, as_json: bool) -> Iterator[Table | str]:
-    """Show the status of an experiment; see `read_status`.
-
-    Args:
-        folder: The experiment's folder.
-        root: nnU-Net's root folder, where it is not the one that the last `run` used.
-        as_json: Yield one JSON document.
-
-    Yields:
-        What to print, in order.
-
-    Raises:
-        ConfigError: The folder holds something else.
-    """
-    status = read_status(folder, root)
-    if as_json:
-        yield status_text.as_json(status)
-    else:
-        yield from status_text.describe(status)
 
 
 def _trainings_table(left: Mapping[Cell, Remaining]) -> Table:

@@ -23,6 +23,7 @@ from hippo_nnunet.nnunet.partial import restore_description
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.training import recipes
 from hippo_nnunet.workflow import job_state
+from hippo_nnunet.workflow.estimate import missing_trainings
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def check_encoders(experiment: Experiment, folder: Path) -> None:
     Raises:
         DependencyError: They are missing.
     """
-    trainers = {cell.trainer for cell in experiment.cells() if not (folder / cell.marker).exists()}
+    trainers = {cell.trainer for cell in missing_trainings(experiment, folder)}
     used = {recipe.mini for recipe in map(recipes.parse, trainers) if recipe.base == recipes.CLIP_BASE}
     for mini in sorted(used):
         weights_file(chosen_encoder(mini))

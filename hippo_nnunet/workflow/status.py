@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hippo_nnunet.experiment import markers
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.experiment.stale import stale_markers
-from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
+from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.training_log import TrainingProgress
 from hippo_nnunet.workflow import estimate, job_state
 from hippo_nnunet.workflow.estimate import Remaining
@@ -108,43 +108,35 @@ def read_status(folder: Path, root: Path | None = None, check: bool = True) -> S
     experiment = Experiment.load(paths.request)
     run = job_state.read(job_state.state_file(folder, job_state.RUN))
     settings: Mapping[str, Any] = run.settings if run is not None else {}
-    folders = _folders(folder, root, settings)
-    stale: set[Path] = set()
+    use_recorded = root is None and settings.get("folders")
+    folders = NnunetFolders(*map(Path, settings["folders"])) if use_recorded else paths.nnunet(root)
+    stale: Collection[Path] = ()
     problem = None
     try:
-        stale = set(stale_markers(experiment, folder, folders)) if check else stale
+        stale = stale_markers(experiment, folder, folders) if check else ()
     except DataError as error:
         problem = str(error)
     products = settings.get("products", markers.products_of(folders.raw / experiment.dataset, None))
     expected = dict.fromkeys(markers.all_markers(experiment, products))
     states = {marker: _state(folder, marker, marker in stale) for marker in expected}
-    cells = {cell.marker: cell for cell in experiment.cells()}
-    running = [cells[marker] for marker, (state, _) in states.items() if state == RUNNING and marker in cells]
+    cells = [cell for cell in experiment.cells() if states[cell.marker][0] != DONE_STATE]
+    running = [cell for cell in cells if states[cell.marker][0] == RUNNING]
     device = str(settings.get("device", ""))
-    left = estimate.remaining_trainings(experiment, folder, folders.results, device, running)
-    jobs = []
-    for marker, (state, recorded) in states.items():
-        cell = cells.get(marker)
-        training = None
-        if cell is not None and state != DONE_STATE:
-            training = estimate.progress_of(experiment, cell, folders.results)
-        jobs.append(_job(folder, _name(marker), state, recorded, left.get(cell) if cell else None, training))
+    left = estimate.remaining_trainings(experiment, cells, folders.results, device, running)
+    by_marker = {cell.marker: remaining for cell, remaining in left.items()}
+    jobs = tuple(_job(folder, marker, *state, by_marker.get(marker)) for marker, state in states.items())
     trainings = [job.left_s for job in jobs if job.is_training]
     others = [job.left_s for job in jobs if not job.is_training]
     left_s = estimate.wall_clock_seconds(trainings, int(settings.get("parallel", 1)), others)
-    return Status(folder, _overall(folder, run, jobs), run, tuple(jobs), left_s, problem)
-
-
-def _name(marker: Path) -> str:
-    return marker.relative_to(DONE).as_posix()
-
-
-def _folders(folder: Path, root: Path | None, settings: Mapping[str, Any]) -> NnunetFolders:
-    if root is not None:
-        return folders_for(root, {})
-    if settings.get("folders"):
-        return NnunetFolders(*map(Path, settings["folders"]))
-    return folders_for(folder / "nnunet")
+    is_running = run is not None and job_state.is_alive(job_state.state_file(folder, job_state.RUN), run)
+    job_states = {job.state for job in jobs}
+    if is_running or running:
+        state = RUNNING
+    elif job_states == {DONE_STATE}:
+        state = FINISHED
+    else:
+        state = FAILED if FAILED in job_states or (run is not None and run.failure is not None) else STOPPED
+    return Status(folder, state, run, jobs, left_s, problem)
 
 
 def _state(folder: Path, marker: Path, is_stale: bool) -> tuple[str, JobState | None]:
@@ -161,15 +153,8 @@ def _state(folder: Path, marker: Path, is_stale: bool) -> tuple[str, JobState | 
     return (KILLED if recorded.ended is None else WAITING), recorded
 
 
-def _job(
-    folder: Path,
-    name: str,
-    state: str,
-    recorded: JobState | None,
-    left: Remaining | None,
-    training: TrainingProgress | None,
-) -> JobStatus:
-    seconds = None
+def _job(folder: Path, marker: Path, state: str, recorded: JobState | None, left: Remaining | None) -> JobStatus:
+    name, seconds = _name(marker), None
     if state == DONE_STATE:
         seconds, left = estimate.job_seconds(folder, name), Remaining(0.0, estimate.MEASURED)
     elif state == RUNNING and recorded is not None:
@@ -183,22 +168,15 @@ def _job(
         left_s=left.seconds,
         left_from=left.source,
         host=recorded.host if recorded is not None and state in (RUNNING, FAILED, KILLED) else None,
-        training=training,
+        training=left.progress,
         message=recorded.failure if recorded is not None and state == FAILED else None,
         log=log,
         tail=tail(log) if state in (FAILED, KILLED) else (),
     )
 
 
-def _overall(folder: Path, run: JobState | None, jobs: list[JobStatus]) -> str:
-    states = {job.state for job in jobs}
-    if run is not None and job_state.is_alive(job_state.state_file(folder, job_state.RUN), run):
-        return RUNNING
-    if any(job.state == RUNNING and job.is_training for job in jobs):
-        return RUNNING
-    if states == {DONE_STATE}:
-        return FINISHED
-    return FAILED if FAILED in states or (run is not None and run.failure is not None) else STOPPED
+def _name(marker: Path) -> str:
+    return marker.relative_to(DONE).as_posix()
 
 
 def tail(log: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:

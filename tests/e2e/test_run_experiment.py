@@ -32,7 +32,8 @@ def command(folder: Path, *options: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
+    return {**kept, "nnUNet_def_n_proc": "1"}  # each worker imports torch
 
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

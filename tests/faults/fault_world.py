@@ -123,8 +123,8 @@ def build(root: Path, say: Callable[[str], None] = print) -> World:
         _stop_half_way(world, root / "building-half")
     say("making the undisturbed experiment")
     folder = root / "building"
-    if not folder.is_dir():
-        shutil.copytree(world.stage("fresh"), folder)
+    if not folder.is_dir():  # prepared data is the same whether the first training is stopped or not
+        _undo(shutil.copytree(world.stage("half"), folder), "prepared")
     ended = start(folder, world.request, root / "whole.log").end()
     assert ended.code == 0, ended.stderr
     for name in AFTER:
@@ -206,14 +206,14 @@ def _undo(folder: Path, stage: str) -> None:
 def environment() -> dict[str, str]:
     """The user's variables, without those that would lead out of the round; checkpoints come often, to be hit."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
-    return {**kept, "HIPPO_CHECKPOINT_SECONDS": "0.2"}
+    return {**kept, "HIPPO_CHECKPOINT_SECONDS": "0.2", "nnUNet_def_n_proc": "1"}  # each worker imports torch
 
 
 def nnunet_environment(folder: Path) -> dict[str, str]:
     """What plain nnU-Net commands want."""
     from hippo_nnunet.nnunet.paths import environment as nnunet_variables
 
-    return {**environment(), **nnunet_variables(folder / "nnunet", {}), "nnUNet_def_n_proc": "2"}
+    return {**environment(), **nnunet_variables(folder / "nnunet", {})}
 
 
 def start(folder: Path, options: Sequence[str], output: Path) -> Started:

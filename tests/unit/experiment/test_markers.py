@@ -113,7 +113,7 @@ def test_expected_time_prefers_what_was_measured(tmp_path: Path, folders: Nnunet
     for cell, seconds in zip(cells[:2], (100.0, 300.0), strict=True):
         finish(cell, folders, seconds)
     mark(tmp_path, [c.marker for c in cells[:2]])
-    left = estimate.remaining_trainings(ASKED, tmp_path, folders.results, "cpu")
+    left = estimate.remaining_trainings(ASKED, estimate.missing_trainings(ASKED, tmp_path), folders.results, "cpu")
     expected = {str(cell): item for cell, item in left.items()}
     assert set(expected) == {str(c) for c in cells[2:]}
     assert expected["UNet 2d fold 1"].seconds == 100 + estimate.OVERHEAD_S

@@ -88,7 +88,7 @@ def test_trainings_on_one_machine_share_its_cpus(tmp_path: Path, monkeypatch: py
 
 def test_the_pages_cost_is_the_estimate(tmp_path: Path) -> None:
     folders = NnunetFolders(*(tmp_path / name for name in ("raw", "preprocessed", "results")))
-    left = estimate.remaining_trainings(ASKED, tmp_path, folders.results, "cpu")
+    left = estimate.remaining_trainings(ASKED, ASKED.cells(), folders.results, "cpu")
     seconds = [item.seconds for item in left.values()]
     cpu_hours = f"{2 * sum(seconds) / 3600:.1f}"
     lines = ["| jobs at a time | wall-clock time | CPU hours |", "|---|---|---|"]
