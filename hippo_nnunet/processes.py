@@ -1,4 +1,4 @@
-"""Child processes: none outlives its parent, and a pool that has lost a worker is ended instead of awaited.
+"""Child processes that end with their parent, and pools that are ended when a worker has died.
 
 `python -m hippo_nnunet.processes PID ...` is Snakemake, tied to the `run` whose process PID started it.
 """
@@ -21,20 +21,20 @@ import psutil
 from hippo_nnunet.errors import UpstreamError
 
 PR_SET_PDEATHSIG = 1
-"""Linux prctl(2): the signal that this process gets when its parent ends."""
+"""Option of Linux prctl(2): the signal that the kernel sends to this process when its parent ends."""
 
 PARENT = "SNAKEMAKE_PROCESS"
-"""Variable with the process that starts the jobs of a workflow."""
+"""Environment variable with the id of the process that starts the jobs of a workflow."""
 
-LOOK_EVERY_S = 1.0
-"""Seconds between two looks at the parent where the kernel does not tell of its end."""
+PARENT_POLL_S = 1.0
+"""Seconds between two checks of the parent on systems whose kernel sends no signal."""
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL
 
 
 def die_with_parent(signal_number: int = _KILL) -> None:
-    """Let this process get a signal when its parent ends: from the kernel on Linux, from a thread elsewhere."""
+    """Send this process a signal when its parent ends: by the kernel on Linux, by a thread elsewhere."""
     if _LIBC is not None:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal_number)
     else:
@@ -43,12 +43,12 @@ def die_with_parent(signal_number: int = _KILL) -> None:
 
 def _follow_parent(parent: int, signal_number: int) -> None:
     while os.getppid() == parent and psutil.pid_exists(parent):
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(PARENT_POLL_S)
     os.kill(os.getpid(), signal_number)
 
 
 def end_with_workers() -> None:
-    """Make SIGTERM, and the parent's end, stop this process together with its worker processes."""
+    """End this process and its worker processes on SIGTERM and when its parent ends."""
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
         for child in psutil.Process().children(recursive=True):
@@ -60,7 +60,7 @@ def end_with_workers() -> None:
         os.register_at_fork(after_in_child=_end_by_default)
     die_with_parent(signal.SIGTERM)
     parent = os.environ.get(PARENT, "")
-    if parent.isdigit() and os.getppid() != int(parent):  # it ended before it could be watched
+    if parent.isdigit() and os.getppid() != int(parent):  # the parent ended before it could be watched
         os._exit(128 + signal.SIGTERM)
 
 
@@ -69,14 +69,14 @@ def _end_by_default() -> None:
 
 
 GRACE_S = 30.0
-"""Seconds that a pool may live on after one of its workers has ended: when all is done, they end one after another."""
+"""Seconds that a pool may run on after a worker has ended: at the end of the work, workers end one after another."""
 _POLL_S = 0.2
 
 
 def run_watched(
     command: Sequence[str], env: dict[str, str] | None = None, stdout: int = subprocess.DEVNULL
 ) -> tuple[int, str]:
-    """Run a Python program that has a pool of worker processes, and end it where one of them is ended from outside.
+    """Run a Python program that has a pool of worker processes, and end it when one of them is killed.
 
     Args:
         command: Command line.
@@ -87,7 +87,7 @@ def run_watched(
         Exit code, and what it wrote to stderr.
 
     Raises:
-        UpstreamError: A worker was ended; the program waits for it in vain, and is ended, too.
+        UpstreamError: A worker was killed; the program, which would wait for it for ever, is killed too.
     """
     with subprocess.Popen(command, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -111,7 +111,7 @@ def _wait_watched(process: subprocess.Popen[str]) -> tuple[int, str]:
         seen |= alive
         if lost_at is None and seen - alive:
             lost_at = time.monotonic()
-        if not alive:  # all have ended together, because the work is done
+        if not alive:  # all have ended: the work is done
             seen, lost_at = set(), None
         if lost_at is not None and time.monotonic() - lost_at > GRACE_S:
             raise UpstreamError(

@@ -1,4 +1,4 @@
-"""Progress with the time that is left: a bar on a terminal, a plain line now and then elsewhere; always on stderr."""
+"""Progress and remaining time: a bar on a terminal, plain lines elsewhere; always on stderr."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import TypeVar
 
 log = logging.getLogger(__name__)
 
-LINE_EVERY_S = 30.0
+LINE_INTERVAL_S = 30.0
 """Seconds between two plain lines."""
 RECENT = 5
-"""Epochs that say how long the next will take."""
+"""Number of last epochs from which the time of the next is estimated."""
 
 T = TypeVar("T")
 
@@ -25,14 +25,14 @@ T = TypeVar("T")
 def tracked(
     items: Iterable[T], what: str, total: int | None = None, show: bool = True, bar: bool = True
 ) -> Iterator[T]:
-    """Yield the items, and show how many are done and how long the others will take.
+    """Yield the items, and show how many are done and the remaining time.
 
     Args:
-        items: What is worked through.
-        what: The work in a word: `predicting`.
-        total: Number of items; None asks `items`, which then needs a length.
+        items: What to iterate over.
+        what: Name of the work: `predicting`.
+        total: Number of items; None: the length of `items`.
         show: Whether to show anything.
-        bar: Whether a terminal gets a bar. The thread that draws it takes time from what is measured.
+        bar: Whether to draw a bar on a terminal. The thread that draws it takes time from what is measured.
 
     Yields:
         The items, unchanged.
@@ -49,23 +49,23 @@ def tracked(
 
         yield from track(items, what, total, console=Console(stderr=True))
         return
-    started = told = time.monotonic()
+    started = logged = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()
-        if done and now - told >= LINE_EVERY_S:
-            told = now
+        if done and now - logged >= LINE_INTERVAL_S:
+            logged = now
             log.info(_line(what, done, total, now - started))
         yield item
 
 
 @contextmanager
 def counted(count: Callable[[], int], what: str, total: int) -> Iterator[None]:
-    """Tell in plain lines how far the block is, for work that somebody else's code does; on a terminal it has a bar.
+    """Log the progress of the block in plain lines, for work of a library that draws its own bar on a terminal.
 
     Args:
-        count: Returns how many of `total` are done; asked from a thread.
-        what: The work in a word.
-        total: Number of all.
+        count: Returns how many of `total` are done; called from a thread.
+        what: Name of the work.
+        total: Number of items.
     """
     if sys.stderr.isatty():
         yield
@@ -73,11 +73,11 @@ def counted(count: Callable[[], int], what: str, total: int) -> Iterator[None]:
     ended = threading.Event()
     started = time.monotonic()
 
-    def tell() -> None:
-        while not ended.wait(LINE_EVERY_S):
+    def log_lines() -> None:
+        while not ended.wait(LINE_INTERVAL_S):
             log.info(_line(what, count(), total, time.monotonic() - started))
 
-    thread = threading.Thread(target=tell, daemon=True)
+    thread = threading.Thread(target=log_lines, daemon=True)
     thread.start()
     try:
         yield
@@ -87,17 +87,17 @@ def counted(count: Callable[[], int], what: str, total: int) -> Iterator[None]:
 
 
 def seconds_per_epoch(epochs: Sequence[float]) -> float:
-    """Return the median of the last epochs' seconds; NaN where there is none."""
+    """Return the median seconds of the last epochs; NaN where there is none."""
     return statistics.median(epochs[-RECENT:]) if epochs else math.nan
 
 
 def epochs_left(starts: Sequence[float], ends: Sequence[float], left: int) -> str:
-    """Say how long the epochs that are left will take.
+    """Return in words how long the remaining epochs will take.
 
     Args:
-        starts: When each epoch began, in seconds.
-        ends: When each ended.
-        left: Number of epochs that are left.
+        starts: Start of each epoch, in seconds.
+        ends: End of each completed epoch.
+        left: Number of remaining epochs.
     """
     seconds = [end - start for start, end in zip(starts, ends, strict=False)]
     return f"{left} epochs left, about {duration(left * seconds_per_epoch(seconds))}"

@@ -91,7 +91,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         first = subprocess.Popen(command(folder, *request), env=environment(), stdout=output, stderr=output)
     logs = folder / "exp" / "logs" / "train"
     try:
-        wait_for(lambda: any("Epoch 0" in log.read_text() for log in logs.rglob("*.log")), 300, first)
+        wait_for(lambda: any("Epoch 0" in log.read_text() for log in logs.rglob("*.log")), 900, first)
     except AssertionError as error:
         raise AssertionError(f"{error}\n{what_happened(folder)}") from None
     first.send_signal(signal.SIGKILL)

@@ -24,7 +24,7 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """A line for every item."""
-    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.0)
     caplog.set_level(logging.INFO)
     yield caplog
 
@@ -74,7 +74,7 @@ def test_benchmarks_draw_no_bar(monkeypatch: pytest.MonkeyPatch, always: pytest.
 
 
 def test_somebody_elses_work_is_counted(always: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.01)
+    monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.01)
     with counted(lambda: 3, "preprocessing", 12):
         end = time.monotonic() + 5
         while not always.records and time.monotonic() < end:

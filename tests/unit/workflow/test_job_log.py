@@ -117,7 +117,7 @@ def test_a_process_ends_with_its_parent(kernel_tells: bool) -> None:
     """The kernel tells of the parent's end on Linux; everywhere else, as in the second case, a thread looks."""
     if kernel_tells and sys.platform != "linux":
         pytest.skip("only Linux tells of a parent's end")
-    set_up = "" if kernel_tells else "processes._LIBC = None; processes.LOOK_EVERY_S = 0.05; "
+    set_up = "" if kernel_tells else "processes._LIBC = None; processes.PARENT_POLL_S = 0.05; "
     child = (
         f"import time; from hippo_nnunet import processes; {set_up}processes.die_with_parent(); "
         "print('ready', flush=True); time.sleep(60)"
