@@ -51,7 +51,7 @@ def build_manifest(experiment: Experiment, folder: Path, folders: NnunetFolders,
         "device": device,
         "machine": {"system": platform.system(), "processor": platform.machine(), "cpus": cpu_count()},
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: installed_version(name) for name in PACKAGES},
         "commit": git_commit(),
         "sha256": {
             "splits": file_hash(preprocessed / "splits_final.json"),
@@ -95,7 +95,8 @@ def _ensemble(choice: Path) -> dict[str, Any]:
     return {key: content.get(key) for key in ("members", "postprocessing", "naive_dice", "nested_dice", "nested_gain")}
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """Return the version of an installed package; None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -7,12 +7,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.labels import named_labels
+from hippo_nnunet.experiment.manifest import installed_version
 from hippo_nnunet.files import read_json
 from hippo_nnunet.inference.members import Member, find_members, load_member
 from hippo_nnunet.models.container import as_json, check_target, write_container
@@ -157,7 +157,7 @@ def _description(member: Member, predictor: BatchedPredictor, options: ExportOpt
         "metrics": _metrics(member),
         "licence": options.licence.strip(),
         "citation": options.citation.strip(),
-        "versions": {package: found for package in PACKAGES if (found := _version(package))},
+        "versions": {package: found for package in PACKAGES if (found := installed_version(package))},
     }
 
 
@@ -237,10 +237,3 @@ def _per_case(experiment: Path, trainer: str, configuration: str) -> bytes:
             f"{experiment} has no metrics of {trainer} in {configuration}: name the experiment that trained it"
         )
     return str(rows.to_csv(index=False, lineterminator="\n")).encode()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

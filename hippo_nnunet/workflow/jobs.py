@@ -17,12 +17,11 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.experiment.experiment import Cell, Experiment
-from hippo_nnunet.experiment.manifest import build_manifest
+from hippo_nnunet.experiment.manifest import build_manifest, installed_version
 from hippo_nnunet.experiment.paths import DONE, RELATIVE
 from hippo_nnunet.files import write_json
 from hippo_nnunet.locks import exclusive
@@ -56,20 +55,14 @@ def log_header(arguments: Sequence[str], environ: Mapping[str, str] | None = Non
     settings = [f"{name}={value}" for name, value in named.items() if not name.startswith("SLURM_")]
     command = ["env", *settings, sys.executable, "-m", "hippo_nnunet.workflow.jobs", *arguments]
     started = datetime.now().astimezone().isoformat(timespec="seconds")
+    versions = [f"{name} {installed_version(name) or 'missing'}" for name in PACKAGES]
     lines = [
         f"{REPEAT}cd {shlex.quote(str(Path.cwd()))} && {shlex.join(command)}",
         f"# started {started} on {socket.gethostname()}, process {os.getpid()}",
-        f"# Python {platform.python_version()}, " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
+        f"# Python {platform.python_version()}, {', '.join(versions)}",
         *(f"# {name}={value}" for name, value in named.items()),
     ]
     return "\n".join(lines)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "missing"
 
 
 def run_job(description: str, job: Callable[[], None], log_file: str) -> int:

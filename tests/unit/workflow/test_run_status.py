@@ -136,6 +136,7 @@ def test_every_state_of_a_job_is_told_from_the_others(experiment: Path) -> None:
     assert "no space left" in shown
     assert str(log) in shown
     assert "\x1b" not in shown
+    assert f"{name[running]} epoch 3 of 16, 15 s each; about " in status_text.summary(found)
     content = json.loads(status_text.as_json(found))
     assert content["state"] == "running"
     assert {job["state"] for job in content["jobs"]} == {*expected}
