@@ -48,6 +48,7 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.record.encoder = {"name": encoder.name, "sha256": encoder.sha256}
         self._cached_guidance: CachedGuidance | None = None
+        self._guidance = torch.empty(0)
 
     @classmethod
     def load_encoder(cls) -> CLIPEncoder:
@@ -122,8 +123,13 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         """Return the context in which the batch's cached embeddings guide the network."""
         if self._cached_guidance is None:
             return super().batch_context(batch)
-        guidance = self._cached_guidance(batch["keys"], batch["corners"])
-        return _bare(self.network).guided(upload(guidance, self.device))
+        guidance = upload(self._cached_guidance(batch["keys"], batch["corners"]), self.device)
+        if guidance.shape == self._guidance.shape:
+            # CUDA graphs are captured anew for every address at which an attribute of a module lies
+            self._guidance.copy_(guidance)
+        else:
+            self._guidance = guidance
+        return _bare(self.network).guided(self._guidance)
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """Load a checkpoint as `UNetTrainer`.

@@ -196,6 +196,8 @@ class UNetTrainer(ResumableTrainer):
 
     def on_train_start(self) -> None:
         """Choose the mode of the training step, and defer SIGTERM from now on."""
+        if self.recipe.seed is not None:
+            make_deterministic(self.device)  # again: after loading a checkpoint, nnU-Net turns cuDNN's benchmark on
         super().on_train_start()
         if self.recipe.seed is None and not self.is_ddp:
             self.set_step_mode(self._fastest_mode())

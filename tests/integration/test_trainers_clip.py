@@ -153,6 +153,35 @@ def test_nnunets_own_loader_says_where_its_patches_lie(
                 loader._finish()
 
 
+def test_cached_guidance_stays_at_one_address(in_tiny: TinyDataset) -> None:
+    """torch.compile takes a module's tensors for static: CUDA graphs are captured again when one of them moves."""
+    trainer = ready(in_tiny, GUIDED)
+    addresses: list[list[int]] = []
+
+    def backend(graph: Any, examples: list[torch.Tensor]) -> Any:
+        static = [i for i, example in enumerate(examples) if hasattr(example, "_dynamo_static_input_type")]
+
+        def run(*inputs: torch.Tensor) -> Any:
+            addresses.append([inputs[i].data_ptr() for i in static])
+            return graph(*inputs)
+
+        return run
+
+    compiled = torch.compile(lambda data: trainer.network(data), backend=backend)
+    guidance, kept = [], []
+    for _ in range(3):
+        batch = next(trainer.dataloader_train)
+        kept.append(trainer._cached_guidance(batch["keys"], batch["corners"]))  # takes the memory that is free now
+        with trainer.batch_context(batch):
+            compiled(batch["data"])
+            guidance.append(trainer.network._held_guidance.clone())
+    torch.compiler.reset()
+    assert addresses[0]
+    assert addresses == [addresses[0]] * 3
+    for held, expected in zip(guidance, kept, strict=True):
+        assert torch.equal(held, expected)
+
+
 def test_controls_change_what_they_say_and_nothing_else(in_tiny: TinyDataset) -> None:
     names = ("mini", "randomText_mini", "shuffledText_mini", "noImage_mini")
     made = {name: ready(in_tiny, f"CLIPGuidedUNetTrainer_{name}_fast") for name in names}

@@ -17,8 +17,8 @@ from tiny_dataset import UNET, TinyDataset
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.nnunet.checkpoints import check_same_precision
-from hippo_nnunet.trainers import resumable_trainer
-from hippo_nnunet.training.step import EAGER, StepMode
+from hippo_nnunet.trainers import recipe_trainer, resumable_trainer
+from hippo_nnunet.training.step import EAGER, StepMode, make_deterministic
 
 CHANNELS_LAST = StepMode("channels last", channels_last=True)
 
@@ -267,3 +267,20 @@ trainer.run_training()
     trainer = run_to_the_end(in_tiny, name, resume=True)
     assert trainer.current_epoch == 5
     assert len(trainer.logger.get_value("train_losses", None)) == 5
+
+
+def test_a_resumed_training_with_a_seed_word_is_deterministic_again(in_tiny, monkeypatch):
+    """nnU-Net sets cuDNN's benchmark after it has loaded a checkpoint, and so after `initialize`."""
+    on_gpu = torch.device("cuda")
+    monkeypatch.setattr(recipe_trainer, "make_deterministic", lambda _: make_deterministic(on_gpu))
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    trainer = in_tiny.trainer(UNET)
+    trainer.initialize()
+    torch.backends.cudnn.benchmark = True
+    try:
+        trainer.on_train_start()
+        assert not torch.backends.cudnn.benchmark
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
