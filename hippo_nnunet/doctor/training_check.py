@@ -1,0 +1,123 @@
+"""Whether every way to train works on this machine, from a synthetic dataset to predictions, line by line.
+
+Seconds that it should take, for no GPU has been at hand to measure them on: on one H100-class card 25 for the dataset,
+10 to start the worker, 2 for each of 32 eager trainings and predictions, 7 for each of 28 compiled modes (the networks
+have three stages of one convolution), 40 for all else: 330. On two CPU cores, where two networks are compiled once each
+instead of six in four modes: see docs/gpu.md.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import psutil
+
+from hippo_nnunet.doctor.isolation import Outcome, run_checks
+from hippo_nnunet.doctor.training_lines import Settings, lines
+from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.experiment.manifest import PACKAGES, git_commit
+from hippo_nnunet.files import write_json
+from hippo_nnunet.nnunet.api import cpu_count, resolve_device
+from hippo_nnunet.nnunet.paths import environment
+from hippo_nnunet.training.precision_choice import VARIABLE as PRECISION
+
+LOG = "training_check.log"
+FORMAT = 1
+
+
+def check_training(
+    device: str, work: Path, report: Path | None, quick: bool, tell: Callable[[Outcome], None]
+) -> dict[str, Any]:
+    """Run every line of the check.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`. On a CPU the check is always quick.
+        work: Folder for dataset, trainings and log; made where missing.
+        report: JSON file that is written after every line; None for no file.
+        quick: Compile two networks only, once each.
+        tell: Called with each outcome.
+
+    Returns:
+        What the file holds: the machine, versions, and the outcome of each line. Names no host, user or folder.
+
+    Raises:
+        ConfigError: Unknown device.
+        DependencyError: The device is not there.
+    """
+    import torch
+
+    started = monotonic()
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device '{device}': the training check knows auto, cpu and cuda")
+    device = resolve_device(device)
+    cuda = device == "cuda"
+    work = work.absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    settings = Settings(device, work, torch.cuda.device_count() if cuda else 0, quick or not cuda)
+    document: dict[str, Any] = {
+        "format": FORMAT,
+        "device": device,
+        "quick": settings.quick,
+        **describe(cuda),
+        "lines": [],
+    }
+    environ = {
+        **environment(work, {}),
+        "nnUNet_def_n_proc": "2",
+        "nnUNet_n_proc_DA": "2",
+        PRECISION: "float32",
+        "TORCHINDUCTOR_CACHE_DIR": str(work / "compiled"),
+    }
+    for outcome in run_checks(lines, settings, work / LOG, environ):
+        outcome = _without_folders(outcome, work)
+        document["lines"].append(asdict(outcome))
+        document["seconds"] = round(monotonic() - started, 1)
+        if report is not None:
+            write_json(report, document)
+        tell(outcome)
+    return document
+
+
+def describe(cuda: bool) -> dict[str, Any]:
+    """Return what the lines ran on: system, processor, memory, GPU, versions and commit."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(0) if cuda else None
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "gpu": properties.name if properties else None,
+        "gpu_memory_gb": round(properties.total_memory / 1e9, 1) if properties else None,
+        "gpu_capability": f"{properties.major}.{properties.minor}" if properties else None,
+        "gpus": torch.cuda.device_count() if cuda else 0,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "commit": git_commit(),
+    }
+
+
+def _without_folders(outcome: Outcome, work: Path) -> Outcome:
+    """Return an outcome whose reason names neither folders of this machine nor its name."""
+    reason = outcome.reason
+    for part, stand_in in ((work, "WORK"), (sys.prefix, "PYTHON"), (Path.cwd(), "."), (Path.home(), "~")):
+        if len(str(part)) > 1:
+            reason = reason.replace(str(part), stand_in)
+    node = platform.node()
+    return replace(outcome, reason=reason.replace(node, "HOST") if len(node) > 3 else reason)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,151 @@
+"""Which lines the training check has, for a device; torch-free, for the parent of the worker reads it, too.
+
+What a line costs stands in `training_check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from hippo_nnunet.doctor.isolation import Check
+from hippo_nnunet.doctor.training_data import CONFIGURATIONS
+
+EAGER = "eager"
+CHANNELS_LAST = "eager, channels last"
+COMPILED = "compiled"
+COMPILED_LAST = "compiled, channels last"
+GRAPHS = "CUDA graphs"
+GRAPHS_LAST = "CUDA graphs, channels last"
+ON_CUDA = (COMPILED, GRAPHS, GRAPHS_LAST)
+"""Modes that `hippo_nnunet.training.step` offers on CUDA alone."""
+
+NEEDS_CUDA = "needs CUDA"
+NEEDS_TWO = "needs two CUDA devices"
+QUICK = "left out of the quick check"
+COMPILED_WHEN_QUICK = {"cpu": ("UNet 2d",), "cuda": ("UNet 2d", "CLIPGuidedUNet cached 3d_fullres")}
+"""Trainings that the quick check compiles, by device."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is checked.
+
+    Attributes:
+        device: `cpu` or `cuda`.
+        work: Folder for the dataset and the trainings.
+        gpus: CUDA devices of this machine.
+        quick: Whether few modes are compiled, as on a CPU.
+    """
+
+    device: str
+    work: Path
+    gpus: int = 0
+    quick: bool = False
+
+    @property
+    def cuda(self) -> bool:
+        """Whether the check is that of a GPU."""
+        return self.device == "cuda"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network and a configuration.
+
+    Attributes:
+        network: For people.
+        base: The trainer's name without its length.
+        configuration: `2d` or `3d_fullres`.
+        seed: The seed word's number; None without one.
+    """
+
+    network: str
+    base: str
+    configuration: str
+    seed: int | None = None
+
+    @property
+    def title(self) -> str:
+        """Such as `AttentionUNet 2d`."""
+        return f"{self.network} {self.configuration}"
+
+    @property
+    def live(self) -> bool:
+        """Whether CLIP encodes every patch that is trained on."""
+        return "live" in self.base.split("_")
+
+
+NETWORKS = {
+    "UNet": "UNetTrainer",
+    "AttentionUNet": "AttentionUNetTrainer_fast",
+    "CLIPGuidedUNet cached": "CLIPGuidedUNetTrainer_mini_fast",
+    "CLIPGuidedUNet live": "CLIPGuidedUNetTrainer_live_mini_fast",
+}
+"""The first with nnU-Net's SGD and augmentation, the others with AdamW and the short schedule's augmentation."""
+
+
+def lines(settings: Settings) -> list[Check]:
+    """Return the lines for a device, in order; those that cannot run there say why."""
+    trainings = [Training(name, base, c) for name, base in NETWORKS.items() for c in CONFIGURATIONS]
+    found = [Check("dataset: synthesise, convert, plan, preprocess", _action("prepare", settings), essential=True)]
+    for training in trainings:
+        found.append(Check(f"{training.title}: eager, validate", _action("train", settings, training)))
+        found.append(Check(f"{training.title}: predict", _action("compare_predictions", settings, training)))
+        for modes in _relays(settings, training):
+            name = f"{training.title}: {', then '.join(modes)}"
+            found.append(Check(name, _action("relay", settings, training, modes), _missing(settings, training, modes)))
+    unet = trainings[0]
+    found.append(Check("predict from files", _action("predict_files", settings, unet)))
+    found.append(Check("fastest mode measured", _action("measure_modes", settings, unet), _missing(settings, unet)))
+    for training in trainings[:6]:
+        name = f"{training.title}: same seed twice"
+        found.append(Check(name, _action("repeat", settings, training), _missing(settings, training)))
+    for training in (trainings[0], trainings[1], trainings[4], trainings[5]):
+        name = f"{training.title}: steps do not wait for the GPU"
+        found.append(Check(name, _action("step_without_waiting", settings, training), _cuda(settings)))
+    found.append(Check("CPU: bfloat16, resumed in float32", _action("change_precision", settings, unet)))
+    found.append(Check("GPU's training resumed on the CPU", _action("change_device", settings, unet), _cuda(settings)))
+    found.append(Check("two trainings at once", _action("train_two", settings, trainings[2])))
+    two = NEEDS_TWO if settings.gpus < 2 else _cuda(settings)
+    found.append(Check("one training on two GPUs", _action("train_distributed", settings, trainings[2]), two))
+    return found
+
+
+def _action(name: str, *arguments: object) -> Callable[[], str]:
+    """Return a call of a function of `training_actions`, which imports torch and nnU-Net."""
+
+    def run() -> str:
+        result: str = getattr(import_module("hippo_nnunet.doctor.training_actions"), name)(*arguments)
+        return result
+
+    return run
+
+
+def _relays(settings: Settings, training: Training) -> list[tuple[str, str]]:
+    """Return pairs of modes: one training is interrupted in the first and resumed in the second."""
+    if training.live:
+        return [(CHANNELS_LAST, EAGER), (GRAPHS, EAGER)]
+    relays = [(CHANNELS_LAST, EAGER), (EAGER, CHANNELS_LAST)]
+    if not settings.cuda:
+        relays.append((COMPILED_LAST, EAGER))
+    return [*relays, (GRAPHS_LAST, EAGER), (EAGER, GRAPHS), (COMPILED, COMPILED_LAST)]
+
+
+def _cuda(settings: Settings) -> str:
+    return "" if settings.cuda else NEEDS_CUDA
+
+
+def _missing(settings: Settings, training: Training, modes: tuple[str, ...] = ()) -> str:
+    """Return why a line is not run; empty where it is."""
+    if not settings.cuda and any(mode in ON_CUDA for mode in modes):
+        return NEEDS_CUDA
+    if not settings.quick:
+        return ""
+    if not modes:
+        return "" if training.configuration == "2d" else QUICK
+    compiled = any(mode not in (EAGER, CHANNELS_LAST) for mode in modes)
+    first = modes in ((COMPILED_LAST, EAGER), (GRAPHS_LAST, EAGER))
+    return QUICK if compiled and not (first and training.title in COMPILED_WHEN_QUICK[settings.device]) else ""
