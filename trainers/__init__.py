@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from hippo_nnunet.training.plugins import load_trainer
 from hippo_nnunet.training.recipes import is_ours, parse
 
 _HOMES = {
@@ -24,12 +25,14 @@ def __getattr__(name: str) -> Any:
     Raises:
         AttributeError: The name is not one of ours.
         ConfigError: It is ours, but no valid recipe; names the nearest valid one.
+        DependencyError: The package that adds the base cannot be imported.
     """
     if not is_ours(name):
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     recipe = parse(name)
-    base = getattr(import_module(_HOMES[recipe.base]), recipe.base)
-    made = base if name == recipe.base else type(name, (base,), {"recipe": recipe, "__doc__": base.__doc__})
+    home = _HOMES.get(recipe.base)
+    base = getattr(import_module(home), recipe.base) if home else load_trainer(recipe.base)
+    made = base if home and name == recipe.base else type(name, (base,), {"recipe": recipe, "__doc__": base.__doc__})
     made.__module__ = __name__
     globals()[name] = made
     return made

@@ -55,7 +55,7 @@ def list_(
     """List the trainers, the recipe words that may follow a trainer's name, the planners and the CLIP models."""
     from hippo_nnunet.clip.models import CLIP_MODELS
     from hippo_nnunet.planners import PLANNERS
-    from hippo_nnunet.training.recipes import BASES, WORD_GROUPS
+    from hippo_nnunet.training.recipes import WORD_GROUPS, bases
 
     words = [
         {"group": group.name, "word": word, "meaning": meaning}
@@ -67,10 +67,12 @@ def list_(
         for m in CLIP_MODELS
     ]
     if as_json:
-        typer.echo(json.dumps({"trainers": BASES, "planners": PLANNERS, "words": words, "clip_models": clip}, indent=2))
+        typer.echo(
+            json.dumps({"trainers": bases(), "planners": PLANNERS, "words": words, "clip_models": clip}, indent=2)
+        )
         return
     typer.echo("Trainers: <trainer>[_word]*, at most one word of a group, in this order")
-    _echo_rows([(name, meaning) for name, meaning in BASES.items()])
+    _echo_rows([(name, meaning) for name, meaning in bases().items()])
     typer.echo("\nWords")
     _echo_rows([(word["group"], word["word"], word["meaning"]) for word in words])
     typer.echo("\nPlanners")

@@ -76,7 +76,7 @@ def canonical_variant(variant: str) -> str:
     """
     base, *words = variant.split("_")
     trainer = f"{base.removesuffix('Trainer')}Trainer"
-    if trainer not in recipes.BASES:
+    if trainer not in recipes.bases():
         return variant
     return recipes.compose(trainer, words).replace("Trainer", "", 1)
 
@@ -97,7 +97,7 @@ def trainer_name(variant: str, preset_name: str, epochs: int | None = None, iter
         ConfigError: Unknown variant or preset, a number below 1, or words that recipes refuse.
     """
     base, *words = variant.split("_")
-    known = {name.removesuffix("Trainer"): name for name in recipes.BASES}
+    known = {name.removesuffix("Trainer"): name for name in recipes.bases()}
     if base not in known:
         nearest = recipes.suggest("_".join([f"{base}Trainer", *words])).replace("Trainer", "", 1)
         raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hippo_nnunet.training.recipes import BASES, WORD_GROUPS, is_ours, parse
+from hippo_nnunet.training.recipes import WORD_GROUPS, bases, is_ours, parse
 
 
 def model_card(description: Mapping[str, Any], dataset_json: Mapping[str, Any], plans: Mapping[str, Any]) -> str:
@@ -44,7 +44,7 @@ def _recipe_lines(trainer: str) -> list[str]:
     if not is_ours(trainer):
         return [f"`{trainer}`: a trainer of nnU-Net"]
     recipe = parse(trainer)
-    lines = [f"`{recipe.base}`: {BASES[recipe.base]}"]
+    lines = [f"`{recipe.base}`: {bases()[recipe.base]}"]
     for group in WORD_GROUPS:
         word = recipe.words.get(group.name)
         if word is not None:

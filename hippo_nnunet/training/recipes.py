@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.training.plugins import external_trainers
 
 BASES: dict[str, str] = {
     "UNetTrainer": "nnU-Net's own network: the baseline",
     "AttentionUNetTrainer": "U-Net with additive attention gates on every skip (Oktay et al. 2018)",
     "CLIPGuidedUNetTrainer": "U-Net guided by a frozen CLIP image encoder, its classes told apart by CLIP's text",
 }
+"""The bases of this package; `bases()` has those of other packages too."""
 CLIP_BASE = "CLIPGuidedUNetTrainer"
 """The base that CLIP's words belong to."""
 
@@ -105,7 +107,7 @@ class Recipe:
     """A parsed trainer name.
 
     Attributes:
-        base: One of `BASES`.
+        base: One of `bases()`.
         words: Group name to word, for the groups of which the name has one.
     """
 
@@ -168,9 +170,15 @@ class Recipe:
         return next(g for g in WORD_GROUPS if g.name == group).number(self.words[group])
 
 
+def bases() -> dict[str, str]:
+    """Return every base and its meaning: `BASES`, then those that other packages add."""
+    return BASES | {name: f"from {point.value}" for name, point in external_trainers().items() if name not in BASES}
+
+
 def is_ours(name: str) -> bool:
     """Tell whether a name claims to be one of our recipes: a base alone, or a base followed by an underscore."""
-    return any(name == base or name.startswith(f"{base}_") for base in BASES)
+    base = name.partition("_")[0]
+    return base in BASES or (base.endswith("Trainer") and base in external_trainers())
 
 
 @lru_cache(maxsize=1024)
@@ -188,9 +196,9 @@ def parse(name: str) -> Recipe:
             the nearest right name.
     """
     base, *words = name.split("_")
-    if base not in BASES:
+    if base not in bases():
         raise ConfigError(
-            f"trainer '{name}': unknown base '{base}'; the bases are {', '.join(BASES)}. "
+            f"trainer '{name}': unknown base '{base}'; the bases are {', '.join(bases())}. "
             f"Did you mean '{suggest(name)}'?"
         )
     chosen: dict[str, str] = {}
@@ -236,8 +244,8 @@ def compose(base: str, words: Iterable[str] = ()) -> str:
 def suggest(name: str) -> str:
     """Return the valid trainer name that is nearest to a wrong one; a word of one base alone brings its base along."""
     base, *words = name.split("_")
-    if base not in BASES:
-        base = difflib.get_close_matches(base, BASES, n=1, cutoff=0.0)[0]
+    if base not in bases():
+        base = difflib.get_close_matches(base, bases(), n=1, cutoff=0.0)[0]
     base = next((group.base for group in map(_group_of, words) if group and not group.fits(base)), base)
     chosen: dict[str, str] = {}
     for word in words:

@@ -171,7 +171,7 @@ def _meaning(trainer: str) -> str:
         recipe = recipes.parse(trainer)
     except ConfigError:  # a recipe of another version of this package
         return "unknown here"
-    meanings = [recipes.BASES[recipe.base]]
+    meanings = [recipes.bases()[recipe.base]]
     for group in recipes.WORD_GROUPS:
         if group.name in recipe.words:
             word = recipe.words[group.name]
