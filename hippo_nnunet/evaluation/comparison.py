@@ -1,9 +1,9 @@
-"""The comparison of an experiment's models: who is better, who is equivalent, and where nobody can tell."""
+"""The comparison of an experiment's models: better, worse, equivalent, or cannot tell."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,6 @@ from hippo_nnunet.evaluation.statistics import (
     ALPHA,
     MIN_CASES,
     RESAMPLES,
-    PairedResult,
     detectable_difference,
     holm,
     paired_result,
@@ -181,6 +180,8 @@ def _pair_rows(
                 "rope": options.margin,
                 "alpha": options.alpha,
                 "result": result,
+                "difference": result.mean,
+                **asdict(result),
                 "folds": ",".join(map(str, sorted(set(folds)))),
                 "fold_sd": over_folds.sd,
                 "low_retrained": over_folds.low,
@@ -193,39 +194,20 @@ def _pair_rows(
 
 
 def _with_verdicts(rows: pd.DataFrame, options: Options) -> pd.DataFrame:
-    """Correct each family's p-values, and add results and verdicts."""
-    results: list[PairedResult] = list(rows.pop("result"))
-    family = rows["kind"] + np.where(rows["scope"] == MEAN, "", ", labels")
-    p = pd.Series([result.p_wilcoxon for result in results], index=rows.index)
-    p_holm = p.groupby(family).transform(lambda values: holm(list(values)))
-    sizes = p.groupby(family).transform("count").clip(lower=1)
-    details = pd.DataFrame(
-        {
-            "family": family,
-            "n": [r.n for r in results],
-            "difference": [r.mean for r in results],
-            "sd": [r.sd for r in results],
-            "low": [r.low for r in results],
-            "high": [r.high for r in results],
-            "low_equivalence": [r.low_equivalence for r in results],
-            "high_equivalence": [r.high_equivalence for r in results],
-            "p_wilcoxon": p,
-            "p_holm": p_holm,
-            "p_equivalence": [r.p_equivalence for r in results],
-            "rank_biserial": [r.rank_biserial for r in results],
-            "cohens_dz": [r.cohens_dz for r in results],
-            "detectable": [
-                detectable_difference(r.sd, r.n, int(size), options.alpha)
-                for r, size in zip(results, sizes, strict=True)
-            ],
-            "verdict": [
-                verdict(r, corrected, options.margin, options.alpha)
-                for r, corrected in zip(results, p_holm, strict=True)
-            ],
-        },
-        index=rows.index,
-    )
-    return pd.concat([rows, details], axis=1)[list(PAIR_COLUMNS)]
+    """Correct each family's p-values, and add verdicts: the columns PAIR_COLUMNS."""
+    rows["family"] = rows["kind"] + np.where(rows["scope"] == MEAN, "", ", labels")
+    p_values = rows.groupby("family")["p_wilcoxon"]
+    rows["p_holm"] = p_values.transform(lambda values: holm(list(values)))
+    sizes = p_values.transform("count").clip(lower=1)
+    rows["detectable"] = [
+        detectable_difference(result.sd, result.n, int(size), options.alpha)
+        for result, size in zip(rows["result"], sizes, strict=True)
+    ]
+    rows["verdict"] = [
+        verdict(result, p_holm, options.margin, options.alpha)
+        for result, p_holm in zip(rows["result"], rows["p_holm"], strict=True)
+    ]
+    return rows[list(PAIR_COLUMNS)]
 
 
 PAIR_COLUMNS = (
