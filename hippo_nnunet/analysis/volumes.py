@@ -1,4 +1,4 @@
-"""An experiment's out-of-fold volumes: measured, kept, and what intervals and flags are worth on them."""
+"""An experiment's out-of-fold volumes: measured, saved, and used to test intervals and flags."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Members:
 
 @dataclass(frozen=True)
 class VolumeChecks:
-    """What the ensemble's volumes are worth on cases that it has not seen.
+    """How the ensemble's volumes perform on cases that it has not seen.
 
     Attributes:
         level: Coverage that the intervals were made for.

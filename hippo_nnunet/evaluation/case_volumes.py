@@ -1,4 +1,4 @@
-"""Volumes of cases with intervals and flags for a look, and what both are worth on out-of-fold cases."""
+"""Volumes of cases with intervals and flags, and how well both work on out-of-fold cases."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def judge(measured: pd.DataFrame, calibration: VolumeCalibration) -> pd.DataFram
 
 
 def cross_validated(measured: pd.DataFrame, labels: Mapping[str, Label], level: float = LEVEL) -> pd.DataFrame:
-    """Judge each fold by a calibration on the other folds: what intervals and flags are worth on unseen cases.
+    """Judge each fold by a calibration on the other folds, to test intervals and flags on unseen cases.
 
     Args:
         measured: As for `calibrate` and `judge`, with `case` and `fold`; at least two folds.

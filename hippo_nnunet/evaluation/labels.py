@@ -1,4 +1,4 @@
-"""What the labels of a dataset are called and what they mean, as nnU-Net's label manager reads them."""
+"""Names and values of a dataset's labels, as nnU-Net's label manager reads them."""
 
 from __future__ import annotations
 

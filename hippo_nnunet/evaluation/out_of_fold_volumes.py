@@ -1,4 +1,4 @@
-"""Volumes, shapes and doubt of out-of-fold predictions, and of their references: what new cases are judged by."""
+"""Volume, shape and doubt of out-of-fold predictions and their references, on which new cases are calibrated."""
 
 from __future__ import annotations
 

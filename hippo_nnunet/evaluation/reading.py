@@ -69,8 +69,8 @@ def read_segmentation(reader: BaseReaderWriter, path: Path) -> tuple[np.ndarray,
         array, properties = reader.read_seg(str(path))
     except Exception as error:
         raise DataError(
-            f"{path}: cannot be read ({' '.join(str(error).split())}): replace the file, or "
-            "delete it where 'hippo-nnunet run' made it, which makes it again"
+            f"{path}: cannot be read ({' '.join(str(error).split())}): replace the file; "
+            "if 'hippo-nnunet run' wrote it, delete it and run again"
         ) from error
     if array.ndim != 4 or array.shape[0] != 1:
         raise DataError(f"{path}: got an array of shape {array.shape}, expected one channel of a 2D or 3D image")

@@ -1,7 +1,7 @@
 """Paired differences between two models on the same cases: interval, tests, effect size, verdict.
 
-The unit is the case. What a verdict here speaks of is the models *as they were trained*, on further cases of the same
-kind; what training again would show is `hippo_nnunet.evaluation.fold_means`. See docs/statistics.md.
+The unit is the case. A verdict here is about the models *as they were trained*, on further cases of the same
+kind; for new trainings see `hippo_nnunet.evaluation.fold_means`. See docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BETTER, WORSE, EQUIVALENT, CANNOT_TELL = "better", "worse", "equivalent", "canno
 
 @dataclass(frozen=True)
 class PairedResult:
-    """What the paired differences of one comparison say; NaN where the sample is too small for a number.
+    """Statistics of the paired differences of one comparison; NaN where the sample is too small.
 
     Attributes:
         n: Cases with a difference.

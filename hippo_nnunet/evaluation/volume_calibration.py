@@ -1,4 +1,4 @@
-"""What out-of-fold cases say of the volumes of new ones: intervals, and what is plausible."""
+"""Calibration on out-of-fold cases: intervals of new volumes, and which values are plausible."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOTAL = "total"
 
 @dataclass(frozen=True)
 class LabelCalibration:
-    """What out-of-fold cases say of one label; the defaults say that nothing is known.
+    """The calibration of one label; the defaults mean that nothing is known.
 
     Attributes:
         residuals_mm3: Reference minus predicted volume of each case, ascending.
@@ -61,7 +61,7 @@ class LabelCalibration:
 
 @dataclass(frozen=True)
 class VolumeCalibration:
-    """What new volumes are judged by.
+    """The calibration by which new volumes are judged.
 
     Attributes:
         labels: Foreground labels: name to value or values.
@@ -117,7 +117,7 @@ def calibrate(measured: pd.DataFrame, labels: Mapping[str, Label], level: float 
 
 
 def uncalibrated(labels: Mapping[str, Label]) -> VolumeCalibration:
-    """Return what gives volumes without intervals; only missing labels and several pieces are flagged."""
+    """Return a calibration without intervals; only missing labels and several pieces are flagged."""
     return VolumeCalibration(dict(labels), {label: LabelCalibration() for label in labels}, math.nan)
 
 

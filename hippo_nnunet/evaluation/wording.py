@@ -47,12 +47,12 @@ def sentence(row: Mapping[Any, Any]) -> str:
     size = f", by more than {row['rope']:g}" if beyond else ""
     text = f"{start}{size}; {difference}, {between}, {cases}, corrected p {_p(row['p_holm'])}."
     if "," not in str(row["folds"]):
-        return f"{text} It rests on one fold, which tells nothing of new trainings."
+        return f"{text} It rests on one fold, which says nothing about new trainings."
     if row["verdict_retrained"] == row["verdict"] or math.isnan(row["p_retrained"]):
         return text
     folds = f"{row['low_retrained']:+{digits}} to {row['high_retrained']:+{digits}}"
     word = "better" if row["verdict"] == BETTER else "worse"
-    return f"{text} This holds for these trained models; that new trainings would be {word} is not shown ({folds})."
+    return f"{text} This holds for these trained models; it is not shown that new trainings would be {word} ({folds})."
 
 
 def _p(value: float) -> str:

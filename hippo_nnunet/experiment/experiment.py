@@ -36,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What was asked of an experiment; `experiment.yaml` holds exactly this.
+    """The request of an experiment: the content of `experiment.yaml`.
 
     Attributes:
         dataset: Full nnU-Net name: `Dataset004_Hippocampus`.
@@ -82,7 +82,7 @@ class Experiment:
         return preset(self.preset).plans
 
     def complete(self, configuration: str) -> bool:
-        """Tell whether all folds of a configuration are asked for, and more than one, which ensembling needs."""
+        """Tell whether all folds of a configuration are requested, and more than one, which ensembling needs."""
         return self.number_of_folds > 1 and len(self.folds[configuration]) == self.number_of_folds
 
     @property
@@ -166,7 +166,7 @@ class Experiment:
             raise ConfigError(f"{path} is missing: no experiment was started there") from None
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise ConfigError(f"{path} does not describe an experiment ({reason}); mend or delete it") from error
+            raise ConfigError(f"{path} does not describe an experiment ({reason}); correct or delete it") from error
         try:
             return cls(**data)
         except ConfigError as error:

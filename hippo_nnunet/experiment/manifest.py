@@ -1,4 +1,4 @@
-"""`manifest.json`: what a reader needs to trust, compare and repeat a result. It names no folder of the machine."""
+"""`manifest.json`: what is needed to compare and repeat a result. It names no folder of the machine."""
 
 from __future__ import annotations
 

@@ -67,11 +67,11 @@ def _concluded(row: dict[Any, Any]) -> str:
     folds = str(row["folds"]).split(",")
     where = f"{row['n']} cases of {len(folds)} folds" if len(folds) > 1 else f"{row['n']} cases of fold {folds[0]}"
     if pd.isna(row["p_retrained"]):
-        again = "as trained; what new trainings would show is not known"
+        again = "as trained; not known for new trainings"
     elif row["verdict_retrained"] == row["verdict"]:
-        again = "as trained, and so would new trainings be"
+        again = "as trained, and also expected of new trainings"
     else:
-        again = "as trained; that new trainings would be so too is not shown"
+        again = "as trained; not shown for new trainings"
     return f"{one} is {what} ({where}), {again}."
 
 

@@ -7,7 +7,7 @@ from bad_input import Bad, Damage, World, closed, folder, text
 RUN = "run {experiment} --dry-run"
 NEW = "run {out} --task {task} --dry-run"
 YAML = "{experiment}/experiment.yaml"
-NO_EXPERIMENT = ("experiment.yaml does not describe an experiment", "mend or delete it")
+NO_EXPERIMENT = ("experiment.yaml does not describe an experiment", "correct or delete it")
 LAUGHS = "a: &a [x, x]\n" + "".join(
     f"{name}: &{name} [*{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}]\n"
     for last, name in zip("abcdefghijk", "bcdefghijkl", strict=True)

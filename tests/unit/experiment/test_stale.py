@@ -53,7 +53,7 @@ def marked(folder: Path, *names: str) -> None:
         os.utime(path, (moment, moment))
 
 
-def test_results_that_somebody_changed_are_told_from_newer_ones(tmp_path: Path) -> None:
+def test_altered_results_are_told_from_newer_ones(tmp_path: Path) -> None:
     (tmp_path / "metrics").mkdir()
     (tmp_path / DONE).mkdir()
     table = tmp_path / "metrics" / "per_case.csv"
@@ -71,7 +71,7 @@ def test_results_that_somebody_changed_are_told_from_newer_ones(tmp_path: Path) 
     assert stale.read_manifest(tmp_path) is None
 
 
-def test_preparations_count_as_lost_where_a_file_is_missing(folders: NnunetFolders) -> None:
+def test_preparations_are_stale_where_a_file_is_missing(folders: NnunetFolders) -> None:
     folder = folders.preprocessed / ASKED.dataset
     raw = folders.raw / ASKED.dataset / "dataset.json"
     raw.parent.mkdir(parents=True)
@@ -103,7 +103,7 @@ def test_missing_inputs_that_have_a_source_are_restored(tmp_path: Path, folders:
     assert sorted(path.name for path in preprocessed.rglob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz"]
 
 
-def test_the_experiments_own_split_is_put_back_and_no_other_taken(tmp_path: Path, folders: NnunetFolders) -> None:
+def test_the_experiments_own_split_is_restored_and_no_other_accepted(tmp_path: Path, folders: NnunetFolders) -> None:
     used, folder = folders.preprocessed / ASKED.dataset / "splits_final.json", tmp_path / "exp"
     save_split(ASKED, folders, folder)
     used.unlink()
@@ -117,7 +117,7 @@ def test_the_experiments_own_split_is_put_back_and_no_other_taken(tmp_path: Path
         check_split(ASKED, folders, folder)
 
 
-def test_what_a_killed_process_has_preprocessed_counts_for_nothing(folders: NnunetFolders) -> None:
+def test_partly_preprocessed_cases_do_not_count(folders: NnunetFolders) -> None:
     plans = json.loads((folders.preprocessed / ASKED.dataset / "CompactPlans.json").read_text())
     assert partial.is_preprocessed(plans, "2d", {"a", "b"}, folders), "by nnU-Net's own command, without a signature"
     folder = partial.begin(plans, "2d", folders)
@@ -146,7 +146,7 @@ def test_a_request_that_is_cut_off_is_not_taken_for_a_shorter_one(tmp_path: Path
     end = content.index(b"plans:", content.index(b"dataset:"))
     for length in range(1, end):
         ExperimentPaths(tmp_path).request.write_bytes(content[:length])
-        with pytest.raises(ConfigError, match="mend or delete it"):
+        with pytest.raises(ConfigError, match="correct or delete it"):
             Experiment.load(ExperimentPaths(tmp_path).request)
 
 
