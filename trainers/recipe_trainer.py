@@ -31,7 +31,16 @@ from hippo_nnunet.training.one_cycle import CycleSchedule, one_cycle
 from hippo_nnunet.training.precision import autocast, exact_outputs, precision_name
 from hippo_nnunet.training.recipes import Recipe
 from hippo_nnunet.training.schedule import schedule_for
-from hippo_nnunet.training.step import EAGER, StepMode, build, fastest, make_deterministic, to_device, update
+from hippo_nnunet.training.step import (
+    EAGER,
+    StepMode,
+    build,
+    fastest,
+    make_deterministic,
+    to_device,
+    update,
+    zero_momentum,
+)
 
 
 class UNetTrainer(ResumableTrainer):
@@ -140,6 +149,8 @@ class UNetTrainer(ResumableTrainer):
             nesterov=True,
             fused=fused,
         )
+        if fused:
+            zero_momentum(optimizer)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     # -- data -----------------------------------------------------------------------------------------------------

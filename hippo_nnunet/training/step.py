@@ -119,6 +119,18 @@ def match_strides(optimizer: torch.optim.Optimizer) -> None:
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
+def zero_momentum(optimizer: torch.optim.SGD) -> None:
+    """Give SGD its momentum buffers, filled with zeros, before the first step, which is the same with them.
+
+    Fused SGD would allocate them in its first step without filling them, and if gradients in float16 overflow in that
+    step, which often happens, the gradient scaler makes it skip the step, and the next one reads whatever was in that
+    memory. Seen in torch 2.14.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 def fastest(
     network: torch.nn.Module,
     loss: Callable[[Any, Any], torch.Tensor],

@@ -22,6 +22,7 @@ from hippo_nnunet.training.step import (
     step_modes,
     to_device,
     update,
+    zero_momentum,
 )
 
 CPU = torch.device("cpu")
@@ -221,3 +222,29 @@ def test_a_batch_has_one_target_or_several(batch: tuple[torch.Tensor, torch.Tens
     data, target = batch
     assert to_device({"data": data, "target": target, "keys": ["a", "b"]}, CPU)[1] is target
     assert [t.shape for t in to_device({"data": data, "target": [target, target]}, CPU)[1]] == [target.shape] * 2
+
+
+def test_a_first_step_that_overflows_leaves_fused_sgd_as_it_was(
+    network: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    """What the gradient scaler does in float16 on a GPU, here with a scale that overflows float32."""
+    other = copy.deepcopy(network)
+    weights = []
+    for trained, fused in ((network, True), (other, False)):
+        optimizer = torch.optim.SGD(trained.parameters(), 0.01, momentum=0.99, nesterov=True, fused=fused)
+        if fused:
+            zero_momentum(optimizer)
+        before = [parameter.detach().clone() for parameter in trained.parameters()]
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-127)
+        # memory that is freed with large numbers in it is what an unfilled buffer gets
+        freed = [torch.full_like(parameter, 1e9) for parameter in trained.parameters() for _ in range(20)]
+        del freed
+        for number in range(4):
+            optimizer.zero_grad(set_to_none=True)
+            update(100 * nn.functional.cross_entropy(trained(batch[0]), batch[1]), trained, optimizer, scaler)
+            if number == 0:
+                assert all(torch.equal(b, p) for b, p in zip(before, trained.parameters(), strict=True))
+        assert scaler.get_scale() == 1
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in trained.parameters()]))
+    assert torch.allclose(*weights, atol=1e-5)
+    assert not torch.allclose(weights[0], torch.cat([b.flatten() for b in before]), atol=1e-3)
