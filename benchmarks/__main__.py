@@ -235,6 +235,33 @@ def experiment(
 
 
 @app.command()
+def contention(
+    dataset: Dataset,
+    trainer: Annotated[str, typer.Option("--trainer", "-tr", help="Our recipe, without length words.")] = (
+        "UNetTrainer_fast"
+    ),
+    configuration: Configuration = "2d",
+    plans: Annotated[str, typer.Option("--plans", "-p", help="Name of the plans.")] = "CompactPlans",
+    fold: Fold = "0",
+    repeats: Repeats = 2,
+    busy: Annotated[int, typer.Option("--busy", min=1, help="Number of busy processes.")] = 1,
+    settle: Annotated[float, typer.Option("--settle", min=0, help="Seconds of a turn that are not counted.")] = 4,
+    window: Annotated[float, typer.Option("--window", min=0, help="Seconds of a turn that are counted.")] = 5,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Compile the training step.")] = False,
+    root: Root = None,
+    output: Output = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Steps on the CPU alone and beside a busy process, with a fixed and an adaptive number of threads, in turns."""
+    from benchmarks.contention import ContentionJob, benchmark_contention
+
+    job = ContentionJob(
+        dataset, trainer, configuration, plans, _fold(fold), repeats, busy, settle, window, compiled=compiled
+    )
+    _show(lambda: [benchmark_contention(job, root)], output, overwrite)
+
+
+@app.command()
 def gpu(
     work: Annotated[Path, typer.Option("--work", help="Folder for nnU-Net's folders and the models; is kept.")],
     task: Annotated[Path | None, typer.Option("--task", help="Decathlon task to convert: its folder or .tar.")] = None,

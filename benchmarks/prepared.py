@@ -1,18 +1,22 @@
-"""Finds the preprocessed data that both sides train on."""
+"""The preprocessed data that both sides train on, and nnU-Net's folders while they do."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from hippo_nnunet.nnunet import preprocessed
-from hippo_nnunet.nnunet.paths import folders_for
+from hippo_nnunet.nnunet.paths import environment, folders_for
 
 
 def trainable(
     dataset: str, plans: str, configuration: str, fold: int | str, root: Path | None
 ) -> tuple[str, dict[str, Any]]:
-    """Return a dataset's full name and its plans, or say why nobody can train on it.
+    """Return a dataset's full name and its plans, if it is ready for training.
 
     Args:
         dataset: Id or name.
@@ -32,3 +36,11 @@ def trainable(
         cases = preprocessed.stored_cases(preprocessed.data_folder(content, configuration, folders))
         preprocessed.check_fold(name, fold, len(cases), folders)
     return name, content
+
+
+@contextmanager
+def scratch_environment(results: Path, root: Path | None, **variables: str) -> Iterator[None]:
+    """Set nnU-Net's variables: results go to a scratch folder, and no worker process competes with the steps."""
+    own = {"nnUNet_results": str(results), "nnUNet_n_proc_DA": "0", **variables}
+    with patch.dict(os.environ, {**environment(root, {**os.environ, **own}), **own}):
+        yield

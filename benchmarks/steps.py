@@ -7,18 +7,17 @@ import ctypes
 import os
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.document import Result
+from benchmarks.epochs_process import set_up
 from benchmarks.memory import MIB, PeakMemory
-from benchmarks.prepared import trainable
+from benchmarks.prepared import scratch_environment, trainable
 from benchmarks.ratios import turns
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.nnunet.api import resolve_device, trainer_class
-from hippo_nnunet.nnunet.paths import environment
 
 _SAMPLING_S = 0.005
 
@@ -65,9 +64,7 @@ def benchmark_steps(job: StepsJob, root: Path | None = None) -> Result:
         raise ConfigError(f"got the trainers {', '.join(job.trainers) or 'none'}: name at least two different ones")
     dataset, _ = trainable(job.dataset, job.plans, job.configuration, job.fold, root)
     device = resolve_device(job.device)
-    with tempfile.TemporaryDirectory(prefix="hippo-benchmark-") as scratch, _environment(Path(scratch), root):
-        from benchmarks.epochs_process import set_up
-
+    with tempfile.TemporaryDirectory(prefix="hippo-benchmark-") as scratch, scratch_environment(Path(scratch), root):
         where = set_up(device)
         for name in job.trainers:
             trainer_class(name)
@@ -168,20 +165,3 @@ def _give_back_freed_memory() -> None:
     """Hand freed memory back to the system, so that the next step has to take it again and its growth shows."""
     with contextlib.suppress(AttributeError, OSError):  # only glibc has this
         ctypes.CDLL(None).malloc_trim(0)
-
-
-@contextlib.contextmanager
-def _environment(results: Path, root: Path | None) -> Iterator[None]:
-    """Let nnU-Net write its results to a folder of ours, and start no worker, which would compete with the steps."""
-    own = {**os.environ, "nnUNet_results": str(results), "nnUNet_n_proc_DA": "0"}
-    changed = {**environment(root, own), "nnUNet_results": str(results), "nnUNet_n_proc_DA": "0"}
-    before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.contention import ALONE_ADAPTIVE, BUSY_ADAPTIVE
 from benchmarks.document import OURS, STOCK, Result
 from benchmarks.ratios import ratio
 from benchmarks.startup import OUR_HELP, OUR_LIST
@@ -240,6 +241,25 @@ def _experiment(result: Result, machine: Machine) -> Verdict | None:
     return Verdict(said, seconds <= 90 * 60 and not earlier, ", ".join(settings["variants"]))
 
 
+def _contention(side: str, most: float) -> Callable[..., Verdict | None]:
+    def judge(result: Result, machine: Machine) -> Verdict | None:
+        settings = result.settings
+        if result.benchmark != "contention" or settings["busy_processes"] != 1 or settings["compiled"]:
+            return None
+        found = {kind: result.relative(side, f"{kind}_seconds") for kind in ("training", "validation", "prediction")}
+        factors = {kind: relative.median for kind, relative in found.items() if relative is not None}
+        if len(factors) < len(found):
+            return None
+        said = ", ".join(f"{kind} {factor:.2f} times" for kind, factor in factors.items())
+        met = max(factors.values()) <= most and result.checks["same_batches"]
+        conditions = (
+            f"{settings['trainer']}, {settings['plans']} {settings['configuration']}, {_where(result, machine)}"
+        )
+        return Verdict(said, met, conditions)
+
+    return judge
+
+
 _TESTS = "40 cases, whole process"
 
 TARGETS: tuple[Target, ...] = (
@@ -261,6 +281,10 @@ TARGETS: tuple[Target, ...] = (
     Target("cosine head, the same, in the plain form's memory", "at most 0.2", _head("peak_mib", 0.2)),
     Target("`hippo-nnunet --help` and `list`", "under 0.5 s, no torch", _startup),
     Target("five-fold `laptop` run, 3 variants, 2d, 220 cases, two cores", "at most 90 min", _experiment),
+    Target("CPU beside one busy process, in the time alone", "at most 2", _contention(BUSY_ADAPTIVE, 2)),
+    Target(
+        "adaptive threads on an idle CPU, in a fixed number's time", "at most 1.03", _contention(ALONE_ADAPTIVE, 1.03)
+    ),
 )
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_dataset import PLANS, TEST_CASES, TinyDataset
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
+from benchmarks.contention import SIDES
 from benchmarks.document import OURS, STOCK, Result, read_document
 from hippo_nnunet.errors import ConfigError
 
@@ -82,6 +84,25 @@ def test_train_step_compares_trainers_on_the_same_batch(in_tiny: TinyDataset, tm
         assert len(result.sides[name]["seconds"]) == 2
     assert "AttentionUNetTrainer_fast_seed1" in shown
     assert not in_tiny.model(names[0]).exists(), "results belong into a scratch folder"
+
+
+def test_contention_measures_each_kind_of_work_on_each_side(in_tiny: TinyDataset, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    job = ("--dataset", in_tiny.number, "--plans", PLANS, "--repeats", 1, "--settle", 0, "--window", 0.1)
+    try:
+        _, result, shown = benchmark(tmp_path, "contention", *job)
+    finally:
+        torch.set_num_threads(before)
+    assert tuple(result.sides) == SIDES
+    for figures in result.sides.values():
+        assert set(figures) == {"training_seconds", "validation_seconds", "prediction_seconds"}
+        assert all(seconds > 0 for (seconds,) in figures.values())
+    assert result.checks["same_batches"] is True
+    assert result.checks["largest_loss_difference"] < 0.01
+    assert result.checks["largest_logit_difference"] < 0.01
+    assert set(result.checks["last_threads"][SIDES[0]].values()) == {result.checks["threads"]}
+    assert "beside a busy process, adaptive threads" in shown
+    assert not list((in_tiny.root / "nnUNet_results").rglob("UNetTrainer_fast_1000epochs*"))
 
 
 def test_a_target_that_is_there_is_refused_before_anything_is_measured(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.agreement import compare_labels, compare_probabilities
+from benchmarks.contention import mean_seconds
 from benchmarks.document import OURS, STOCK, Result, cpu_model, markdown, read_document, write_document
 from benchmarks.epochs_process import trainer_of_length
 from benchmarks.memory import PeakMemory
@@ -202,6 +203,19 @@ def test_a_section_shows_figures_units_and_what_was_not_measured(tmp_path: Path)
     assert "backend" not in text
     assert "- equal share: 0.99999" in text
     assert "- a note" in text
+
+
+def test_the_mean_of_a_window_counts_whole_units() -> None:
+    now = 0.0
+
+    def unit() -> None:
+        nonlocal now
+        now += 4.0
+
+    assert mean_seconds(unit, 5.0, lambda: now) == 4.0
+    assert now == 8.0
+    mean_seconds(unit, 0.0, lambda: now)
+    assert now == 12.0, "at least one"
 
 
 def test_the_processor_is_named(tmp_path: Path) -> None:

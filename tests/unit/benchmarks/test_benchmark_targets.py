@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.contention import ALONE_ADAPTIVE, ALONE_FIXED, BUSY_ADAPTIVE
 from benchmarks.document import OURS, STOCK, Result, write_document
 from benchmarks.head import head_result
 from benchmarks.startup import OUR_HELP, OUR_LIST, STOCK_HELP
@@ -60,6 +61,17 @@ def head(seconds: float, mib: float, batch: int = 366) -> Result:
 def startup(seconds: float, torch: bool = False) -> Result:
     figures = {STOCK_HELP: {"seconds": [5.0]}, OUR_HELP: {"seconds": [0.2]}, OUR_LIST: {"seconds": [seconds]}}
     return Result("startup", {}, figures, {f"{OUR_LIST} imports torch": torch})
+
+
+def contention(alone: float, busy: float, same: bool = True, **settings: Any) -> Result:
+    """Adaptive threads alone, and beside a busy process, in the time of a fixed number alone."""
+    kinds = ("training", "validation", "prediction")
+    times = {ALONE_FIXED: 1.0, ALONE_ADAPTIVE: alone, BUSY_ADAPTIVE: busy}
+    figures = {side: {f"{kind}_seconds": [seconds] for kind in kinds} for side, seconds in times.items()}
+    plain = {"trainer": "UNetTrainer_fast", "plans": "CompactPlans", "configuration": "2d", "device": "cpu"}
+    return Result(
+        "contention", {**plain, "busy_processes": 1, "compiled": False, **settings}, figures, {"same_batches": same}
+    )
 
 
 def experiment(minutes: float, variants: int = 3, cores: int = 2) -> Result:
@@ -118,6 +130,10 @@ def rows(result: Result, machine: dict[str, Any]) -> dict[int, bool]:
         (experiment(91), LAPTOP, {17: False}),
         (experiment(60, variants=2), LAPTOP, {}),
         (experiment(60, cores=16), LAPTOP, {}),
+        (contention(1.02, 1.7), LAPTOP, {18: True, 19: True}),
+        (contention(1.04, 2.1), LAPTOP, {18: False, 19: False}),
+        (contention(1.02, 1.7, same=False), LAPTOP, {18: False, 19: False}),
+        (contention(1.02, 1.7, busy_processes=2), LAPTOP, {}),
     ],
 )
 def test_a_result_speaks_for_its_row_alone(result: Result, machine: dict[str, Any], expected: dict[int, bool]) -> None:
