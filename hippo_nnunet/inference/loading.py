@@ -15,6 +15,7 @@ from torch import nn
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.files import read_object
+from hippo_nnunet.models.container import naming_file
 from hippo_nnunet.models.model_file import FOLDER_REMEDY, ModelFile, open_model
 from hippo_nnunet.models.plans_check import check_classes, check_plans
 from hippo_nnunet.nnunet.network import ATTENTION, CLIP_GUIDED, baseline_class, build_network
@@ -72,21 +73,17 @@ def load_model_file(model: ModelFile, folds: Sequence[int | str]) -> dict[str, A
         DependencyError: The CLIP encoder is not installed.
     """
     parameters = [model.weights(fold) for fold in folds]
-    try:
-        check_classes(model.plans, model.configuration)
-        frame = _Frame(model.trainer, model.plans, model.configuration, model.dataset_json, installed_only=True)
-        if max(model.mirroring_axes or (0,)) >= len(frame.configuration_manager.patch_size):
-            raise DataError(f"mirroring_axes {model.mirroring_axes} do not fit the patch")
-        for fold, weights in zip(folds, parameters, strict=True):
-            _check_fit(frame, fold, weights)
-    except DataError as error:
-        raise DataError(f"{model.path}: {error}; do not use this file, ask for it again") from error
-    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"{model.path}: no network can be built from it ({type(error).__name__}: {reason}); do not use this file, "
-            "ask for it again"
-        ) from error
+    with naming_file(model.path):
+        try:
+            check_classes(model.plans, model.configuration)
+            frame = _Frame(model.trainer, model.plans, model.configuration, model.dataset_json, installed_only=True)
+            if max(model.mirroring_axes or (0,)) >= len(frame.configuration_manager.patch_size):
+                raise DataError(f"mirroring_axes {model.mirroring_axes} do not fit the patch")
+            for fold, weights in zip(folds, parameters, strict=True):
+                _check_fit(frame, fold, weights)
+        except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"no network can be built from it ({type(error).__name__}: {reason})") from error
     return _assembled(frame, parameters, model.mirroring_axes)
 
 

@@ -11,7 +11,8 @@ import re
 import struct
 import unicodedata
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -41,7 +42,7 @@ _CHUNK = 2**20
 _UNSAFE_NAME = re.compile(r"(^|[/\\])\.\.?([/\\]|$)|^[/\\]|^[A-Za-z]:|\\|//|[\x00-\x1f\x7f]")
 _REGULAR = 0o100000
 _READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, struct.error, zipfile.BadZipFile)
-_REMEDY = "do not use this file, ask for it again"
+REMEDY = "do not use this file, ask for it again"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Container:
             DataError: The member does not exist, or the file has changed since it was opened.
         """
         if name not in self.members:
-            raise DataError(f"{self.path}: has no member {name}; {_REMEDY}")
+            raise DataError(f"{self.path}: has no member {name}; {REMEDY}")
         size, expected = self.members[name]
         try:
             with zipfile.ZipFile(self.path) as source, source.open(name) as stream:
@@ -77,6 +78,17 @@ class Container:
     def read_json(self, name: str) -> dict[str, Any]:
         """Return a member's JSON object; errors as in `read`."""
         return _json(self.path, name, self.read(name))
+
+
+@contextmanager
+def naming_file(path: Path, part: str = "") -> Iterator[None]:
+    """Add the model file, a part of it, and the remedy to each DataError of the block that does not name the file."""
+    try:
+        yield
+    except DataError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise DataError(f"{path}: {part}{error}; {REMEDY}") from error
 
 
 def open_container(path: Path) -> Container:
@@ -112,7 +124,7 @@ def open_container(path: Path) -> Container:
                     raise _refused(path, name, f"has SHA-256 {found[:12]}..., the manifest says {expected[:12]}...")
     except _READ_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: not a readable model file ({reason}); {_REMEDY}") from error
+        raise DataError(f"{path}: not a readable model file ({reason}); {REMEDY}") from error
     return Container(path, members)
 
 
@@ -161,13 +173,13 @@ def as_json(content: Any) -> bytes:
 
 
 def _refused(path: Path, name: str, problem: str) -> DataError:
-    return DataError(f"{path}: member {name[:100]!r} {problem}; {_REMEDY}")
+    return DataError(f"{path}: member {name[:100]!r} {problem}; {REMEDY}")
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo], archive_size: int) -> None:
     """Refuse unsafe or unneeded members regardless of the manifest."""
     if len(entries) > MOST_MEMBERS:
-        raise DataError(f"{path}: holds {len(entries)} members, a model has at most {MOST_MEMBERS}; {_REMEDY}")
+        raise DataError(f"{path}: holds {len(entries)} members, a model has at most {MOST_MEMBERS}; {REMEDY}")
     seen: set[str] = set()
     for entry in entries:
         problem = _entry_problem(entry)
@@ -179,7 +191,7 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo], archive_size: int
         seen.add(key)
     total = sum(entry.compress_size for entry in entries)
     if total > archive_size:
-        raise DataError(f"{path}: {archive_size} bytes that unpack to {total}: its members overlap; {_REMEDY}")
+        raise DataError(f"{path}: {archive_size} bytes that unpack to {total}: its members overlap; {REMEDY}")
 
 
 def _entry_problem(entry: zipfile.ZipInfo) -> str | None:

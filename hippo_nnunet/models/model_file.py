@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hippo_nnunet.data.layout import ENDINGS
 from hippo_nnunet.errors import DataError, HippoError
-from hippo_nnunet.models.container import Container, open_container
+from hippo_nnunet.models.container import Container, naming_file, open_container
 from hippo_nnunet.models.plans_check import check_plans
 from hippo_nnunet.training.recipes import CLIP_BASE, is_ours, parse
 
@@ -78,12 +78,8 @@ class ModelFile:
         from hippo_nnunet.models.tensors import unpack
 
         name = weights_member(fold)
-        try:
+        with naming_file(self.path, f"{name}: "):
             return unpack(self.container.read(name))
-        except DataError as error:
-            if str(error).startswith(str(self.path)):
-                raise
-            raise DataError(f"{self.path}: {name}: {error}; do not use this file, ask for it again") from error
 
 
 def weights_member(fold: int | str) -> str:
@@ -100,14 +96,12 @@ def open_model(path: Path) -> ModelFile:
     container = open_container(path)
     description, plans = container.read_json(MODEL), container.read_json(PLANS)
     dataset_json = shared_of_dataset(container.read_json(DATASET))
-    try:
+    with naming_file(path):
         check_description(description, plans, dataset_json)
-    except DataError as error:
-        raise DataError(f"{path}: {error}; do not use this file, ask for it again") from error
-    folds = tuple(description["folds"])
-    for fold in folds:
-        if weights_member(fold) not in container.members:
-            raise DataError(f"{path}: has no weights of fold {fold}; do not use this file, ask for it again")
+        folds = tuple(description["folds"])
+        for fold in folds:
+            if weights_member(fold) not in container.members:
+                raise DataError(f"has no weights of fold {fold}")
     axes = description["mirroring_axes"]
     return ModelFile(
         container,

@@ -12,6 +12,7 @@ import numpy as np
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.inference.members import Member, load_member
+from hippo_nnunet.models.container import naming_file
 from hippo_nnunet.models.model_file import ModelFile, open_model
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.sharing.example import EXPECTED, LABELS, check_input, input_member, run_example, unpack_output
@@ -89,20 +90,13 @@ def verify_model(path: Path, device: str = "cpu") -> Verification:
     where = resolve_device(device)
     member = Member(path, model.folds, "", model.dataset_json, model.plans)
     predictor = load_member(member, torch.device(where), use_mirroring=True, backend="torch")
-    try:
-        with _example_files(model, member.channels) as (images, labels):
-            expected = unpack_output(labels, model.container.read_json(EXPECTED))
-            for image in images:
-                check_input(image)
-            found = run_example(predictor, images, expected.voxels)
-            if found.labels.shape != expected.labels.shape or found.probabilities.shape != expected.probabilities.shape:
-                raise DataError(
-                    f"the example has shape {found.labels.shape}, its expected labels {expected.labels.shape}"
-                )
-    except DataError as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise DataError(f"{path}: {error}; do not use this file, ask for it again") from error
+    with naming_file(path), _example_files(model, member.channels) as (images, labels):
+        expected = unpack_output(labels, model.container.read_json(EXPECTED))
+        for image in images:
+            check_input(image)
+        found = run_example(predictor, images, expected.voxels)
+        if found.labels.shape != expected.labels.shape or found.probabilities.shape != expected.probabilities.shape:
+            raise DataError(f"the example has shape {found.labels.shape}, its expected labels {expected.labels.shape}")
     return Verification(
         model,
         where,
