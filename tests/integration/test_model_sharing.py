@@ -118,7 +118,7 @@ def test_verified_without_nnunets_folders_and_without_network(shared: Path, tmp_
     assert "Traceback" not in done.stderr
 
 
-def test_a_model_that_predicts_otherwise_is_told(shared: Path, tmp_path: Path) -> None:
+def test_a_model_with_other_output_is_refused(shared: Path, tmp_path: Path) -> None:
     """Its manifest is right; its weights are not those that made the expected output."""
     content = unpacked(shared)
     for fold in (0, 1):
@@ -129,7 +129,7 @@ def test_a_model_that_predicts_otherwise_is_told(shared: Path, tmp_path: Path) -
     path = write(tmp_path / "other.hippo", content)
     found = verify_model(path)
     assert found.difference > 1e-3
-    with pytest.raises(DataError, match="predicts its example otherwise"):
+    with pytest.raises(DataError, match="does not reproduce the expected output"):
         found.check()
     result = CliRunner().invoke(app, ["verify", str(path)])
     assert isinstance(result.exception, DataError)

@@ -180,7 +180,7 @@ ROWS = (
     Bad(
         "convert what is in nnU-Net's form",
         "data convert {raw} --root {base}/new",
-        ("is in nnU-Net's form already", "copy the folder"),
+        ("is already in nnU-Net's form", "copy the folder"),
     ),
     Bad("dataset id out of range", CONVERT + " --dataset-id 1000", ("dataset id 1000", "1 to 999", "--dataset-id")),
     Bad(
