@@ -11,7 +11,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import pandas as pd
+from hippo_nnunet.evaluation.pairing import ENSEMBLE
+from hippo_nnunet.evaluation.per_case import read_per_case
+from hippo_nnunet.experiment.paths import ExperimentPaths
 
 
 def main() -> None:
@@ -20,8 +22,8 @@ def main() -> None:
     parser.add_argument("experiment", type=Path)
     parser.add_argument("--configuration", default="2d")
     options = parser.parse_args()
-    rows = pd.read_csv(options.experiment / "metrics" / "per_case.csv")
-    rows = rows[(rows["configuration"] == options.configuration) & (rows["variant"] != "ensemble")]
+    rows = read_per_case(ExperimentPaths(options.experiment).per_case)
+    rows = rows[(rows["configuration"] == options.configuration) & (rows["variant"] != ENSEMBLE)]
     if rows.empty:
         sys.exit(f"{options.experiment}: no cases of configuration {options.configuration}")
     table = rows.pivot(index="case", columns=["variant", "label"], values="dice")

@@ -6,18 +6,20 @@ python scripts/results_table.py results/task04-laptop
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from pathlib import Path
+
+from hippo_nnunet.experiment.paths import ExperimentPaths
+from hippo_nnunet.files import read_object
 
 HEADER = ("variant", "configuration", "folds", "cases", "Dice ant. / post. / mean", "NSD 1 mm", "HD95", "min per fold")
 
 
 def results_table(experiment: Path) -> str:
     """Return a Markdown table of `metrics/summary.json` and `manifest.json`; figures are means over cases."""
-    summary = json.loads((experiment / "metrics" / "summary.json").read_text())
-    manifest = json.loads((experiment / "manifest.json").read_text())
+    paths = ExperimentPaths(experiment)
+    summary, manifest = read_object(paths.summary), read_object(paths.manifest)
     rows = [HEADER, ("---",) * len(HEADER)]
     for variant, configurations in summary.items():
         for configuration, entry in configurations.items():

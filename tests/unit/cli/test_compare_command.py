@@ -19,6 +19,7 @@ from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.metrics import case_metrics
 from hippo_nnunet.evaluation.notebook_dice import notebook_dice
+from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.tables import COLUMNS
 
 LABELS = {"Anterior": 1, "Posterior": 2}
@@ -141,7 +142,8 @@ def test_what_is_missing_is_told(made: Path, tmp_path: Path) -> None:
     assert "experiment.yaml is missing: no times" in alone.notes[-1].text
     (tmp_path / "experiment.yaml").write_text((made / "experiment.yaml").read_text())
     comparison = compare_experiment(tmp_path, FAST)
-    assert "No training time is recorded for UNet 2d." in map(str, comparison.notes)
+    assert Note(NoteKind.TRAINING_TIME, "No training time is recorded for UNet 2d.") in comparison.notes
+    assert any(note.kind is NoteKind.NOTEBOOK_SCORE for note in comparison.notes)
     assert any("No score of the notebooks' protocol" in note.text for note in comparison.notes)
     pd.testing.assert_frame_equal(comparison.pairs, alone.pairs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,12 +15,16 @@ import typer
 from report_experiment import NO_VIEWER, VARIANTS, log_folder, write_experiment
 from typer.testing import CliRunner
 
+from hippo_nnunet.analysis.compare import compare_experiment
 from hippo_nnunet.cli.report import report
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.comparison import Options
+from hippo_nnunet.evaluation.notes import Note, NoteKind
+from hippo_nnunet.pages.report import content as report_content
 from hippo_nnunet.pages.report import page as report_page
 from hippo_nnunet.pages.report.content import Content, gather
 from hippo_nnunet.pages.report.page import render, write_report
+from hippo_nnunet.pages.report.words import comparison_notes
 
 FAST = Options(n_resamples=99)
 SECTIONS = ("verdict", "table", "differences", "cases", "notebook", "curves", "volumes", "slices", "recipe", "limits")
@@ -135,6 +140,19 @@ def test_a_missing_part_is_named_in_its_section(folder: Path, lost: str, section
     assert words in reader.text
     assert set(SECTIONS) <= set(reader.sections)
     assert str(folder.parent) not in page, "a report can be published: it names no folder of the machine"
+
+
+def test_notes_are_placed_by_their_kind_whatever_they_say(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = (
+        Note(NoteKind.NOTEBOOK_SCORE, "The first."),
+        Note(NoteKind.ONE_SEED, "The second."),
+        Note(NoteKind.LEFT_OUT, "No score of the notebooks' protocol: a folder of that name was left out."),
+    )
+    found = compare_experiment(folder, FAST)
+    monkeypatch.setattr(report_content, "compare_experiment", lambda *_, **__: replace(found, notes=notes))
+    content = gather(folder, options=FAST)
+    assert content.missing["notebook"] == ["The first."]
+    assert comparison_notes(content) == [notes[2].text], "the conclusions speak of seeds already"
 
 
 def test_one_training_without_a_log_is_named(folder: Path) -> None:

@@ -1,0 +1,45 @@
+"""The layout of an experiment's folder: experiments that exist must still open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hippo_nnunet.evaluation.per_case import read_per_case
+from hippo_nnunet.evaluation.selection import EnsembleChoice
+from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.paths import RELATIVE, ExperimentPaths
+
+RESULTS = Path(__file__).parents[3] / "results"
+
+
+def test_a_committed_experiment_opens() -> None:
+    paths = ExperimentPaths(RESULTS / "task04-laptop")
+    experiment = Experiment.load(paths.request)
+    assert set(read_per_case(paths.per_case)["variant"]) == {*experiment.variants, "ensemble"}
+    assert set(EnsembleChoice.from_json(paths.choice).members) <= {
+        experiment.model(variant, "2d") for variant in experiment.variants
+    }
+    others = (paths.manifest, paths.summary, paths.comparison, paths.notebook_dice, paths.prediction_times)
+    for path in (*others, paths.volumes, paths.submission(experiment.task)):
+        assert path.is_file(), path
+
+
+def test_relative_paths_begin_in_the_folder(tmp_path: Path) -> None:
+    paths = ExperimentPaths(tmp_path)
+    assert RELATIVE.per_case.as_posix() == "metrics/per_case.csv"
+    assert tmp_path / RELATIVE.report == paths.report
+    assert tmp_path / RELATIVE.split == paths.split
+
+
+def test_a_root_wins_over_the_variables_and_these_over_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+    paths = ExperimentPaths(tmp_path / "experiment")
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "own"))
+    assert paths.nnunet(None).raw == tmp_path / "own"
+    assert paths.nnunet(None).results == tmp_path / "experiment" / "nnunet" / "nnUNet_results"
+    assert paths.nnunet(tmp_path / "root").raw == tmp_path / "root" / "nnUNet_raw"
