@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the files that hold slow tests, so that parallel workers end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def task04() -> Path:
     """Folder of the real Task04_Hippocampus in MSD layout; skips where HIPPO_TASK04 does not name one."""
