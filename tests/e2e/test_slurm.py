@@ -27,6 +27,7 @@ from slurm_node import Slurm, SlurmUnavailableError, one_node, processes_of
 
 from hippo_nnunet.data.synth import make_phantom
 from hippo_nnunet.workflow import launch
+from hippo_nnunet.workflow.preparation import PROFILES
 
 pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install snakemake-executor-plugin-slurm")
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
@@ -34,7 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 log = logging.getLogger(__name__)
 
 DATASET = "Dataset004_Phantom"
-RULES = re.findall(r"^rule (\w+):", (launch.HERE / "Snakefile").read_text(), flags=re.MULTILINE)
+RULES = re.findall(r"^rule (\w+):", launch.SNAKEFILE.read_text(), flags=re.MULTILINE)
 OF_TEST_IMAGES = {"predict", "submission"}
 PATIENCE_S = 5400.0
 """Seconds that a run may take on a machine that is busy with something else; a few minutes on one that is not."""
@@ -81,7 +82,7 @@ class Outcome:
 
 def profile(folder: Path, name: str, changes: dict[str, Any]) -> Path:
     """Write a copy of one of the package's profiles with other numbers, as a user would."""
-    packaged = yaml.safe_load((launch.HERE / "profiles" / name / "config.yaml").read_text())
+    packaged = yaml.safe_load((PROFILES / name / "config.yaml").read_text())
     copy = folder / f"profile-{name}"
     copy.mkdir()
     (copy / "config.yaml").write_text(yaml.safe_dump({**packaged, **changes, "set-threads": dict.fromkeys(RULES, 1)}))
@@ -152,7 +153,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     prepare(cluster, splits)
     asked = ["--task", task, "--variants", "UNet", "--epochs", 2, "--iterations", 10, "--device", "cpu", "--jobs", 2]
     quick = {"slurm-init-seconds-before-status-checks": 2, "slurm-status-command": "squeue", "latency-wait": 20}
-    resources = yaml.safe_load((launch.HERE / "profiles" / "slurm" / "config.yaml").read_text())["set-resources"]
+    resources = yaml.safe_load((PROFILES / "slurm" / "config.yaml").read_text())["set-resources"]
     resources["train"]["gres"] = "shard:1"
     resources["evaluate"]["gpu"] = 1
     on_slurm = profile(folder, "slurm", {**quick, "set-resources": resources})
