@@ -50,7 +50,7 @@ def training(tiny: TinyDataset, fold: int = 0, **environ: str) -> subprocess.Pop
 
 
 def wait_for_epoch(folder: Path, of: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not any("Current learning rate" in log.read_text() for log in folder.glob("training_log_*.txt")):
         assert of.poll() is None, of.stderr.read() if of.stderr else ""
         assert time.monotonic() < end
