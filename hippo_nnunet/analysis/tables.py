@@ -11,10 +11,10 @@ from rich.table import Table
 
 from hippo_nnunet.analysis.volumes import VolumeChecks
 from hippo_nnunet.evaluation.comparison import Comparison
+from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.evaluation.wording import sentence
 
-METRICS = {"dice": "Dice", "nsd_1mm": "NSD 1 mm", "hd95_mm": "HD95, mm", "assd_mm": "ASSD, mm"}
 NONE = "–"
 _EXTRA = {
     "fold_sd": "SD of folds",
@@ -98,7 +98,7 @@ def results_table(comparison: Comparison, mm_form: str = ".2f") -> ShownTable:
         below = position - starts[-1]
         repeats = f" ({row['repeats']} seeds)" if row["repeats"] > 1 else ""
         named = (f"{one_model(row)}{repeats}", f"{_folds(row['folds'])}, {counted(row['cases'], 'case')}")
-        forms = {name: digits(name, mm_form) for name in METRICS}
+        forms = {name: digits(name, mm_form) for name in QUALITY}
         figures = [f"{number(row[name], form)} ({number(row[f'{name}_sd'], form)})" for name, form in forms.items()]
         further = {**row, "trained_seconds": row.get("trained_seconds", float("nan")) / 60}
         further_forms = [".1f" if key.endswith("seconds") else digits(key, mm_form) for key in shown]
@@ -113,7 +113,7 @@ def results_table(comparison: Comparison, mm_form: str = ".2f") -> ShownTable:
     return ShownTable(
         "results",
         "Out of fold: mean over cases, in brackets the standard deviation between cases.",
-        ("model", "label", *METRICS.values(), *shown.values()),
+        ("model", "label", *(quality.heading for quality in QUALITY.values()), *shown.values()),
         2,
         rows,
         frozenset(starts),
@@ -157,7 +157,7 @@ def comparison_table(comparison: Comparison, mm_form: str = ".2f") -> ShownTable
     headings = ("cases", "difference", f"{percent} interval", "p, Holm", "rank-biserial", "dz", "detectable")
     return ShownTable(
         "comparison",
-        f"Paired differences in {METRICS[str(pairs['metric'].iloc[0])]}; a positive one speaks for the first model; "
+        f"Paired differences in {QUALITY[str(pairs['metric'].iloc[0])].heading}; positive: the first model is better; "
         f"equivalent within ±{pairs['rope'].iloc[0]:g}.",
         ("model", "against", "label", *headings, "as trained", "if trained again"),
         3,

@@ -10,9 +10,10 @@ import pandas as pd
 
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.evaluation.fold_means import SHARED_DATA, corrected_test, verdict_retrained
+from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import Model, models_of, pairs_of
-from hippo_nnunet.evaluation.side_by_side import MEAN, QUALITY, model_table, rank_table, scores_of
+from hippo_nnunet.evaluation.side_by_side import MEAN, model_table, rank_table, scores_of
 from hippo_nnunet.evaluation.statistics import (
     ALPHA,
     MIN_CASES,
@@ -119,7 +120,7 @@ def compare(
             )
             continue
         notes += _restriction(pair.one, one, pair.other, other)
-        difference = QUALITY[options.metric] * (one - other).loc[one.index.intersection(other.index)]
+        difference = QUALITY[options.metric].sign * (one - other).loc[one.index.intersection(other.index)]
         named = _names(pair.kind, pair.one, pair.other)
         rows += _pair_rows(named, difference, options, number_of_folds, notes)
     if published:

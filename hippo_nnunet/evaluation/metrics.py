@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import surface_distance
@@ -14,6 +15,28 @@ Label = int | tuple[int, ...]
 
 METRICS = ("dice", "nsd_1mm", "hd95_mm", "assd_mm", "volume_ref_mm3", "volume_mm3")
 """The metric columns, in the order of `metrics/per_case.csv`."""
+
+
+class Quality(NamedTuple):
+    """A metric that models are compared by.
+
+    Attributes:
+        heading: Name with its unit, above a column or along an axis.
+        after_number: Unit and name, behind a number.
+        sign: 1 where more is better, -1 where less is.
+    """
+
+    heading: str
+    after_number: str
+    sign: int
+
+
+QUALITY = {
+    "dice": Quality("Dice", "Dice", 1),
+    "nsd_1mm": Quality("NSD 1 mm", "NSD at 1 mm", 1),
+    "hd95_mm": Quality("HD95, mm", "mm HD95", -1),
+    "assd_mm": Quality("ASSD, mm", "mm ASSD", -1),
+}
 
 NSD_TOLERANCE_MM = 1.0
 

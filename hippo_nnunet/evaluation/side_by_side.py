@@ -9,11 +9,9 @@ import pandas as pd
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.fold_means import rank_shares
-from hippo_nnunet.evaluation.metrics import METRICS
+from hippo_nnunet.evaluation.metrics import METRICS, QUALITY
 from hippo_nnunet.evaluation.pairing import ENSEMBLE, Model, recipe_of
 
-QUALITY = {"dice": 1, "nsd_1mm": 1, "hd95_mm": -1, "assd_mm": -1}
-"""Metrics that can be compared, and whether more is better (1) or less (-1)."""
 MEAN = "mean"
 """Scope of a figure over all labels; the other scopes are the labels' names."""
 
@@ -111,7 +109,7 @@ def rank_table(scores: Scores, metric: str, n_resamples: int, seed: int) -> pd.D
         chosen = {model: scores[model] for model in models}
         folds = common_folds(chosen)
         columns = [_on_folds(frame, folds).mean(axis=1) for frame in chosen.values()]
-        values = QUALITY[metric] * pd.concat(columns, axis=1, keys=range(len(models))).dropna()
+        values = QUALITY[metric].sign * pd.concat(columns, axis=1, keys=range(len(models))).dropna()
         if len(models) < 2 or values.empty:
             continue
         shares = rank_shares(values, values.index.get_level_values("fold").to_numpy(), n_resamples, seed)

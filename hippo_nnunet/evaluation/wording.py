@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.evaluation.statistics import BETTER, CANNOT_TELL, EQUIVALENT, POWER
-
-METRIC_NAMES = {"dice": "Dice", "nsd_1mm": "NSD at 1 mm", "hd95_mm": "mm HD95", "assd_mm": "mm ASSD"}
 
 
 def sentence(row: Mapping[Any, Any]) -> str:
@@ -22,7 +21,7 @@ def sentence(row: Mapping[Any, Any]) -> str:
         One or two sentences. Differences are given so that a positive one speaks for the first model.
     """
     digits = ".4f" if row["metric"] in ("dice", "nsd_1mm") else ".2f"
-    metric = METRIC_NAMES.get(row["metric"], row["metric"])
+    metric = QUALITY[row["metric"]].after_number
     label = "" if row["scope"] == MEAN else f", {row['scope']}"
     names = f"{row['variant']} {row['configuration']} against {row['against']} {row['against_configuration']}".rstrip()
     difference = f"{row['difference']:+{digits}} {metric}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
+from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
@@ -23,8 +24,6 @@ from hippo_nnunet.workflow import launch
 from hippo_nnunet.workflow.estimate import Remaining, missing_trainings, remaining_trainings, wall_clock_seconds
 
 log = logging.getLogger(__name__)
-
-METRICS = {"dice": "Dice", "nsd_1mm": "NSD 1 mm", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
 
 
 def perform(
@@ -95,11 +94,12 @@ def _results_table(experiment: Experiment, folder: Path) -> Table:
     table = Table(title=f"{experiment.dataset}, {experiment.plans}, out of fold, mean over cases")
     for column in ("variant", "configuration"):
         table.add_column(column)
-    for column in ("folds", "cases", *METRICS.values(), *(f"Dice {label}" for label in labels)):
+    headings = [quality.heading for quality in QUALITY.values()]
+    for column in ("folds", "cases", *headings, *(f"Dice {label}" for label in labels)):
         table.add_column(column, justify="right")
     for variant, configurations in summary.items():
         for configuration, entry in configurations.items():
-            foreground = [_number(entry["foreground_mean"][metric]["mean"]) for metric in METRICS]
+            foreground = [_number(entry["foreground_mean"][metric]["mean"]) for metric in QUALITY]
             per_label = [_number(entry["labels"].get(label, {}).get("dice", {}).get("mean")) for label in labels]
             counts = (str(len(entry["folds"])), str(entry["cases"]))
             table.add_row(variant, configuration, *counts, *foreground, *per_label, end_section=variant == ENSEMBLE)

@@ -12,8 +12,8 @@ from matplotlib.figure import FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from hippo_nnunet.analysis.tables import METRICS, number
-from hippo_nnunet.evaluation.side_by_side import QUALITY
+from hippo_nnunet.analysis.tables import number
+from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.pages.figure import GREY, INK, LINE, PAPER, Figure, Panel, short
 from hippo_nnunet.pages.report.charts import chart_data
 from hippo_nnunet.pages.report.content import Content
@@ -82,8 +82,8 @@ def _draw_forest(figure: FigureBase, forest: Forest) -> None:
         tick.set_fontweight(weight)
     axes.tick_params(axis="y", length=0)
     axes.set(ylim=(place - 0.4, -0.7), xlim=(-forest.reach, forest.reach), xticks=forest.ticks)
-    direction = "" if QUALITY[forest.metric] > 0 else " (less is better; the sign is turned)"
-    axes.set_xlabel(f"difference in {METRICS[forest.metric]}{direction}; right of 0: the first model is better")
+    direction = "" if QUALITY[forest.metric].sign > 0 else " (less is better; the sign is turned)"
+    axes.set_xlabel(f"difference in {QUALITY[forest.metric].heading}{direction}; right of 0: the first model is better")
     axes.spines["left"].set_visible(False)
     shapes = {row.verdict: row.marker.matplotlib for rows in forest.groups.values() for row in rows}
     handles = [

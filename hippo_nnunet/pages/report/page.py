@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hippo_nnunet import __version__
-from hippo_nnunet.analysis.tables import METRICS, ShownTable, comparison_table, results_table, volumes_table
+from hippo_nnunet.analysis.tables import ShownTable, comparison_table, results_table, volumes_table
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.comparison import Options
+from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.experiment.paths import RELATIVE, ExperimentPaths
 from hippo_nnunet.files import staged
@@ -171,7 +172,7 @@ def _results(content: Content) -> dict[str, Any]:
         "controls": prepare_forest(pairs, {"control"}),
         "comparison": comparison_table(content.comparison),
         "comparison_notes": words.comparison_notes(content),
-        "metric": METRICS[content.comparison.options.metric],
+        "metric": QUALITY[content.comparison.options.metric].heading,
     }
 
 

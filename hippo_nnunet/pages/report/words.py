@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from hippo_nnunet.analysis.tables import METRICS, digits, interval, number, one_model, other_model
+from hippo_nnunet.analysis.tables import digits, interval, number, one_model, other_model
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.evaluation.fold_means import SHARED_DATA
+from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.notes import NoteKind
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.evaluation.side_by_side import MEAN
@@ -84,8 +85,8 @@ def _sensitivity(rows: list[dict[Any, Any]]) -> list[str]:
         least, most = f"{min(known):{form}}", f"{max(known):{form}}"
         span = least if least == most else f"{least} to {most}, from one comparison to another,"
         sentences.append(
-            f"True differences below {span} in {METRICS[rows[0]['metric']]}: this many cases show them less often than "
-            f"{POWER:.0%} of the time."
+            f"True differences below {span} in {QUALITY[rows[0]['metric']].heading}: with this many cases the power to "
+            f"detect them is below {POWER:.0%}."
         )
     if any(row["verdict"] == EQUIVALENT for row in rows):
         sentences.append(
