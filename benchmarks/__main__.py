@@ -25,7 +25,7 @@ app = typer.Typer(
 Device = Annotated[str, typer.Option("--device", help="auto (CUDA if there is a device), cpu, cuda, mps; for both.")]
 Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Turns of each side; an even number cancels a drift.")]
 Output = Annotated[Path | None, typer.Option("--output", help="JSON file that gets the figures and the machine.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
 Root = Annotated[
     Path | None,
     typer.Option("--root", help="nnU-Net's root folder, for those of its variables that are unset; only read."),

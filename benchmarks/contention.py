@@ -66,7 +66,7 @@ def benchmark_contention(job: ContentionJob, root: Path | None = None) -> Result
         root: nnU-Net's root folder, for those of its variables that are unset. Only the preprocessed folder is used.
 
     Raises:
-        ConfigError: A dataset, plans, configuration or trainer that is not there, or a trainer that is not ours.
+        ConfigError: A dataset, plans, configuration or trainer that does not exist, or a trainer that is not ours.
     """
     dataset, _ = trainable(job.dataset, job.plans, job.configuration, job.fold, root)
     name = trainer_of_length(job.trainer, 1000, 250)  # longer than the measurement

@@ -129,7 +129,7 @@ def write_document(path: Path, machine: dict[str, Any], results: Sequence[Result
     """Write results and the machine that they were measured on, atomically.
 
     Raises:
-        ConfigError: The file is there and may not be replaced, or cannot be written.
+        ConfigError: The file exists and may not be replaced, or cannot be written.
     """
     check_target(path, overwrite)
     content = {
@@ -145,7 +145,7 @@ def write_document(path: Path, machine: dict[str, Any], results: Sequence[Result
 
 
 def check_target(path: Path | None, overwrite: bool) -> None:
-    """Refuse, before anything is measured, a file that is there, or a folder that is not.
+    """Refuse, before anything is measured, a file that exists, or a missing folder.
 
     Raises:
         ConfigError: Names the file and the remedy.

@@ -66,8 +66,8 @@ def benchmark_epochs(job: EpochsJob, root: Path | None = None) -> Result:
         root: nnU-Net's root folder, for those of its variables that are unset. Nothing below it is written to.
 
     Raises:
-        ConfigError: A dataset, plans, configuration, fold, trainer or device that is not there, or a target to keep
-            results in that is.
+        ConfigError: A dataset, plans, configuration, fold, trainer or device that does not exist, or a folder
+            to keep results in that has some already.
         HippoError: A training failed; its last lines are in the log.
     """
     dataset, _ = trainable(job.dataset, job.plans, job.configuration, job.fold, root)

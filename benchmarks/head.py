@@ -86,7 +86,7 @@ def benchmark_head(
         CPU, of torch's allocator on a GPU); and `ratios` of `ours` to the other two, for `seconds` and `peak_mib`.
 
     Raises:
-        ConfigError: A device that is not there, or a size that no image has.
+        ConfigError: An unavailable device, or an impossible size.
     """
     if not 1 <= len(size) <= 3 or min(size) < 1:
         raise ConfigError(f"size {','.join(map(str, size))}: expected one to three numbers of at least 1")

@@ -60,8 +60,8 @@ def benchmark_predict(job: PredictJob) -> Result:
     """Predict the same images with both programs in turns.
 
     Raises:
-        ConfigError: A model, fold or checkpoint that is not there, or a model folder with another name than nnU-Net's.
-        DependencyError: The device is not there.
+        ConfigError: A missing model, fold or checkpoint, or a model folder not named as nnU-Net names it.
+        DependencyError: The device is not available.
         DataError: No images, or results that cannot be compared.
         HippoError: A program failed; its last lines are in the log.
     """

@@ -57,7 +57,7 @@ def benchmark_steps(job: StepsJob, root: Path | None = None) -> Result:
         root: nnU-Net's root folder, for those of its variables that are unset. Only the preprocessed folder is used.
 
     Raises:
-        ConfigError: Fewer than two trainers, or a dataset, plans, configuration, trainer or device that is not there.
+        ConfigError: Fewer than two trainers, or a dataset, plans, configuration, trainer or device that does not exist.
         DataError: Batches of different shapes.
     """
     if len(set(job.trainers)) < 2:
@@ -134,7 +134,7 @@ class _Stepper:
         return seconds
 
     def peak_mib(self) -> float:
-        """Return what a step needs above what is there before it, in MiB."""
+        """Return the peak memory of a step above the memory before it, in MiB."""
         import psutil
         import torch
 

@@ -67,7 +67,7 @@ def benchmark_time_to_dice(job: DiceJob, root: Path | None = None) -> Result:
         root: nnU-Net's root folder, for those of its variables that are unset. Nothing below it is written to.
 
     Returns:
-        The reference is nnU-Net's extrapolated time, where it was asked for. Without a schedule that reaches the
+        The reference is nnU-Net's extrapolated time, if requested. Without a schedule that reaches the
         target, our side has no figures.
 
     Raises:

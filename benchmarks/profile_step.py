@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Print where the time of a training step on the CPU goes, loading included, by torch's profiler.
 
-python scripts/profile_step.py --root nnunet --dataset Dataset004_Hippocampus --configuration 2d --trainer UNetTrainer
+python -m benchmarks.profile_step --root nnunet --dataset Dataset004_Hippocampus --trainer UNetTrainer
 
 `nnUNet_compile=t` in front compiles the step where that is faster, as a long training does by itself.
 """
@@ -14,11 +13,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.epochs_process import make_trainer, set_up
+from hippo_nnunet.nnunet.api import limit_processes
 from hippo_nnunet.nnunet.paths import environment
 
 
 def main() -> None:
-    """Set a training up, do a few steps, and profile the next one."""
+    """Set up a training in a scratch folder and profile its steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="nnU-Net's root folder; only read")
     parser.add_argument("--dataset", required=True)
@@ -33,11 +34,8 @@ def main() -> None:
 
 
 def profile_step(options: argparse.Namespace) -> None:
-    """Do what the module says."""
+    """Time a few steps, then profile one."""
     from torch.profiler import ProfilerActivity, profile
-
-    from benchmarks.epochs_process import make_trainer, set_up
-    from hippo_nnunet.nnunet.api import limit_processes
 
     limit_processes()
     options.fold, options.epochs, options.iterations = 0, 1, options.steps + 1
