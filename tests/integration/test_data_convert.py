@@ -175,7 +175,7 @@ def test_wrong_folders(tmp_path: Path, source: Path) -> None:
         with pytest.raises(DataError, match=folder.name):
             convert_msd(folder, tmp_path / "raw")
     target = convert_msd(source, tmp_path / "raw")
-    with pytest.raises(DataError, match="nnU-Net's form already"):
+    with pytest.raises(DataError, match="already in nnU-Net's form"):
         convert_msd(target, tmp_path / "other")
 
 
