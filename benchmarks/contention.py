@@ -26,7 +26,8 @@ ALONE_FIXED, ALONE_ADAPTIVE = "alone, fixed threads", "alone, adaptive threads"
 BUSY_FIXED, BUSY_ADAPTIVE = "beside a busy process, fixed threads", "beside a busy process, adaptive threads"
 SIDES = (ALONE_FIXED, ALONE_ADAPTIVE, BUSY_FIXED, BUSY_ADAPTIVE)
 """The first one is the reference."""
-COMPARED_STEPS = 3
+COMPARED_STEPS = 10
+"""Training steps whose losses are compared; the first ones are equal to the last bit."""
 
 
 @dataclass(frozen=True)
