@@ -1,16 +1,61 @@
-"""How the pages' templates are read."""
+"""How pages are rendered from their templates and written as a folder."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from hippo_nnunet.errors import DataError
+from hippo_nnunet.files import staged
 
-def page_environment(page: str) -> Environment:
-    """Return the environment of a page's own templates: all is escaped, and a missing name is an error."""
-    return Environment(
+
+def render_template(page: str, name: str, filters: dict[str, Callable[..., str]] | None = None, **values: Any) -> str:
+    """Render a page's template; everything is escaped, and an undefined name is an error.
+
+    Args:
+        page: Package below `hippo_nnunet.pages` whose `templates` are used.
+        name: File name of the template.
+        filters: Further filters by name.
+        values: What the template shows.
+    """
+    environment = Environment(
         loader=PackageLoader(f"hippo_nnunet.pages.{page}"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters.update(filters or {})
+    return environment.get_template(name).render(**values)
+
+
+def read_template(page: str, name: str) -> str:
+    """Read a style sheet or script of a page."""
+    return (files(f"hippo_nnunet.pages.{page}") / "templates" / name).read_text(encoding="utf-8")
+
+
+@contextmanager
+def page_folder(output: Path, content: Collection[str], overwrite: bool) -> Iterator[Path]:
+    """Yield a path that becomes the output folder if the block ends without an error; see `staged`.
+
+    Args:
+        output: The folder to create.
+        content: What an earlier output may hold. A folder with anything else is never replaced.
+        overwrite: Replace an earlier output.
+
+    Raises:
+        DataError: The output exists and is not to be replaced, or it cannot be written.
+    """
+    if overwrite and output.is_dir():
+        others = sorted({path.name for path in output.iterdir()} - set(content))
+        if others:
+            raise DataError(f"{output}: holds '{others[0]}', which this command does not write; choose another folder")
+    if overwrite and output.is_file():
+        raise DataError(f"{output}: is a file; choose a folder")
+    with staged(output, overwrite) as fresh:
+        yield fresh

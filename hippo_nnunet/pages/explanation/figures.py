@@ -15,20 +15,18 @@ from matplotlib.figure import FigureBase
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from nibabel.orientations import apply_orientation, io_orientation
 
 from hippo_nnunet.inference.explanation import Explanation
 from hippo_nnunet.pages.figure import COLOURS, Figure, Panel, label_colour, short
+from hippo_nnunet.pages.planes import ENDS, PLANES, Plane, Scene, foreground_area
 
-# Title, fixed axis, axis across and axis up, of an image whose axes point right, anterior and superior; their ends.
-_PLANES = (("sagittal", 0, 1, 2), ("coronal", 1, 0, 2), ("axial", 2, 0, 1))
-_ENDS = (("L", "R"), ("P", "A"), ("I", "S"))
 _CELL_INCHES = 1.75
 _FRAME_INCHES = 1.45
 FALSE_POSITIVE, FALSE_NEGATIVE, TO_BACKGROUND = "#e08a12", "#62c2e8", "#d62f2f"
-PREDICTION, REFERENCE = "-", (0, (2.2, 1.4))
+REFERENCE = (0, (2.2, 1.4))
+"""Dashes of the reference's outline."""
 _MOST_COLUMNS = 8
-_Painter = Callable[["_Scene", Axes, int], AxesImage | None]
+_Painter = Callable[["_Scene", Axes, Plane], AxesImage | None]
 
 
 @dataclass(frozen=True)
@@ -44,69 +42,21 @@ class _Column:
     paint: _Painter
 
 
-class _Scene:
-    """A case turned so that its axes point right, anterior and superior, and the slices that are shown of it.
-
-    They go through the most foreground, of prediction or reference, or through the most of what is in focus.
-    """
+class _Scene(Scene):
+    """A case in the slices with the most foreground, of prediction or reference, or with the most of a focus."""
 
     def __init__(self, explanation: Explanation, focus: npt.NDArray[np.bool_] | None = None) -> None:
+        image = explanation.image
+        super().__init__(image.array, image.itk_affine, image.spacing_mm)
         self.explanation = explanation
-        self._orientation = io_orientation(explanation.image.itk_affine)
-        self.image = self.turn(explanation.image.array).astype(float)
-        self.window = np.percentile(self.image, [0.5, 99.5])
-        self.spacing = [0.0, 0.0, 0.0]
-        for (axis, _), size in zip(self._orientation, explanation.image.spacing_mm, strict=True):
-            self.spacing[int(axis)] = float(size)
         self.prediction = self._masks(explanation.segmentation)
         self.reference = {} if explanation.reference is None else self._masks(explanation.reference)
         self.changed = {} if explanation.changed is None else self._masks(explanation.changed)
-        foreground = np.any([*self.prediction.values(), *self.reference.values()], axis=0)
+        foreground = np.logical_or.reduce([*self.prediction.values(), *self.reference.values()])
         if focus is not None and focus.any():
             foreground = self.turn(focus)
-        self.slices = [_largest(foreground, axis) for axis in range(3)]
-
-    def turn(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Turn (z, y, x) of the file to (right, anterior, superior)."""
-        return np.asarray(apply_orientation(array.T, self._orientation))
-
-    def cut(self, array: npt.NDArray[Any], plane: int) -> npt.NDArray[Any]:
-        """Return the slice of a turned array that is shown, rows from bottom to top."""
-        fixed = _PLANES[plane][1]
-        return np.take(array, self.slices[fixed], axis=fixed).T
-
-    def size_mm(self, plane: int) -> tuple[float, float]:
-        """Return width and height of a plane."""
-        _, _, across, up = _PLANES[plane]
-        return self.image.shape[across] * self.spacing[across], self.image.shape[up] * self.spacing[up]
-
-    def show(self, axes: Axes, cut: npt.NDArray[Any], plane: int, **options: Any) -> AxesImage:
-        """Draw a slice to scale."""
-        width, height = self.size_mm(plane)
-        return axes.imshow(cut, origin="lower", extent=(0, width, 0, height), interpolation="nearest", **options)
-
-    def background(self, axes: Axes, plane: int) -> None:
-        """Draw the image."""
-        low, high = self.window
-        self.show(axes, self.cut(self.image, plane), plane, cmap="gray", vmin=low, vmax=max(high, low + 1e-6))
-
-    def outline(
-        self,
-        axes: Axes,
-        masks: Mapping[str, npt.NDArray[np.bool_]],
-        plane: int,
-        style: Any = PREDICTION,
-        colour: str | None = None,
-    ) -> None:
-        """Draw the outlines of labels, each in its colour, or all in one."""
-        _, _, across, up = _PLANES[plane]
-        for index, mask in enumerate(masks.values()):
-            cut = np.pad(self.cut(mask, plane), 1)  # so that outlines close at the image's border
-            if cut.any():
-                x = (np.arange(cut.shape[1]) - 0.5) * self.spacing[across]
-                y = (np.arange(cut.shape[0]) - 0.5) * self.spacing[up]
-                shade = colour or label_colour(index)
-                axes.contour(x, y, cut.astype(float), [0.5], colors=shade, linewidths=1.2, linestyles=[style])
+        if foreground.any():
+            self.slices = [int(foreground_area(foreground, axis).argmax()) for axis in range(3)]
 
     def _masks(self, segmentation: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.bool_]]:
         names = self.explanation.labels
@@ -162,22 +112,21 @@ def _figure(
     text: str = "",
 ) -> Figure:
     columns = columns[:_MOST_COLUMNS]
-    heights = [float(np.clip(h / w, 0.5, 2.0)) for w, h in map(scene.size_mm, range(len(_PLANES)))]
+    heights = [float(np.clip(h / w, 0.5, 2.0)) for w, h in map(scene.size_mm, PLANES)]
 
     def draw(figure: FigureBase) -> None:
         grid = figure.subplots(3, len(columns), squeeze=False, height_ratios=heights)
         shown: AxesImage | None = None
-        for plane, row in enumerate(grid):
+        for plane, row in zip(PLANES, grid, strict=True):
             for column, axes in zip(columns, row, strict=True):
                 painted = column.paint(scene, axes, plane)
                 shown = painted or shown
-                axes.set(xticks=[], yticks=[], xlim=(0, scene.size_mm(plane)[0]), ylim=(0, scene.size_mm(plane)[1]))
+                axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_visible(False)
-                if plane == 0:
+                if plane is PLANES[0]:
                     axes.set_title(column.title, fontsize=8.5, fontweight="normal", loc="center", pad=5)
-            _, _, across, up = _PLANES[plane]
-            (left, right), (bottom, top) = _ENDS[across], _ENDS[up]
-            row[0].set_ylabel(f"{_PLANES[plane][0]}\n{bottom} to {top}", fontsize=8)
+            (left, right), (bottom, top) = ENDS[plane.across], ENDS[plane.up]
+            row[0].set_ylabel(f"{plane.name}\n{bottom} to {top}", fontsize=8)
             row[0].set_xlabel(f"{left} to {right}", fontsize=7.5, labelpad=2)
         if shown is not None and bar:
             own = [axes for row in grid for axes in row[1:]]
@@ -203,32 +152,33 @@ def _figure(
     return Figure(f"{case}_{kind}", title, alt, [Panel(f"{case}-{kind}", size, draw, alt)])
 
 
-def _paint_outlines(scene: _Scene, axes: Axes, plane: int, changed: bool = False) -> None:
-    scene.background(axes, plane)
+def _paint_outlines(scene: _Scene, axes: Axes, plane: Plane, changed: bool = False) -> None:
+    scene.show_image(axes, plane)
     scene.outline(axes, scene.changed if changed else scene.prediction, plane)
-    scene.outline(axes, scene.reference, plane, REFERENCE)
+    scene.outline(axes, scene.reference, plane, dashes=REFERENCE)
 
 
 def _paint_map(
-    turned: npt.NDArray[Any], options: Mapping[str, Any], scene: _Scene, axes: Axes, plane: int
+    turned: npt.NDArray[Any], options: Mapping[str, Any], scene: _Scene, axes: Axes, plane: Plane
 ) -> AxesImage:
     shown = scene.show(axes, scene.cut(turned, plane), plane, **options)
-    scene.outline(axes, scene.prediction, plane, colour="#ffffff")
+    scene.outline(axes, scene.prediction, plane, "#ffffff")
     return shown
 
 
-def _paint_errors(label: str, scene: _Scene, axes: Axes, plane: int) -> None:
-    scene.background(axes, plane)
+def _paint_errors(label: str, scene: _Scene, axes: Axes, plane: Plane) -> None:
+    scene.show_image(axes, plane)
     errors = scene.explanation.errors(label)
     assert errors is not None
     cut = scene.cut(scene.turn(errors), plane)
     _paint_where(scene, axes, plane, {FALSE_POSITIVE: cut == 1, FALSE_NEGATIVE: cut == 2})
-    scene.outline(axes, {label: scene.reference[label]}, plane, REFERENCE, "#ffffff")
+    own = {label: scene.reference[label]}
+    scene.outline(axes, own, plane, "#ffffff", dashes=REFERENCE)
 
 
-def _paint_difference(scene: _Scene, axes: Axes, plane: int) -> None:
+def _paint_difference(scene: _Scene, axes: Axes, plane: Plane) -> None:
     """Paint what changed: in the colour of the class that a voxel has after; background has one of its own."""
-    scene.background(axes, plane)
+    scene.show_image(axes, plane)
     turned = scene.turn(scene.explanation.segmentation != scene.explanation.changed)
     differs = scene.cut(turned, plane)
     after = {label_colour(index): scene.cut(mask, plane) for index, mask in enumerate(scene.changed.values())}
@@ -236,7 +186,7 @@ def _paint_difference(scene: _Scene, axes: Axes, plane: int) -> None:
     _paint_where(scene, axes, plane, {TO_BACKGROUND: none, **{shade: differs & cut for shade, cut in after.items()}})
 
 
-def _paint_where(scene: _Scene, axes: Axes, plane: int, masks: Mapping[str, npt.NDArray[np.bool_]]) -> None:
+def _paint_where(scene: _Scene, axes: Axes, plane: Plane, masks: Mapping[str, npt.NDArray[np.bool_]]) -> None:
     paint = np.zeros((*next(iter(masks.values())).shape, 4))
     for colour, mask in masks.items():
         paint[mask] = to_rgba(colour, 0.85)
@@ -250,7 +200,7 @@ def _legend(scene: _Scene, kind: str) -> list[Any]:
         lines = [Patch(color=FALSE_POSITIVE, label="false positive"), Patch(color=FALSE_NEGATIVE, label="missed")]
     elif len(names) <= len(COLOURS):
         lines = [Patch(color=label_colour(index), label=short(name)) for index, name in enumerate(names)]
-        lines.append(Line2D([], [], color="#555555", ls=PREDICTION, label="prediction"))
+        lines.append(Line2D([], [], color="#555555", label="prediction"))
     if kind == "prompt":
         lines.append(Patch(color=TO_BACKGROUND, label="to background"))
     if scene.reference:
@@ -286,9 +236,3 @@ def _level(index: int, levels: int) -> str:
 def _symmetric(maps: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
     limit = max((float(np.abs(m).max()) for m in maps.values()), default=1.0) or 1.0
     return {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-
-
-def _largest(foreground: npt.NDArray[np.bool_], axis: int) -> int:
-    """Return the slice with the most foreground, the middle one where there is none."""
-    area = foreground.sum(axis=tuple(other for other in range(3) if other != axis))
-    return int(area.argmax()) if area.any() else foreground.shape[axis] // 2

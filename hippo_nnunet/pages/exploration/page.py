@@ -18,12 +18,12 @@ from hippo_nnunet.data.exploration_case import AXES, TOTAL, LoadedCase, load_cas
 from hippo_nnunet.data.layout import Dataset
 from hippo_nnunet.data.outliers import MINIMUM_CASES, THRESHOLD, Screening, readable, screen, typical_case
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.files import staged
+from hippo_nnunet.files import write_text
 from hippo_nnunet.nnunet.example_case import PreprocessedCase, computed_case, planned_spacing, stored_case
 from hippo_nnunet.pages.exploration.figures import exploration_figures
-from hippo_nnunet.pages.exploration.slices import View, example_figure, make_view, outlier_figure
+from hippo_nnunet.pages.exploration.slices import View, example_figure, outlier_figure
 from hippo_nnunet.pages.figure import COLOURS, Figure, inline_svg, save_figure
-from hippo_nnunet.pages.templating import page_environment
+from hippo_nnunet.pages.templating import page_folder, render_template
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,7 @@ def write_exploration(source: Path, output: Path, overwrite: bool = False, show_
             files).
         DependencyError: an archive cannot be extracted safely.
     """
-    _refuse_other_folder(output, overwrite)
-    with staged(output, overwrite) as fresh, open_dataset(source) as dataset:
+    with page_folder(output, _CONTENT, overwrite) as fresh, open_dataset(source) as dataset:
         exploration = explore_dataset(dataset, show_progress)
         screening = screen(exploration)
         notes = _notes(exploration, dataset)
@@ -66,19 +65,9 @@ def write_exploration(source: Path, output: Path, overwrite: bool = False, show_
         _write_table(exploration, screening, fresh / "cases.csv")
         summary = _summary(exploration, screening, [*notes, *more_notes])
         text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
-        (fresh / "summary.json").write_text(text, encoding="utf-8")
-        page = _render(summary, exploration, screening, figures)
-        (fresh / "index.html").write_text(page, encoding="utf-8")
+        write_text(fresh / "summary.json", text)
+        write_text(fresh / "index.html", _render(summary, exploration, screening, figures))
     return output / "index.html"
-
-
-def _refuse_other_folder(output: Path, overwrite: bool) -> None:
-    if overwrite and output.is_dir():
-        others = sorted({path.name for path in output.iterdir()} - _CONTENT)
-        if others:
-            raise DataError(f"{output}: holds '{others[0]}', so it is no earlier exploration; choose another folder")
-    if overwrite and output.is_file():
-        raise DataError(f"{output}: is a file; choose a folder")
 
 
 def _notes(exploration: Exploration, dataset: Dataset) -> list[str]:
@@ -108,14 +97,10 @@ def _read(dataset: Dataset, case: str) -> LoadedCase:
     return loaded
 
 
-def _view(case: LoadedCase, exploration: Exploration) -> View:
-    return make_view(case.channels[0], case.label, exploration.labels, case.affine, case.spacing_mm)
-
-
 def _example(dataset: Dataset, exploration: Exploration, screening: Screening) -> tuple[Figure, list[str]]:
     case = _read(dataset, typical_case(exploration, screening))
     done, note = _preprocess(dataset, case, exploration)
-    after = None
+    before, after = View(case, exploration.labels, case.affine), None
     caption = "The case that lies nearest to the median in everything that is measured"
     if len(exploration.channels) > 1:
         caption += f", channel {exploration.channels[0]}"
@@ -124,10 +109,10 @@ def _example(dataset: Dataset, exploration: Exploration, screening: Screening) -
         caption += " The outlines are those of all labels; their colours repeat."
     unit = "intensity"
     if done is not None:
-        after = make_view(done.channels[0], done.label, exploration.labels, case.affine, done.spacing_mm)
+        after = View(done, exploration.labels, case.affine)
         if exploration.normalisation(0) == "ZScoreNormalization":
             unit = "standard deviations"
-        sizes = ["×".join(map(str, view.image.shape)) for view in (_view(case, exploration), after)]
+        sizes = ["×".join(map(str, view.image.shape)) for view in (before, after)]
         caption += f" After preprocessing: {done.source}"
         if sizes[0] != sizes[1]:
             caption += f"; {sizes[0]} voxels became {sizes[1]}."
@@ -135,7 +120,7 @@ def _example(dataset: Dataset, exploration: Exploration, screening: Screening) -
             caption += "; a z-score shifts and scales, so the picture stays and the numbers on the bar change."
         else:
             caption += f"; the size stays {sizes[0]} voxels."
-    return example_figure(case.id, _view(case, exploration), after, caption, unit), note
+    return example_figure(case.id, before, after, caption, unit), note
 
 
 def _preprocess(
@@ -173,7 +158,8 @@ def _pictures(dataset: Dataset, exploration: Exploration, screening: Screening) 
         reason = "; ".join(reasons[:_MOST_REASONS])
         if len(reasons) > _MOST_REASONS:
             reason += f"; and {len(reasons) - _MOST_REASONS} more"
-        views[name] = (_view(case, exploration), reason if case.label is not None else f"without label; {reason}")
+        reason = reason if case.label is not None else f"without label; {reason}"
+        views[name] = (View(case, exploration.labels, case.affine), reason)
     if not views:
         return None
     caption = "The cases furthest from the others, cut through the middle of their foreground."
@@ -219,9 +205,10 @@ def _render(summary: Mapping[str, Any], exploration: Exploration, screening: Scr
         (f"{len(exploration.labels)}", "label" if len(exploration.labels) == 1 else "labels"),
         (f"{len(screening.cases)}", "cases to look at"),
     ]
-    environment = page_environment("exploration")
-    environment.filters["readable"] = readable
-    return environment.get_template("exploration.html.j2").render(
+    return render_template(
+        "exploration",
+        "exploration.html.j2",
+        {"readable": readable},
         summary=summary,
         tiles=tiles,
         labels=[name for name in summary["labels"] if name != TOTAL] + ([TOTAL] if summary["labels"] else []),

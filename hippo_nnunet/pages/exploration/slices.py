@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -15,60 +14,41 @@ from matplotlib.figure import FigureBase
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from nibabel.orientations import apply_orientation, io_orientation
 
+from hippo_nnunet.data.exploration_case import LoadedCase
+from hippo_nnunet.nnunet.example_case import PreprocessedCase
 from hippo_nnunet.pages.figure import COLOURS, Figure, Panel, label_colour, short
+from hippo_nnunet.pages.planes import ENDS, PLANES, Plane, Scene, middle_slices
 
-# Title, fixed axis, axis across and axis up, of an image whose axes point right, anterior and superior; their ends.
-_PLANES = (("sagittal", 0, 1, 2), ("coronal", 1, 0, 2), ("axial", 2, 0, 1))
-_ENDS = (("L", "R"), ("P", "A"), ("I", "S"))
 _BAR_MM = (1, 2, 5, 10, 20, 50, 100, 200)
 # Characters of eight points that fit below a panel, with the lines before the names.
 _LEGEND_WIDTH = 48
 _LEGEND_LINE = 6
 
 
-@dataclass(frozen=True)
-class View:
-    """An image and its outlines with axes that point right, anterior and superior.
+class View(Scene):
+    """An image with the outlines of its labels, cut through the middle of their foreground.
 
     Args:
-        image: shape (right, anterior, superior).
-        masks: name of each label and its mask, of the image's shape; empty without reference.
-        spacing_mm: voxel size along the three axes.
+        case: The case, as read or preprocessed. Its first channel is shown.
+        labels: Name and values of each label to outline.
+        affine: Voxel-to-world matrix, shape (4, 4), of the original file; only its directions count.
+
+    Attributes:
+        masks: Name of each label and its mask, shape (right, anterior, superior); empty without reference.
     """
 
-    image: npt.NDArray[np.float64]
-    masks: Mapping[str, npt.NDArray[np.bool_]]
-    spacing_mm: tuple[float, ...]
-
-
-def make_view(
-    image: npt.NDArray[np.generic],
-    label: npt.NDArray[np.int64] | None,
-    labels: Mapping[str, tuple[int, ...]],
-    affine: npt.NDArray[np.float64],
-    spacing_mm: Sequence[float],
-) -> View:
-    """Turn a case so that its axes point right, anterior and superior as nearly as they can without resampling.
-
-    Args:
-        image: shape (z, y, x).
-        label: shape (z, y, x), or None.
-        labels: name and values of each label to outline.
-        affine: voxel-to-world matrix, shape (4, 4), of the original file; only its directions count.
-        spacing_mm: voxel size along (x, y, z).
-    """
-    orientation = io_orientation(affine)
-    spacing = [0.0, 0.0, 0.0]
-    for (target, _), size in zip(orientation, spacing_mm, strict=True):
-        spacing[int(target)] = float(size)
-    masks = {} if label is None else {name: np.isin(label, values) for name, values in labels.items()}
-    return View(
-        np.asarray(apply_orientation(image.T, orientation), dtype=np.float64),
-        {name: np.asarray(apply_orientation(mask.T, orientation)) for name, mask in masks.items()},
-        tuple(spacing),
-    )
+    def __init__(
+        self,
+        case: LoadedCase | PreprocessedCase,
+        labels: Mapping[str, tuple[int, ...]],
+        affine: npt.NDArray[np.float64],
+    ) -> None:
+        super().__init__(case.channels[0], affine, case.spacing_mm)
+        label = case.label
+        self.masks = {} if label is None else {name: self.turn(np.isin(label, v)) for name, v in labels.items()}
+        if self.masks:
+            self.slices = middle_slices(np.logical_or.reduce(list(self.masks.values())))
 
 
 def example_figure(case: str, before: View, after: View | None, caption: str, intensity: str) -> Figure:
@@ -77,13 +57,12 @@ def example_figure(case: str, before: View, after: View | None, caption: str, in
     if after is not None:
         views.append(("preprocessed", intensity, after))
 
-    def draw(plane: int, figure: FigureBase) -> None:
+    def draw(plane: Plane, figure: FigureBase) -> None:
         all_axes = figure.subplots(1, len(views), squeeze=False)[0]
         for axes, (when, unit, view) in zip(all_axes, views, strict=True):
             shown = _draw_plane(axes, view, plane)
-            axes.set_title(
-                f"{_PLANES[plane][0].capitalize()}, {when}", fontsize=8.5, fontweight="normal", loc="center", pad=13
-            )
+            title = f"{plane.name.capitalize()}, {when}"
+            axes.set_title(title, fontsize=8.5, fontweight="normal", loc="center", pad=13)
             style: dict[str, Any] = {"orientation": "horizontal", "shrink": 0.8, "pad": 0.02, "aspect": 18}
             bar = figure.colorbar(shown, ax=axes, ticks=MaxNLocator(4), **style)
             bar.set_label(unit, fontsize=8)
@@ -91,15 +70,12 @@ def example_figure(case: str, before: View, after: View | None, caption: str, in
             bar.outline.set_visible(False)
         _label_legend(figure, before)
 
-    panels = [
-        Panel(
-            f"example-{name}",
-            (3.9, 1.65 + float(np.clip(1.55 * _extent(before, up) / _extent(before, across), 0.8, 3.0))),
-            partial(draw, plane),
-            f"{name} slice of {case} with outlines",
-        )
-        for plane, (name, _, across, up) in enumerate(_PLANES)
-    ]
+    panels = []
+    for plane in PLANES:
+        width, height = before.size_mm(plane)
+        size = (3.9, 1.65 + float(np.clip(1.55 * height / width, 0.8, 3.0)))
+        alt = f"{plane.name} slice of {case} with outlines"
+        panels.append(Panel(f"example-{plane.name}", size, partial(draw, plane), alt))
     return Figure("example", f"A typical case: {case}", caption, panels)
 
 
@@ -112,8 +88,7 @@ def outlier_figure(views: Mapping[str, tuple[View, str]], caption: str) -> Figur
     """
 
     def draw(case: str, view: View, figure: FigureBase) -> None:
-        all_axes = figure.subplots(1, 3)
-        for plane, axes in enumerate(all_axes):
+        for plane, axes in zip(PLANES, figure.subplots(1, 3), strict=True):
             _draw_plane(axes, view, plane)
         figure.suptitle(case, fontsize=9.5, fontweight="bold", x=0.02, ha="left")
         _label_legend(figure, view)
@@ -125,32 +100,14 @@ def outlier_figure(views: Mapping[str, tuple[View, str]], caption: str) -> Figur
     return Figure("outliers", "Cases to look at", caption, panels)
 
 
-def _draw_plane(axes: Axes, view: View, plane: int) -> AxesImage:
-    _, fixed, across, up = _PLANES[plane]
-    index = _slice_index(view, fixed)
-    image = np.take(view.image, index, axis=fixed).T
-    width, height = image.shape[1] * view.spacing_mm[across], image.shape[0] * view.spacing_mm[up]
-    low, high = np.percentile(view.image, [0.5, 99.5])
-    shown = axes.imshow(
-        image,
-        cmap="gray",
-        origin="lower",
-        extent=(0, width, 0, height),
-        vmin=low,
-        vmax=max(high, low + 1e-6),
-        interpolation="nearest",
-    )
-    x = (np.arange(image.shape[1]) + 0.5) * view.spacing_mm[across]
-    y = (np.arange(image.shape[0]) + 0.5) * view.spacing_mm[up]
-    for position, mask in enumerate(view.masks.values()):
-        cut = np.take(mask, index, axis=fixed).T
-        if cut.any() and min(cut.shape) > 1:
-            axes.contour(x, y, cut.astype(float), [0.5], colors=label_colour(position), linewidths=1.5)
-    _scale_bar(axes, width, height)
+def _draw_plane(axes: Axes, view: View, plane: Plane) -> AxesImage:
+    shown = view.show_image(axes, plane)
+    view.outline(axes, view.masks, plane, width=1.5)
+    _scale_bar(axes, *view.size_mm(plane))
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    left, right = _ENDS[across]
-    bottom, top = _ENDS[up]
+    left, right = ENDS[plane.across]
+    bottom, top = ENDS[plane.up]
     for text, place, across_from, up_from in (
         (left, (-0.02, 0.5), "right", "center"),
         (right, (1.02, 0.5), "left", "center"),
@@ -159,19 +116,6 @@ def _draw_plane(axes: Axes, view: View, plane: int) -> AxesImage:
     ):
         axes.text(*place, text, transform=axes.transAxes, ha=across_from, va=up_from, fontsize=7.5)
     return shown
-
-
-def _extent(view: View, axis: int) -> float:
-    return view.image.shape[axis] * view.spacing_mm[axis]
-
-
-def _slice_index(view: View, axis: int) -> int:
-    """Slice through the middle of the foreground, or of the image where there is none."""
-    if any(mask.any() for mask in view.masks.values()):
-        foreground = np.any(list(view.masks.values()), axis=0)
-        area = foreground.sum(axis=tuple(other for other in range(3) if other != axis))
-        return int(np.searchsorted(np.cumsum(area), area.sum() / 2))
-    return view.image.shape[axis] // 2
 
 
 def _scale_bar(axes: Axes, width: float, height: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,7 +112,14 @@ def gather(folder: Path, root: Path | None = None, options: Options | None = Non
     manifest = read_object(paths.manifest) if paths.manifest.is_file() else None
     models = models_of(table)
     dice = scores_of(table, models, "dice")
-    notes, missing = _sorted_notes(comparison.notes, folder)
+    notes: list[Note] = []
+    missing: dict[str, list[str]] = {"table": [], "notebook": [], "curves": [], "recipe": []}
+    for note in comparison.notes:
+        text = without_folders(note.text, paths, root)
+        if note.kind not in _SECTIONS_OF:
+            notes.append(Note(note.kind, text))
+        for section in _SECTIONS_OF.get(note.kind, ()):
+            missing[section].append(text)
     if manifest is None:
         missing["recipe"].append(
             f"{paths.manifest.name} is missing: versions, hardware, seeds and the split's hash are not known."
@@ -139,29 +145,14 @@ def gather(folder: Path, root: Path | None = None, options: Options | None = Non
     )
 
 
-def _sorted_notes(notes: Iterable[Note], folder: Path) -> tuple[list[Note], dict[str, list[str]]]:
-    """Tell notes on missing parts from the others; both without the path of this machine's folder."""
-    missing: dict[str, list[str]] = {"table": [], "notebook": [], "curves": [], "recipe": []}
-    general = []
-    for note in notes:
-        text = _without_paths(note.text, folder)
-        sections = _SECTIONS_OF.get(note.kind, ())
-        for section in sections:
-            missing[section].append(text)
-        if not sections:
-            general.append(Note(note.kind, text))
-    return general, missing
-
-
-def _without_paths(note: str, folder: Path) -> str:
-    """Shorten the absolute paths in a note to what lies below the experiment's folder, or to nnU-Net's part of them."""
-    words = []
-    for word in note.split(" "):
-        for start in (f"{folder.absolute()}/", f"{folder}/"):
-            word = word.replace(start, "")
-        position = word.find("nnUNet_")
-        words.append(word[position:] if position > 0 and word.startswith("/") else word)
-    return " ".join(words)
+def without_folders(text: str, paths: ExperimentPaths, root: Path | None) -> str:
+    """Remove the folders of this machine from a message: a report can be published."""
+    folders = paths.nnunet(root)
+    known = [folders.raw_folder, folders.preprocessed_folder, folders.results_folder]
+    places = {paths.folder, paths.folder.absolute(), *(folder.parent for folder in known if folder)}
+    for place in sorted(places - {Path()}, key=lambda place: len(place.parts), reverse=True):
+        text = text.replace(f"{place}/", "")
+    return text
 
 
 def _notebook(

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hippo_nnunet import __version__
-from hippo_nnunet.analysis.tables import ShownTable, comparison_table, results_table, volumes_table
-from hippo_nnunet.errors import DataError
+from hippo_nnunet.analysis.tables import ShownTable, comparison_table, counted, one_model, results_table, volumes_table
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.experiment.paths import RELATIVE, ExperimentPaths
-from hippo_nnunet.files import staged
+from hippo_nnunet.files import write_text
 from hippo_nnunet.pages.figure import save_figure
 from hippo_nnunet.pages.report import words
 from hippo_nnunet.pages.report.charts import chart_data
@@ -24,7 +22,7 @@ from hippo_nnunet.pages.report.forest import QUESTIONS, headline, prepare_forest
 from hippo_nnunet.pages.report.notebook import MEASURED, MEASURED_DATASET
 from hippo_nnunet.pages.report.style import SERIES_DARK, SERIES_LIGHT, marker, series
 from hippo_nnunet.pages.report.tables import write_table
-from hippo_nnunet.pages.templating import page_environment
+from hippo_nnunet.pages.templating import page_folder, read_template, render_template
 from hippo_nnunet.progress import duration
 
 if TYPE_CHECKING:
@@ -78,12 +76,11 @@ def write_report(
             other files).
     """
     target = output or ExperimentPaths(experiment).report.parent
-    _refuse_other_folder(target, overwrite)
-    with staged(target, overwrite) as fresh:
+    with page_folder(target, _CONTENT, overwrite) as fresh:
         content = gather(experiment, root, options)
         page = render(content, _viewer(experiment, root, cases))
         fresh.mkdir()
-        (fresh / PAGE).write_text(page, encoding="utf-8")
+        write_text(fresh / PAGE, page)
         for table in _tables(content):
             write_table(table, fresh / "tables")
         for figure in report_figures(content) if figures else ():
@@ -100,24 +97,22 @@ def render(content: Content, viewer: ViewerFragment) -> str:
     """
     from plotly.offline import get_plotlyjs
 
-    return (
-        page_environment("report")
-        .get_template("report.html")
-        .render(
-            content=content,
-            viewer=viewer,
-            plotly=get_plotlyjs(),
-            style=_template("report.css"),
-            script=_template("report.js"),
-            light=SERIES_LIGHT,
-            dark=SERIES_DARK,
-            version=__version__,
-            questions=QUESTIONS,
-            **_results(content),
-            **_evidence(content),
-            **_background(content),
-            sections=[(name, title) for name, title in _SECTIONS.items() if _has(name, content, viewer)],
-        )
+    return render_template(
+        "report",
+        "report.html",
+        content=content,
+        viewer=viewer,
+        plotly=get_plotlyjs(),
+        style=read_template("report", "report.css"),
+        script=read_template("report", "report.js"),
+        light=SERIES_LIGHT,
+        dark=SERIES_DARK,
+        version=__version__,
+        questions=QUESTIONS,
+        **_results(content),
+        **_evidence(content),
+        **_background(content),
+        sections=[(name, title) for name, title in _SECTIONS.items() if _has(name, content, viewer)],
     )
 
 
@@ -127,25 +122,11 @@ def _viewer(experiment: Path, root: Path | None, cases: int) -> ViewerFragment:
     return viewer_fragment(experiment, root=root, cases=cases)
 
 
-def _refuse_other_folder(output: Path, overwrite: bool) -> None:
-    """Refuse to replace what is no report."""
-    if overwrite and output.is_dir():
-        others = sorted({path.name for path in output.iterdir()} - _CONTENT)
-        if others:
-            raise DataError(f"{output}: holds '{others[0]}', so it is no earlier report; choose another folder")
-    if overwrite and output.is_file():
-        raise DataError(f"{output}: is a file; choose a folder")
-
-
 def _has(name: str, content: Content, viewer: ViewerFragment) -> bool:
     if name == "clip":
-        return _has_controls(content)
+        pairs = content.comparison.pairs
+        return not pairs.empty and bool((pairs["kind"] == "control").any())
     return name != "surface" or bool(viewer.html)
-
-
-def _has_controls(content: Content) -> bool:
-    pairs = content.comparison.pairs
-    return not pairs.empty and bool((pairs["kind"] == "control").any())
 
 
 def _tables(content: Content) -> list[ShownTable]:
@@ -182,15 +163,16 @@ def _tiles(content: Content) -> list[tuple[str, str]]:
     over_labels = models[models["scope"] == MEAN].dropna(subset=["dice"])
     trained = [fold.get("trained_seconds") for fold in (content.manifest or {}).get("folds", [])]
     seconds = [float(value) for value in trained if value is not None]
-    tiles = [
-        (str(table["case"].nunique()), "case, out of fold" if table["case"].nunique() == 1 else "cases, out of fold"),
-        (str(table["fold"].nunique()), "fold" if table["fold"].nunique() == 1 else "folds"),
-        (str(len(content.models)), "model" if len(content.models) == 1 else "models"),
+    counts = [
+        (table["case"].nunique(), "case, out of fold", "cases, out of fold"),
+        (table["fold"].nunique(), "fold", "folds"),
+        (len(content.models), "model", "models"),
     ]
+    tiles = [(str(count), one if count == 1 else many) for count, one, many in counts]
     if len(over_labels):
         best = over_labels.loc[over_labels["dice"].idxmax()]
-        cases = f"{best['cases']} {'case' if best['cases'] == 1 else 'cases'}"
-        tiles.append((f"{best['dice']:.4f}", f"highest mean Dice: {best['variant']} {best['configuration']}, {cases}"))
+        cases = counted(best["cases"], "case")
+        tiles.append((f"{best['dice']:.4f}", f"highest mean Dice: {one_model(best)}, {cases}"))
     if seconds:
         tiles.append((duration(sum(seconds)), "of training"))
     return tiles
@@ -250,7 +232,3 @@ def _background(content: Content) -> dict[str, Any]:
         "can": can,
         "cannot": cannot,
     }
-
-
-def _template(name: str) -> str:
-    return (files("hippo_nnunet.pages.report") / "templates" / name).read_text(encoding="utf-8")

@@ -23,7 +23,8 @@ from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.pages.report.viewer_choice import ViewedModel, choose_cases, viewed_models
+from hippo_nnunet.pages.report.content import without_folders
+from hippo_nnunet.pages.report.viewer_choice import Reason, ViewedModel, choose_cases, viewed_models
 
 _TOLERANCE_VOXELS = 0.1
 _TOLERANCE_DICE = 1e-4
@@ -39,7 +40,7 @@ class ViewedCase:
 
     Attributes:
         case: Its identifier.
-        reason: Why it was chosen.
+        reasons: Why it was chosen, at least one.
         image: The first channel, shape (right, anterior, superior).
         reference: 0 for background, n for the nth label; of the image's shape. Ignored voxels are background.
         predictions: The same of each model that has predicted it out of fold, by the model's position.
@@ -50,7 +51,7 @@ class ViewedCase:
     """
 
     case: str
-    reason: str
+    reasons: Sequence[Reason]
     image: npt.NDArray[np.generic]
     reference: Labels
     predictions: Mapping[int, Labels]
@@ -85,7 +86,7 @@ def load_viewed(folder: Path, root: Path | None, count: int) -> Viewed:
     Args:
         folder: The experiment's folder.
         root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
-        count: At most so many cases.
+        count: Maximum number of cases.
 
     Raises:
         ConfigError: `count` is below one.
@@ -102,11 +103,12 @@ def load_viewed(folder: Path, root: Path | None, count: int) -> Viewed:
         folders = paths.nnunet(root)
         files = _Files.find(experiment, folder, folders, table[table["case"].isin(chosen)])
     except (ConfigError, DataError) as error:
-        return Viewed((), models, "", (), (f"Slices and surfaces are not shown: {error}.",))
+        note = f"Slices and surfaces are not shown: {without_folders(str(error), paths, root)}."
+        return Viewed((), models, "", (), (note,))
     cases, notes = [], []
-    for case, reason in chosen.items():
+    for case, reasons in chosen.items():
         try:
-            cases.append(_load_case(case, reason, files, models, table[table["case"] == case]))
+            cases.append(_load_case(case, reasons, files, models, table[table["case"] == case]))
         except DataError as error:
             notes.append(f"Case {case} is not shown: {error}.")
     return Viewed(tuple(files.names), models, files.channel, tuple(cases), tuple(notes))
@@ -183,7 +185,9 @@ def _first_channels(raw: Path, cases: Iterable[str], ending: str) -> dict[str, P
     return {case: raw / os.path.expandvars(listed[case]["images"][0]) for case in cases if case in listed}
 
 
-def _load_case(case: str, reason: str, files: _Files, models: Sequence[ViewedModel], rows: pd.DataFrame) -> ViewedCase:
+def _load_case(
+    case: str, reasons: Sequence[Reason], files: _Files, models: Sequence[ViewedModel], rows: pd.DataFrame
+) -> ViewedCase:
     if case not in files.images:
         raise DataError("dataset.json in nnU-Net's raw folder does not list it")
     image = _read(files.images[case], case)
@@ -214,7 +218,7 @@ def _load_case(case: str, reason: str, files: _Files, models: Sequence[ViewedMod
     affine = image.itk_affine @ inv_ornt_aff(orientation, image.shape)
     return ViewedCase(
         case=case,
-        reason=reason,
+        reasons=reasons,
         image=np.asarray(apply_orientation(image.array.T, orientation)),
         reference=_turn(reference, values, orientation),
         predictions={n: _turn(mask, values, orientation) for n, mask in segmentations.items()},

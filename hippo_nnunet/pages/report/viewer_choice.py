@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from hippo_nnunet.analysis.tables import counted
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.pairing import ENSEMBLE, Model, models_of, recipe_of
-from hippo_nnunet.evaluation.side_by_side import extreme_cases
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,24 @@ def viewed_models(table: pd.DataFrame) -> tuple[ViewedModel, ...]:
     return tuple(sorted(models, key=lambda model: model.colour))
 
 
-def choose_cases(table: pd.DataFrame, models: Sequence[ViewedModel], count: int) -> dict[str, str]:
+@dataclass(frozen=True)
+class Reason:
+    """Why a case is shown.
+
+    Attributes:
+        title: In a few words.
+        figures: The figures behind it.
+    """
+
+    title: str
+    figures: str
+
+    def __str__(self) -> str:
+        """Return the title with its figures."""
+        return f"{self.title} ({self.figures})"
+
+
+def choose_cases(table: pd.DataFrame, models: Sequence[ViewedModel], count: int) -> dict[str, list[Reason]]:
     """Choose the worst, median and best case of the first model, then those on which the models differ most.
 
     The models that may differ are those of the first one's configuration, without the ensemble; where there is only
@@ -49,10 +66,10 @@ def choose_cases(table: pd.DataFrame, models: Sequence[ViewedModel], count: int)
     Args:
         table: Of `read_per_case`.
         models: Of `viewed_models`.
-        count: At most so many.
+        count: Maximum number of cases.
 
     Returns:
-        Case to reason, in this order.
+        Case to reasons, in this order.
 
     Raises:
         DataError: The first model has no Dice.
@@ -61,40 +78,38 @@ def choose_cases(table: pd.DataFrame, models: Sequence[ViewedModel], count: int)
     if first.variant == ENSEMBLE:
         raise DataError("the metrics hold the ensemble only, no variant to choose cases by")
     own = table[(table["variant"] == first.variant) & (table["configuration"] == first.configuration)]
-    of_cases = own.groupby("case")["dice"].mean().dropna()
-    extremes = extreme_cases(own, 1, 1)
-    words = {"worst": "lowest", "best": "highest"}
-    wanted = [
-        (case, f"{words[rank.split()[0]]} mean Dice of {first.name} ({dice:.3f}; {len(of_cases)} cases)")
-        for case, dice, rank in extremes[["case", "dice", "rank"]].itertuples(index=False)
-    ]
-    ordered = of_cases.reset_index().sort_values(["dice", "case"], ignore_index=True)
-    middle = ordered.iloc[(len(ordered) - 1) // 2]
-    wanted.insert(1, (middle["case"], f"median mean Dice of {first.name} ({middle['dice']:.3f})"))
-    reasons: dict[str, list[str]] = {}
+    ordered = own.groupby("case")["dice"].mean().dropna().reset_index().sort_values(["dice", "case"])
+    if ordered.empty:
+        raise DataError(f"the metrics hold no Dice of {first.name}; evaluate the experiment again")
+    last = len(ordered) - 1
+    places = {"lowest": 0, "median": last // 2, **({"highest": last} if last else {})}
+    wanted = []
+    for word, place in places.items():
+        case, dice = ordered[["case", "dice"]].iloc[place]
+        figures = f"{dice:.3f}" if word == "median" else f"{dice:.3f}; {counted(len(ordered), 'case')}"
+        wanted.append((case, Reason(f"{word} mean Dice of {first.name}", figures)))
+    chosen: dict[str, list[Reason]] = {}
     for case, reason in [*wanted, *_most_different(table, models)]:
-        if len(reasons) == count:
+        if len(chosen) == count:
             break
-        reasons.setdefault(str(case), []).append(reason)
-    return {case: "; ".join(given) for case, given in reasons.items()}
+        chosen.setdefault(str(case), []).append(reason)
+    return chosen
 
 
-def _most_different(table: pd.DataFrame, models: Sequence[ViewedModel]) -> list[tuple[str, str]]:
+def _most_different(table: pd.DataFrame, models: Sequence[ViewedModel]) -> list[tuple[str, Reason]]:
     single = [model for model in models if model.variant != ENSEMBLE]
     group = [model for model in single if model.configuration == models[0].configuration]
     group = group if len(group) > 1 else single
-    means = table.groupby(["variant", "configuration", "case"])["dice"].mean()
-    columns = {model.name: means[model.variant, model.configuration] for model in group}
-    frame = pd.DataFrame(columns).dropna(thresh=2)
     if len(group) < 2:
         return []
-    spread = frame.max(axis=1) - frame.min(axis=1)
-    frame, spread = frame[spread > 0], spread[spread > 0]
-    order = pd.DataFrame({"case": frame.index, "spread": -spread.to_numpy()}).sort_values(["spread", "case"])
+    means = table.groupby(["variant", "configuration", "case"])["dice"].mean()
+    frame = pd.DataFrame({model.name: means[model.variant, model.configuration] for model in group}).dropna(thresh=2)
+    spread = (frame.max(axis=1) - frame.min(axis=1)).sort_index().sort_values(ascending=False, kind="stable")
+    spread = spread[spread > 0]
     found = []
-    for rank, case in enumerate(order["case"], start=1):
+    for rank, case in enumerate(spread.index, start=1):
         row = frame.loc[case]
         high, low = row.idxmax(), row.idxmin()
-        rank_text = f"difference between models, rank {rank} of {len(order)}"
-        found.append((case, f"{rank_text} ({high} {row[high]:.3f}, {low} {row[low]:.3f})"))
+        title = f"difference between models, rank {rank} of {len(spread)}"
+        found.append((case, Reason(title, f"{high} {row[high]:.3f}, {low} {row[low]:.3f}")))
     return found

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hippo_nnunet.pages.planes import middle_slices
 from hippo_nnunet.pages.report.viewer_cases import ViewedCase
 
 WHOLE_VOXELS = 150_000
@@ -69,7 +70,7 @@ def slice_data(case: ViewedCase) -> SliceData:
         "step": list(step),
         "position": first,
         "slope": slope,
-        "start": _middle(case.reference[shown]),
+        "start": middle_slices(case.reference[shown] > 0),
         "image": packed(_bytes(image)),
         "reference": packed(case.reference[shown]),
         "predictions": {str(position): packed(labels[shown]) for position, labels in case.predictions.items()},
@@ -122,13 +123,3 @@ def _positions(affine: npt.NDArray[np.float64], shape: tuple[int, ...]) -> tuple
 def _tilt(affine: npt.NDArray[np.float64]) -> float:
     directions = np.diag(affine[:3, :3]) / np.linalg.norm(affine[:3, :3], axis=0)
     return float(np.degrees(np.arccos(np.clip(directions.min(), -1, 1))))
-
-
-def _middle(reference: npt.NDArray[np.uint8]) -> list[int]:
-    """Slice of each axis that halves the reference's foreground, or the image where there is none."""
-    found = []
-    for axis in range(3):
-        area = (reference > 0).sum(axis=tuple(other for other in range(3) if other != axis))
-        half = int(np.searchsorted(np.cumsum(area), area.sum() / 2)) if area.any() else reference.shape[axis] // 2
-        found.append(half)
-    return found

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from hippo_nnunet.pages.report.viewer_cases import Viewed, ViewedCase, load_viewed
 from hippo_nnunet.pages.report.viewer_slices import slice_data
 from hippo_nnunet.pages.report.viewer_surfaces import surface_data
-from hippo_nnunet.pages.templating import page_environment
+from hippo_nnunet.pages.templating import read_template, render_template
 
 _SCRIPTS = ("viewers.js", "viewer_drawing.js", "viewer_slices.js", "viewer_surfaces.js")
 # Inside a script element nothing may end it or open a comment; old engines end a line at U+2028 and U+2029.
@@ -66,15 +65,16 @@ def viewer_fragment(experiment: Path, *, root: Path | None = None, cases: int = 
         "models": [{"name": model.name, "colour": model.colour} for model in viewed.models],
         "cases": payload,
     }
-    html = page_environment("report").get_template("viewers.html").render(cases=payload, channel=viewed.channel)
-    return ViewerFragment(html, _script(data), _template("viewers.css"), (*viewed.notes, *notes))
+    html = render_template("report", "viewers.html", cases=payload, channel=viewed.channel)
+    return ViewerFragment(html, _script(data), read_template("report", "viewers.css"), (*viewed.notes, *notes))
 
 
 def _case_data(case: ViewedCase, viewed: Viewed) -> dict[str, Any]:
     slices = slice_data(case)
     return {
         "name": case.case,
-        "reason": case.reason,
+        "title": case.reasons[0].title,
+        "reason": "; ".join(map(str, case.reasons)),
         "notes": [*case.notes, *slices.notes],
         "models": list(case.predictions),
         "dice": case.dice,
@@ -84,14 +84,10 @@ def _case_data(case: ViewedCase, viewed: Viewed) -> dict[str, Any]:
 
 
 def _script(data: Any) -> str:
-    parts = "\n".join(_template(name) for name in _SCRIPTS)
+    parts = "\n".join(read_template("report", name) for name in _SCRIPTS)
     return f'(() => {{\n"use strict";\nconst DATA = {script_json(data)};\n{parts}\n}})();\n'
 
 
 def script_json(data: Any) -> str:
     """Write data as JSON that can stand in a script element, whatever names it holds."""
     return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_ESCAPES)
-
-
-def _template(name: str) -> str:
-    return (files("hippo_nnunet.pages.report") / "templates" / name).read_text(encoding="utf-8")

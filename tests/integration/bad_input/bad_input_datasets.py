@@ -221,7 +221,7 @@ ROWS = (
     Bad(
         "explore over another folder",
         "explore {task} --output {predictions} --overwrite",
-        ("holds 'phantom_901.nii.gz'", "no earlier exploration", "choose another folder"),
+        ("holds 'phantom_901.nii.gz'", "which this command does not write", "choose another folder"),
     ),
     Bad(
         "explore a dataset of which nothing can be read",

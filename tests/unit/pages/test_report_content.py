@@ -155,6 +155,17 @@ def test_notes_are_placed_by_their_kind_whatever_they_say(folder: Path, monkeypa
     assert comparison_notes(content) == [notes[2].text], "the conclusions speak of seeds already"
 
 
+@pytest.mark.parametrize("root", [None, "my data"])
+def test_no_folder_of_the_machine_is_named(folder: Path, tmp_path: Path, root: str | None) -> None:
+    """Neither the experiment's nor nnU-Net's, also where a name has spaces."""
+    spaced = Path(shutil.move(folder, tmp_path / "my experiment"))
+    (spaced / "metrics" / "notebook_dice.csv").unlink()
+    content = gather(spaced, root=tmp_path / root if root else None, options=FAST)
+    assert content.missing["notebook"]
+    assert str(tmp_path) not in shown(content)[1]
+    assert "experiment/" not in shown(content)[0].text
+
+
 def test_one_training_without_a_log_is_named(folder: Path) -> None:
     content = gather(folder, options=FAST)
     assert content.experiment is not None

@@ -19,7 +19,7 @@ from viewer_experiment import FakeExperiment, phantom, shifted
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.pages.report import viewer_slices
 from hippo_nnunet.pages.report.viewer_cases import ViewedCase, load_viewed, plain_labels
-from hippo_nnunet.pages.report.viewer_choice import choose_cases, viewed_models
+from hippo_nnunet.pages.report.viewer_choice import Reason, choose_cases, viewed_models
 from hippo_nnunet.pages.report.viewer_slices import slice_data
 from hippo_nnunet.pages.report.viewer_surfaces import decimated, signed_distance_mm, smoothed, surface_data, surface_of
 from hippo_nnunet.pages.report.viewers import ViewerFragment, script_json, viewer_fragment
@@ -78,9 +78,14 @@ def test_worst_median_best_then_most_different() -> None:
     ]
     chosen = choose_cases(table, models, 5)
     assert list(chosen) == ["c1", "c2", "c0", "c4", "c3"]
-    assert chosen["c1"].startswith("lowest mean Dice of UNet 2d (0.500; 5 cases); difference between models, rank 2")
-    assert chosen["c2"] == "median mean Dice of UNet 2d (0.700)"
-    assert chosen["c4"] == "difference between models, rank 1 of 3 (UNet 2d 0.600, AttentionUNet 2d 0.300)"
+    lowest, different = chosen["c1"]
+    assert str(lowest) == "lowest mean Dice of UNet 2d (0.500; 5 cases)"
+    assert different.title == "difference between models, rank 2 of 3"
+    assert list(map(str, chosen["c2"])) == ["median mean Dice of UNet 2d (0.700)"]
+    assert list(map(str, chosen["c0"])) == ["highest mean Dice of UNet 2d (0.900; 5 cases)"]
+    assert list(map(str, chosen["c4"])) == [
+        "difference between models, rank 1 of 3 (UNet 2d 0.600, AttentionUNet 2d 0.300)"
+    ]
     assert list(choose_cases(table, models, 2)) == ["c1", "c2"]
 
 
@@ -89,7 +94,7 @@ def test_choice_where_there_is_little_to_choose() -> None:
     assert list(choose_cases(single, viewed_models(single), 6)) == ["c0", "c1"]
     only = scores(UNet=[0.5])
     assert choose_cases(only, viewed_models(only), 6) == {
-        "c0": "lowest mean Dice of UNet 2d (0.500; 1 cases); median mean Dice of UNet 2d (0.500)"
+        "c0": [Reason("lowest mean Dice of UNet 2d", "0.500; 1 case"), Reason("median mean Dice of UNet 2d", "0.500")]
     }
     empty = scores(UNet=[np.nan])
     with pytest.raises(DataError, match="no Dice"):
@@ -206,7 +211,8 @@ def test_nothing_to_show_is_said(tmp_path: Path) -> None:
         "Slices and surfaces are not shown: no images: nnU-Net's raw folder holds none of Dataset777_Phantom.",
     )
     (folder / "experiment.yaml").unlink()
-    assert "no experiment was started" in viewer_fragment(folder, root=made.root).notes[0]
+    note = viewer_fragment(folder, root=made.root).notes[0]
+    assert "not shown: experiment.yaml is missing: no experiment was started" in note, "no folder of the machine"
     with pytest.raises(ConfigError, match="at least one"):
         viewer_fragment(folder, root=made.root, cases=0)
     shutil.rmtree(folder / "metrics")
@@ -267,7 +273,7 @@ def viewed_case(reference: np.ndarray, prediction: np.ndarray, affine: np.ndarra
     affine = np.eye(4) if affine is None else affine
     spacing = tuple(np.linalg.norm(affine[:3, :3], axis=0))
     image = np.random.default_rng(1).normal(size=reference.shape)
-    return ViewedCase("c", "", image, reference, {0: prediction}, {0: [0.5]}, affine, spacing, ())
+    return ViewedCase("c", (), image, reference, {0: prediction}, {0: [0.5]}, affine, spacing, ())
 
 
 def test_large_images_are_cropped_and_thinned_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +299,7 @@ def test_large_images_are_cropped_and_thinned_out(monkeypatch: pytest.MonkeyPatc
 
 def test_an_even_image_and_an_empty_reference_can_be_drawn() -> None:
     empty = np.zeros((9, 8, 7), np.uint8)
-    case = ViewedCase("c", "", np.full(empty.shape, 7), empty, {0: empty}, {0: [None]}, np.eye(4), (1, 1, 1), ())
+    case = ViewedCase("c", (), np.full(empty.shape, 7), empty, {0: empty}, {0: [None]}, np.eye(4), (1, 1, 1), ())
     data = slice_data(case).data
     assert data["start"] == [4, 4, 3]
     assert not unpack(data["image"], "u1").any()
