@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
@@ -20,6 +19,7 @@ from torch import nn
 
 from hippo_nnunet.inference.backends import Run, choose_runs
 from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage, Window
+from hippo_nnunet.nnunet.memory_cases import free_device_memory
 from hippo_nnunet.threads import AdaptiveThreads
 from hippo_nnunet.training.recipes import CLIP_BASE, is_ours, parse
 
@@ -204,8 +204,7 @@ class BatchedPredictor:
         wanted = VOXELS_PER_BATCH.get(self.device.type, VOXELS_PER_BATCH["cpu"]) // prod(self._patch_size)
         count = getattr(self.networks[0], "compute_conv_feature_map_size", None)
         if count is not None:
-            cuda = self.device.type == "cuda"
-            free = torch.cuda.mem_get_info(self.device)[0] if cuda else psutil.virtual_memory().available
+            free = free_device_memory(self.device)
             wanted = min(wanted, int(MEMORY_SHARE * free / (4 * int(count(self._patch_size)))))
         return max(1, wanted)
 
@@ -214,7 +213,7 @@ class BatchedPredictor:
         heads, where = self.label_manager.num_segmentation_heads, torch.device("cpu")
         if self.device.type == "cuda":
             needed = 4 * image.voxels[0].numel() * (len(image.voxels) + 2 * heads + 1)
-            if needed < MEMORY_SHARE * torch.cuda.mem_get_info(self.device)[0]:
+            if needed < MEMORY_SHARE * free_device_memory(self.device):
                 where = self.device
         weight = compute_gaussian(self._patch_size, sigma_scale=1.0 / 8, value_scaling_factor=10, device=where)
         return OpenImage(image.voxels, self._patch_size, heads, weight.float())

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 
 from hippo_nnunet.data.cases import InputCase, check_images, find_cases
 from hippo_nnunet.errors import ConfigError, DataError
@@ -21,6 +20,7 @@ from hippo_nnunet.files import output_file
 from hippo_nnunet.inference.members import Member, find_members, load_member
 from hippo_nnunet.inference.overlap import in_background
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
+from hippo_nnunet.nnunet.memory_cases import free_memory
 from hippo_nnunet.nnunet.paths import folder_problem
 from hippo_nnunet.progress import tracked
 from hippo_nnunet.threads import AdaptiveThreads
@@ -156,7 +156,7 @@ def predict(
 
 def _cases_ahead(values: int) -> int:
     """Return how many cases may wait before and after the networks, given the largest case's number of values."""
-    return max(1, min(MOST_AHEAD, psutil.virtual_memory().available // (16 * 4 * values)))
+    return max(1, min(MOST_AHEAD, free_memory() // (16 * 4 * values)))
 
 
 def _descriptions(member: Member) -> dict[str, dict[str, Any]]:

@@ -45,8 +45,8 @@ def embed_images(encode: Encode, images: torch.Tensor, count: int) -> torch.Tens
     if images.dim() == 4:
         return encode(images)
     axis = slicing_axis(images.shape[2:])
-    chosen = torch.tensor(spaced_slices(images.shape[2 + axis], count), device=images.device)
-    slices = images.index_select(2 + axis, chosen).movedim(2 + axis, 1)
+    places = spaced_slices(images.shape[2 + axis], count)
+    slices = torch.stack([images.select(2 + axis, place) for place in places], dim=1)
     return pool_slices(encode(slices.flatten(0, 1)).unflatten(0, slices.shape[:2]))
 
 

@@ -120,11 +120,19 @@ def memory_shortfall(datasets: Sequence[Any], device: torch.device, label_bytes:
         needed += int(np.prod(shape[1:])) * (4 * shape[0] + label_bytes)
     on_gpu = device.type == "cuda"
     share = CUDA_SHARE if on_gpu else CPU_SHARE
-    allowed = share * (torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory())
+    allowed = share * free_device_memory(device)
     if needed <= allowed:
         return None
     of_what = f"the free memory of {device}" if on_gpu else "the free memory"
     return f"the cases need {needed / 1e9:.1f} GB, {share:.0%} of {of_what} is {allowed / 1e9:.1f} GB"
+
+
+def free_device_memory(device: torch.device) -> int:
+    """Return how many bytes this process may still take on a device; what torch holds there unused counts as free."""
+    if device.type != "cuda":
+        return free_memory()
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def free_memory(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:

@@ -146,9 +146,9 @@ def test_memory_bounds_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     made = predictor_of([conv((8, 8), 0)], (8, 8))
     assert made._patches_per_batch() == batched_predictor.VOXELS_PER_BATCH["cpu"] // 64
     made.networks[0].compute_conv_feature_map_size = lambda size: 10**6  # type: ignore[assignment]
-    monkeypatch.setattr(batched_predictor.psutil, "virtual_memory", lambda: SimpleNamespace(available=5 * 10**7))
+    monkeypatch.setattr(batched_predictor, "free_device_memory", lambda device: 5 * 10**7)
     assert made._patches_per_batch() == 5
-    monkeypatch.setattr(batched_predictor.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**3))
+    monkeypatch.setattr(batched_predictor, "free_device_memory", lambda device: 10**3)
     assert made._patches_per_batch() == 1
 
 
