@@ -98,9 +98,9 @@ def explain_images(
         The files written.
 
     Raises:
-        ConfigError: A model, fold, checkpoint or device that is not there, a prompt for an unknown class, or one for a
+        ConfigError: A model, fold, checkpoint or device does not exist, or a prompt is for an unknown class or for a
             model without CLIP.
-        DataError: An image or a label that cannot be right or is missing, or a target that exists.
+        DataError: An image or a label is invalid or missing, or a target exists.
     """
     settings = settings or Settings()
     (member,) = find_members([model], folds, settings.checkpoint, settings.trust_checkpoint)
@@ -137,7 +137,7 @@ def explain_experiment(
 
     Raises:
         ConfigError: No experiment there, neither worst nor best cases, or see `explain_images`.
-        DataError: Its metrics or its splits do not tell which model has not seen a case, or see `explain_images`.
+        DataError: Metrics and splits do not say which model has not seen a case, or see `explain_images`.
     """
     settings = settings or Settings()
     if worst < 0 or best < 0 or worst + best == 0:
@@ -151,7 +151,7 @@ def explain_experiment(
     raw = folders.raw / experiment.dataset
     guided = {variant for variant in experiment.variants if parse(experiment.trainer(variant)).base == CLIP_BASE}
     if settings.prompts and not guided:
-        raise ConfigError(f"--prompt: {folder} has no CLIP-guided variant, hence no text to change: leave it out")
+        raise ConfigError(f"--prompt: {folder} has no CLIP-guided variant, so there is no text to change: omit it")
     work: dict[Path, list[_Part]] = {}
     for key, rows in chosen.groupby(["variant", "configuration", "fold"], sort=False):
         variant, configuration, fold = cast(tuple[str, str, int], key)
@@ -174,7 +174,7 @@ def explain_experiment(
 
 
 def _explain(parts: Sequence[_Part], output: Path, settings: Settings) -> list[Path]:
-    """Explain cases by folds of one model; what an earlier explanation of them left goes when all is written."""
+    """Explain cases by folds of one model; files of an earlier explanation are deleted once all is written."""
     limit_processes()
     import torch
 
@@ -190,7 +190,7 @@ def _explain(parts: Sequence[_Part], output: Path, settings: Settings) -> list[P
         predictor = load_member(member, where, use_mirroring=True, backend="torch")
         if part.prompts:
             clip_networks(predictor)
-        _tell(predictor)
+        _log_missing_maps(predictor)
         for job in tracked(jobs, f"explaining {_trainer(member)}"):
             explanation = explain_case(predictor, job.case, job.reference, part.prompts)
             written += write_maps(explanation, output)
@@ -210,12 +210,12 @@ def _explain(parts: Sequence[_Part], output: Path, settings: Settings) -> list[P
     return list(dict.fromkeys(written))
 
 
-def _tell(predictor: BatchedPredictor) -> None:
+def _log_missing_maps(predictor: BatchedPredictor) -> None:
     from hippo_nnunet.inference.explanation_maps import reader_of
 
     if reader_of(predictor.networks[0]) is None:
         log.info(
-            "%s has neither attention gates nor CLIP: its probabilities and, with labels, its errors are shown",
+            "%s has neither attention gates nor CLIP: only probabilities and, with labels, errors are shown",
             predictor.trainer_name,
         )
 
@@ -229,7 +229,7 @@ def _reference(labels: Path | None, case: str, member: Member) -> Path | None:
         return None
     path = labels / f"{case}{member.dataset_json['file_ending']}"
     if not path.is_file():
-        raise DataError(f"{path}: no labels of case {case} there: put them there, or leave --labels out")
+        raise DataError(f"{path}: no labels of case {case}: add them, or omit --labels")
     return path
 
 
@@ -238,14 +238,15 @@ def _training_image(raw: Path, case: str, member: Member) -> InputCase:
     files = tuple(raw / "imagesTr" / f"{case}_{channel:04d}{ending}" for channel in range(member.channels))
     missing = [file for file in files if not file.is_file()]
     if missing:
-        raise DataError(f"{missing[0]}: the image of case {case} is not there any more: give --root, or restore it")
+        raise DataError(f"{missing[0]}: the image of case {case} is missing: pass --root, or restore it")
     return InputCase(case, files)
 
 
 def _check_unseen(chosen: pd.DataFrame, experiment: Experiment, folders: NnunetFolders) -> None:
     splits = read_splits(experiment.dataset, folders)
     if splits is None:
-        raise DataError(f"{folders.preprocessed / experiment.dataset}: no splits_final.json: no telling who saw what")
+        place = folders.preprocessed / experiment.dataset
+        raise DataError(f"{place}: no splits_final.json, so which fold has not seen a case is unknown")
     for case, fold in chosen[["case", "fold"]].itertuples(index=False):
         if fold >= len(splits) or case not in splits[fold]["val"]:
             raise DataError(
@@ -255,7 +256,7 @@ def _check_unseen(chosen: pd.DataFrame, experiment: Experiment, folders: NnunetF
 
 
 def _earlier(parts: Sequence[_Part], output: Path, overwrite: bool) -> set[Path]:
-    """Return what an earlier explanation of these cases left, and refuse it unless it is to be replaced."""
+    """Return the files of an earlier explanation of these cases; refuse them unless `overwrite` is set."""
     cases = [job.case for part in parts for job in part.jobs]
     if output.resolve() in {file.parent.resolve() for case in cases for file in case.files}:
         raise DataError(f"{output} is the folder of the images: choose another one for the explanations")
@@ -265,5 +266,5 @@ def _earlier(parts: Sequence[_Part], output: Path, overwrite: bool) -> set[Path]
         for pattern in [*patterns, *(f"figures/{case.case}_{kind}.*" for kind in _FIGURES)]:
             found += sorted(output.glob(pattern))
     if found and not overwrite:
-        raise DataError(f"{found[0]} exists already: choose another folder, or give --overwrite")
+        raise DataError(f"{found[0]} exists already: choose another folder, or pass --overwrite")
     return set(found)

@@ -97,15 +97,15 @@ def _intensities(exploration: Exploration) -> Figure:
             draw, z_scored = partial(_draw_intensities, exploration, index, True), True
             alt = f"Percentiles of {name} in each image after the z-score"
             panels.append(Panel(f"intensities-{index}-z", (_WIDTH, 3.4), draw, alt))
-    where = "voxels in the non-zero mask" if exploration.masked else "voxels in the box around all that is not zero"
+    where = "voxels in the non-zero mask" if exploration.masked else "voxels in the bounding box of the non-zero voxels"
     caption = (
-        "Each image is one vertical line, sorted by its median: dot median, thick line middle half of the voxels, thin "
-        "line 0.5th to 99.5th percentile, all of nnU-Net's non-zero mask."
+        "Each vertical line is one image, sorted by median: the dot is the median, the thick line the middle half of "
+        "the voxels, the thin line the 0.5th to 99.5th percentile, all within nnU-Net's non-zero mask."
     )
     if z_scored:
         caption += (
-            f" After z-score: the same, less the mean and divided by the standard deviation of the image's {where}, "
-            "as nnU-Net does it."
+            " After z-score: the same after subtracting the mean and dividing by the standard deviation of the image's "
+            f"{where}, as nnU-Net does."
         )
     return Figure("intensities", "Intensity in each image", caption, panels)
 

@@ -48,7 +48,7 @@ def _shares(exploration: Exploration) -> Figure:
         Panel("shares-pooled", (_WIDTH, height), partial(_draw_bars, bars, exploration), "Bars: share of each class"),
         Panel("shares-cases", (_WIDTH, height), draw_cases, "Share of each label in every case"),
     ]
-    caption = f"Of all voxels of all labelled images; and in each case: {_ROWS}"
+    caption = f"Share of all voxels of the labelled images, and share in each case: {_ROWS}"
     return Figure("class_shares", "Class shares", caption, panels)
 
 
@@ -67,8 +67,8 @@ def _draw_bars(bars: Mapping[str, float], exploration: Exploration, figure: Figu
 
 
 _ROWS = (
-    "one dot for each case that has the label; bar: middle half, with the median; line: 5th to 95th percentile; beside "
-    "it the median and the range."
+    "one dot for each case that has the label; bar: middle half, with the median; line: 5th to 95th percentile; on the "
+    "right: median and range."
 )
 
 
@@ -206,7 +206,7 @@ def _centres(exploration: Exploration, screening: Screening) -> Figure:
     ]
     caption = "Centre of mass of each label, a mark for each case, in mm from the centre of the image (lines)."
     if flagged.any():
-        caption += " Rings mark cases whose whole foreground lies unlike the others'."
+        caption += " Rings mark cases whose foreground position is an outlier."
     return Figure("centres", "Centre positions", caption, panels)
 
 

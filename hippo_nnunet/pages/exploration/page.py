@@ -93,7 +93,7 @@ def _read(dataset: Dataset, case: str) -> LoadedCase:
     entry = next(entry for entry in (*dataset.training, *dataset.test) if entry.id == case)
     loaded, _ = load_case(dataset, entry)
     if loaded is None:
-        raise DataError(f"{entry.images[0]}: could be read a moment ago, but not any more; run the command again")
+        raise DataError(f"{entry.images[0]}: was readable before and is not any more; run the command again")
     return loaded
 
 
@@ -101,7 +101,7 @@ def _example(dataset: Dataset, exploration: Exploration, screening: Screening) -
     case = _read(dataset, typical_case(exploration, screening))
     done, note = _preprocess(dataset, case, exploration)
     before, after = View(case, exploration.labels, case.affine), None
-    caption = "The case that lies nearest to the median in everything that is measured"
+    caption = "The case closest to the median in all measured quantities"
     if len(exploration.channels) > 1:
         caption += f", channel {exploration.channels[0]}"
     caption += ", cut through the middle of its foreground." if case.label is not None else ", cut in the middle."
@@ -117,7 +117,7 @@ def _example(dataset: Dataset, exploration: Exploration, screening: Screening) -
         if sizes[0] != sizes[1]:
             caption += f"; {sizes[0]} voxels became {sizes[1]}."
         elif exploration.normalisation(0) == "ZScoreNormalization":
-            caption += "; a z-score shifts and scales, so the picture stays and the numbers on the bar change."
+            caption += "; a z-score shifts and scales, so only the values on the colour bar change."
         else:
             caption += f"; the size stays {sizes[0]} voxels."
     return example_figure(case.id, before, after, caption, unit), note
@@ -137,8 +137,8 @@ def _preprocess(
     names = [exploration.normalisation(index) for index in range(len(exploration.channels))]
     if "CTNormalization" in names:
         notes.append(
-            "nnU-Net normalises CT by the intensities of the whole dataset, which its planning measures: "
-            "plan and preprocess the dataset to see a case after preprocessing."
+            "nnU-Net normalises CT by the intensities of the whole dataset, which planning measures: plan and "
+            "preprocess the dataset to see a case after preprocessing."
         )
         return None, notes
     cases = exploration.cases[exploration.cases.part == "training"]
@@ -162,7 +162,7 @@ def _pictures(dataset: Dataset, exploration: Exploration, screening: Screening) 
         views[name] = (View(case, exploration.labels, case.affine), reason)
     if not views:
         return None
-    caption = "The cases furthest from the others, cut through the middle of their foreground."
+    caption = "The most extreme outliers, cut through the middle of their foreground."
     return outlier_figure(views, caption)
 
 

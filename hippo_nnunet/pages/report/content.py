@@ -122,7 +122,7 @@ def gather(folder: Path, root: Path | None = None, options: Options | None = Non
             missing[section].append(text)
     if manifest is None:
         missing["recipe"].append(
-            f"{paths.manifest.name} is missing: versions, hardware, seeds and the split's hash are not known."
+            f"{paths.manifest.name} is missing: versions, hardware, seeds and the hash of the splits are unknown."
         )
     curves = _curves(experiment, folders, missing)
     return Content(
@@ -175,7 +175,7 @@ def _notebook(
 
 def _curves(experiment: Experiment | None, folders: NnunetFolders, missing: dict[str, list[str]]) -> list[FoldCurves]:
     if experiment is None:
-        missing["curves"].append(f"{RELATIVE.request} is missing: nobody knows which trainings belong here.")
+        missing["curves"].append(f"{RELATIVE.request} is missing: the trainings of this experiment are unknown.")
         return []
     found, absent = [], []
     for cell in experiment.cells():
@@ -187,7 +187,7 @@ def _curves(experiment: Experiment | None, folders: NnunetFolders, missing: dict
             found.append(FoldCurves(model, cell.variant, cell.fold, curves))
     if absent:
         which = "any training" if not found else ", ".join(absent)
-        remedy = "" if found else ": name nnU-Net's root folder with --root where it is kept elsewhere"
+        remedy = "" if found else ": if it is kept elsewhere, pass nnU-Net's root folder with --root"
         missing["curves"].append(f"nnU-Net's folder holds no training log of {which}{remedy}.")
     return found
 

@@ -82,7 +82,7 @@ def _draw_forest(figure: FigureBase, forest: Forest) -> None:
         tick.set_fontweight(weight)
     axes.tick_params(axis="y", length=0)
     axes.set(ylim=(place - 0.4, -0.7), xlim=(-forest.reach, forest.reach), xticks=forest.ticks)
-    direction = "" if QUALITY[forest.metric].sign > 0 else " (less is better; the sign is turned)"
+    direction = "" if QUALITY[forest.metric].sign > 0 else " (lower is better; the sign is reversed)"
     axes.set_xlabel(f"difference in {QUALITY[forest.metric].heading}{direction}; right of 0: the first model is better")
     axes.spines["left"].set_visible(False)
     shapes = {row.verdict: row.marker.matplotlib for rows in forest.groups.values() for row in rows}
@@ -145,7 +145,7 @@ def _curves_figure(curves: list[dict[str, Any]], names: list[str]) -> Figure:
             draw = partial(_draw_curves, folds=own, keys=keys, title=f"{configuration}: {kind}", names=names)
             panels.append(Panel(f"curves-{position}-{keys[0]}", (3.6, 3.0), draw, f"{kind} by epoch, {configuration}"))
     caption = (
-        "One line a fold; full: training patches, dotted: validation patches. Pseudo-Dice: over validation patches."
+        "One line per fold; solid: training patches, dotted: validation patches. Pseudo-Dice: over validation patches."
     )
     return Figure("curves", "Convergence", caption, panels)
 

@@ -136,7 +136,7 @@ def _phrase(verdict: str, against: str, names: Sequence[str]) -> str:
     if verdict == "equivalent":
         return f"{listed} {are} equivalent to {against}"
     if verdict == "cannot tell":
-        return f"whether {listed} {'differs' if len(names) == 1 else 'differ'} from {against}, these cases cannot tell"
+        return f"these cases cannot tell whether {listed} {'differs' if len(names) == 1 else 'differ'} from {against}"
     return f"{listed} {are} {verdict} than {against}"
 
 

@@ -47,7 +47,7 @@ class ViewedCase:
         dice: Of each of these models, for each label; None where neither has the label.
         affine: Voxel-to-world matrix of these axes, shape (4, 4), in mm, RAS+.
         spacing_mm: Voxel size along these axes.
-        notes: What is to be known when looking at it.
+        notes: What a viewer of the case should know.
     """
 
     case: str
@@ -116,7 +116,7 @@ def load_viewed(folder: Path, root: Path | None, count: int) -> Viewed:
 
 @dataclass(frozen=True)
 class _Files:
-    """Where the voxels lie, and what the label values mean."""
+    """The files of the cases, and what the label values mean."""
 
     names: Mapping[str, int]
     measured: Mapping[str, tuple[int, ...]]
@@ -174,7 +174,7 @@ def plain_labels(measured: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
 
 
 def _first_channels(raw: Path, cases: Iterable[str], ending: str) -> dict[str, Path]:
-    """Name the file of each case's first channel; nobody has looked whether it exists.
+    """Name the file of each case's first channel; it may be missing.
 
     Source: nnunetv2.utilities.utils.get_filenames_of_train_images_and_targets, which lists every case of a dataset,
     with a pool of processes.
@@ -195,7 +195,7 @@ def _load_case(
     notes: list[str] = []
     ignore = raw_reference == files.ignored if files.ignored is not None else np.zeros(raw_reference.shape, dtype=bool)
     if ignore.any():
-        notes.append("voxels that the reference ignores are shown as background everywhere, as the metrics take them")
+        notes.append("voxels that the reference ignores are shown as background everywhere, as in the metrics")
     reference = np.where(ignore, 0, raw_reference)
     segmentations: dict[int, npt.NDArray[Any]] = {}
     for position, model in enumerate(models):

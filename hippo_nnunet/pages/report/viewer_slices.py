@@ -52,14 +52,14 @@ def slice_data(case: ViewedCase) -> SliceData:
     box, notes = _crop(case)
     step = _step([part.stop - part.start for part in box], case.spacing_mm)
     if max(step) > 1:
-        notes.append(f"every {' × '.join(map(str, step))} voxels (right, anterior, superior) one is drawn")
+        notes.append(f"one voxel of {' × '.join(map(str, step))} (right, anterior, superior) is drawn")
     shown = tuple(
         slice(part.start + min(every // 2, part.stop - part.start - 1), part.stop, every)
         for part, every in zip(box, step, strict=True)
     )
     tilt = _tilt(case.affine)
     if tilt > _OBLIQUE_DEGREES:
-        notes.append(f"its axes are up to {tilt:.0f}° oblique: a letter names the direction that is nearest")
+        notes.append(f"its axes are up to {tilt:.0f}° oblique: letters name the nearest directions")
     image = case.image[shown]
     first, slope = _positions(case.affine, case.image.shape)
     data = {

@@ -22,7 +22,7 @@ from hippo_nnunet.progress import duration
 from hippo_nnunet.training import recipes
 
 CONTROL_MEANINGS = next(group.words for group in recipes.WORD_GROUPS if group.name == "control")
-"""Recipe word of a control to what it takes away."""
+"""Recipe word of a control to what it replaces."""
 
 
 def conclusions(content: Content) -> tuple[list[str], list[str]]:
@@ -36,24 +36,26 @@ def conclusions(content: Content) -> tuple[list[str], list[str]]:
     open_rows = [row for row in rows if row["verdict"] == CANNOT_TELL]
     if open_rows:
         names = "; ".join(f"{one_model(row)} against {other_model(row)}" for row in open_rows)
-        cannot.append(f"Who is better, or whether they are equivalent: {names}.")
+        cannot.append(f"Which model is better, or whether they are equivalent: {names}.")
     if not can:
-        can.append("How each model does on these cases: the table's means and spreads, out of fold.")
+        can.append("How each model performs on these cases, out of fold: see the means and deviations in the table.")
     cannot += _sensitivity(rows)
     cannot += _folds(models, rows)
     cannot += _seeds(models, content.comparison.options.metric)
     cannot += _tuned(content)
     if (models["variant"] == ENSEMBLE).any():
         cannot.append(
-            "The ensemble was chosen on these cases. Its row is scored by nested selection, each fold by a choice made "
-            "without it, so it is not the best of many on the same cases; test images have no reference here."
+            "How the final ensemble performs: it was selected on these cases. Its row is scored by nested selection, "
+            "each fold by an ensemble selected without that fold; the test images have no reference here."
         )
-    cannot.append("Other scanners, ages, diseases or field strengths: these cases are all that was looked at.")
+    cannot.append(
+        "How the models perform on other scanners, ages, diseases or field strengths: only these cases were evaluated."
+    )
     return can, cannot
 
 
 def comparison_notes(content: Content) -> list[str]:
-    """Return what a reader of the differences has to know, without what `conclusions` says already."""
+    """Return the notes on the differences, except those that `conclusions` covers."""
     said = (NoteKind.SHARED_DATA, NoteKind.ONE_SEED, NoteKind.ONE_MODEL, NoteKind.SCORES_DISAGREE)
     return [note.text for note in content.comparison.notes if note.kind not in said]
 
@@ -77,21 +79,21 @@ def _concluded(row: dict[Any, Any]) -> str:
 
 
 def _sensitivity(rows: list[dict[Any, Any]]) -> list[str]:
-    """Say what differences would have gone unseen, and what `equivalent` hangs on."""
+    """Say which differences could not be detected, and what `equivalent` depends on."""
     sentences = []
     known = [row["detectable"] for row in rows if pd.notna(row["detectable"])]
     if known:
         form = digits(rows[0]["metric"])
         least, most = f"{min(known):{form}}", f"{max(known):{form}}"
-        span = least if least == most else f"{least} to {most}, from one comparison to another,"
+        span = least if least == most else f"{least} to {most}, depending on the comparison,"
         sentences.append(
             f"True differences below {span} in {QUALITY[rows[0]['metric']].heading}: with this many cases the power to "
             f"detect them is below {POWER:.0%}."
         )
     if any(row["verdict"] == EQUIVALENT for row in rows):
         sentences.append(
-            f"That models are equal. Equivalent means: apart by less than {rows[0]['rope']:g}. Whether that is too "
-            "small to matter is a choice, not a result; hippo-nnunet compare --rope takes another one."
+            f"That models are equal. Equivalent means that they differ by less than {rows[0]['rope']:g}. Whether that "
+            "is too small to matter is a choice, not a result; hippo-nnunet compare --rope sets another margin."
         )
     return sentences
 
@@ -102,7 +104,7 @@ def _folds(models: pd.DataFrame, rows: list[dict[Any, Any]]) -> list[str]:
     if single:
         folds = ", ".join(sorted({str(row["folds"]) for row in single}))
         count = "The comparison rests" if len(single) == 1 else f"{len(single)} of {len(rows)} comparisons rest"
-        sentences.append(f"{count} on one fold ({folds}): it says nothing of trainings on other cases.")
+        sentences.append(f"{count} on one fold ({folds}): it says nothing about trainings on other cases.")
     return sentences
 
 
@@ -110,15 +112,15 @@ def _seeds(models: pd.DataFrame, metric: str) -> list[str]:
     spread = models.loc[models["scope"] == MEAN, ["variant", "configuration", f"{metric}_seed_sd"]].dropna()
     if spread.empty:
         return [
-            "How much of a difference is luck of training: no recipe was trained with several seeds. Variants such as "
-            "UNet_seed1 and UNet_seed2 would show it."
+            "How much of a difference is random variation between trainings: no recipe was trained with several seeds. "
+            "Variants such as UNet_seed1 and UNet_seed2 would show it."
         ]
     listed = "; ".join(f"{v} {c} {number(sd, digits(metric))}" for v, c, sd in spread.itertuples(index=False))
     return [f"Differences smaller than the spread between seeds mean nothing (standard deviation: {listed})."]
 
 
 def _tuned(content: Content) -> list[str]:
-    """Tell of the fold that the short schedule was tuned on, where it was used and measured."""
+    """Name the fold that the short schedule was tuned on, where both are part of the experiment."""
     experiment = content.experiment
     if experiment is None or not experiment.dataset.endswith(MEASURED_DATASET):
         return []
@@ -126,8 +128,8 @@ def _tuned(content: Content) -> list[str]:
     if not tuned or 0 not in experiment.folds.get("2d", ()):
         return []
     return [
-        "Fold 0 in 2D is slightly optimistic: the short schedule's length, learning rate and mirroring were chosen by "
-        "looking at it."
+        "Fold 0 in 2D is slightly optimistic: length, learning rate and mirroring of the short schedule were tuned on "
+        "it."
     ]
 
 
@@ -234,7 +236,7 @@ def agreement_words(content: Content) -> str:
 
 
 def notebook_sentence(scores: NotebookScores | None) -> str:
-    """Say how far the two scores of the same masks lie apart, and how often they rank models the other way round."""
+    """Say how far the two scores of the same masks differ, and how often they rank models in opposite order."""
     if scores is None or scores.means.empty:
         return ""
     parts = []
@@ -243,11 +245,11 @@ def notebook_sentence(scores: NotebookScores | None) -> str:
         gaps = known["notebook_dice"] - known["dice"]
         low, high = f"{gaps.min():.3f}", f"{gaps.max():.3f}"
         above = low if low == high else f"{low} to {high}"
-        parts.append(f"Of the very same masks, the notebooks' score is {above} higher than Dice per volume.")
+        parts.append(f"For the same masks, the notebooks' score is {above} higher than Dice per volume.")
     if scores.comparisons:
         parts.append(
             f"In {len(scores.reversals)} of {scores.comparisons} comparisons of two models (each fold, and all folds "
-            f"together) the two scores rank them the other way round; case by case, in {scores.disagreeing_cases:.0%}."
+            f"together) the two scores rank them in opposite order; of single cases, in {scores.disagreeing_cases:.0%}."
         )
     return " ".join(parts)
 

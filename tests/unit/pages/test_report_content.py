@@ -116,7 +116,7 @@ def test_the_two_scores_that_rank_differently_are_named(folder: Path) -> None:
     assert str(row["better"]) == "AttentionUNet 2d"
     assert row["dice"] > 0 > row["notebook_dice"]
     assert content.notebook.comparisons == 3 * 6, "six pairs; two folds, and both"
-    assert "rank models the other way round" in shown(content)[0].text
+    assert "rank models in opposite order" in shown(content)[0].text
 
 
 @pytest.mark.parametrize(

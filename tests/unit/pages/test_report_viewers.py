@@ -290,7 +290,7 @@ def test_large_images_are_cropped_and_thinned_out(monkeypatch: pytest.MonkeyPatc
     shape, offset, step = (thinned.data[name] for name in ("shape", "offset", "step"))
     assert np.prod(shape) <= 5_000
     assert step[0] > step[2]  # the finest axis first
-    assert "one is drawn" in thinned.notes[1]
+    assert "one voxel of" in thinned.notes[1]
     shown = unpack(thinned.data["reference"], "u1", tuple(shape))
     full = tuple(slice(o, o + n * s, s) for o, n, s in zip(offset, shape, step, strict=True))
     assert np.array_equal(shown, reference[full])

@@ -111,7 +111,7 @@ def test_the_headline_groups_what_is_alike() -> None:
     rows = [pair("A", "equivalent"), pair("B", "worse"), pair("C", "equivalent"), pair("D", "cannot tell")]
     assert headline(pd.DataFrame(rows)) == (
         "A and C are equivalent to UNet (2d); B is worse than UNet (2d); "
-        "whether D differs from UNet, these cases cannot tell (2d)."
+        "these cases cannot tell whether D differs from UNet (2d)."
     )
     both = [pair("A", "better"), pair("A", "better", "3d_fullres")]
     assert headline(pd.DataFrame(both)) == "A is better than UNet (2d, 3d_fullres)."

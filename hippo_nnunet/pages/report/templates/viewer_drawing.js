@@ -139,7 +139,7 @@ function drawMarks(context, stage) {
   context.fillText(ENDS[across][1], placed.x + placed.width + MARGIN / 2, middle[1]);
   context.fillText(ENDS[up][1], middle[0], placed.y - MARGIN / 2);
   context.fillText(ENDS[up][0], middle[0], placed.y + placed.height + MARGIN / 2);
-  const bar = [100, 50, 20, 10, 5, 2, 1].find((length) => length * placed.scale <= placed.width / 3) || 1;
+  const bar = barLength(placed.width / 3 / placed.scale);
   const right = placed.x + placed.width, level = placed.y + placed.height + MARGIN / 2;
   context.fillRect(right - bar * placed.scale, level + 4, bar * placed.scale, 2);
   context.font = "11px system-ui, sans-serif";

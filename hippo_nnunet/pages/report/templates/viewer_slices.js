@@ -53,27 +53,17 @@ function swatch(colour, dash) {
     element("rect", { width: 44, height: 16, rx: 4, fill: "#000" }), element("line", line));
 }
 
-function toggle(text, checked, change, ...marks) {
-  const box = element("input", { type: "checkbox" });
-  box.checked = checked;
-  box.addEventListener("change", () => { change(box.checked); refresh(); });
-  return element("label", { class: "viewer-check" }, box, ...marks, element("span", {}, ...breakable(text)));
-}
-
-const within = (set, member) => (on) => { if (on) set.add(member); else set.delete(member); };
-const outside = (set, member) => (on) => within(set, member)(!on);
-
 function buildTable() {
   const { models, dice: ofCase } = DATA.cases[current];
-  const labels = DATA.labels.map((name, n) => element("th", { scope: "col" },
-    toggle(name, !hiddenLabels.has(n), outside(hiddenLabels, n),
-      element("i", { class: "viewer-dot", style: `background:${labelColour(n)}` }))));
+  const labels = DATA.labels.map((name, n) => element("th", { scope: "col" }, labelToggle(name, n, hiddenLabels, refresh)));
+  const outline = (name, checked, change, colour, dash) => element("th", { scope: "row" },
+    toggle(name, checked, (on) => { change(on); refresh(); }, swatch(colour, dash)));
   const reference = element("tr", {},
-    element("th", { scope: "row" }, toggle("Reference", showsReference, (on) => { showsReference = on; }, swatch(REFERENCE, []))),
+    outline("Reference", showsReference, (on) => { showsReference = on; }, REFERENCE, []),
     ...DATA.labels.map(() => element("td")));
   const rows = models.map((n) => element("tr", {},
-    element("th", { scope: "row" },
-      toggle(modelName(n), shownModels.has(n), within(shownModels, n), swatch(modelStroke(n), DASHES[n % DASHES.length]))),
+    outline(modelName(n), shownModels.has(n), (on) => { if (on) shownModels.add(n); else shownModels.delete(n); },
+      modelStroke(n), DASHES[n % DASHES.length]),
     ...ofCase[n].map((value, label) => element("td", {},
       element("b", { "data-cell": `${n}-${label}` }, "–"), element("span", { class: "viewer-muted" }, dice(value))))));
   byId("slices-table").replaceChildren(
@@ -119,13 +109,10 @@ function listenToCanvas() {
     scrolled += event.deltaMode ? NOTCH * way : Math.max(-NOTCH, Math.min(NOTCH, event.deltaY));
     if (Math.abs(scrolled) >= NOTCH) { scrolled = 0; step(way); }
   }, { passive: false });
-  canvas.addEventListener("keydown", (event) => {
+  onKeys(canvas, () => {
     const last = shapeOf()[plane().fixed] - 1;
-    const ways = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 5, PageDown: -5, Home: -last, End: last };
-    if (!(event.key in ways) || event.ctrlKey || event.altKey || event.metaKey) return;
-    event.preventDefault();
-    step(ways[event.key]);
-  });
+    return { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 5, PageDown: -5, Home: -last, End: last };
+  }, step);
   canvas.addEventListener("pointerdown", (event) => {
     drag = { x: event.clientX, index: indices[plane().fixed] };
     canvas.setPointerCapture(event.pointerId);

@@ -100,7 +100,7 @@ function marks(scene) {
   const reach = extent.map((half) => half + 0.18 * Math.max(...extent));
   const ends = ENDS.flatMap(([negative, positive], axis) => [[axis, -1, negative], [axis, 1, positive]]);
   const at = (part) => ends.map(([axis, way]) => (axis === part ? way * reach[axis] : 0));
-  const bar = [100, 50, 20, 10, 5, 2, 1].find((length) => length <= 0.7 * extent[1]) || 1;
+  const bar = barLength(0.7 * extent[1]);
   const quiet = { type: "scatter3d", scene, hoverinfo: "skip", showlegend: false };
   const corner = [-extent[0], -extent[1], -extent[2] * 1.05];
   return [
@@ -238,13 +238,7 @@ function showSurfaces() {
 }
 
 function buildLabels() {
-  byId("surface-labels").replaceChildren(...DATA.labels.map((name, n) => {
-    const box = element("input", { type: "checkbox" });
-    box.checked = !hiddenSurfaces.has(n);
-    box.addEventListener("change", () => { outside(hiddenSurfaces, n)(box.checked); drawSurfaces(); });
-    const dot = element("i", { class: "viewer-dot", style: `background:${labelColour(n)}` });
-    return element("label", { class: "viewer-check" }, box, dot, element("span", {}, ...breakable(name)));
-  }));
+  byId("surface-labels").replaceChildren(...DATA.labels.map((name, n) => labelToggle(name, n, hiddenSurfaces, drawSurfaces)));
 }
 
 function listenToSurfaces() {
@@ -256,12 +250,8 @@ function listenToSurfaces() {
   for (const button of document.querySelectorAll("#surface [data-turn]")) {
     button.addEventListener("click", () => turnBy(button.dataset.turn));
   }
-  plot.addEventListener("keydown", (event) => {
-    const ways = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "up", ArrowDown: "down", "+": "in", "-": "out", 0: "reset" };
-    if (!(event.key in ways) || event.ctrlKey || event.altKey || event.metaKey) return;
-    event.preventDefault();
-    turnBy(ways[event.key]);
-  });
+  const ways = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "up", ArrowDown: "down", "+": "in", "-": "out", 0: "reset" };
+  onKeys(plot, () => ways, turnBy);
   plot.addEventListener("wheel", (event) => {
     if (!event.ctrlKey) return;
     event.preventDefault();

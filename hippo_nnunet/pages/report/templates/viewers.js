@@ -46,9 +46,6 @@ function onBlack(colour) {
   return `rgb(${parts.map((part) => Math.round(part + share * (255 - part))).join(",")})`;
 }
 
-// A name that may be broken after its underscores.
-const breakable = (name) => name.split(/(?<=_)/).flatMap((part) => [part, element("wbr")]);
-
 const modelName = (position) => DATA.models[position].name;
 const pickers = [byId("slices-case"), byId("surface-case")];
 const listeners = [];
@@ -73,6 +70,33 @@ function chosen(name) {
 
 function onChoice(name, listener) {
   for (const input of document.querySelectorAll(`input[name="${name}"]`)) input.addEventListener("change", listener);
+}
+
+// The longest scale bar, in mm, that fits into a length.
+const barLength = (mm) => [100, 50, 20, 10, 5, 2, 1].find((length) => length <= mm) || 1;
+
+// Call `act` with what a key without modifiers stands for.
+function onKeys(target, meanings, act) {
+  target.addEventListener("keydown", (event) => {
+    const found = meanings();
+    if (!(event.key in found) || event.ctrlKey || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    act(found[event.key]);
+  });
+}
+
+// A checkbox with a name that may be broken after its underscores.
+function toggle(text, checked, change, ...marks) {
+  const box = element("input", { type: "checkbox" });
+  box.checked = checked;
+  box.addEventListener("change", () => change(box.checked));
+  const parts = text.split(/(?<=_)/).flatMap((part) => [part, element("wbr")]);
+  return element("label", { class: "viewer-check" }, box, ...marks, element("span", {}, ...parts));
+}
+
+function labelToggle(name, n, hidden, redraw) {
+  const dot = element("i", { class: "viewer-dot", style: `background:${labelColour(n)}` });
+  return toggle(name, !hidden.has(n), (on) => { if (on) hidden.delete(n); else hidden.add(n); redraw(); }, dot);
 }
 
 function onTheme(listener) {
