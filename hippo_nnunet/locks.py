@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -46,7 +46,8 @@ def exclusive(path: Path, task: str, wait: bool = False) -> Iterator[bool]:
         OSError: The file cannot be created or locked.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.absolute(), is_singleton=True)
+    # its fallback for file systems without locks would take the mere existence of the file for a lock
+    lock = FileLock(path.absolute(), is_singleton=True, fallback_to_soft=False)
     taken = not lock.is_locked
     try:
         lock.acquire(timeout=0)
@@ -62,7 +63,8 @@ def exclusive(path: Path, task: str, wait: bool = False) -> Iterator[bool]:
         yield taken
     finally:
         if taken and lock.is_locked:  # not in a forked child
-            _record_file(path).unlink(missing_ok=True)
+            with suppress(OSError):
+                _record_file(path).unlink(missing_ok=True)
         lock.release()
 
 

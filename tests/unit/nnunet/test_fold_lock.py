@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -144,3 +145,31 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     refused = pytest.raises(DataError, match=r"file/fold_0: Not a directory: make it writable or make room")
     with refused, fold_lock(tmp_path / "file" / "fold_0"):
         pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="flock is a lock of POSIX systems")
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_refused(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """filelock would take the lock file that earlier trainings left, wherever they ran, for a lock that is held."""
+    with fold_lock(tmp_path):
+        pass
+
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(DataError, match="use a file system with locks"), fold_lock(tmp_path):
+        pass
+
+
+def test_a_record_that_cannot_be_deleted_does_not_keep_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlink(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with fold_lock(tmp_path):
+        monkeypatch.setattr(Path, "unlink", unlink)
+    monkeypatch.undo()
+    with process(HOLD_FOLD.format(inside=WAIT), tmp_path) as (_, said):
+        assert said == "held"
