@@ -12,7 +12,7 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -101,7 +101,6 @@ class AdaptiveThreads:
         report: Gets a line for each change.
         read: Reads the CPU times.
         clock: Seconds, monotonic.
-
     """
 
     def __init__(
@@ -118,7 +117,7 @@ class AdaptiveThreads:
         self._report, self._read, self._clock = report, read, clock
         self._cores = len(usable_cpus())
         self._most = self._current = 1
-        self._least: dict[tuple[str, int], float] = {}
+        self._least: dict[tuple[Hashable, int], float] = {}
         self._wait_s = FIRST_WAIT_S
         self._raised_at = self._lowered_at = -math.inf
         self._looked_at = clock()
@@ -155,11 +154,11 @@ class AdaptiveThreads:
             self._set(lowered)
 
     @contextmanager
-    def step(self, kind: str, amount: float = 1.0) -> Iterator[None]:
+    def step(self, kind: Hashable, amount: float = 1.0) -> Iterator[None]:
         """Wrap a unit of work.
 
         Args:
-            kind: Steps of one kind are compared with each other.
+            kind: Steps of one kind are compared with each other: the same computation by the same network.
             amount: Size of the step, such as its number of samples; seconds are compared per unit.
         """
         if not self._active:
@@ -197,7 +196,7 @@ class AdaptiveThreads:
             self._raised_at = now
             self._change(free, "trying again" if others is None else f"{self._cores - others:.1f} cores are free")
 
-    def _judge(self, key: tuple[str, int], seconds: float) -> None:
+    def _judge(self, key: tuple[Hashable, int], seconds: float) -> None:
         """Lower the number of threads after a step that took far too long."""
         least = self._least.get(key, math.inf)
         self._least[key] = min(least, seconds)

@@ -229,7 +229,7 @@ class BatchedPredictor:
             shown = guidance[: len(few)] if guidance is not None else self.guide.live(few) if self.guide else None
             with self.threads.restored():  # OpenVINO keeps this number; its threads do not spin
                 self._runs = choose_runs(self.backend, self.networks, self.device, voxels, few, shown)
-        with self.threads.step("prediction", len(batch)):
+        with self.threads.step(self, len(batch)):  # models of an ensemble take different times
             predicted = self._forward_in_parts(self._runs, patches, guidance)
         for (image, window, _), logits in zip(batch, predicted, strict=True):
             image.add(window, logits)

@@ -12,11 +12,13 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
 
+from hippo_nnunet import threads
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.inference import batched_predictor
 from hippo_nnunet.inference.batched_predictor import BatchedPredictor
 from hippo_nnunet.inference.overlap import in_background
 from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage, windows
+from hippo_nnunet.threads import AdaptiveThreads
 
 CPU = torch.device("cpu")
 HEADS = 2
@@ -257,3 +259,31 @@ def test_an_error_in_the_background_comes_in_its_place() -> None:
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_the_steps_of_a_large_model_are_not_slow_ones_of_a_small_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ensemble's models share the number of threads; the load of the machine cannot be read here."""
+    now = [0.0]
+
+    class Slow(nn.Conv2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            now[0] += self.seconds
+            return super().forward(input)
+
+    monkeypatch.setattr(threads, "usable_cpus", lambda: [0, 1])
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with AdaptiveThreads(CPU, read=lambda: None, clock=lambda: now[0]) as shared:
+            predictors = []
+            for seconds in (1.0, 10.0):
+                network = Slow(1, HEADS, 3, padding=1)
+                network.seconds = seconds
+                predictors.append(predictor_of([network], (8, 8)))
+                predictors[-1].threads = shared
+            for _ in range(3):
+                for predictor in predictors:
+                    predictor.predict_image(images(1)[0])
+            assert shared.current == 2
+    finally:
+        torch.set_num_threads(before)
