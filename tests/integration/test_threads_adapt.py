@@ -92,14 +92,19 @@ def test_a_training_that_loses_a_core_sees_the_same_batches(
     assert sum(path.read_text().count("CPU threads: 2 -> 1") for path in logs) >= 1
 
 
-def test_a_training_with_a_seed_word_keeps_its_number(in_tiny: TinyDataset) -> None:
-    seeded = in_tiny.trainer("UNetTrainer_fast_1epochs_8iters_seed3")
+@pytest.mark.parametrize(("name", "number"), [(f"{TRAINER}_seed3", 2), (TRAINER, 1)])
+def test_a_training_with_a_seed_word_keeps_its_number(
+    name: str, number: int, in_tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     busy = Busy(after=0)
-    AdaptiveThreads.__init__(seeded.threads, seeded.device, seeded.recipe.seed is not None, read=busy.read)
-    with seeded.threads:
+    adaptive = functools.partial(AdaptiveThreads, read=busy.read, clock=busy.clock)
+    monkeypatch.setattr("hippo_nnunet.trainers.recipe_trainer.AdaptiveThreads", adaptive)
+    adapter = in_tiny.trainer(name).threads
+    with adapter:
         for _ in range(3):
-            with seeded.threads.step("training"):
-                assert torch.get_num_threads() == 2
+            with adapter.step("training"):
+                pass
+        assert torch.get_num_threads() == number
 
 
 def test_a_prediction_that_loses_a_core_gives_the_same_probabilities(
