@@ -1,4 +1,4 @@
-"""What every figure shares: style, colours, and the ways in which it is saved.
+"""What all figures share: style, colours and how they are saved.
 
 A figure is made of panels. A page shows each panel as an image of its own, so that they can stand below one another on
 a phone; the PNG and SVG files for papers hold them side by side.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from markupsafe import escape
 from matplotlib.figure import Figure as Canvas
 from matplotlib.figure import FigureBase
 
@@ -149,8 +150,4 @@ def inline_svg(panel: Panel) -> str:
     text = re.sub(r'(<image\b[^>]*?) id="[^"]*"', r"\1", text)
     # Several drawings share a page: each gets ids of its own.
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{panel.name}-", text)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{_attribute(panel.alt)}" ', 1)
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(panel.alt)}" ', 1)

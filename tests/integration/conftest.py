@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from tiny_dataset import ATTENTION, UNET, TinyDataset, make_dataset
@@ -39,3 +41,17 @@ def trained(tiny: TinyDataset) -> TinyDataset:
             made.perform_actual_validation(save_probabilities=True)
         tiny.trainer(ATTENTION, "3d_fullres", 0).run_training()
     return tiny
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, with WebGL in software."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+    if found is None:
+        pytest.skip("no Chromium on this machine: the page is not opened")
+    flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    with playwright.sync_playwright() as manager:
+        opened = manager.chromium.launch(executable_path=found, args=flags)
+        yield opened
+        opened.close()

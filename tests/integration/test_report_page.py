@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,19 +51,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_log(log_folder(made.experiment, folder, cell), log_text(range(4)))
     (folder / "manifest.json").write_text(json.dumps(manifest(made.experiment)))
     return write_report(folder, root=made.root, cases=2, options=FAST)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-    if found is None:
-        pytest.skip("no Chromium on this machine: the page is not opened")
-    flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-    with playwright.sync_playwright() as manager:
-        opened = manager.chromium.launch(executable_path=found, args=flags)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

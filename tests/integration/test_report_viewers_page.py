@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from viewer_experiment import FakeExperiment, phantom, shifted
 
 from hippo_nnunet.pages.report.viewers import viewer_fragment
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 plotly_offline = pytest.importorskip("plotly.offline", reason="plotly is not installed")
 
 MARGIN = 20
@@ -75,18 +73,6 @@ class Opened:
         self.page.locator("#surface-plot").scroll_into_view_if_needed()
         self.wait("() => document.querySelectorAll('#surface-plot canvas').length > 0")
         self.wait(f"() => ({CAMERAS})()[0]")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-    if found is None:
-        pytest.skip("no Chromium on this machine: the page is not opened")
-    flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-    with playwright.sync_playwright() as manager:
-        opened = manager.chromium.launch(executable_path=found, args=flags)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

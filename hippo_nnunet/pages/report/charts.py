@@ -6,21 +6,20 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from hippo_nnunet.evaluation.pairing import Model, recipe_of
 from hippo_nnunet.pages.report.content import Content
 from hippo_nnunet.pages.report.notebook import MEASURED, MEASURED_DATASET
 from hippo_nnunet.pages.report.style import marker, series
 
-_LIMITS = ("bias", "lower", "upper")
+_LIMITS, _ENDS = ("bias", "lower", "upper"), ("", "_low", "_high")
 
 
 def chart_data(content: Content) -> dict[str, Any]:
     """Return everything that report.js draws; a chart without data is None."""
     return {
         "models": [
-            {"name": str(model), "series": series(k), "symbol": marker(k).plotly}
+            {"name": str(model), "series": series(k), "symbol": marker(k).plotly, "path": marker(k).path}
             for k, model in enumerate(content.models)
         ],
         "cases": _cases(content),
@@ -87,35 +86,23 @@ def _volumes(content: Content) -> list[dict[str, Any]]:
     """Return, for each variant and configuration, the volumes of each label and their agreement."""
     found = []
     table = content.table.dropna(subset=["volume_mm3", "volume_ref_mm3"])
+    agreement = {(a["variant"], a["configuration"], a["label"]): a for a in content.agreement.to_dict("records")}
     for (variant, configuration), rows in table.groupby(["variant", "configuration"], sort=False):
         labels = []
         for label, own in rows.groupby("label", sort=False):
-            agreement = _agreement_of(content.agreement, variant, configuration, label)
+            limits = agreement[variant, configuration, label]
             labels.append(
                 {
                     "label": str(label),
                     "cases": own["case"].tolist(),
                     "mean": _rounded((own["volume_mm3"] + own["volume_ref_mm3"]) / 2, 1),
                     "difference": _rounded(own["volume_mm3"] - own["volume_ref_mm3"], 1),
-                    **{name: _rounded(_with_interval(agreement, name), 1) for name in _LIMITS},
+                    **{name: _rounded((limits[f"{name}{end}_mm3"] for end in _ENDS), 1) for name in _LIMITS},
                 }
             )
         model = Model(recipe_of(str(variant)), str(configuration))
         found.append({"model": content.index(model), "name": f"{variant} {configuration}", "labels": labels})
     return sorted(found, key=lambda entry: int(entry["model"]))
-
-
-def _agreement_of(agreement: pd.DataFrame, variant: object, configuration: object, label: object) -> Any:
-    chosen = (
-        (agreement["variant"] == variant)
-        & (agreement["configuration"] == configuration)
-        & (agreement["label"] == label)
-    )
-    return agreement[chosen].iloc[0]
-
-
-def _with_interval(agreement: Any, name: str) -> list[float]:
-    return [float(agreement[f"{name}{end}_mm3"]) for end in ("", "_low", "_high")]
 
 
 def _rounded(values: Iterable[float], decimals: int = 4) -> list[float | None]:

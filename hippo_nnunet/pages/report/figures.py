@@ -102,8 +102,7 @@ def _draw_cases(figure: FigureBase, data: dict[str, Any], names: list[str]) -> N
         places = [row + shift[case] for row in rows]
         axes.plot(values[:, case], places, color=GREY, lw=0.4, alpha=0.35, zorder=1)
     for row, k in enumerate(order):
-        style: dict[str, Any] = {"marker": marker(k).matplotlib, "color": colour(k), "alpha": 0.7, "lw": 0}
-        axes.scatter(values[row], row + shift, s=14, zorder=2, **style)
+        axes.scatter(values[row], row + shift, s=14, zorder=2, alpha=0.7, lw=0, **_look(k))
         if data["means"][k] is not None:
             axes.plot([data["means"][k]] * 2, [row - 0.3, row + 0.3], color=INK, lw=1.8, zorder=3)
     texts = [f"{short(names[k])}\n{number(data['means'][k])}" for k in order]
@@ -115,9 +114,7 @@ def _draw_cases(figure: FigureBase, data: dict[str, Any], names: list[str]) -> N
 def _draw_notebook(figure: FigureBase, data: dict[str, Any], names: list[str]) -> None:
     axes = figure.subplots()
     for own in data["models"]:
-        k = own["model"]
-        shape, tone = marker(k).matplotlib, colour(k)
-        axes.scatter(own["dice"], own["score"], s=12, marker=shape, color=tone, alpha=0.5, lw=0)
+        axes.scatter(own["dice"], own["score"], s=12, alpha=0.5, lw=0, **_look(own["model"]))
     xs = [value for own in data["models"] for value in own["dice"]]
     ys = [value for own in data["models"] for value in own["score"]]
     low, high = min(xs) - 0.01, max(*xs, *ys) + 0.01
@@ -126,8 +123,7 @@ def _draw_notebook(figure: FigureBase, data: dict[str, Any], names: list[str]) -
         k = own["model"]
         if own["mean"][0] is not None:
             named = f"{short(names[k])}: {own['mean'][0]:.4f}, {own['mean'][1]:.4f}"
-            style: dict[str, Any] = {"marker": marker(k).matplotlib, "color": colour(k), "mec": INK}
-            axes.plot(*own["mean"], ms=8, ls="", label=named, **style)
+            axes.plot(*own["mean"], ms=8, ls="", mec=INK, label=named, **_look(k))
     if data["measured"]:
         x, y = [p[2] for p in data["measured"]], [p[1] for p in data["measured"]]
         axes.plot(x, y, "*", mfc=PAPER, mec=INK, ms=9, label="the notebooks' own network")
@@ -160,8 +156,7 @@ def _draw_curves(
             dotted = ":" if key == "val_loss" else "-"
             values = np.array(fold[key], dtype=float)
             every = max(1, len(values) // 4)
-            style: dict[str, Any] = {"color": colour(k), "marker": marker(k).matplotlib, "alpha": 0.85}
-            axes.plot(fold["epochs"], values, ls=dotted, lw=1, ms=3.5, markevery=every, **style)
+            axes.plot(fold["epochs"], values, ls=dotted, lw=1, ms=3.5, markevery=every, alpha=0.85, **_look(k))
     axes.set(title=title, xlabel="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid()
@@ -176,12 +171,12 @@ def _volume_figures(entries: list[dict[str, Any]], labels: list[str]) -> list[Fi
         reach = _reach(entries, position)
         panels = [
             Panel(
-                f"volume-{position}-{number}",
+                f"volume-{position}-{column}",
                 (3.4, 2.9),
                 partial(_draw_volume, entry=entry, position=position, reach=reach),
                 f"Bland-Altman plot, {label}, {entry['name']}",
             )
-            for number, entry in enumerate(entries)
+            for column, entry in enumerate(entries)
         ]
         name = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or str(position + 1)
         caption = "Predicted minus reference volume against their mean; line: bias; dashed: limits of agreement."
@@ -202,7 +197,7 @@ def _reach(entries: list[dict[str, Any]], position: int) -> float:
 
 def _draw_volume(figure: FigureBase, entry: dict[str, Any], position: int, reach: float) -> None:
     axes: Axes = figure.subplots()
-    own, k = entry["labels"][position], entry["model"]
+    own = entry["labels"][position]
     for key, dashed in (("bias", "-"), ("lower", "--"), ("upper", "--")):
         value, low, high = own[key]
         if value is None:
@@ -213,10 +208,15 @@ def _draw_volume(figure: FigureBase, entry: dict[str, Any], position: int, reach
         axes.annotate(
             number(value, "+.0f"), (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", size=7.5
         )
-    axes.scatter(own["mean"], own["difference"], s=12, marker=marker(k).matplotlib, color=colour(k), alpha=0.7, lw=0)
+    axes.scatter(own["mean"], own["difference"], s=12, alpha=0.7, lw=0, **_look(entry["model"]))
     axes.set(ylim=(-reach, reach), title=f"{short(entry['name'])}, {own['label']}")
     axes.set(xlabel="mean of both, mm³", ylabel="predicted - reference, mm³")
     axes.grid(color=LINE)
+
+
+def _look(index: int) -> dict[str, Any]:
+    """Return marker and colour of the model at a position, for matplotlib."""
+    return {"marker": marker(index).matplotlib, "color": colour(index)}
 
 
 def _handle(shape: str, face: str, label: str) -> Line2D:

@@ -33,7 +33,6 @@ class ForestRow:
     other: str
     scope: str
     first: bool
-    n: int
     difference: float
     low: float
     high: float
@@ -148,7 +147,6 @@ def _row(row: dict[Any, Any]) -> ForestRow:
         other=other_model(row),
         scope="all labels" if first else str(row["scope"]),
         first=first,
-        n=int(row["n"]),
         difference=float(row["difference"]),
         low=float(row["low"]),
         high=float(row["high"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from hippo_nnunet.pages.report.content import Content, gather
 from hippo_nnunet.pages.report.figures import report_figures
 from hippo_nnunet.pages.report.forest import QUESTIONS, headline, prepare_forest, verdict_sentences
 from hippo_nnunet.pages.report.notebook import MEASURED, MEASURED_DATASET
-from hippo_nnunet.pages.report.style import SERIES_DARK, SERIES_LIGHT, marker, series
+from hippo_nnunet.pages.report.style import SERIES_DARK, SERIES_LIGHT
 from hippo_nnunet.pages.report.tables import write_table
 from hippo_nnunet.pages.templating import page_folder, read_template, render_template
 from hippo_nnunet.progress import duration
@@ -188,8 +187,7 @@ def _evidence(content: Content) -> dict[str, Any]:
     measured = MEASURED if content.dataset.endswith(MEASURED_DATASET) else ()
     return {
         "charts": charts,
-        "paths": [marker(k).path for k in range(len(content.models))],
-        "legends": {name: [_legend(content, k) for k in models] for name, models in legends.items()},
+        "legends": legends,
         "labels": list(content.label_dice),
         "curve_configurations": list(dict.fromkeys(fold["configuration"] for fold in charts["curves"])),
         "cases_notes": _cases_notes(content),
@@ -201,11 +199,6 @@ def _evidence(content: Content) -> dict[str, Any]:
         "few_cases": bool(len(content.agreement)) and bool((content.agreement["n"] < 3).any()),
         "alt": words.alternatives(content),
     }
-
-
-def _legend(content: Content, index: int) -> Mapping[str, Any]:
-    name, path = str(content.models[index]), marker(index).path
-    return {"index": index, "series": series(index), "name": name, "path": path}
 
 
 def _cases_notes(content: Content) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import zlib
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,32 +21,20 @@ _PERCENTILES = (0.5, 99.5)
 _OBLIQUE_DEGREES = 10.0
 
 
-@dataclass(frozen=True)
-class SliceData:
-    """A case for the slice scroller.
-
-    Attributes:
-        data: JSON-able; arrays as `packed` bytes whose last axis runs fastest.
-        notes: What was cropped or thinned out.
-    """
-
-    data: dict[str, Any]
-    notes: tuple[str, ...]
-
-
 def packed(array: npt.NDArray[Any]) -> str:
     """Write an array's little-endian bytes as base64 of zlib's deflate; a page has DecompressionStream for it."""
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     return base64.b64encode(zlib.compress(little.tobytes())).decode("ascii")
 
 
-def slice_data(case: ViewedCase) -> SliceData:
+def slice_data(case: ViewedCase) -> tuple[dict[str, Any], list[str]]:
     """Crop a large case around its labels, thin it out where it is still large, and pack its voxels.
 
     Intensities become bytes between the 0.5th and 99.5th percentile of what is shown.
 
-    Args:
-        case: The case.
+    Returns:
+        JSON-able data with arrays as `packed` bytes whose last axis runs fastest, and notes on what was cropped or
+        thinned out.
     """
     box, notes = _crop(case)
     step = _step([part.stop - part.start for part in box], case.spacing_mm)
@@ -75,7 +62,7 @@ def slice_data(case: ViewedCase) -> SliceData:
         "reference": packed(case.reference[shown]),
         "predictions": {str(position): packed(labels[shown]) for position, labels in case.predictions.items()},
     }
-    return SliceData(data, tuple(notes))
+    return data, notes
 
 
 def _crop(case: ViewedCase) -> tuple[tuple[slice, ...], list[str]]:

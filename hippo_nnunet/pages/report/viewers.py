@@ -70,15 +70,15 @@ def viewer_fragment(experiment: Path, *, root: Path | None = None, cases: int = 
 
 
 def _case_data(case: ViewedCase, viewed: Viewed) -> dict[str, Any]:
-    slices = slice_data(case)
+    slices, notes = slice_data(case)
     return {
         "name": case.case,
         "title": case.reasons[0].title,
         "reason": "; ".join(map(str, case.reasons)),
-        "notes": [*case.notes, *slices.notes],
+        "notes": [*case.notes, *notes],
         "models": list(case.predictions),
         "dice": case.dice,
-        "slices": slices.data,
+        "slices": slices,
         "surfaces": surface_data(case, len(viewed.labels)),
     }
 

@@ -194,10 +194,11 @@ def facts(content: Content) -> list[tuple[str, str]]:
     """Return versions, hardware, hashes and times as pairs of name and value."""
     manifest = content.manifest or {}
     machine, folds = manifest.get("machine", {}), manifest.get("folds", [])
-    devices = ", ".join(sorted({str(fold["device"]) for fold in folds if fold.get("device")}))
-    threads = ", ".join(sorted({str(fold["threads"]) for fold in folds if fold.get("threads")}))
-    precision = ", ".join(sorted({str(fold["precision"]) for fold in folds if fold.get("precision")}))
-    seeds = ", ".join(sorted({str(fold["seed"]) for fold in folds if fold.get("seed") is not None}))
+
+    def listed(key: str) -> str:
+        return ", ".join(sorted({str(fold[key]) for fold in folds if fold.get(key) is not None}))
+
+    devices, threads = listed("device"), listed("threads")
     trained = [fold["trained_seconds"] for fold in folds if fold.get("trained_seconds") is not None]
     hashes = manifest.get("sha256", {})
     system = " ".join(str(machine[key]) for key in ("system", "processor") if machine.get(key))
@@ -206,10 +207,10 @@ def facts(content: Content) -> list[tuple[str, str]]:
         ("plans", str(manifest.get("arguments", {}).get("plans", ""))),
         ("hardware", f"{system}, {machine['cpus']} CPU cores" if machine.get("cpus") else system),
         ("trained on", f"{devices}, {threads} threads" if devices and threads else devices),
-        ("precision", precision),
+        ("precision", listed("precision")),
         ("training", f"{duration(sum(trained))} for {len(trained)} folds" if trained else ""),
         ("other steps", "; ".join(f"{step} {duration(seconds)}" for step, seconds in content.benchmarks.items())),
-        ("seeds", seeds),
+        ("seeds", listed("seed")),
         ("splits, SHA-256", str(hashes.get("splits") or "")),
         ("plans, SHA-256", str(hashes.get("plans") or "")),
         ("commit", str(manifest.get("commit") or "")),

@@ -128,7 +128,7 @@ def test_every_voxel_keeps_its_place_in_the_world(tmp_path: Path, affine: np.nda
             assert {tuple(row) for row in expected.round(2)} == {tuple(row) for row in found.round(2)}
     directions = case.affine[:3, :3] / np.linalg.norm(case.affine[:3, :3], axis=0)
     assert np.diag(directions).min() > 0.9
-    data = slice_data(case).data
+    data = slice_data(case)[0]
     turned_image = unpack(data["image"], "u1", tuple(data["shape"]))
     assert turned_image.shape == case.image.shape
     assert np.argmax(turned_image) == np.argmax(np.clip(case.image, None, np.percentile(case.image, 99.5)))
@@ -281,26 +281,26 @@ def test_large_images_are_cropped_and_thinned_out(monkeypatch: pytest.MonkeyPatc
     reference[40:50, 20:30, 30:50] = 1
     prediction = shifted(reference, 4)
     case = viewed_case(reference, prediction, np.diag([1.0, 2.0, 3.0, 1.0]))
-    cropped = slice_data(case)
-    assert cropped.data["shape"] == [14 + 2 * 15, 10 + 2 * 8, 20 + 5 + 5]
-    assert cropped.data["offset"] == [25, 12, 25]
-    assert "cropped to 15 mm" in cropped.notes[0] and len(cropped.notes) == 1
+    cropped, notes = slice_data(case)
+    assert cropped["shape"] == [14 + 2 * 15, 10 + 2 * 8, 20 + 5 + 5]
+    assert cropped["offset"] == [25, 12, 25]
+    assert "cropped to 15 mm" in notes[0] and len(notes) == 1
     monkeypatch.setattr(viewer_slices, "MOST_VOXELS", 5_000)
-    thinned = slice_data(case)
-    shape, offset, step = (thinned.data[name] for name in ("shape", "offset", "step"))
+    thinned, notes = slice_data(case)
+    shape, offset, step = (thinned[name] for name in ("shape", "offset", "step"))
     assert np.prod(shape) <= 5_000
     assert step[0] > step[2]  # the finest axis first
-    assert "one voxel of" in thinned.notes[1]
-    shown = unpack(thinned.data["reference"], "u1", tuple(shape))
+    assert "one voxel of" in notes[1]
+    shown = unpack(thinned["reference"], "u1", tuple(shape))
     full = tuple(slice(o, o + n * s, s) for o, n, s in zip(offset, shape, step, strict=True))
     assert np.array_equal(shown, reference[full])
-    assert thinned.data["spacing"] == pytest.approx([s * e for s, e in zip(step, (1, 2, 3), strict=True)])
+    assert thinned["spacing"] == pytest.approx([s * e for s, e in zip(step, (1, 2, 3), strict=True)])
 
 
 def test_an_even_image_and_an_empty_reference_can_be_drawn() -> None:
     empty = np.zeros((9, 8, 7), np.uint8)
     case = ViewedCase("c", (), np.full(empty.shape, 7), empty, {0: empty}, {0: [None]}, np.eye(4), (1, 1, 1), ())
-    data = slice_data(case).data
+    data = slice_data(case)[0]
     assert data["start"] == [4, 4, 3]
     assert not unpack(data["image"], "u1").any()
     surfaces = surface_data(case, 1)
