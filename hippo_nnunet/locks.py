@@ -80,6 +80,7 @@ def holder(path: Path) -> str:
 def _record(path: Path) -> None:
     since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     try:
+        _record_file(path).unlink(missing_ok=True)  # of a killed process, whose id another one may have by now
         write_json(_record_file(path), {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
     except OSError as error:
         log.warning("%s: cannot record who holds it (%s)", path, error)

@@ -162,6 +162,23 @@ def test_a_file_system_without_locks_is_refused(number: int, tmp_path: Path, mon
         pass
 
 
+def test_a_record_that_cannot_be_written_leaves_none_of_a_killed_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process id may be another program's by now, which must not be ended for it."""
+    with process(HOLD_FOLD.format(inside=WAIT), tmp_path) as (killed, _):
+        killed.kill()
+        killed.wait()
+    assert holder(tmp_path / LOCK).startswith(f"process {killed.pid} on ")
+
+    def full_disk(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("hippo_nnunet.locks.write_json", full_disk)
+    with fold_lock(tmp_path):
+        assert holder(tmp_path / LOCK) == "unknown process"
+
+
 def test_a_record_that_cannot_be_deleted_does_not_keep_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
