@@ -203,7 +203,7 @@ def _explain(parts: Sequence[_Part], output: Path, settings: Settings) -> list[P
             with output_file(output / TEXT_TABLE) as path:
                 similarities.to_csv(path)
             written.append(output / TEXT_TABLE)
-    if any(name.startswith("dice") for row in rows for name in row):
+    if any(part.prompts or job.reference for part in parts for job in part.jobs):
         written.append(write_table(pd.DataFrame(rows), output / DICE_TABLE))
     for file in earlier - set(written):
         file.unlink()

@@ -1,4 +1,4 @@
-"""The numbers that the page's charts draw, ready for JSON: rounded, None where undefined."""
+"""The data of the page's charts, JSON-able: rounded, None where undefined."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LIMITS, _ENDS = ("bias", "lower", "upper"), ("", "_low", "_high")
 
 
 def chart_data(content: Content) -> dict[str, Any]:
-    """Return everything that report.js draws; a chart without data is None."""
+    """Return the data that report.js draws; None for a chart without data."""
     return {
         "models": [
             {"name": str(model), "series": series(k), "symbol": marker(k).plotly, "path": marker(k).path}
@@ -86,7 +86,9 @@ def _volumes(content: Content) -> list[dict[str, Any]]:
     """Return, for each variant and configuration, the volumes of each label and their agreement."""
     found = []
     table = content.table.dropna(subset=["volume_mm3", "volume_ref_mm3"])
-    agreement = {(a["variant"], a["configuration"], a["label"]): a for a in content.agreement.to_dict("records")}
+    agreement = {
+        (a["variant"], a["configuration"], a["label"]): a for a in content.comparison.volumes.to_dict("records")
+    }
     for (variant, configuration), rows in table.groupby(["variant", "configuration"], sort=False):
         labels = []
         for label, own in rows.groupby("label", sort=False):

@@ -1,4 +1,4 @@
-"""Everything that a report shows, gathered from an experiment's folder; each missing part is named, none invented."""
+"""The content of a report, collected from an experiment's folder; missing parts are named."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pandas as pd
 
 from hippo_nnunet.analysis.compare import compare_experiment
 from hippo_nnunet.analysis.notebook_scores import notebook_scores
-from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.evaluation.comparison import Comparison, Options
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import Model, models_of, recipe_of
@@ -30,7 +29,7 @@ _SECTIONS_OF = {
     NoteKind.TIME_PER_IMAGE: ("table",),
     NoteKind.NOTEBOOK_SCORE: ("notebook",),
 }
-"""Notes that a section of the page shows as what it lacks; the others stand with the comparison."""
+"""Notes on missing parts and the sections that show them; the other notes go with the comparison."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,10 @@ class Content:
         manifest: Content of `manifest.json`; None where it is missing.
         table: Checked per-case metrics.
         models: In the order of the report; a model's position decides its colour and marker.
-        comparison: Tables, pairs, ranks; its notes without those that name a missing part.
+        comparison: Tables, pairs, ranks, volumes; without the notes that name a missing part.
         case_dice: A row for each (fold, case), a column for each model's position: mean Dice over labels; NaN where not
             measured.
         label_dice: The same for each label.
-        agreement: See `volumetry.agreement_table`.
         notebook: Both scores of the same masks; None where they cannot be computed.
         curves: Of every fold whose training log is there.
         benchmarks: Seconds of each step of the workflow by its name; empty where it was not recorded.
@@ -72,7 +70,6 @@ class Content:
     comparison: Comparison
     case_dice: pd.DataFrame
     label_dice: dict[str, pd.DataFrame]
-    agreement: pd.DataFrame
     notebook: NotebookScores | None
     curves: list[FoldCurves]
     benchmarks: dict[str, float]
@@ -102,11 +99,9 @@ def gather(folder: Path, root: Path | None = None, options: Options | None = Non
         ConfigError: No such folder.
         DataError: There are no metrics, they cannot be compared, or a file of the experiment is damaged.
     """
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder; name the folder of an experiment")
     paths = ExperimentPaths(folder)
-    table = read_per_case(paths.per_case)
     comparison = compare_experiment(folder, options or Options(), root=root)
+    table = read_per_case(paths.per_case)
     experiment = Experiment.load(paths.request) if paths.request.is_file() else None
     folders = paths.nnunet(root)
     manifest = read_object(paths.manifest) if paths.manifest.is_file() else None
@@ -137,7 +132,6 @@ def gather(folder: Path, root: Path | None = None, options: Options | None = Non
             label: pd.DataFrame({k: dice[model][label] for k, model in enumerate(models)}).sort_index()
             for label in dict.fromkeys(table["label"])
         },
-        agreement=comparison.volumes,
         notebook=_notebook(experiment, folder, folders, table, models),
         curves=curves,
         benchmarks=_benchmarks(folder),

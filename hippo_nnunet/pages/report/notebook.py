@@ -1,4 +1,4 @@
-"""The notebooks' score and ours of the very same masks: how far apart, and where they rank models differently."""
+"""The notebooks' score and ours of the same masks: how they differ, and where they rank models differently."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def _tables(content: Content) -> list[ShownTable]:
     return [
         results_table(content.comparison),
         *([comparison] if comparison else []),
-        volumes_table(content.agreement),
+        volumes_table(content.comparison.volumes),
     ]
 
 
@@ -157,7 +157,7 @@ def _results(content: Content) -> dict[str, Any]:
 
 
 def _tiles(content: Content) -> list[tuple[str, str]]:
-    """Return the few figures that stand below the verdict."""
+    """Return the key figures shown below the verdict."""
     table, models = content.table, content.comparison.models
     over_labels = models[models["scope"] == MEAN].dropna(subset=["dice"])
     trained = [fold.get("trained_seconds") for fold in (content.manifest or {}).get("folds", [])]
@@ -194,9 +194,9 @@ def _evidence(content: Content) -> dict[str, Any]:
         "notebook_sentence": words.notebook_sentence(content.notebook),
         "reversals": content.notebook.reversals.to_dict("records") if content.notebook else [],
         "measured": measured,
-        "agreement": volumes_table(content.agreement),
+        "agreement": volumes_table(content.comparison.volumes),
         "agreement_words": words.agreement_words(content),
-        "few_cases": bool(len(content.agreement)) and bool((content.agreement["n"] < 3).any()),
+        "few_cases": bool(len(content.comparison.volumes)) and bool((content.comparison.volumes["n"] < 3).any()),
         "alt": words.alternatives(content),
     }
 

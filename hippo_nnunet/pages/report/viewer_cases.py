@@ -238,7 +238,7 @@ def _read(path: Path, case: str) -> Volume:
 
 
 def _read_labels(path: Path, case: str, image: Volume, files: _Files) -> npt.NDArray[Any]:
-    """Read a label map, shape (z, y, x), and refuse one that lies elsewhere or holds undeclared values."""
+    """Read a label map, shape (z, y, x), and refuse one that is not on the image's grid or holds undeclared values."""
     volume = _read(path, case)
     if volume.shape != image.shape:
         raise DataError(f"{path.name}: shape {volume.shape}, but the image has {image.shape}")

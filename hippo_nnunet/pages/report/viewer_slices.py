@@ -13,9 +13,9 @@ from hippo_nnunet.pages.planes import middle_slices
 from hippo_nnunet.pages.report.viewer_cases import ViewedCase
 
 WHOLE_VOXELS = 150_000
-"""An image of at most so many voxels is shown whole."""
+"""An image with at most this many voxels is shown whole."""
 MOST_VOXELS = 700_000
-"""A larger image is cropped; what is still larger is thinned out to so many voxels."""
+"""A larger image is cropped; if it is still larger, it is thinned out to this many voxels."""
 MARGIN_MM = 15.0
 _PERCENTILES = (0.5, 99.5)
 _OBLIQUE_DEGREES = 10.0

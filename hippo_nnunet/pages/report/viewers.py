@@ -1,4 +1,4 @@
-"""The slice scroller and the turnable surfaces of a report: markup, script and style of two sections."""
+"""The slice viewer and the 3D surfaces of a report: markup, script and style of two sections."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def viewer_fragment(experiment: Path, *, root: Path | None = None, cases: int = 
     """Make the viewers of an experiment: slices with outlines, and surfaces in 3D, of a few cases.
 
     The cases are the worst, the median and the best by the mean Dice of the first variant, then those on which the
-    variants differ most. What lacks its image, reference or prediction, or does not lie on its image's grid, or has
-    changed since it was measured, is left out with a note.
+    variants differ most. A case is left out with a note if its image, reference or prediction is missing, is not on the
+    image's grid or has changed since it was measured.
 
     Args:
         experiment: The experiment's folder.
         root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
-        cases: At most so many.
+        cases: Maximum number of cases.
 
     Returns:
         The fragment. The page has to offer `window.Plotly` and the colours `--background`, `--surface`, `--text`,

@@ -223,7 +223,11 @@ def facts(content: Content) -> list[tuple[str, str]]:
 
 def agreement_words(content: Content) -> str:
     """Name the label and model whose volumes agree best and least with the reference's."""
-    known = content.agreement.dropna(subset=["icc"]) if len(content.agreement) else content.agreement
+    known = (
+        content.comparison.volumes.dropna(subset=["icc"])
+        if len(content.comparison.volumes)
+        else content.comparison.volumes
+    )
     if len(known) < 2:
         return ""
     ordered = known.sort_values("icc")
@@ -250,7 +254,8 @@ def notebook_sentence(scores: NotebookScores | None) -> str:
     if scores.comparisons:
         parts.append(
             f"In {len(scores.reversals)} of {scores.comparisons} comparisons of two models (each fold, and all folds "
-            f"together) the two scores rank them in opposite order; of single cases, in {scores.disagreeing_cases:.0%}."
+            f"together) the two scores rank them in opposite order; for single cases, in "
+            f"{scores.disagreeing_cases:.0%} of all comparisons."
         )
     return " ".join(parts)
 

@@ -87,7 +87,7 @@ ROWS = (
     Bad(
         "explain with labels that are not there",
         EXPLAIN + " --labels {base}/no",
-        ("{base}/no/phantom_901.nii.gz: no labels of case phantom_901", "leave --labels out"),
+        ("{base}/no/phantom_901.nii.gz: no labels of case phantom_901", "omit --labels"),
     ),
     Bad("explain no case", "explain {experiment} --worst 0 --best 0", ("got 0 worst and 0 best", "at least one")),
     Bad(
@@ -98,7 +98,7 @@ ROWS = (
     Bad(
         "explain an experiment without splits",
         "explain {experiment}",
-        ("no splits_final.json", "no telling who saw what"),
+        ("no splits_final.json", "which fold has not seen a case is unknown"),
         (gone("{pre}/splits_final.json"),),
     ),
     Bad(
@@ -116,6 +116,6 @@ ROWS = (
     Bad(
         "explain with a prompt and without CLIP",
         "explain {experiment} --prompt anterior=x",
-        ("has no CLIP-guided variant", "leave it out"),
+        ("has no CLIP-guided variant", "omit it"),
     ),
 )
