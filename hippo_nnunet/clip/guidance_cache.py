@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from hippo_nnunet.clip.encoder import CLIPEncoder
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.files import atomic_path
+from hippo_nnunet.locks import exclusive
 from hippo_nnunet.networks.guidance import pool_slices, slicing_axis, spaced_slices
 
 SAVE_INTERVAL_S = 60.0
@@ -114,12 +115,12 @@ def slice_embeddings(
         DataError: A preprocessed case cannot be read, or the cache cannot be written.
     """
     file = cache_file(Path(dataset.source_folder), encoder, axis)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file.with_suffix(".lock")).acquire()
-    except OSError as error:
-        raise _unwritable(file, error) from error
-    with lock:
+    with ExitStack() as stack:
+        try:
+            task = f"{file}: another process encodes the slices"
+            stack.enter_context(exclusive(file.with_suffix(".lock"), task, wait=True))
+        except OSError as error:
+            raise _unwritable(file, error) from error
         marks = {case: _mark(Path(dataset.source_folder), case) for case in dataset.identifiers}
         stored, stored_marks = _read(file, report)
         embeddings = {case: stored[case] for case in marks if case in stored and stored_marks[case] == marks[case]}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,25 @@ def test_every_slice_is_encoded_once_and_kept_beside_the_data(dataset: Dataset) 
     assert all(torch.equal(again[case], made[case]) for case in made)
     assert embed(dataset, encoder, axis=2)["a"].shape == (5, 4)  # another axis is another file
     assert torch.equal(embed(dataset, encoder)["a"], made["a"])
+
+
+def test_a_process_that_waits_for_the_encoding_one_says_so(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = cache_file(Path(dataset.source_folder), Encoder(), 0).with_suffix(".lock")  # type: ignore[arg-type]
+    program = "import sys, pathlib, hippo_nnunet.locks as locks\nwith locks.exclusive(pathlib.Path(sys.argv[1]), ''):\n"
+    program += "    print('held', flush=True); sys.stdin.read()"
+    said: list[str] = []
+
+    def end_the_other(form: str, *values: str) -> None:
+        said.append(form % values)
+        other.kill()
+
+    monkeypatch.setattr("hippo_nnunet.locks.log.warning", end_the_other)
+    command = [sys.executable, "-c", program, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        assert set(embed(dataset, Encoder())) == {"a", "b"}
+    assert f"another process encodes the slices; wait for it (process {other.pid} on " in said[0]
 
 
 def test_only_changed_and_new_cases_are_encoded_again(dataset: Dataset) -> None:
