@@ -25,13 +25,16 @@ def __getattr__(name: str) -> Any:
     Raises:
         AttributeError: The name is not one of ours.
         ConfigError: It is ours, but no valid recipe; names the nearest valid one.
-        DependencyError: The package that adds the base cannot be imported.
+        DependencyError: The package that adds the base cannot be imported, or has no trainer of that kind.
     """
     if not is_ours(name):
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     recipe = parse(name)
     home = _HOMES.get(recipe.base)
-    base = getattr(import_module(home), recipe.base) if home else load_trainer(recipe.base)
+    if home:
+        base = getattr(import_module(home), recipe.base)
+    else:
+        base = load_trainer(recipe.base, import_module(_HOMES["UNetTrainer"]).UNetTrainer)
     made = base if home and name == recipe.base else type(name, (base,), {"recipe": recipe, "__doc__": base.__doc__})
     made.__module__ = __name__
     globals()[name] = made

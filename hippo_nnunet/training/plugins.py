@@ -36,15 +36,22 @@ def external_trainers() -> dict[str, EntryPoint]:
     return found
 
 
-def load_trainer(name: str) -> Any:
+def load_trainer(name: str, parent: type) -> Any:
     """Import the class of a base that another package adds.
+
+    Args:
+        name: One of `external_trainers`.
+        parent: The class that it has to inherit from: recipe words would have no effect on another one.
 
     Raises:
         DependencyError: The package cannot be imported, or holds no such class; names the entry point.
     """
     point = external_trainers()[name]
     try:
-        return point.load()
+        found = point.load()
+        if not (isinstance(found, type) and issubclass(found, parent)):
+            raise TypeError(f"it is no subclass of {parent.__name__}")
+        return found
     except Exception as error:  # whatever a foreign package raises
         raise DependencyError(
             f"trainer '{name}': the entry point '{point.value}' cannot be loaded ({type(error).__name__}: {error}); "
