@@ -46,6 +46,29 @@ def test_single_voxels_anisotropic(moved: tuple[int, ...], nsd: float, hd95: flo
     assert row["volume_ref_mm3"] == row["volume_mm3"] == pytest.approx(3.0)
 
 
+# One voxel against a bar of three that begins with it, spacing (3, 2, 0.75) mm. The voxel's surface is eight corners of
+# area c; the bar's is four corners at each end and, at each of the two steps of s mm between, four edges of area
+# e = s / 2 * hypot(other spacings). c is the triangle through the midpoints of a voxel's edges:
+# c = sqrt(1.5^2 + 0.5625^2 + 0.375^2) / 2 = 0.82265. The voxel's surface lies on the bar's; of the bar's, four corners
+# and four edges do too, four edges lie s away and four corners 2 s. So ASSD is (4 e s + 8 c s) / (16 c + 8 e) = s / 2.
+@pytest.mark.parametrize(
+    ("axis", "nsd", "hd95", "assd"),
+    [
+        (0, 0.584822, 6.0, 1.5),  # e = 3.20400, (12 c + 4 e) / (16 c + 8 e): the edges are 3 mm away
+        (1, 0.586821, 4.0, 1.0),  # e = 3.09233, the same share: 2 mm away
+        (2, 0.862772, 1.5, 0.375),  # e = 1.35208, (12 c + 8 e) / (16 c + 8 e): 0.75 mm, within the tolerance
+    ],
+)
+def test_a_bar_weights_distances_by_surface_area(axis: int, nsd: float, hd95: float, assd: float) -> None:
+    bar = voxels(tuple(slice(2, 5) if i == axis else 2 for i in range(3)))
+    for pair in ((voxels((2, 2, 2)), bar), (bar, voxels((2, 2, 2)))):
+        row = measure(*pair, (3.0, 2.0, 0.75))
+        assert row["dice"] == pytest.approx(2 * 1 / (1 + 3))
+        assert row["nsd_1mm"] == pytest.approx(nsd, abs=1e-6)
+        assert row["hd95_mm"] == pytest.approx(hd95)
+        assert row["assd_mm"] == pytest.approx(assd)
+
+
 def test_hd95_ignores_a_twentieth_of_the_surface() -> None:
     reference = np.zeros((40, 40, 40), dtype=np.uint8)
     reference[10:30, 10:30, 10:30] = 1
