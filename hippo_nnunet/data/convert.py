@@ -58,12 +58,13 @@ def convert_msd(
         if dataset.form != "msd":
             raise DataError(f"{source}: is already in nnU-Net's form; copy the folder to {raw_root}")
         number, name = _number_and_name(dataset)
-        chosen = number if dataset_id is None else dataset_id
-        target = raw_root / f"Dataset{chosen:03d}_{name}"
-        _refuse_taken_id(target, chosen)
+        if dataset_id is None:
+            dataset_id = number
+        target = raw_root / f"Dataset{dataset_id:03d}_{name}"
+        _refuse_taken_id(target, dataset_id)
         with staged(target, overwrite) as fresh:
             _refuse_errors(Path(source), dataset.folder, check_dataset(dataset.folder, show_progress))
-            _run_converter(dataset, chosen, fresh)
+            _run_converter(dataset, dataset_id, fresh)
     logger.info("wrote %s: %d training and %d test cases", target, len(dataset.training), len(dataset.test))
     return target
 

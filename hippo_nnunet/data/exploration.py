@@ -62,9 +62,10 @@ class Exploration:
     @property
     def masked(self) -> bool:
         """Whether nnU-Net's planner would normalise within the non-zero mask."""
-        chosen = self.cases[self.cases.part == "training"] if (self.cases.part == "training").any() else self.cases
-        kept = np.prod([chosen[f"cropped_{a}"] / chosen[f"size_{a}"] for a in AXES], axis=0)
-        return bool(np.median(kept) < _MASKED_BELOW)
+        training = self.cases[self.cases.part == "training"]
+        cases = self.cases if training.empty else training
+        shares = np.prod([cases[f"cropped_{a}"] / cases[f"size_{a}"] for a in AXES], axis=0)
+        return bool(np.median(shares) < _MASKED_BELOW)
 
     def normalisation(self, channel: int) -> str:
         """Return the name of nnU-Net's class that its planner would choose to normalise a channel."""

@@ -137,12 +137,12 @@ def write_out_of_fold(
         DataError: A fold has no choice of its own, a chosen member is missing, or see `write_ensemble`.
     """
     by_fold = {entry.fold: entry for entry in choice.per_fold}
-    lonely = sorted({fold for fold in folds.values() if fold not in by_fold})
-    if lonely:
-        raise DataError(f"no nested choice for the folds {lonely}: it needs the predictions of at least two folds")
-    absent = sorted({name for entry in choice.per_fold for name in entry.members} - set(members))
-    if absent:
-        raise DataError(f"no probabilities of the chosen member {absent[0]}: give those of every candidate")
+    unchosen = sorted({fold for fold in folds.values() if fold not in by_fold})
+    if unchosen:
+        raise DataError(f"no nested choice for the folds {unchosen}: it needs the predictions of at least two folds")
+    missing = sorted({name for entry in choice.per_fold for name in entry.members} - set(members))
+    if missing:
+        raise DataError(f"no probabilities of the chosen member {missing[0]}: give those of every candidate")
     written: list[Path] = []
     for fold, entry in sorted(by_fold.items()):
         cases = [case for case, of in folds.items() if of == fold]

@@ -73,8 +73,10 @@ def find_members(
     for model in models:
         if model.is_file():
             shared = open_model(model)
-            chosen = _chosen(model, set(map(str, shared.folds)), shared.folds if folds is None else folds, "weights")
-            members.append(Member(model, chosen, checkpoint, shared.dataset_json, shared.plans))
+            selected = _selected(
+                model, set(map(str, shared.folds)), shared.folds if folds is None else folds, "weights"
+            )
+            members.append(Member(model, selected, checkpoint, shared.dataset_json, shared.plans))
             continue
         if not model.is_dir():
             raise ConfigError(
@@ -95,7 +97,7 @@ def find_members(
         found = (fold / checkpoint for fold in model.glob("fold_*"))
         trained = {path.parent.name.removeprefix("fold_") for path in found if checkpoint and path.is_file()}
         members.append(
-            Member(model, _chosen(model, trained, folds, checkpoint), checkpoint, dataset_json, plans, trust)
+            Member(model, _selected(model, trained, folds, checkpoint), checkpoint, dataset_json, plans, trust)
         )
     for member in members[1:]:
         _check_together(members[0], member)
@@ -142,7 +144,7 @@ def load_member(member: Member, device: torch.device, use_mirroring: bool, backe
     return predictor
 
 
-def _chosen(
+def _selected(
     model: Path, trained: set[str], folds: Sequence[int | str] | None, checkpoint: str
 ) -> tuple[int | str, ...]:
     there = ", ".join(sorted(trained)) or "none"

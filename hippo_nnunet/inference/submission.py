@@ -219,10 +219,10 @@ def _label_image(prediction: Path, header: InputHeader, allowed: frozenset[int])
 
 
 def _value_problem(voxels: np.ndarray, allowed: frozenset[int]) -> str | None:
-    strange = np.setdiff1d(np.unique(voxels), sorted(allowed))
-    if not len(strange):
+    unexpected = np.setdiff1d(np.unique(voxels), sorted(allowed))
+    if not len(unexpected):
         return None
-    return f"got the values {strange[:5].tolist()}, expected only the labels {sorted(allowed)}"
+    return f"got the values {unexpected[:5].tolist()}, expected only the labels {sorted(allowed)}"
 
 
 def _is_link(entry: zipfile.ZipInfo) -> bool:

@@ -1,7 +1,6 @@
-"""nnU-Net's planning, preprocessing and training, called from Python with the checks that nnU-Net leaves out.
+"""nnU-Net's planning, preprocessing and training from Python, with checks that nnU-Net omits.
 
-nnU-Net and torch are imported inside the functions: its number of worker processes is read at its import, and eight
-processes, each importing torch, are slow on a small machine.
+nnU-Net and torch are imported inside the functions, because nnU-Net reads its number of worker processes at import.
 """
 
 from __future__ import annotations
@@ -35,23 +34,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STOCK_PROCESSES, STOCK_AUGMENTERS = 8, 12
-"""nnU-Net's own numbers of worker processes, in general and for augmentation."""
+"""nnU-Net's default numbers of worker processes, in general and for augmentation."""
 
 
 def limit_processes() -> None:
-    """Let nnU-Net start no more worker processes than there are CPUs, nor than it would by itself.
+    """Limit nnU-Net's default number of worker processes to the CPUs; call this before nnU-Net is imported.
 
-    A number that the user has chosen stays.
-
-    Has to run before nnU-Net is imported.
+    Variables that the user has set are unchanged.
 
     Raises:
-        ConfigError: The user has chosen something else than a number.
+        ConfigError: The user's variable is not a number.
     """
     for variable, stock in (("nnUNet_def_n_proc", STOCK_PROCESSES), ("nnUNet_n_proc_DA", STOCK_AUGMENTERS)):
-        chosen = os.environ.setdefault(variable, str(min(stock, cpu_count())))
-        if not re.fullmatch(r"[0-9]{1,6}", chosen.strip()):
-            raise ConfigError(f"{variable}={chosen}: expected a whole number of processes; correct or unset it")
+        number = os.environ.setdefault(variable, str(min(stock, cpu_count())))
+        if not re.fullmatch(r"[0-9]{1,6}", number.strip()):
+            raise ConfigError(f"{variable}={number}: expected a whole number of processes; correct or unset it")
 
 
 def cpu_count() -> int:
@@ -60,11 +57,11 @@ def cpu_count() -> int:
 
 
 def resolve_device(device: str) -> str:
-    """Return `cpu`, `cuda` or `mps`; `auto` becomes `cuda` where there is such a device, else `cpu`.
+    """Return `cpu`, `cuda` or `mps`; `auto` becomes `cuda` if available, else `cpu`.
 
     Raises:
-        ConfigError: Another name.
-        DependencyError: The device that was asked for is not there; nothing falls back to another.
+        ConfigError: The name is unknown.
+        DependencyError: The requested device is not available.
     """
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise ConfigError(f"device '{device}' is unknown; take auto, cpu, cuda or mps")
@@ -75,9 +72,9 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise DependencyError("device 'cuda' was asked for, but torch finds none; pass --device cpu, or see doctor")
+        raise DependencyError("device 'cuda' is not available to torch; pass --device cpu, or see doctor")
     if device == "mps" and not torch.backends.mps.is_available():
-        raise DependencyError("device 'mps' was asked for, but torch finds none; pass --device cpu")
+        raise DependencyError("device 'mps' is not available to torch; pass --device cpu")
     return device
 
 
@@ -95,10 +92,10 @@ def _has_gpu_driver() -> bool:
 
 
 def planner_class(name: str) -> type:
-    """Find an experiment planner by its class name: ours first, then nnU-Net's.
+    """Find an experiment planner by its class name, ours first.
 
     Raises:
-        ConfigError: There is no such planner.
+        ConfigError: The planner is unknown.
     """
     limit_processes()
     import nnunetv2
@@ -114,10 +111,10 @@ def planner_class(name: str) -> type:
 
 
 def trainer_class(name: str) -> type:
-    """Find a trainer by its class name, as nnU-Net will.
+    """Find a trainer by its class name, as nnU-Net does.
 
     Raises:
-        ConfigError: There is no such trainer, or a wrong recipe; names the nearest right name.
+        ConfigError: The trainer is unknown or an invalid recipe; the message suggests a name.
     """
     limit_processes()
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
@@ -141,14 +138,14 @@ def plan_and_preprocess(
     configurations: Sequence[str] = ("2d",),
     num_processes: int | None = None,
 ) -> str:
-    """Do what nnUNetv2_plan_and_preprocess does, where it is not done yet, and make the cross-validation splits.
+    """Run the missing steps of nnUNetv2_plan_and_preprocess, and write the cross-validation splits.
 
     Existing fingerprint, plans, splits and complete preprocessed data are kept.
 
     Args:
         dataset_id: Id or full name of a dataset in `nnUNet_raw`.
         planner: Class name of an experiment planner, ours or nnU-Net's.
-        configurations: Configurations to preprocess; none: plan only.
+        configurations: Configurations to preprocess; empty: plan only.
         num_processes: Worker processes; None for the number of CPUs, at most 8.
 
     Returns:
@@ -177,7 +174,7 @@ def plan_and_preprocess(
         upstream.extract_fingerprint_dataset(number, num_processes=processes, verbose=False, show_progress_bar=bars)
     plans_name = str(inspect.signature(found_planner).parameters["plans_name"].default)
     if not (folders.preprocessed / name / f"{plans_name}.json").is_file():
-        read_object(fingerprint)  # nnU-Net would not say which file is wrong
+        read_object(fingerprint)  # nnU-Net's error would not name the file
         _, plans_name = upstream.plan_experiment_dataset(number, found_planner)
     plans = preprocessed.read_plans(name, plans_name, folders)
     partial.restore_description(name, folders)
@@ -197,29 +194,29 @@ def plan_and_preprocess(
 
 
 def fold_folder(job: TrainJob, folders: NnunetFolders) -> Path:
-    """Return the folder that nnU-Net writes for the job, which need not exist."""
+    """Return nnU-Net's folder of the job, which need not exist."""
     name = preprocessed.dataset_name(job.dataset, folders)
     return folders.results / name / f"{job.trainer}__{job.plans}__{job.configuration}" / f"fold_{job.fold}"
 
 
 def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False) -> Path:
-    """Train and validate one fold, from where it was left.
+    """Train and validate one fold.
 
-    A finished fold is left alone, a trained one is only validated, an interrupted one is resumed.
+    A finished fold is skipped, a trained one only validated, an interrupted one resumed.
 
     Args:
         job: What to train.
-        validation_only: Validate again, also where that is done; the fold has to be trained.
-        wait: Wait where another process is at this fold, instead of refusing.
+        validation_only: Repeat the validation of a trained fold.
+        wait: Wait for another process that trains this fold, instead of refusing.
 
     Returns:
         The folder of the fold.
 
     Raises:
-        ConfigError: Wrong dataset, configuration, fold, trainer, plans or device, or preprocessed data that is missing
-            or of another plan; found before anything is trained.
+        ConfigError: An unknown dataset, configuration, fold, trainer, plans or device, or preprocessed data that is
+            missing or made with other plans.
         DataError: Fewer cases than folds, or a file that cannot be read.
-        DependencyError: The device is not there.
+        DependencyError: The device is not available.
     """
     limit_processes()
     job.check()
@@ -234,7 +231,7 @@ def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False)
     if trained:
         check_finished(folder, job.trainer, plans, job.configuration)
     if validation_only and not trained:
-        raise ConfigError(f"{folder} is not trained to the end, so it cannot be validated; train it first")
+        raise ConfigError(f"{folder} is not trained completely, so it cannot be validated; train it first")
     if not validation_only and is_finished(folder, job.npz) and not lacks_descriptions(folder):
         log.info("%s is finished", folder)
         return folder
@@ -242,7 +239,7 @@ def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False)
     if job.num_gpus > 1 and device != "cuda":
         raise ConfigError(f"--num-gpus {job.num_gpus}: on {device} it is one; leave it out, or take --device cuda")
     trainer_class(job.trainer)
-    read_object(folders.preprocessed / name / "dataset.json")  # nnU-Net would not say which file is wrong
+    read_object(folders.preprocessed / name / "dataset.json")  # nnU-Net's error would not name the file
     # where several processes train together, their first one holds the lock
     with fold_lock(folder, wait) if job.num_gpus == 1 else nullcontext():
         if validation_only or not is_finished(folder, job.npz):  # another process may have finished it meanwhile
@@ -255,7 +252,7 @@ def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False)
 
 
 def _train(job: TrainJob, dataset: str, folder: Path, device: str) -> None:
-    """Train where that is left to do, and validate."""
+    """Train unless the final checkpoint exists, and validate."""
     from nnunetv2.run import run_training as upstream
 
     _set_threads(device, job.threads)

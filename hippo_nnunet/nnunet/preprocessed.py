@@ -170,7 +170,7 @@ def is_plans(content: Any) -> bool:
 
 
 def read_splits(dataset: str, folders: NnunetFolders) -> list[dict[str, list[str]]] | None:
-    """Return the cross-validation splits, or None where none are made yet.
+    """Return the cross-validation splits, or None if they do not exist yet.
 
     Raises:
         DataError: The file holds no list of `{"train": [...], "val": [...]}`, or a case on both sides of a fold.

@@ -45,17 +45,17 @@ def _number(of_type: _NumberType, content: bytes) -> Any:
     return np.frombuffer(content, of_type.dtype)[0]
 
 
-def _stand_in(made: Any, module: str, name: str) -> Any:
+def _registered(replacement: Any, module: str, name: str) -> Any:
     """Register an object under the name that a pickle uses."""
-    made.__module__, made.__name__, made.__qualname__ = module, name, name
-    return made
+    replacement.__module__, replacement.__name__, replacement.__qualname__ = module, name, name
+    return replacement
 
 
 def _numpy_scalar(module: str) -> Any:
     def scalar(of_type: _NumberType, content: bytes) -> Any:
         return _number(of_type, content)
 
-    return _stand_in(scalar, module, "scalar")
+    return _registered(scalar, module, "scalar")
 
 
 def _bytes(text: str, encoding: str) -> bytes:
@@ -66,8 +66,8 @@ def _bytes(text: str, encoding: str) -> bytes:
 
 
 _ALLOWED = [
-    _stand_in(_bytes, "_codecs", "encode"),
-    _stand_in(_NumberType, "numpy", "dtype"),
+    _registered(_bytes, "_codecs", "encode"),
+    _registered(_NumberType, "numpy", "dtype"),
     _numpy_scalar("numpy._core.multiarray"),
     _numpy_scalar("numpy.core.multiarray"),  # numpy 1
 ]

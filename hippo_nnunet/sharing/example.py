@@ -62,15 +62,15 @@ def make_inputs(plans: Mapping[str, Any], channels: int, normalization: Sequence
     image = make_case(np.random.default_rng(_SEED)).image.astype(np.float64)
     scores = (image - image.mean()) / image.std()
     known = plans.get("foreground_intensity_properties_per_channel", {})
-    made = {}
+    inputs = {}
     for channel in range(channels):
         of_channel = known.get(str(channel), {})
         mean, std = (float(of_channel.get(key, default)) for key, default in (("mean", 100.0), ("std", 20.0)))
         values = mean + std * scores
         if normalization[channel] == "RGBTo01Normalization":  # expects 8-bit values
             values = values.clip(0, 255)
-        made[input_member(channel)] = _nifti(values.astype(np.float32), _spacing_mm(plans))
-    return made
+        inputs[input_member(channel)] = _nifti(values.astype(np.float32), _spacing_mm(plans))
+    return inputs
 
 
 def run_example(predictor: BatchedPredictor, images: Sequence[Path], voxels: npt.NDArray[np.int64] | None) -> Output:
@@ -89,8 +89,8 @@ def run_example(predictor: BatchedPredictor, images: Sequence[Path], voxels: npt
     if not np.isfinite(probabilities).all():
         raise DataError("the model's probabilities of its example are NaN or infinite: its weights hold extreme values")
     flat = np.asarray(probabilities, dtype=np.float64).reshape(len(probabilities), -1)
-    chosen = _sample_voxels(flat) if voxels is None else voxels
-    return Output(np.asarray(segmentation, dtype=np.int64), chosen, flat[:, chosen].T.round(_DIGITS))
+    voxels = _sample_voxels(flat) if voxels is None else voxels
+    return Output(np.asarray(segmentation, dtype=np.int64), voxels, flat[:, voxels].T.round(_DIGITS))
 
 
 def pack_output(output: Output, plans: Mapping[str, Any]) -> dict[str, bytes]:

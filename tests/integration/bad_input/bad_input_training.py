@@ -223,7 +223,7 @@ ROWS = (
     Bad(
         "validation of what is not trained",
         "train --root {root} -d 4 -c 2d -f 1 --validation-only",
-        ("fold_1 is not trained to the end", "train it first"),
+        ("fold_1 is not trained completely", "train it first"),
     ),
     Bad(
         "weights to start from that are missing",

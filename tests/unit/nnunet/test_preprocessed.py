@@ -138,7 +138,7 @@ def test_a_finished_fold_of_other_plans_is_refused(finished_fold: Path) -> None:
 
 
 def test_validation_of_an_untrained_fold(folders: NnunetFolders) -> None:
-    with pytest.raises(ConfigError, match="not trained to the end"):
+    with pytest.raises(ConfigError, match="not trained completely"):
         train_fold(TrainJob("4", "2d", 0, "UNetTrainer", "P", "cpu"), validation_only=True)
 
 
