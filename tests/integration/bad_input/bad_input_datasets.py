@@ -207,7 +207,7 @@ ROWS = (
         (folder("{base}/new/nnUNet_raw"), closed("{base}/new/nnUNet_raw", 0o500)),
         unprivileged=True,
     ),
-    Bad("convert without a root", "data convert {task}", ("Missing option '--root'",), code=2),
+    Bad("convert without a root", "data convert {task}", ("nnUNet_raw is not set", "pass --root DIR")),
     Bad(
         "explore nothing",
         "explore {base}/nowhere --output {out}",
