@@ -44,7 +44,7 @@ def program(code: str, path: Path) -> str:
 def acme(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package of the page, built and installed by pip into a folder of its own."""
     source, installed = tmp_path_factory.mktemp("acme_unets"), tmp_path_factory.mktemp("installed")
-    text = section("A network in a package of your own")
+    text = section("A network in a separate package")
     (source / "pyproject.toml").write_text(block("toml", text))
     (source / "acme_unets.py").write_text(block("python", text))
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
