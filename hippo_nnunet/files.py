@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import zipfile
@@ -39,7 +40,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
         A path with the target's suffixes, which does not exist yet.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    # processes of two hosts or containers may have the same id
+    temporary = target.with_name(f".{os.getpid()}.{secrets.token_hex(4)}.{target.name}")
     try:
         yield temporary
         temporary.replace(target)

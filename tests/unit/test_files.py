@@ -28,6 +28,18 @@ def test_the_temporary_file_has_the_suffixes_of_the_target(tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.nii.gz"]
 
 
+def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
+    """Threads, or processes with the same id on two hosts."""
+    target = tmp_path / "a.txt"
+    with atomic_path(target) as first:
+        first.write_text("first")
+        with atomic_path(target) as second:
+            second.write_text("second")
+        assert target.read_text() == "second"
+    assert target.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_an_output_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     target = tmp_path / "new" / "folder" / "a.txt"
     with pytest.raises(DataError, match=r"a\.txt: could not be written \(full\): make room"), output_file(target):

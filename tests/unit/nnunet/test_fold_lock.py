@@ -123,7 +123,7 @@ def test_a_job_waits_for_the_process_that_does_it_and_says_for_whom(
 def test_who_holds_a_fold_may_enter_again_and_finds_no_half_written_files(tmp_path: Path) -> None:
     fold = tmp_path / "fold_0"
     (fold / "validation").mkdir(parents=True)
-    current = (".17.checkpoint_latest.pth", "validation/.17.summary.json")
+    current = (".17.0af3.checkpoint_latest.pth", "validation/.17.beef.summary.json")
     earlier = ("checkpoint_latest.pth.tmp", "validation/summary.json.tmp")  # of earlier versions
     for name in (*current, *earlier, "checkpoint_latest.pth"):
         (fold / name).touch()
