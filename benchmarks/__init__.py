@@ -1,1 +1,1 @@
-"""Side by side: nnU-Net's own way against ours, alternating, in one process tree, with both sides' results compared."""
+"""Benchmarks of this package against nnU-Net, alternating, with the results of both sides compared."""

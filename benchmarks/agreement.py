@@ -1,4 +1,4 @@
-"""How far two folders of predictions agree."""
+"""Agreement of two folders of predictions."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ def mean_seconds(unit: Callable[[], object], window_s: float, clock: Callable[[]
 
 @contextlib.contextmanager
 def _busy(count: int) -> Iterator[None]:
-    """Run so many processes that each keep a core busy."""
+    """Run this many processes, each of which keeps a core busy."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield

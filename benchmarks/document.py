@@ -22,7 +22,7 @@ from hippo_nnunet.files import write_json
 from hippo_nnunet.nnunet.api import cpu_count
 
 SCHEMA = 1
-"""Number of the form of these files."""
+"""Version of the file format."""
 
 STOCK, OURS = "stock", "ours"
 """The two sides of most benchmarks; the reference stands first."""
@@ -41,7 +41,7 @@ class Result:
         settings: What was compared: model, configuration, device, cases. Names, no folders of the machine.
         sides: Side to measure to one figure for each repeat. The first side is the reference. A measure's name ends
             with its unit: `seconds`, `epoch_seconds`, `peak_rss_mib`.
-        checks: How the results of the sides compare, and what was found out beside the figures.
+        checks: How the results of the sides compare, and other findings.
         notes: What a reader has to know to judge the figures.
     """
 

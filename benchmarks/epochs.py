@@ -59,7 +59,7 @@ class EpochsJob:
 
 
 def benchmark_epochs(job: EpochsJob, root: Path | None = None) -> Result:
-    """Train the same few epochs with both trainers in turns, each in a process of its own.
+    """Train the same few epochs with both trainers in turns, each in a separate process.
 
     Args:
         job: What to train.

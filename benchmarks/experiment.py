@@ -1,4 +1,4 @@
-"""How long a whole experiment of `hippo-nnunet run` took, read from what it left."""
+"""How long a whole experiment of `hippo-nnunet run` took, from its recorded times."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def benchmark_experiment(folder: Path) -> Result:
 
     Returns:
         `seconds` is the sum over all jobs, which is the run's wall-clock time where one job ran at a time, but for
-        Snakemake's own start. A training that the run found finished counts what it took then.
+        Snakemake's own start. A training that was already finished counts with its original time.
 
     Raises:
         ConfigError: It is not an experiment.

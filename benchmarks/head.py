@@ -41,7 +41,7 @@ class _Job:
 def plain_cosine_logits(
     features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, text: torch.Tensor, scale: torch.Tensor
 ) -> torch.Tensor:
-    """Compute what ``CosineHead`` computes the plain way: make the embedding of each pixel and normalise it.
+    """Compute what ``CosineHead`` computes the plain way, from the normalised embedding of each pixel.
 
     Args:
         features: Shape (batch, in_channels, *spatial).
@@ -69,7 +69,7 @@ def benchmark_head(
     repeats: int = 3,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Measure forward and backward of three heads on one batch of features, each in a process of its own, in turn.
+    """Measure forward and backward of three heads on one batch of features, each in a separate process, in turn.
 
     Args:
         batch: Samples.
@@ -117,7 +117,7 @@ def benchmark_head(
 
 
 def _measure(job: _Job) -> dict[str, Any]:
-    """Measure one head; runs in a process of its own."""
+    """Measure one head; runs in a separate process."""
     torch.set_num_threads(job.threads)
     torch.manual_seed(0)
     x = torch.randn(job.batch, job.features, *job.size, device=job.device)
@@ -141,7 +141,7 @@ def _measure(job: _Job) -> dict[str, Any]:
             torch.cuda.synchronize()
         return time.perf_counter() - began
 
-    step(1)  # what is loaded once, libraries and kernels, is none of the head's memory
+    step(1)  # libraries and kernels, which are loaded once, do not count as the head's memory
     held = _held_bytes(job.device)
     step()
     peak_mib = max(_peak_bytes(job.device) - held, 1) / MIB

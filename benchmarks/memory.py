@@ -27,7 +27,7 @@ class PeakMemory:
     Attributes:
         rss_mib: Highest sum of resident memory, in MiB. Pages that processes share count for each of them.
         pss_mib: Highest sum of proportional memory, in MiB: a page shared by n processes counts 1/n for each. Sampled
-            once a second, as it is dear; None where the system does not tell (it is Linux that does).
+            once a second, as it is expensive; None on systems other than Linux, which do not report it.
         samples: Number of samples taken.
     """
 
@@ -68,7 +68,7 @@ class PeakMemory:
         rss, pss = 0, 0
         with_pss = self._descendants and now >= self._next_pss
         for process in processes:
-            with contextlib.suppress(psutil.Error):  # it has ended, or is not ours to look at
+            with contextlib.suppress(psutil.Error):  # it has ended, or access is denied
                 rss += process.memory_info().rss
                 if with_pss:
                     pss += _pss(process.pid)
@@ -80,7 +80,7 @@ class PeakMemory:
 
 
 def _pss(pid: int) -> int:
-    """Return the proportional memory of a process in bytes; 0 where the system does not tell."""
+    """Return the proportional memory of a process in bytes; 0 if the system does not report it."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):

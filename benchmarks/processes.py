@@ -1,4 +1,4 @@
-"""Runs a command to its end and says what it took."""
+"""Runs a command and measures its time and memory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """What a process tree took.
+    """Time and memory of a process tree.
 
     Attributes:
         seconds: Wall-clock seconds from start to end.
         peak_rss_mib: Highest sum of resident memory, in MiB; shared pages count for each process.
-        peak_pss_mib: The same with shared pages shared out; None where the system does not tell.
+        peak_pss_mib: The same with shared pages divided among the processes; None if the system does not report it.
     """
 
     seconds: float

@@ -1,4 +1,4 @@
-"""The order in which sides take turns, and what is made of the figures."""
+"""The order in which sides take turns, and the ratios of their figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hippo_nnunet.progress import tracked
 
 
 def turns(sides: Sequence[str], repeats: int) -> Iterator[tuple[str, int]]:
-    """Return (side, repeat) so that a slow drift of the machine hits every side alike: A B, B A, A B and so on.
+    """Return (side, repeat) so that a slow drift of the machine affects every side equally: A B, B A, A B and so on.
 
     Source: the ABBA design of crossover experiments; with an even number of repeats a linear drift cancels.
     """
@@ -23,7 +23,7 @@ class Ratio:
     """What one side takes relative to another: 0.5 is half the time, or half the memory.
 
     Attributes:
-        median: Median of the one over median of the other.
+        median: Ratio of the medians.
         lowest: Lowest ratio of two figures of the same repeat.
         highest: Highest such ratio.
     """

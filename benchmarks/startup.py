@@ -1,4 +1,4 @@
-"""How long the programs take before they do anything."""
+"""Start-up times of the programs."""
 
 from __future__ import annotations
 

@@ -162,6 +162,6 @@ class _Stepper:
 
 
 def _give_back_freed_memory() -> None:
-    """Hand freed memory back to the system, so that the next step has to take it again and its growth shows."""
+    """Return freed memory to the system, so that the next step's growth is visible."""
     with contextlib.suppress(AttributeError, OSError):  # only glibc has this
         ctypes.CDLL(None).malloc_trim(0)

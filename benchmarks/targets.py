@@ -1,4 +1,4 @@
-"""What was promised, and whether the benchmarks' files show it: the rows of the README's table."""
+"""The targets, and whether the benchmarks' files meet them: the rows of the table in docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from benchmarks.ratios import ratio
 from benchmarks.startup import OUR_HELP, OUR_LIST
 
 EQUAL_LABELS = 0.9999
-"""Share of voxels in which a prediction has to carry nnU-Net's label."""
+"""Share of voxels in which a prediction must have nnU-Net's label."""
 EQUAL_DICE = -0.005
-"""Validation Dice that may be lost and still count as equal. Source: ours; two seeds differ by as much."""
+"""Loss of validation Dice that still counts as equal. Source: ours; two seeds differ by as much."""
 WHOLE_TEST_SET, WHOLE_TRAINING_SET = 40, 220
 """Cases of Task04_Hippocampus without and with labels."""
 CARDS = ("H100", "H200")
@@ -37,7 +37,7 @@ class Target:
 
     Attributes:
         what: What is measured.
-        target: What was promised.
+        target: The value to reach.
         judge: Says what a result on a machine means for it; None where the result is about something else.
     """
 

@@ -33,8 +33,8 @@ class DiceJob:
 
     Attributes:
         dataset: Id or name of a dataset that is planned and preprocessed.
-        epochs: Lengths to try, in this order. A one-cycle schedule is good at its end alone, so each is a training of
-            its own.
+        epochs: Lengths to try, in this order. A one-cycle schedule only gives good weights at its end, so each is a
+            separate training.
         target: Mean foreground Dice of nnU-Net's final validation, over the fold's volumes.
         trainer: A recipe without a word for the number of epochs or the seed.
         configuration: Such as `2d`.

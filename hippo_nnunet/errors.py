@@ -1,7 +1,7 @@
-"""The exceptions that a user may meet.
+"""The exceptions that are addressed to users.
 
 Each message is one line: what failed, where (file, case, name), got and expected, and what to do next.
-The command line turns them into exit code 1; everything else that escapes is a bug of ours.
+The command line turns them into exit code 1; any other exception is a bug.
 """
 
 
@@ -14,16 +14,16 @@ class HippoError(Exception):
 
 
 class ConfigError(HippoError):
-    """A name, option, environment variable or configuration file that cannot be right."""
+    """An invalid name, option, environment variable or configuration file."""
 
 
 class DataError(HippoError):
-    """An image, label, dataset folder, prediction or archive that cannot be right."""
+    """An invalid image, label, dataset folder, prediction or archive."""
 
 
 class DependencyError(HippoError):
-    """A missing package, compiler, device or disk space; the message holds the exact remedy."""
+    """A missing package, compiler, device or disk space; the message names the exact remedy."""
 
 
 class UpstreamError(HippoError):
-    """nnU-Net did something that its tested version does not do."""
+    """nnU-Net behaves differently from the tested version."""

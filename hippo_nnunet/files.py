@@ -1,4 +1,4 @@
-"""Files and folders written whole or not at all, and JSON and tables read with an error that names the file.
+"""Atomic writes of files and folders, and readers of JSON and tables whose errors name the file.
 
 A write goes to a temporary file or folder beside the target, which replaces the target once it is complete: a process
 that is killed leaves the earlier content.
@@ -51,7 +51,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def output_file(target: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[Path]:
-    """Like `atomic_path`, for a file that the user asked for.
+    """Like `atomic_path`, for a file that the user requested.
 
     Folders created for the target are removed if it is not written.
 
@@ -172,7 +172,7 @@ def staged(target: Path, overwrite: bool = False) -> Iterator[Path]:
         overwrite: replace an existing target, which stays untouched until the new one is complete.
 
     Yields:
-        A path that does not exist yet, in an empty scratch folder of its own that is removed at the end.
+        A path that does not exist yet, in an empty scratch folder that is removed at the end.
 
     Raises:
         DataError: the target exists and ``overwrite`` is False, its parent cannot be written, or the disk is full.

@@ -1,9 +1,9 @@
 """Lock files: one process at a time, on one machine or on several that share a file system.
 
 The system releases a lock when its holder ends, however it ends. Forked children do not keep it alive: filelock (3.30
-and newer) closes the descriptor in them, so workers that outlive a killed training block nobody. Spawned children do
-not inherit it. The record beside the lock says who holds it and serves messages only: whether the lock is held is
-decided by the lock itself, because a process on another node cannot be looked up.
+and newer) closes the descriptor in them, so workers that outlive a killed training do not block others. Spawned
+children do not inherit it. The record beside the lock says who holds it, and is only used in messages: whether the lock
+is held is decided by the lock itself, because a process on another node cannot be looked up.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def exclusive(path: Path, task: str, wait: bool = False) -> Iterator[bool]:
         OSError: The file cannot be created or locked.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # its fallback for file systems without locks would take the mere existence of the file for a lock
+    # its fallback for file systems without locks treats the existence of the file as a lock
     lock = FileLock(path.absolute(), is_singleton=True, fallback_to_soft=False)
     taken = not lock.is_locked
     try:

@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, and pools that are ended when a worker has died.
+"""Child processes that end with their parent, and worker pools that end when a worker has died.
 
 `python -m hippo_nnunet.processes PID ...` is Snakemake, tied to the `run` whose process PID started it.
 """
@@ -69,7 +69,7 @@ def _end_by_default() -> None:
 
 
 GRACE_S = 30.0
-"""Seconds that a pool may run on after a worker has ended: at the end of the work, workers end one after another."""
+"""Seconds that a pool may continue after a worker has ended: at the end of the work, workers end one after another."""
 _POLL_S = 0.2
 
 
@@ -87,7 +87,7 @@ def run_watched(
         Exit code, and what it wrote to stderr.
 
     Raises:
-        UpstreamError: A worker was killed; the program, which would wait for it for ever, is killed too.
+        UpstreamError: A worker was killed; the program, which would wait for it forever, is killed too.
     """
     with subprocess.Popen(command, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True) as process:
         try:

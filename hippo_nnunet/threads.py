@@ -29,16 +29,16 @@ VARIABLE = "HIPPO_ADAPT_THREADS"
 """`f` keeps the number of threads as it is."""
 
 LOOK_EVERY_S = 0.5
-"""Seconds between two looks at what other programs use. The system counts CPU time in steps of 10 ms."""
+"""Seconds between two measurements of what other programs use. The system counts CPU time in steps of 10 ms."""
 
 SHORTEST_LOOK_S = 0.2
 """Seconds within which the counters are too coarse to tell a load."""
 
 SLOW, SLOW_BLIND = 2.0, 3.0
-"""A step is slow if it takes this many times the least time seen; the second where the load cannot be read."""
+"""A step is slow if it takes this many times the shortest time seen; the second factor is for an unknown load."""
 
 SOME_LOAD = 0.15
-"""Cores used by other programs from which a slow step is blamed on them."""
+"""Cores used by other programs from which a slow step is attributed to them."""
 
 LOWER_MARGIN, RAISE_MARGIN = 0.4, 0.2
 """Part of a core that other programs may use before it counts as taken, and before it counts as free again."""
@@ -88,7 +88,7 @@ class AdaptiveThreads:
 
     Within a `with` block the number is between 1 and what was set before it, and every unit of work is wrapped in
     `step`. Twice a second, between two steps, the number follows the cores that other programs leave free. A step that
-    takes much longer than the shortest one lowers it at once. Where the load cannot be read, slow steps alone decide,
+    takes much longer than the shortest one lowers it at once. If the load cannot be read, only slow steps decide,
     and a higher number is tried again after a wait that doubles as long as it fails.
 
     A number that the user has set (`OMP_NUM_THREADS`, `threads` of a job) is the upper limit. Nothing is changed on
@@ -97,7 +97,7 @@ class AdaptiveThreads:
 
     Args:
         device: Where the network computes.
-        fixed: Leave the number of threads as it is, for results that are equal bit by bit.
+        fixed: Leave the number of threads as it is, for bit-identical results.
         report: Gets a line for each change.
         read: Reads the CPU times.
         clock: Seconds, monotonic.
@@ -172,14 +172,14 @@ class AdaptiveThreads:
         self._judge((kind, self._current), (self._clock() - began) / amount)
 
     def _others(self) -> float | None:
-        """Return the cores that other programs have used since the last look; None if that cannot be told."""
+        """Return the cores that other programs have used since the last measurement; None if unknown."""
         before, self._times = self._times, self._read()
         began, self._looked_at = self._looked_at, self._clock()
         elapsed = self._looked_at - began
         if before is None or self._times is None or elapsed <= 0:
             return None
         busy, own = self._times.busy_s - before.busy_s, self._times.own_s - before.own_s
-        if busy <= 0 < own:  # the counters stand still, as in some sandboxes
+        if busy <= 0 < own:  # the counters do not change, as in some sandboxes
             return None
         return max(0.0, busy - own) / elapsed
 

@@ -1,7 +1,7 @@
 """nnU-Net experiment planners, one module each; this module itself imports neither torch nor nnU-Net.
 
-nnU-Net looks a planner up by asking modules for its name, and asks them for foreign names too: those are answered
-at once, and only one of our own names imports the planner's module.
+nnU-Net looks a planner up by asking every module for its name. Foreign names are answered at once; only our own names
+import a planner's module.
 """
 
 from __future__ import annotations

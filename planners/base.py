@@ -1,4 +1,4 @@
-"""What our planners share: nnU-Net's default planner with other defaults of its arguments."""
+"""Base of our planners: nnU-Net's default planner with other defaults of its arguments."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 
 
 class PlannerWithDefaults(ExperimentPlanner):
-    """nnU-Net's default planner, of whose arguments a subclass may change the defaults.
+    """nnU-Net's default planner; a subclass may change the defaults of its arguments.
 
-    Names, order and meaning of the arguments are nnU-Net's; `inspect.signature` shows the subclass's defaults, of which
-    nnU-Net's callers leave `plans_name` to the planner.
+    Names, order and meaning of the arguments are nnU-Net's; `inspect.signature` shows the subclass's defaults.
+    nnU-Net's callers leave `plans_name` at the planner's default.
 
     Attributes:
         defaults: Argument to default, for those that differ from the base class.

@@ -20,7 +20,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Create the trainer class that a recipe name spells.
+    """Create the trainer class of a recipe name.
 
     Raises:
         AttributeError: The name is not one of ours.

@@ -1,4 +1,4 @@
-"""Attention U-Net for nnU-Net: another network class, nothing else."""
+"""Attention U-Net for nnU-Net: only the network class differs."""
 
 from __future__ import annotations
 

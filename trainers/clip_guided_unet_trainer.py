@@ -1,4 +1,4 @@
-"""CLIP-guided U-Net for nnU-Net: its network, its text and its guidance, nothing else."""
+"""CLIP-guided U-Net for nnU-Net: its network, text and guidance."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
             return super().batch_context(batch)
         guidance = upload(self._cached_guidance(batch["keys"], batch["corners"]), self.device)
         if guidance.shape == self._guidance.shape:
-            # CUDA graphs are captured anew for every address at which an attribute of a module lies
+            # CUDA graphs are captured again for every new address of a module's attribute
             self._guidance.copy_(guidance)
         else:
             self._guidance = guidance

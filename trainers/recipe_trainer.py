@@ -1,4 +1,4 @@
-"""The nnU-Net trainer behind every recipe: a few hooks, the work in `hippo_nnunet.training`."""
+"""The nnU-Net trainer behind every recipe: a few hooks that call `hippo_nnunet.training`."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ from hippo_nnunet.training.step import (
 
 
 class UNetTrainer(ResumableTrainer):
-    """nnU-Net's own network, trained by the recipe that the class name spells.
+    """nnU-Net's own network, trained with the recipe in the class name.
 
     Args:
-        plans: nnU-Net plans, with the key `continue_training`, which is taken out.
+        plans: nnU-Net plans, with the key `continue_training`, which is removed.
         configuration: For example `2d` or `3d_fullres`.
         fold: Fold number, or `all`.
         dataset_json: The dataset's dataset.json.
@@ -79,7 +79,7 @@ class UNetTrainer(ResumableTrainer):
         self.seed = self.recipe.seed if self.recipe.seed is not None else 0 if self.recipe.fast else None
         self.augmentation = self._augmentation()
         self.record = TrainingRecord(asdict(self.schedule), self.seed, precision=precision_name(self.half))
-        # sums split among another number of threads are rounded differently: a seed word promises equal bits
+        # sums over another number of threads are rounded differently, but a seed word promises identical results
         self.threads = AdaptiveThreads(device, fixed=self.recipe.seed is not None, report=self.print_to_log_file)
 
     def _augmentation(self) -> AugmentationSpec | None:
@@ -92,7 +92,7 @@ class UNetTrainer(ResumableTrainer):
     # -- network, loss, optimiser ---------------------------------------------------------------------------------
 
     def initialize(self) -> None:
-        """Seed, then build network, optimiser and loss as nnU-Net does; a seed word also asks for determinism."""
+        """Seed, then build network, optimiser and loss as nnU-Net does; a seed word also requests determinism."""
         if self.seed is not None:
             torch.manual_seed(self.seed)
         if self.recipe.seed is not None:
@@ -101,7 +101,7 @@ class UNetTrainer(ResumableTrainer):
         self._forward_loss = build(self.network, self.loss, EAGER)
 
     def _do_i_compile(self) -> bool:
-        """Keep nnU-Net from compiling network and loss: `fastest` alone decides what is compiled."""
+        """Keep nnU-Net from compiling network and loss: only `fastest` decides what is compiled."""
         return False
 
     @classmethod
@@ -178,7 +178,7 @@ class UNetTrainer(ResumableTrainer):
         do_dummy_2d_data_aug: bool,
         **kwargs: Any,
     ) -> Any:
-        """Return nnU-Net's transforms, their augmentation replaced where an augmentation word stands."""
+        """Return nnU-Net's transforms, with their augmentation replaced if the recipe has an augmentation word."""
         stock = nnUNetTrainer.get_training_transforms(
             patch_size, rotation_for_DA, deep_supervision_scales, mirror_axes, do_dummy_2d_data_aug, **kwargs
         )

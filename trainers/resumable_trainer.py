@@ -84,7 +84,7 @@ class ResumableTrainer(nnUNetTrainer):
         self.num_iterations_per_epoch = self.record.schedule["iterations"]
 
     def on_epoch_end(self) -> None:
-        """End the epoch; checkpoints written from here on lie between two epochs."""
+        """End the epoch; checkpoints written after this are between two epochs."""
         self.record.epoch_outputs = []
         super().on_epoch_end()
         starts, ends = (self.logger.get_value(f"epoch_{edge}_timestamps", step=None) for edge in ("start", "end"))

@@ -47,7 +47,7 @@ def compare_experiment(
 
     Raises:
         ConfigError: See `compare`; or there is no such folder.
-        DataError: The metrics are missing or unsound, or the published file is.
+        DataError: The metrics are missing or invalid, or the published file is.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; name the folder of an experiment")
@@ -78,7 +78,7 @@ def compare_experiment(
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> Path | None:
-    """Write `metrics/volumetry.csv` and `metrics/comparison.csv` atomically, in the place of older ones.
+    """Write `metrics/volumetry.csv` and `metrics/comparison.csv` atomically, replacing older ones.
 
     Returns:
         The file of the comparison; None where there is no pair to write.
@@ -101,7 +101,7 @@ def save_scores_and_times(folder: Path, root: Path | None = None) -> None:
         root: See `compare_experiment`.
 
     Raises:
-        DataError: The metrics are missing or unsound, or a file cannot be written.
+        DataError: The metrics are missing or invalid, or a file cannot be written.
     """
     paths = ExperimentPaths(folder)
     if not paths.request.is_file():
@@ -120,12 +120,12 @@ def save_measurements(experiment: Experiment, folders: NnunetFolders, folder: Pa
     Both are extras: what cannot be measured is logged, and its table is not written.
 
     Args:
-        experiment: What was asked.
+        experiment: The request.
         folders: nnU-Net's folders.
         folder: The experiment's folder, with its metrics.
 
     Raises:
-        DataError: The metrics are missing or unsound, or a table cannot be written.
+        DataError: The metrics are missing or invalid, or a table cannot be written.
     """
     paths = ExperimentPaths(folder)
     table = read_per_case(paths.per_case)

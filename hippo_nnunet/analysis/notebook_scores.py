@@ -34,7 +34,7 @@ def notebook_scores(
     """Score every out-of-fold case by the notebooks' protocol.
 
     Args:
-        experiment: What was asked.
+        experiment: The request.
         folder: The experiment's folder.
         folders: nnU-Net's folders.
         table: Of `read_per_case`.
@@ -81,7 +81,7 @@ def prediction_files(
     """Name the out-of-fold segmentation of every case of every variant in the table of metrics.
 
     Args:
-        experiment: What was asked.
+        experiment: The request.
         folder: The experiment's folder.
         folders: nnU-Net's folders.
         table: Of `read_per_case`.

@@ -32,7 +32,7 @@ from hippo_nnunet.nnunet.paths import folder_problem
 log = logging.getLogger(__name__)
 
 NO_CALIBRATION = Path("none")
-"""What stands for volumes without intervals."""
+"""Value of `--calibration` for volumes without intervals."""
 
 
 class PredictedVolumes:
@@ -92,8 +92,8 @@ def prepare_volumes(
         overwrite: Replace a table that is there.
 
     Raises:
-        ConfigError: Both or neither of the two was named, the experiment has no such model, or the level is none.
-        DataError: The out-of-fold predictions are missing or unsound, or the table exists or cannot be written.
+        ConfigError: Both or neither of the two was named, the experiment has no such model, or the level is invalid.
+        DataError: The out-of-fold predictions are missing or invalid, or the table exists or cannot be written.
     """
     if experiment is None and calibration is None:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""How long the test images took to predict: from Snakemake's benchmarks, saved in `metrics/prediction_times.csv`."""
+"""Prediction times of the test images: from Snakemake's benchmarks, saved in `metrics/prediction_times.csv`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def prediction_times(experiment: Experiment, folder: Path) -> pd.DataFrame:
     A variant predicts with all complete configurations together, which `configuration` names: `2d+3d_fullres`.
 
     Args:
-        experiment: What was asked.
+        experiment: The request.
         folder: The experiment's folder.
 
     Returns:

@@ -80,7 +80,7 @@ def printed(table: ShownTable) -> Table:
 
 
 def results_table(comparison: Comparison, mm_form: str = ".2f") -> ShownTable:
-    """Prepare mean and spread of every metric of every model, per label; a mean over labels first.
+    """Prepare mean and spread of every metric of every model: the mean over labels first, then each label.
 
     Args:
         comparison: Its `models` are shown.

@@ -73,8 +73,8 @@ def check_volumes(folder: Path, level: float = LEVEL, root: Path | None = None) 
         root: nnU-Net's root folder: see `ExperimentPaths.nnunet`.
 
     Raises:
-        ConfigError: No experiment there, it has no ensemble, or the level is none.
-        DataError: Its metrics or its out-of-fold predictions are missing or unsound.
+        ConfigError: No experiment there, it has no ensemble, or the level is invalid.
+        DataError: Its metrics or its out-of-fold predictions are missing or invalid.
     """
     paths = ExperimentPaths(folder)
     experiment = Experiment.load(paths.request)
@@ -110,7 +110,7 @@ def ensemble_volumes(experiment: Experiment, folders: NnunetFolders, folder: Pat
     """Return the ensemble's out-of-fold volumes: the saved ones if they are of this ensemble, else measured.
 
     Args:
-        experiment: What was asked.
+        experiment: The request.
         folders: nnU-Net's folders, which need not exist where the volumes are saved.
         folder: The experiment's folder.
 
@@ -119,7 +119,7 @@ def ensemble_volumes(experiment: Experiment, folders: NnunetFolders, folder: Pat
 
     Raises:
         ConfigError: There is no ensemble.
-        DataError: Metrics, choice or out-of-fold predictions are missing or unsound.
+        DataError: Metrics, choice or out-of-fold predictions are missing or invalid.
     """
     saved = _saved_volumes(folder)
     return measure_volumes(_members_by_fold(folder), experiment, folders) if saved is None else saved
@@ -141,7 +141,7 @@ def measure_volumes(by_fold: Mapping[int, Members], experiment: Experiment, fold
 
     Args:
         by_fold: The models of each fold.
-        experiment: What was asked.
+        experiment: The request.
         folders: nnU-Net's folders.
 
     Returns:

@@ -26,7 +26,7 @@ _ACTIVATIONS_PER_BYTE = 8
 
 
 class CLIPEncoder:
-    """A CLIP model that is never trained: no module, so that it enters no state dict and no optimiser.
+    """A frozen CLIP model; not a module, so that it is in no state dict and no optimiser.
 
     Args:
         name: Model and weights, for records.
@@ -37,7 +37,7 @@ class CLIPEncoder:
 
     Attributes:
         name: As given.
-        sha256: 64 hexadecimal digits over all that decides an embedding: see `encoder_sha256`.
+        sha256: 64 hexadecimal digits of everything that determines an embedding: see `encoder_sha256`.
         embed_dim: Length of an embedding.
         logit_scale: CLIP's own inverse temperature, already exponentiated; 100 for OpenAI's.
         preprocessing: As given.
@@ -85,7 +85,7 @@ class CLIPEncoder:
         """Embed prompts; the text tower stays on the CPU, so that the same prompt gives the same numbers everywhere.
 
         Args:
-            prompts: At least one. What does not fit the model's context (77 tokens, `mini` 48) is cut off.
+            prompts: At least one. Prompts longer than the model's context (77 tokens, `mini` 48) are truncated.
 
         Returns:
             float32, shape (n, embed_dim), unit length, on the CPU.
@@ -96,12 +96,12 @@ class CLIPEncoder:
 
 
 def encoder_sha256(state: Mapping[str, torch.Tensor], preprocessing: Preprocessing, quick_gelu: bool) -> str:
-    """Hash all that decides an embedding.
+    """Hash everything that determines an embedding.
 
     Args:
         state: The model's whole state dict.
         preprocessing: Of the images.
-        quick_gelu: The activation, which the weights do not tell.
+        quick_gelu: The activation, which the weights do not record.
 
     Returns:
         64 hexadecimal digits over names (sorted), shapes and values as little-endian float32, then activation and
@@ -148,7 +148,7 @@ class InventoryRow:
         file: Its checkpoint; None where it has not been downloaded.
         size_bytes: Size of the checkpoint; None where it has not been downloaded.
         sha256: Hash of the encoder, as checkpoints record it; None where it has not been downloaded.
-        embed_dim: Length of an embedding; None where neither the table nor a checkpoint tells.
+        embed_dim: Length of an embedding; None if neither the table nor a checkpoint has it.
     """
 
     model: str

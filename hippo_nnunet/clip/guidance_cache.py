@@ -21,7 +21,7 @@ from hippo_nnunet.locks import exclusive
 from hippo_nnunet.networks.guidance import pool_slices, slicing_axis, spaced_slices
 
 SAVE_INTERVAL_S = 60.0
-"""Seconds of encoding after which what is done is written, so that little is lost where a process is killed."""
+"""Seconds of encoding after which the results so far are written, so that little is lost if the process is killed."""
 
 REPORT_INTERVAL_S = 10.0
 
@@ -150,7 +150,7 @@ def cache_file(folder: Path, encoder: CLIPEncoder, axis: int) -> Path:
 def _encode(dataset: Dataset, case: str, encoder: CLIPEncoder, axis: int, device: torch.device) -> torch.Tensor:
     try:
         image = np.asarray(dataset.load_case(case)[0][:], dtype=np.float32)
-    except Exception as error:  # blosc2 and numpy raise many kinds for a damaged file
+    except Exception as error:  # blosc2 and numpy raise various exceptions for a damaged file
         raise DataError(
             f"preprocessed case '{case}' in {dataset.source_folder} cannot be read ({error}): delete that folder "
             "and run 'hippo-nnunet plan' again"
@@ -160,7 +160,7 @@ def _encode(dataset: Dataset, case: str, encoder: CLIPEncoder, axis: int, device
 
 
 def _mark(folder: Path, case: str) -> str:
-    """Return name, size and time of a case's file, which tell it from a later one of the same name."""
+    """Return name, size and time of a case's file, which distinguish it from a later one of the same name."""
     for path in (folder / f"{case}{ending}" for ending in _ENDINGS):
         if path.is_file():
             status = path.stat()

@@ -20,7 +20,7 @@ from hippo_nnunet.errors import ConfigError, DependencyError, HippoError
 
 # Tensors that open_clip would interpolate to the model's size instead of refusing them.
 _RESIZED = ("visual.positional_embedding", "positional_embedding", "text.positional_embedding")
-# Entries of OpenAI's archives that are no weights.
+# Entries of OpenAI's archives that are not weights.
 _NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 
 
@@ -47,7 +47,7 @@ def load_model(choice: EncoderChoice) -> LoadedModel:
     Args:
         choice: Encoder. A tag brings its own activation and preprocessing. A file is loaded into the named
             architecture with the activation that the name says (`ViT-B-32-quickgelu` for OpenAI's weights), except
-            for OpenAI's own archives (`ViT-B-32.pt`, TorchScript), which can have but one.
+            for OpenAI's own archives (`ViT-B-32.pt`, TorchScript), which have only one.
 
     Returns:
         The model.
@@ -131,7 +131,7 @@ def _weights_of_archive(path: Path, scratch: Path) -> Path:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without open_clip's progress notes, which it writes to the root logger; its warnings stay."""
+    """Suppress the progress messages that open_clip writes to the root logger, but not its warnings."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.INFO))
     try:

@@ -40,8 +40,8 @@ class Preprocessing:
         """Take the values over from `visual.preprocess_cfg` of an open_clip model.
 
         Args:
-            config: open_clip's values: `size`, `mean`, `std`, `interpolation` and `resize_mode`; the last plays no
-                part, since a slice is padded to a square first.
+            config: open_clip's values: `size`, `mean`, `std`, `interpolation` and `resize_mode`; the last is ignored,
+                since a slice is padded to a square first.
 
         Returns:
             The preprocessing.

@@ -1,4 +1,4 @@
-"""What to say about a class: descriptions of the hippocampus and its parts, templates for anything else. No torch."""
+"""Prompts for classes: descriptions of the hippocampus and its parts, templates for anything else. No torch."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ def class_prompts(dataset_json: Mapping[str, Any]) -> list[list[str]]:
     """Prompts for each segmentation head.
 
     Args:
-        dataset_json: Content of nnU-Net's dataset.json: `labels`, and of `name` and `channel_names` what is there.
+        dataset_json: Content of nnU-Net's dataset.json: `labels`, and, if present, `name` and `channel_names`.
 
     Returns:
         One list of at least one prompt for each head, in nnU-Net's order (see `class_names`). The hippocampus and its
-        parts have descriptions of their own; where any label is something else, all are made from the labels' names.
+        parts have specific descriptions; if any label is something else, all prompts are made from the labels' names.
     """
     names = class_names(dataset_json)
     foreground = [name for name in names if name != "background"]
@@ -136,7 +136,7 @@ def _about_hippocampus(dataset_json: Mapping[str, Any], foreground: Sequence[str
 
 
 def _part(spoken: str) -> str | None:
-    """Key of `HIPPOCAMPUS_PROMPTS` that a label's name means; None where it says more or less than a part."""
+    """Key of `HIPPOCAMPUS_PROMPTS` that a label's name means; None if it does not name exactly one part."""
     words = set(spoken.split()) - _FILLERS
     if not words:
         return "whole"

@@ -1,4 +1,4 @@
-"""From prompts to one embedding for each class, and the controls that take the meaning away."""
+"""From prompts to one embedding for each class, and the controls that remove its meaning."""
 
 from __future__ import annotations
 

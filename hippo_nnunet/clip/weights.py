@@ -36,12 +36,12 @@ def weights_file(choice: EncoderChoice) -> Path:
         choice: Encoder.
 
     Returns:
-        The checkpoint file. What is cached is taken without asking the network.
+        The checkpoint file. Cached files are used without network access.
 
     Raises:
         ConfigError: There is no such file, model or tag.
         DependencyError: Neither cached nor reachable (found within 5 seconds), or the download failed; the message
-            names the ways out.
+            names the remedies.
     """
     found = cached_file(choice)
     if found:
@@ -170,16 +170,16 @@ def import_open_clip(choice: EncoderChoice) -> ModuleType:
 
 
 def _address(config: Mapping[str, Any]) -> str:
-    """What a download will ask first."""
+    """The address that a download requests first."""
     import huggingface_hub.constants
 
     return str(huggingface_hub.constants.ENDPOINT if config["hf_hub"] else config["url"])
 
 
 def _unreachable(address: str) -> str:
-    """Why an address does not answer; empty if it does.
+    """Return why an address does not answer; empty if it does.
 
-    In a thread of its own, since resolving a name obeys no time limit.
+    Runs in a separate thread, because name resolution has no time limit.
     """
     import huggingface_hub.constants
 

@@ -62,7 +62,7 @@ def task_folder(source: Path) -> Iterator[Path]:
             with tarfile.open(source) as archive:
                 _refuse_size(archive, Path(scratch))
                 archive.extractall(scratch, filter="data")
-        except Exception as error:  # tarfile and the decompressors raise many kinds for a damaged archive
+        except Exception as error:  # tarfile and the decompressors raise various exceptions for a damaged archive
             reason = " ".join(str(error).split())[:_MOST_REASON].rstrip(": ") or type(error).__name__
             remedy = "fetch it again with: hippo-nnunet data fetch"
             raise DataError(f"{source}: no archive, damaged or unsafe ({reason}); {remedy}") from error

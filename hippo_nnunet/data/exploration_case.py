@@ -102,7 +102,7 @@ def _split_channels(path: Path, case: str) -> list[Volume]:
     image = open_image(path, case)
     try:
         data = np.asarray(image.dataobj)
-    except Exception as error:  # nibabel, gzip and zlib raise many kinds for a damaged file
+    except Exception as error:  # nibabel, gzip and zlib raise various exceptions for a damaged file
         message = f"truncated, damaged or no NIfTI image ({' '.join(str(error).split())})"
         raise FoundProblem(_problem(path, case, "unreadable", message)) from error
     if data.ndim != 4 or data.dtype.kind not in "iuf":

@@ -33,7 +33,7 @@ class _RetryableError(Exception):
 
 @dataclass(frozen=True)
 class Retry:
-    """How often and how patiently to try.
+    """Number of attempts, pauses and time limit of a download.
 
     Args:
         attempts: attempts before giving up.
@@ -80,7 +80,8 @@ def fetch_task04(
 
     Raises:
         ConfigError: the address is no http address of a file.
-        DataError: the server refuses, serves something else or keeps breaking off, or the folder cannot be written.
+        DataError: the server refuses, serves something else or keeps closing the connection, or the folder cannot be
+            written.
         DependencyError: the disk has too little space.
 
     Source: ours; ranges and status codes after RFC 9110, section 14.

@@ -51,7 +51,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Everything that the checks look at.
+    """Everything that the checks examine.
 
     Attributes:
         environ: Environment variables.
@@ -183,7 +183,7 @@ def check_disk(at: Surroundings) -> list[Finding]:
 def check_registration(at: Surroundings) -> list[Finding]:
     """nnU-Net finds our classes, by registration or by its variable for external trainers.
 
-    Where its folders are read-only, nobody can register: that is no error, since there is another way.
+    Read-only folders, into which nothing can be registered, are not an error, because there is another way.
     """
     if not at.shims:
         return []

@@ -1,6 +1,6 @@
 """Runs checks one after the other in a worker process, so that one that crashes or hangs does not end the others.
 
-The worker is started once and again after a crash, for importing torch and nnU-Net takes seconds.
+The worker is started once, and again after a crash, because importing torch and nnU-Net takes seconds.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from hippo_nnunet.processes import die_with_parent
 
 MB = 1e6
 POLL_S = 0.2
-"""Seconds between two looks at the worker's memory."""
+"""Seconds between two samples of the worker's memory."""
 MAX_REASON = 400
-"""Characters of an error's message that are kept; the log has all of it."""
+"""Length to which an error's message is truncated; the log has all of it."""
 
 Result = Literal["pass", "fail", "not run"]
 
 
 class CheckError(Exception):
-    """What was checked is wrong; the message says what was expected."""
+    """A check failed; the message says what was expected."""
 
 
 class NotRunError(Exception):
@@ -46,8 +46,8 @@ class Check:
     Attributes:
         name: Unique in its list.
         run: Returns what was found, in a line. Raises CheckError, NotRunError, or anything else.
-        missing: What this machine lacks for it; empty: run it.
-        essential: Whether the checks after it need what it makes.
+        missing: What this machine lacks for it; empty if it can run.
+        essential: Whether the following checks need its result.
         timeout_s: Seconds after which its process is ended.
     """
 
@@ -60,7 +60,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check came to.
+    """The outcome of a check.
 
     Attributes:
         name: The check's.
@@ -215,7 +215,7 @@ def _outcome(check: Check) -> tuple[Outcome, bool]:
         traceback.print_exc()
         message = " ".join(str(error).split())[:MAX_REASON]
         result, reason = "fail", f"{type(error).__name__}: {message}"
-    gc.collect()  # a trainer is part of cycles, and its memory is the next check's
+    gc.collect()  # trainers are in reference cycles; the next check needs their memory
     peak, gpu_error = _gpu_peak_mb()
     if gpu_error:
         result, reason = "fail", f"{reason}; afterwards the GPU cannot be used: {gpu_error}"

@@ -241,7 +241,7 @@ def _trainer(settings: Settings, training: Training, results: str, resume: bool 
         settings: Those of the check.
         training: What is trained.
         results: Name of the folder in which nnU-Net's results are; emptied unless a training is resumed or kept.
-        resume: Whether the trainer goes on from its last checkpoint.
+        resume: Whether the trainer resumes from its last checkpoint.
         keep: Whether the folder stays as it is.
     """
     folder = settings.work / "results" / results

@@ -1,6 +1,6 @@
-"""Whether every way to train works on this machine, from a synthetic dataset to predictions, line by line.
+"""Checks every way to train on this machine, from a synthetic dataset to predictions, line by line.
 
-Seconds that it should take, for no GPU has been at hand to measure them on: on one H100-class card 25 for the dataset,
+Estimated seconds on an H100-class card, on which none of them has been measured: 25 for the dataset,
 10 to start the worker, 2 for each of 32 eager trainings and predictions, 7 for each of 28 compiled modes (the networks
 have three stages of one convolution), 40 for all else: 330. On two CPU cores, where two networks are compiled once each
 instead of six in four modes: see docs/gpu.md.
@@ -39,7 +39,7 @@ def check_training(
 
     Args:
         device: `auto`, `cpu` or `cuda`. On a CPU the check is always quick.
-        work: Folder for dataset, trainings and log; made where missing.
+        work: Folder for dataset, trainings and log; created if missing.
         report: JSON file that is written after every line; None for no file.
         quick: Compile two networks only, once each.
         tell: Called with each outcome.

@@ -1,4 +1,4 @@
-"""The synthetic dataset of the training check, and plans small enough that a step is a matter of milliseconds."""
+"""The synthetic dataset of the training check, and plans so small that a step takes milliseconds."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Which lines the training check has, for a device; torch-free, for the parent of the worker reads it, too.
+"""The lines of the training check for a device; torch-free, because the worker's parent imports them too.
 
-What a line costs stands in `training_check`.
+`training_check` estimates what a line costs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COMPILED_LAST = "compiled, channels last"
 GRAPHS = "CUDA graphs"
 GRAPHS_LAST = "CUDA graphs, channels last"
 ON_CUDA = (COMPILED, GRAPHS, GRAPHS_LAST)
-"""Modes that `hippo_nnunet.training.step` offers on CUDA alone."""
+"""Modes that `hippo_nnunet.training.step` offers on CUDA only."""
 
 NEEDS_CUDA = "needs CUDA"
 NEEDS_TWO = "needs two CUDA devices"
@@ -56,7 +56,7 @@ class Training:
     """A network and a configuration.
 
     Attributes:
-        network: For people.
+        network: Name for display.
         base: The trainer's name without its length.
         configuration: `2d` or `3d_fullres`.
         seed: The seed word's number; None without one.

@@ -1,4 +1,4 @@
-"""Drives a trainer for the training check: forces a mode, interrupts, and looks at what the steps leave behind."""
+"""Drives a trainer for the training check: forces a mode, interrupts, and checks the state that the steps leave."""
 
 from __future__ import annotations
 

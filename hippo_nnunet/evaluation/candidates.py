@@ -68,7 +68,7 @@ class OutOfFoldDice:
         return self._tables.items()
 
     def compute(self, candidates: Iterable[Candidate]) -> None:
-        """Compute what is not there yet; one pass over the files, one case in memory at a time.
+        """Compute missing candidates; one pass over the files, one case in memory at a time.
 
         Args:
             candidates: Subsets with their postprocessing.
@@ -103,7 +103,7 @@ class OutOfFoldDice:
 def _subset_sum(subset: Subset, probabilities: Mapping[int, np.ndarray], sums: dict[Subset, np.ndarray]) -> np.ndarray:
     """Add up members from the left, as `inference.ensembling` does, so that both get the same floats.
 
-    Candidates come sorted: only the sums of the current subset's own beginnings are of use again.
+    Candidates are sorted, so only the sums of the current subset's prefixes are reused.
     """
     if subset in sums:
         return sums[subset]

@@ -19,7 +19,7 @@ WORST = 0.1
 FLAGS = ("volume", "shape", "components", "border", "doubt", "disagreement")
 ANY = "any"
 EVERY_LABEL = "every label"
-"""Name of the row that says how often the intervals of all labels of a case hold at once."""
+"""Name of the row with the joint coverage of the intervals of all labels of a case."""
 
 
 def judge(measured: pd.DataFrame, calibration: VolumeCalibration) -> pd.DataFrame:
@@ -113,7 +113,7 @@ def coverage_table(judged: pd.DataFrame) -> pd.DataFrame:
 
 
 def hit_rates(judged: pd.DataFrame, dice: pd.Series, worst: float = WORST) -> pd.DataFrame:
-    """Tell how many of the worst cases were flagged, next to how many of all.
+    """Compare the share of flagged cases among the worst with that among all.
 
     Args:
         judged: Of `cross_validated` or `judge`.

@@ -102,7 +102,7 @@ def compare(
         published: Per-case results of others by method: see `read_published`.
 
     Raises:
-        ConfigError: The baseline is not in the table, or published Dice shall be compared in another metric.
+        ConfigError: The baseline is not in the table, or published Dice is to be compared in another metric.
     """
     options = options or Options()
     if published and options.metric != "dice":

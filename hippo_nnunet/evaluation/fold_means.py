@@ -1,4 +1,4 @@
-"""Means over folds: the test that allows for training sets that overlap, and how stable a ranking is."""
+"""Means over folds: the test that accounts for overlapping training sets, and the stability of rankings."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def corrected_test(fold_means: np.ndarray, number_of_folds: int, alpha: float = 
 
 
 def verdict_retrained(result: CorrectedResult, rope: float, alpha: float = ALPHA) -> str:
-    """Say what the folds show about training the same two recipes again on other cases.
+    """Return the verdict about training the same two recipes again on other cases.
 
     Args:
         result: Of `corrected_test`.
@@ -80,8 +80,8 @@ def verdict_retrained(result: CorrectedResult, rope: float, alpha: float = ALPHA
         alpha: Two-sided error.
 
     Returns:
-        `equivalent`, `better`, `worse` or `cannot tell`: the rules of `statistics.verdict` by the corrected
-        intervals alone, not corrected for the number of comparisons.
+        `equivalent`, `better`, `worse` or `cannot tell`: the rules of `statistics.verdict` by the corrected intervals
+            only, not corrected for the number of comparisons.
     """
     if -rope < result.low_equivalence and result.high_equivalence < rope:
         return EQUIVALENT

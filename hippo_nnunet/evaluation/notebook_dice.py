@@ -1,4 +1,4 @@
-"""The score of the published Task04_Hippocampus notebooks, beside which volume Dice can stand."""
+"""The score of the published Task04_Hippocampus notebooks, for comparison with the Dice per volume."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def notebook_dice(
         DataError: Shapes differ, are not 3D or larger than 64, or the numbers of cases differ.
 
     Source:
-        The notebooks' protocol. They do not say where they pad; here the volume lies in the middle.
+        The notebooks' protocol. They do not document their padding; here the volume is centred.
     """
     both = list(predictions), list(references)
     if len(both[0]) != len(both[1]):
@@ -51,13 +51,13 @@ def notebook_dice(
 def notebook_dice_by_case(
     predictions: Mapping[str, Path], references: Mapping[str, Path], n_classes: int = 3
 ) -> dict[str, float]:
-    """Score label images that SimpleITK reads, cut along z, each case for itself.
+    """Score label images that SimpleITK reads, cut along z, one score per case.
 
     Every padded volume has as many batches, so the score of many cases is the mean of theirs.
 
     Args:
         predictions: Case to file.
-        references: Case to file; more cases do no harm.
+        references: Case to file; additional cases are ignored.
         n_classes: See `notebook_dice`.
 
     Raises:

@@ -87,7 +87,7 @@ def read_published(path: Path, labels: Sequence[str], cases: Sequence[str]) -> d
     """Read a CSV file with a column `case` and, for each method and label, a column `<method>_<label>` of Dice.
 
     Args:
-        path: The file; other columns (such as `<method>_fold`) are left alone.
+        path: The file; other columns (such as `<method>_fold`) are ignored.
         labels: Labels of the experiment; upper and lower case do not matter in the file.
         cases: Cases of the experiment.
 

@@ -1,4 +1,4 @@
-"""The postprocessing that nnU-Net knows: keep the largest component."""
+"""nnU-Net's postprocessing: keep the largest component."""
 
 from __future__ import annotations
 

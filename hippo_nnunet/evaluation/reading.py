@@ -78,7 +78,7 @@ def read_segmentation(reader: BaseReaderWriter, path: Path) -> tuple[np.ndarray,
 
 
 def _refuse_truncated(path: Path) -> None:
-    """Unpack a compressed file once: SimpleITK reads zeros where one breaks off, and says nothing."""
+    """Unpack a compressed file once, because SimpleITK silently reads zeros where a file is truncated."""
     if path.suffix == ".gz":
         with gzip.open(path) as stream:
             while stream.read(2**20):
@@ -86,7 +86,7 @@ def _refuse_truncated(path: Path) -> None:
 
 
 def geometry_difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str | None:
-    """Compare what nnU-Net's readers tell of geometry: spacing, and SimpleITK's or nibabel's position and axes.
+    """Compare the geometry that nnU-Net's readers return: spacing, and SimpleITK's or nibabel's position and axes.
 
     Args:
         found: Properties of one image: see `read_segmentation`.

@@ -1,4 +1,4 @@
-"""The choice of an ensemble and its postprocessing on out-of-fold predictions, and what it is worth."""
+"""The choice of an ensemble and its postprocessing on out-of-fold predictions, and its expected Dice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hippo_nnunet.evaluation.postprocessing import POSTPROCESSINGS
 from hippo_nnunet.files import write_json
 
 MAX_EXHAUSTIVE = 6
-"""Up to so many members every subset is tried; beyond, members are added greedily, each at most once."""
+"""Up to this many members, every subset is tried; with more, members are added greedily, each at most once."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class EnsembleChoice:
         members: Names of the chosen members, in the order in which they are averaged.
         postprocessing: One of POSTPROCESSINGS.
         naive_dice: Foreground Dice of the choice on the cases that it was chosen on: optimistic.
-        nested_dice: Foreground Dice when each fold is scored with the choice made on the other folds: what the
-            procedure of choosing is worth on new cases. None with fewer than two folds.
+        nested_dice: Foreground Dice when each fold is scored with the choice made on the other folds: the Dice to
+            expect from this procedure on new cases. None with fewer than two folds.
         nested_single_dice: The same when only single models may be chosen.
         nested_gain: What ensembling adds: nested_dice - nested_single_dice.
         best_single: Name of the best single model on all cases.

@@ -1,7 +1,7 @@
 """Paired differences between two models on the same cases: interval, tests, effect size, verdict.
 
-The unit is the case. A verdict here is about the models *as they were trained*, on further cases of the same
-kind; for new trainings see `hippo_nnunet.evaluation.fold_means`. See docs/statistics.md.
+The unit is the case. A verdict here is about the models *as they were trained*, on further cases of the same kind; for
+retrained models see `hippo_nnunet.evaluation.fold_means`. See docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ POWER = 0.8
 """Power at which the smallest detectable difference is given."""
 RESAMPLES = 9999
 MIN_CASES = 6
-"""Fewer pairs get no verdict: with 5 no two-sided signed-rank test can reach 0.05."""
+"""Fewer pairs give no verdict: with 5, no two-sided signed-rank test can reach 0.05."""
 MIN_FOLD_CASES = 10
 """Folds with fewer cases are resampled together: a bootstrap within m cases lacks 1/m of the variance."""
 ROUNDING = 1e-12
-"""Relative difference below which values count as equal: BCa divides by how they scatter."""
+"""Relative difference below which values count as equal: BCa divides by their spread."""
 
 BETTER, WORSE, EQUIVALENT, CANNOT_TELL = "better", "worse", "equivalent", "cannot tell"
 
@@ -150,7 +150,7 @@ def bootstrap_intervals(
 
 
 def verdict(result: PairedResult, p_holm: float, rope: float, alpha: float = ALPHA) -> str:
-    """Say what a comparison has shown; each answer but the last needs two methods to agree.
+    """Return the verdict of a comparison; all but the last need two methods to agree.
 
     | verdict | needs |
     |---|---|
@@ -158,7 +158,7 @@ def verdict(result: PairedResult, p_holm: float, rope: float, alpha: float = ALP
     | `better`, `worse` | not equivalent; Holm's p at most alpha, and the `1 - alpha` interval without 0 |
     | `cannot tell` | everything else, and fewer than MIN_CASES cases |
 
-    So a difference that is surely there but surely too small to matter is `equivalent`.
+    So a difference that is real but too small to matter is `equivalent`.
 
     Args:
         result: Of `paired_result`.
@@ -200,14 +200,14 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def detectable_difference(sd: float, n: int, comparisons: int = 1, alpha: float = ALPHA, power: float = POWER) -> float:
-    """Compute the smallest true difference that so many cases would have shown, in the unit of `sd`.
+    """Compute the smallest true difference that this many cases would have detected, in the unit of `sd`.
 
     Args:
         sd: Standard deviation of the paired differences.
         n: Cases.
         comparisons: Tests in the family: the first of Holm's steps is taken, alpha over their number.
         alpha: Two-sided error.
-        power: Chance to show it.
+        power: Probability of detecting it.
 
     Returns:
         The difference; 0 for sd 0, NaN for fewer than MIN_CASES cases.

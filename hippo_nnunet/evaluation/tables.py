@@ -139,14 +139,14 @@ def write_tables(per_case: pd.DataFrame, folder: Path, overwrite: bool = False) 
 
     Args:
         per_case: Table with COLUMNS.
-        folder: Target folder; made where missing.
+        folder: Target folder; created if missing.
         overwrite: Replace tables that are there.
 
     Returns:
         The summary: see `summarise`.
 
     Raises:
-        DataError: A target exists and `overwrite` is False, or the table is not sound.
+        DataError: A target exists and `overwrite` is False, or the table is invalid.
     """
     summary = summarise(per_case)
     table_file, summary_file = folder / "per_case.csv", folder / "summary.json"
@@ -160,7 +160,7 @@ def write_tables(per_case: pd.DataFrame, folder: Path, overwrite: bool = False) 
 
 @dataclass(frozen=True)
 class _MeasureCase:
-    """`case_metrics` of the files of one case; a class so that worker processes can be sent it."""
+    """`case_metrics` of the files of one case; a class, so that it can be pickled for worker processes."""
 
     predictions: Path
     references: Path

@@ -16,14 +16,14 @@ from hippo_nnunet.evaluation.metrics import Label
 LEVEL = 0.9
 UNUSUAL = 0.95
 """Quantile of the calibration cases' doubt and disagreement above which a case is flagged; and the share of references
-that has to keep off the image's border for a mask that touches it to be flagged."""
+that must not touch the image's border for a mask that does to be flagged."""
 TOTAL = "total"
 """Name of the union of all labels."""
 
 
 @dataclass(frozen=True)
 class LabelCalibration:
-    """The calibration of one label; the defaults mean that nothing is known.
+    """The calibration of one label; the defaults mean no calibration.
 
     Attributes:
         residuals_mm3: Reference minus predicted volume of each case, ascending.
@@ -32,7 +32,7 @@ class LabelCalibration:
         doubt: Doubt above which a case is flagged.
         disagreement: Disagreement above which a case is flagged.
         may_be_empty: Whether a reference is empty.
-        off_border: Whether references keep off the image's border.
+        off_border: Whether references do not touch the image's border.
     """
 
     residuals_mm3: tuple[float, ...] = ()
@@ -47,7 +47,7 @@ class LabelCalibration:
         """Return the interval of the true volume, in mm3.
 
         NaN for an end that so few cases cannot bound, and for both where nothing was found of a label that no
-        reference lacks: errors of masks that are there say nothing of one that is missing.
+        reference lacks: errors of existing masks say nothing about a missing one.
         """
         n, tail = len(self.residuals_mm3), (1 - level) / 2
         if not n or (volume_mm3 <= 0 and not self.may_be_empty):
@@ -66,7 +66,7 @@ class VolumeCalibration:
     Attributes:
         labels: Foreground labels: name to value or values.
         by_label: Calibration of each.
-        level: Share of true volumes that intervals shall hold; NaN where there is no calibration.
+        level: Nominal coverage of the intervals; NaN without calibration.
     """
 
     labels: Mapping[str, Label]
@@ -93,7 +93,7 @@ def calibrate(measured: pd.DataFrame, labels: Mapping[str, Label], level: float 
         Split conformal prediction with signed residuals, which allows for bias: Lei et al. 2018
         (doi:10.1080/01621459.2017.1307116); each tail gets half of the error. The coverage is at least `level` for
         cases exchangeable with these, each predicted by a model that has not seen it. New cases are predicted by all
-        folds' models together, of which this guarantee does not speak.
+        folds' models together, which this guarantee does not cover.
     """
     if not 0 < level < 1:
         raise ConfigError(f"coverage {level:g}: expected a share between 0 and 1, such as 0.9")

@@ -1,4 +1,4 @@
-"""Do predicted volumes agree with the reference's? Bland-Altman and intraclass correlation, per label, in mm3."""
+"""Agreement of predicted volumes with the reference's: Bland-Altman and intraclass correlation, per label, in mm3."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy import stats
 from hippo_nnunet.evaluation.statistics import ALPHA
 
 Z = 1.96
-"""Limits of agreement lie so many standard deviations from the bias: 95 % of normal differences."""
+"""Distance of the limits of agreement from the bias in standard deviations: 95 % of normal differences."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def bland_altman(predicted_mm3: np.ndarray, reference_mm3: np.ndarray, alpha: fl
         alpha: Two-sided error of the intervals.
 
     Returns:
-        The agreement; with one case the bias alone, the rest NaN.
+        The agreement; with one case only the bias, the rest NaN.
 
     Source:
         Bland & Altman 1999 (doi:10.1177/096228029900800204); exact intervals of the limits by the noncentral t
@@ -90,7 +90,8 @@ def intraclass_correlation(
 ) -> IntraclassCorrelation:
     """Compute the intraclass correlation ICC(A,1): two-way, absolute agreement, single measurement.
 
-    A constant bias lowers it, as it should for volumes that replace a manual outline; a correlation would not see it.
+    A constant bias lowers it, as it should for volumes that replace a manual segmentation; a correlation would not
+    detect it.
 
     Args:
         predicted_mm3: Shape (cases,), finite.

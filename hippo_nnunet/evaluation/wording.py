@@ -1,4 +1,4 @@
-"""A comparison in sentences: the same words for the terminal and the report."""
+"""A comparison in sentences, the same for the terminal and the report."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hippo_nnunet.evaluation.statistics import BETTER, CANNOT_TELL, EQUIVALENT, 
 
 
 def sentence(row: Mapping[Any, Any]) -> str:
-    """Say what one row of `comparison.csv` has shown, and what it has not.
+    """Describe what one row of `comparison.csv` shows and does not show.
 
     Args:
         row: Column to value: one row of `Comparison.pairs`.
 
     Returns:
-        One or two sentences. Differences are given so that a positive one speaks for the first model.
+        One or two sentences. A positive difference favours the first model.
     """
     digits = ".4f" if row["metric"] in ("dice", "nsd_1mm") else ".2f"
     metric = QUALITY[row["metric"]].after_number

@@ -1,4 +1,4 @@
-"""What an experiment asks for: its cells, its file `experiment.yaml`, and where everything lies in its folder."""
+"""The request of an experiment: its cells, its file `experiment.yaml`, and the paths in its folder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Experiment:
     Attributes:
         dataset: Full nnU-Net name: `Dataset004_Hippocampus`.
         preset: One of the presets.
-        variants: Names such as `AttentionUNet_flip`, in the order asked.
+        variants: Names such as `AttentionUNet_flip`, in the order requested.
         folds: Configuration to the folds that are trained of every variant.
         number_of_folds: Folds of the split: a configuration with all of them can be ensembled.
         epochs: Replaces the preset's; None keeps it.
@@ -124,7 +124,8 @@ class Experiment:
         return results / self.dataset / self.model(cell.variant, cell.configuration) / f"fold_{cell.fold}"
 
     def difference(self, old: Experiment) -> str | None:
-        """Say why this request cannot go on in the folder of an older one; None where it is the same or only adds."""
+        """Return why this request cannot continue in the folder of an earlier one; None if it is the same or only
+        adds."""
         for name in ("dataset", "preset", "epochs", "iterations", "number_of_folds"):
             mine, theirs = getattr(self, name), getattr(old, name)
             if mine != theirs:
@@ -139,7 +140,7 @@ class Experiment:
         return None
 
     def save(self, path: Path) -> None:
-        """Write the YAML file, atomically; a file that says the same is left alone."""
+        """Write the YAML file atomically, unless it has the same content already."""
         text = HEADER + yaml.safe_dump(self.as_dict(), sort_keys=False)
         if path.is_file() and path.read_text() == text:
             return
@@ -185,7 +186,7 @@ def ensemble_models(folder: Path, root: Path | None = None) -> tuple[tuple[Path,
         POSTPROCESSINGS.
 
     Raises:
-        ConfigError: No experiment there, or it has not chosen yet.
+        ConfigError: No experiment there, or its ensemble is not chosen yet.
         DataError: The choice cannot be read.
     """
     from hippo_nnunet.evaluation.selection import EnsembleChoice

@@ -1,4 +1,4 @@
-"""`manifest.json`: what is needed to compare and repeat a result. It names no folder of the machine."""
+"""`manifest.json`: what is needed to compare and repeat a result. It contains no path of the machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def build_manifest(experiment: Experiment, folder: Path, folders: NnunetFolders,
     """Collect the manifest of an experiment.
 
     Args:
-        experiment: What was asked.
+        experiment: The request.
         folder: The experiment's folder.
         folders: nnU-Net's folders.
         device: The device of the last run; each fold names its own.

@@ -13,7 +13,7 @@ from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import DONE
 
 PRODUCTS = ("predictions", "submission")
-"""What is made of the test images."""
+"""What can be made of the test images."""
 
 
 def ensemble_cells(experiment: Experiment) -> list[Cell]:
@@ -40,7 +40,7 @@ def results(experiment: Experiment, products: Collection[str]) -> list[Path]:
     """Return the markers of everything but the manifest and the report.
 
     Args:
-        experiment: What was asked.
+        experiment: The request.
         products: What the data allows, of PRODUCTS.
     """
     markers = [DONE / "evaluate"]

@@ -1,4 +1,4 @@
-"""Where everything lies in an experiment's folder."""
+"""The paths in an experiment's folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ExperimentPaths:
 
     @property
     def request(self) -> Path:
-        """What was asked: the file of `Experiment`."""
+        """The request: the file of `Experiment`."""
         return self.folder / "experiment.yaml"
 
     @property

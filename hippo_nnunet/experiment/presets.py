@@ -47,19 +47,19 @@ def preset(name: str) -> Preset:
 
 
 def preset_for_device(device: str) -> str:
-    """Return the preset that `auto` stands for: `gpu` on CUDA, else `laptop`."""
+    """Return the preset that `auto` selects: `gpu` on CUDA, else `laptop`."""
     return "gpu" if device == "cuda" else "laptop"
 
 
 def preset_for_training(device: str, preprocessed: Path) -> str:
-    """Return the preset that `auto` stands for where a single fold is trained.
+    """Return the preset that `auto` selects for training a single fold.
 
     Args:
         device: `cpu`, `cuda` or `mps`.
         preprocessed: The dataset's folder in `nnUNet_preprocessed`.
 
     Returns:
-        `laptop` or `gpu`: the one whose plans exist; where both or none exist, the one for the device.
+        `laptop` or `gpu`: the one whose plans exist; if both or neither exist, the one for the device.
     """
     planned = [name for name in ("laptop", "gpu") if (preprocessed / f"{PRESETS[name].plans}.json").is_file()]
     return planned[0] if len(planned) == 1 else preset_for_device(device)
@@ -68,7 +68,7 @@ def preset_for_training(device: str, preprocessed: Path) -> str:
 def canonical_variant(variant: str) -> str:
     """Put a variant's words into the recipes' order: `UNet_fast_flip` becomes `UNet_flip_fast`.
 
-    The name of a trainer stands for its variant: `UNetTrainer_flip` for `UNet_flip`. An unknown base is left for
+    The name of a trainer is accepted for its variant: `UNetTrainer_flip` for `UNet_flip`. An unknown base is left for
     `trainer_name` to refuse.
 
     Raises:

@@ -20,7 +20,7 @@ _LARGEST = 2**20
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader that refuses aliases, with which a small file can expand beyond any memory."""
+    """A loader that refuses aliases, with which a small file can exhaust the memory."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

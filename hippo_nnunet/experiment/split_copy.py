@@ -1,4 +1,4 @@
-"""The experiment's own copy of its split, which could not be computed again if it was the user's own."""
+"""The experiment's copy of its split, which cannot be recomputed if the user provided it."""
 
 from __future__ import annotations
 

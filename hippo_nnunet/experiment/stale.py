@@ -30,7 +30,7 @@ def stale_markers(experiment: Experiment, folder: Path, folders: NnunetFolders) 
     Plans and preprocessed data count only while a training needs them.
 
     Args:
-        experiment: What was asked.
+        experiment: The request.
         folder: The experiment's folder.
         folders: nnU-Net's folders.
 
@@ -65,7 +65,7 @@ def stale_markers(experiment: Experiment, folder: Path, folders: NnunetFolders) 
 
 
 def altered_results(folder: Path) -> set[Path]:
-    """Return those of HASHED that exist, but are not what the experiment's last run has written.
+    """Return those of HASHED that exist, but differ from what the experiment's last run wrote.
 
     Empty without a manifest, with one that holds no hashes, or with one that is older than the results.
     """
@@ -121,7 +121,7 @@ def stale_preparations(experiment: Experiment, folders: NnunetFolders) -> list[P
     Each comes with the jobs between it and the training: Snakemake runs only jobs whose outputs another job asks for.
 
     Args:
-        experiment: What was asked; some of it is to be trained or validated.
+        experiment: The request; some of it is to be trained or validated.
         folders: nnU-Net's folders.
 
     Raises:

@@ -93,7 +93,7 @@ def choose_runs(
 
         compiled = [compile_network(network, patches, guidance) for network in networks]
         problem = _disagreement(compiled, runs, patches, guidance)
-    except Exception as error:  # OpenVINO and the tracer raise many kinds
+    except Exception as error:  # OpenVINO and the tracer raise various exceptions
         problem = f"it cannot convert the network ({' '.join(str(error).split())[:300]})"
     if problem is None:
         return compiled

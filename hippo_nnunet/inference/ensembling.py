@@ -134,7 +134,7 @@ def write_out_of_fold(
         The files written.
 
     Raises:
-        DataError: A fold has no choice of its own, a chosen member is missing, or see `write_ensemble`.
+        DataError: A fold has no choice, a chosen member is missing, or see `write_ensemble`.
     """
     by_fold = {entry.fold: entry for entry in choice.per_fold}
     unchosen = sorted({fold for fold in folds.values() if fold not in by_fold})
@@ -157,7 +157,7 @@ def _properties(probabilities: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as stream:
             properties: dict[str, Any] = pickle.load(stream)
-    except Exception as error:  # a damaged pickle raises many kinds
+    except Exception as error:  # a damaged pickle raises various exceptions
         raise DataError(
             f"{path}: cannot be read ({error}): delete {probabilities}, then validate the fold again ('hippo-nnunet "
             "run' does by itself), or predict this case again with --save_probabilities"

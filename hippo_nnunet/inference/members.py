@@ -126,7 +126,7 @@ def load_member(member: Member, device: torch.device, use_mirroring: bool, backe
         predictor.manual_initialization(**load_model(member.folder, member.folds, member.checkpoint, member.trust))
     except HippoError:
         raise
-    except Exception as error:  # torch.load and nnU-Net raise many kinds
+    except Exception as error:  # torch.load and nnU-Net raise various exceptions
         reason = " ".join(str(error).split())[:300]
         if "Could not find requested nnunet trainer" in reason:
             raise ConfigError(

@@ -178,7 +178,7 @@ def verify_submission(archive: Path, images: Path, labels: Collection[int], task
                     header = read_input_header(expected[entry.orig_filename])
                     found = _entry_problems(source, entry, header, frozenset(labels))
                     problems += [f"{entry.orig_filename}: {problem}" for problem in found]
-    except Exception as error:  # zipfile raises many kinds for a damaged directory
+    except Exception as error:  # zipfile raises various exceptions for a damaged directory
         return [f"not a readable zip archive: {' '.join(str(error).split()) or type(error).__name__}"]
     return problems
 

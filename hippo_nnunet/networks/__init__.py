@@ -1,1 +1,1 @@
-"""Networks: plain torch modules that know nothing of trainers or files."""
+"""Networks: plain torch modules, independent of trainers and files."""

@@ -38,7 +38,7 @@ class AttentionGate(nn.Module):
         conv_op: ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d``.
         skip_features: Channels of the skip connection.
         signal_features: Channels of the gating signal.
-        gate_features: Channels in which both meet.
+        gate_features: Inner channels, to which both are mapped.
 
     Attributes:
         forced_open: While True, every coefficient is exactly 1 and the skip passes unchanged.
@@ -62,7 +62,7 @@ class AttentionGate(nn.Module):
         self.reset_psi()
 
     def reset_psi(self) -> None:
-        """Set psi to its mostly open start; theta and phi keep what they have."""
+        """Reset psi to mostly open; theta and phi are unchanged."""
         nn.init.normal_(self.psi.weight, std=PSI_WEIGHT_STD)
         assert self.psi.bias is not None
         nn.init.constant_(self.psi.bias, PSI_BIAS)

@@ -232,7 +232,7 @@ class CLIPGuidedUNet(PlainConvUNet):
         *skips, bottleneck = self.encoder(x)
         return [*skips, self.fusion(bottleneck, guidance)]
 
-    @torch.compiler.disable  # what encodes is not ours to compile
+    @torch.compiler.disable  # the encoder is not compiled
     def _encode(self, x: torch.Tensor) -> torch.Tensor:
         if self.image_encoder.encode is None:
             raise ValueError("CLIPGuidedUNet got no guidance and has no encoder: pass guidance, or attach_encoder")

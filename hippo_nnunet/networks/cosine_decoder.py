@@ -21,8 +21,8 @@ class CosineUNetDecoder(UNetDecoder):
     name, because nnU-Net does not transfer weights of that name from another training.
 
     Args:
-        encoder: The encoder whose skips are decoded; it tells features, strides, kernels, norm and nonlinearity.
-        num_classes: Classes that the heads are asked for.
+        encoder: The encoder whose skips are decoded; it defines features, strides, kernels, norm and nonlinearity.
+        num_classes: Number of classes.
         n_conv_per_stage: Convolutions per decoder stage, lowest resolution first.
         deep_supervision: Return the segmentations of every stage instead of the last one's only. The heads exist
             either way, and the attribute may be changed at any time.
@@ -49,7 +49,7 @@ class CosineUNetDecoder(UNetDecoder):
             CosineHead(features, embed_dim, initial_norm, num_classes)
             for features in reversed(encoder.output_channels[:-1])
         ]
-        self.seg_layers = cast(Sequence[CosineHead], nn.ModuleList(heads))  # tells the type checker what is in it
+        self.seg_layers = cast(Sequence[CosineHead], nn.ModuleList(heads))  # for the type checker
         self.coordinates = max(head.rows for head in heads)
 
     def forward(
@@ -92,7 +92,7 @@ class CosineUNetDecoder(UNetDecoder):
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:
         """Count the elements of all convolution outputs, for nnU-Net's memory estimate.
 
-        A head keeps one number a pixel beside its logits.
+        A head keeps one number per pixel beside its logits.
 
         Args:
             input_size: Spatial size of the encoder's input.

@@ -29,7 +29,7 @@ class Ceiling(torch.autograd.Function):
     """The lesser of a number and a ceiling, whose gradient stops only what would lift the number further above it.
 
     A plain clamp has no gradient above the ceiling, so a temperature that starts there could never fall. CLIP clamps
-    its parameter after each step instead, which is the trainer's business, not the network's.
+    its parameter after each step instead, which would be up to the trainer, not the network.
     """
 
     @staticmethod
@@ -49,7 +49,7 @@ class Ceiling(torch.autograd.Function):
 class CosineHead(nn.Module):
     """Score each pixel by the cosine between its embedding ``weight @ f + bias`` and each class's text embedding.
 
-    The embeddings themselves, ``embed_dim`` numbers a pixel, are never made. With text T, weight W and bias b the
+    The embeddings themselves, ``embed_dim`` numbers per pixel, are never computed. With text T, weight W and bias b the
     numerator is ``(T W) f + T b``, a 1x1 convolution with as many outputs as classes, and the squared norm is
     ``f' (W'W) f + 2 (W'b)' f + b'b``, a quadratic form in the few features. Both are computed in single precision (in
     double where the parameters are double), also under autocast. The gradient of a gradient is not available.
@@ -141,8 +141,8 @@ class CosineHead(nn.Module):
 def text_coordinates(text: torch.Tensor, size: int, learned: torch.Tensor | None = None) -> torch.Tensor:
     """Return the coordinates of texts in an orthonormal basis whose first vectors span the texts of a training.
 
-    The basis depends on these texts alone, and that of a smaller size is its beginning. What another text has outside
-    of it meets no weight: there a head has learned nothing.
+    The basis depends only on these texts, and that of a smaller size is a prefix of it. Components of other texts
+    outside of it are ignored, because a head has learned nothing about them.
 
     Args:
         text: Text embeddings of unit norm, shape (classes, embed_dim).
@@ -157,7 +157,7 @@ def text_coordinates(text: torch.Tensor, size: int, learned: torch.Tensor | None
     return (text.double().cpu() @ basis).to(text)
 
 
-# Operators of their own, so that torch.compile keeps them whole. `form` is [s T; W'; b'] [W, b], of shape
+# Custom operators, so that torch.compile keeps them whole. `form` is [s T; W'; b'] [W, b], of shape
 # (classes + channels + 1, channels + 1): the rows of the numerator, of the quadratic part, and of the linear part; the
 # last column is what is added. Applied to a pixel's features it gives s T e, then W'e, then b'e, for its embedding e.
 

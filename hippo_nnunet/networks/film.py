@@ -11,11 +11,11 @@ from torch import nn
 
 
 class FiLM(nn.Module):
-    """Scale and shift every channel of a feature map by what a small MLP makes of a guidance vector.
+    """Scale and shift every channel of a feature map by the output of a small MLP for a guidance vector.
 
     ``out = (1 + gamma) * features + beta`` with ``gamma, beta = MLP(sqrt(guidance_dim) * guidance)``. The factor gives
-    the entries of a unit vector a mean square of one, which is what a linear layer's initialisation counts on. The last
-    layer starts at zero, hence the module starts as the identity, exactly.
+    the entries of a unit vector a mean square of one, which a linear layer's initialisation assumes. The last layer
+    starts at zero, so the module starts as the exact identity.
 
     Args:
         guidance_dim: Length of the guidance vector.

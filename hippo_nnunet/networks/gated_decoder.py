@@ -21,7 +21,7 @@ class GatedUNetDecoder(UNetDecoder):
     has the names, shapes and order of computation of ``UNetDecoder``.
 
     Args:
-        encoder: The encoder whose skips are decoded; it tells features, strides, kernels, norm and nonlinearity.
+        encoder: The encoder whose skips are decoded; it defines features, strides, kernels, norm and nonlinearity.
         num_classes: Channels of each segmentation head.
         n_conv_per_stage: Convolutions per decoder stage, lowest resolution first.
         deep_supervision: Return the segmentations of every stage instead of the last one's only. The heads exist
@@ -48,7 +48,7 @@ class GatedUNetDecoder(UNetDecoder):
             AttentionGate(encoder.conv_op, skip, skip, inner)
             for skip, inner in zip(reversed(skip_features), reversed(gate_features), strict=True)
         ]
-        self.gates = cast(Sequence[AttentionGate], nn.ModuleList(gates))  # tells the type checker what is in it
+        self.gates = cast(Sequence[AttentionGate], nn.ModuleList(gates))  # for the type checker
 
     def forward(self, skips: Sequence[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
         """Decode.

@@ -13,7 +13,7 @@ Encode = Callable[[torch.Tensor], torch.Tensor]
 
 
 class FrozenEncoder:
-    """Holds the function of a frozen encoder, or None, for a network that it is no part of.
+    """Holds the function of a frozen encoder, or None, outside a network's modules.
 
     Deep copies of the network share it; a pickle of the network leaves it out.
     """

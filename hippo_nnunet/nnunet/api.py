@@ -240,7 +240,7 @@ def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False)
         raise ConfigError(f"--num-gpus {job.num_gpus}: on {device} it is one; leave it out, or take --device cuda")
     trainer_class(job.trainer)
     read_object(folders.preprocessed / name / "dataset.json")  # nnU-Net's error would not name the file
-    # where several processes train together, their first one holds the lock
+    # in distributed training, the first process holds the lock
     with fold_lock(folder, wait) if job.num_gpus == 1 else nullcontext():
         if validation_only or not is_finished(folder, job.npz):  # another process may have finished it meanwhile
             _train(job, name, folder, device)

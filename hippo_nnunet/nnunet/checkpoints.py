@@ -23,7 +23,7 @@ from hippo_nnunet.training.precision_choice import VARIABLE as PRECISION_VARIABL
 KEY = "hippo_nnunet"
 """Key of our record in nnU-Net's checkpoint."""
 INTERVAL_VARIABLE = "HIPPO_CHECKPOINT_SECONDS"
-"""Variable with the seconds between two checkpoints, for machines that may be taken away at any time."""
+"""Variable with the seconds between two checkpoints, for preemptible machines."""
 
 
 @dataclass
@@ -143,7 +143,7 @@ def write_checkpoint(trainer: Any, record: TrainingRecord, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
-        # torch hides the system's error behind an uninformative one of its own
+        # torch hides the system's error behind an uninformative one
         system = error if isinstance(error, OSError) else error.__context__
         reason = system.strerror if isinstance(system, OSError) else error
         raise DataError(
@@ -164,7 +164,7 @@ def read_record(path: Path) -> StoredRecord:
         record = TrainingRecord(**ours["record"]) if ours else None
         arguments = checkpoint["init_args"]
         return StoredRecord(arguments["plans"], arguments["dataset_json"], ours.get("cycle"), record)
-    except Exception as error:  # torch.load raises many kinds for a damaged file
+    except Exception as error:  # torch.load raises various exceptions for a damaged file
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"checkpoint {path} cannot be read ({reason}): delete it, then train again: that resumes from an older "

@@ -153,7 +153,7 @@ def _load(
     try:
         data, seg, _, _ = infer_dataset_class(str(folder))(str(folder)).load_case(case.id)
         channels, label = np.asarray(data[:], dtype=np.float32), np.asarray(seg[:], dtype=np.int64)
-    except Exception as error:  # blosc2 and numpy raise many kinds for a damaged file
+    except Exception as error:  # blosc2 and numpy raise various exceptions for a damaged file
         message = f"preprocessed case '{case.id}' in {folder} cannot be read ({' '.join(str(error).split())})"
         raise DataError(f"{message}; delete that folder and preprocess again") from error
     original = tuple(reversed(case.spacing_mm))

@@ -95,7 +95,7 @@ def check_finished(folder: Path, trainer: str, plans: dict[str, Any], configurat
 
 
 def plan_difference(stored: dict[str, Any], current: dict[str, Any], configuration: str) -> str:
-    """Say how plans differ in what decides a network and its patches; empty where they agree."""
+    """Return how plans differ in what determines a network and its patches; empty if they agree."""
     if configuration not in stored.get("configurations", {}):
         return f"they have no configuration {configuration}"
     before, now = configuration_of(stored, configuration), configuration_of(current, configuration)
@@ -107,7 +107,7 @@ def plan_difference(stored: dict[str, Any], current: dict[str, Any], configurati
 
 
 def schedule_difference(stored: dict[str, Any], current: dict[str, Any]) -> str:
-    """Say how two schedules differ in what trains the weights; empty where they agree."""
+    """Return how two schedules differ in what determines the weights; empty if they agree."""
     return "; ".join(
         f"{key} was {stored.get(key)}, is now {value}"
         for key, value in current.items()

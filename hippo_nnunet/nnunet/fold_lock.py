@@ -12,7 +12,7 @@ from hippo_nnunet.errors import DataError
 from hippo_nnunet.locks import exclusive
 
 LOCK = "hippo_fold.lock"
-"""The lock file in the fold's folder; that it exists means nothing."""
+"""The lock file in the fold's folder; its existence alone means nothing."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""nnU-Net's check of a dataset, in a process that is watched."""
+"""nnU-Net's check of a dataset, in a supervised process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
 
 def check_integrity(folder: Path, processes: int) -> None:
-    """Let nnU-Net look at every case of a dataset.
+    """Let nnU-Net check every case of a dataset.
 
     Args:
         folder: A dataset in `nnUNet_raw`.

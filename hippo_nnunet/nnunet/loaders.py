@@ -94,8 +94,8 @@ def memory_loaders(trainer: Any) -> tuple[MemoryLoader, MemoryLoader] | None:
             nnU-Net's own.
 
     Returns:
-        Both loaders, or None, with a line in the training log, where the ordinary loader must serve: in a cascade's
-        second stage, and where the data does not fit.
+        Both loaders, or None, with a line in the training log, if nnU-Net's loader has to be used: in a cascade's
+        second stage, and if the data does not fit.
 
     Raises:
         DataError: A preprocessed file is missing or cannot be read; names the case.
@@ -139,7 +139,7 @@ def _sampling(trainer: Any, in_plane: bool) -> Sampling:
         if labels.has_ignore_label:
             regions.append((labels.ignore_label,))
     scales = trainer._get_deep_supervision_scales()
-    # without a seed of its own, a training draws what no other has drawn, as nnU-Net's does
+    # without a seed word, every training draws other batches, as in nnU-Net
     seed = trainer.seed if trainer.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
     return Sampling(
         batch_size=trainer.batch_size,
@@ -157,7 +157,7 @@ def _sampling(trainer: Any, in_plane: bool) -> Sampling:
 def seed_workers(loaders: tuple[Any, Any], seed: list[int]) -> None:
     """Seed nnU-Net's own loaders, and restart their worker processes with these seeds.
 
-    The order in which several workers deliver is left to the machine, as nnU-Net leaves it.
+    The order in which several workers deliver is not deterministic, as in nnU-Net.
 
     Args:
         loaders: What `nnUNetTrainer.get_dataloaders` returns.

@@ -14,7 +14,7 @@ from hippo_nnunet.errors import DataError
 from hippo_nnunet.training.case_bank import CaseBank, MemoryCase
 
 CPU_SHARE = 0.5
-"""Part of the free memory that the cases may take."""
+"""Share of the free memory that the cases may take."""
 
 CUDA_SHARE = 0.25
 """The same on a GPU, where the network's feature maps will need most of the memory."""
@@ -67,7 +67,7 @@ def read_case(dataset: Any, key: str) -> tuple[np.ndarray, np.ndarray, dict[str,
     try:
         data, seg, _, properties = dataset.load_case(key)
         return np.ascontiguousarray(data[:]), np.ascontiguousarray(seg[:]), properties
-    except Exception as error:  # blosc2, numpy and pickle raise many kinds for a damaged file
+    except Exception as error:  # blosc2, numpy and pickle raise various exceptions for a damaged file
         raise _unreadable(dataset, key, error) from error
 
 
@@ -139,7 +139,7 @@ def free_memory(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/s
     """Return how much memory this process may still take, in bytes.
 
     Args:
-        groups: Where Linux shows control groups, of which containers and batch systems make use.
+        groups: Where Linux shows control groups, which containers and batch systems use.
         own: Where it shows this process's groups.
 
     Returns:

@@ -1,6 +1,6 @@
-"""Tells complete preprocessed data from what a killed process has left; torch-free.
+"""Distinguishes complete preprocessed data from what a killed process has left; torch-free.
 
-Source: ours, because nnU-Net writes these files in place, and takes every existing file for complete.
+Source: ours, because nnU-Net writes these files in place, and treats every existing file as complete.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """nnU-Net's folders and the environment variables that name them.
 
-A variable that the user has set always wins; a folder whose variable is unset lies below one root folder.
+A variable that the user has set always wins; a folder whose variable is unset is below one root folder.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from hippo_nnunet.nnunet.paths import NnunetFolders
 
 DEFAULT_FOLDS = 5
 DATASET_NAME = re.compile(r"Dataset\d{3}_[^/\\\s]+")
-"""What nnU-Net calls a dataset; it becomes part of paths."""
+"""nnU-Net's names of datasets, which become part of paths."""
 
 _CONFIGURATION_KEYS = (
     "data_identifier",

@@ -32,7 +32,7 @@ EXT_VARIABLE = "nnUNet_extTrainer"
 """nnU-Net's variable with the folders in which it looks for trainers besides its own."""
 
 MARKER = "`hippo-nnunet register` writes it"
-"""Stands in the first line of a shim: what does not hold it is not ours, and is never touched."""
+"""Stands in the first line of a shim: files without it are not ours, and are never modified."""
 
 WITHOUT_REGISTRATION = (
     f'trainers: eval "$(hippo-nnunet env --root DIR)" sets {EXT_VARIABLE}, in which nnU-Net finds them; '
@@ -81,7 +81,7 @@ def trainer_attribute(name: str) -> Any:
     Raises:
         AttributeError: The name is not one of our recipes; answered without importing anything.
         ConfigError: One of our bases with an unknown or misplaced word; names the nearest right name.
-        UpstreamError: `hippo_nnunet.trainers` cannot deliver one of our own names.
+        UpstreamError: `hippo_nnunet.trainers` cannot provide one of our own names.
     """
     if not is_ours(name):
         raise AttributeError(name)
@@ -99,7 +99,7 @@ def planner_attribute(name: str) -> Any:
 
     Raises:
         AttributeError: The name is not one of our planners.
-        UpstreamError: `hippo_nnunet.planners` cannot deliver one of our own names.
+        UpstreamError: `hippo_nnunet.planners` cannot provide one of our own names.
     """
     if not name.endswith("Planner") or name not in importlib.import_module("hippo_nnunet.planners").PLANNERS:
         raise AttributeError(name)
@@ -146,7 +146,7 @@ def find_nnunet() -> Path:
 
 
 def register(nnunet_root: Path | None = None) -> list[Path]:
-    """Write both shims into nnU-Net's folders; a current one is left alone.
+    """Write both shims into nnU-Net's folders, unless they are current.
 
     Args:
         nnunet_root: Folder of the package `nnunetv2`; None for the installed one.
@@ -215,7 +215,7 @@ def _write(shim: Shim) -> None:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(shim.text)
-        # A temporary file is readable by its owner alone: in a shared environment that would break everyone's nnU-Net.
+        # A temporary file is readable by its owner only: in a shared environment that would break nnU-Net for others.
         shutil.copymode(shim.path.parent / "__init__.py", temporary)
         temporary.replace(shim.path)
     finally:

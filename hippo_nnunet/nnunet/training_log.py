@@ -26,7 +26,7 @@ _NUMBER = re.compile(r"(?:float\d*\()?(nan|-?\d+(?:\.\d*)?(?:e[+-]?\d+)?)\)?", r
 
 @dataclass
 class Curves:
-    """One value an epoch; NaN where an epoch has none (such as the pseudo-Dice of labels that no patch held).
+    """One value per epoch; NaN where an epoch has none (such as the pseudo-Dice of labels that no patch held).
 
     Attributes:
         epochs: Numbers of the epochs, from 0.
@@ -73,7 +73,7 @@ class TrainingProgress:
 def read_curves(fold: Path) -> Curves | None:
     """Read the curves of one fold.
 
-    An interrupted training has a file for each part; of an epoch that was started twice, the later values count.
+    An interrupted training has a file for each part; for an epoch that was started twice, the later values count.
 
     Args:
         fold: nnU-Net's folder `fold_X`.

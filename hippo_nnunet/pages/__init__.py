@@ -1,1 +1,1 @@
-"""HTML pages and figures, one folder a product."""
+"""HTML pages and figures, one folder per product."""

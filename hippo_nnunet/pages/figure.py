@@ -1,7 +1,7 @@
 """What all figures share: style, colours and how they are saved.
 
-A figure is made of panels. A page shows each panel as an image of its own, so that they can stand below one another on
-a phone; the PNG and SVG files for papers hold them side by side.
+A figure is made of panels. A page shows each panel as a separate image, so that they can be stacked on a phone; the PNG
+and SVG files for papers hold them side by side.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def label_colour(index: int) -> str:
 
 
 def short(name: str) -> str:
-    """Cut a name that would take the room of the data."""
+    """Truncate a name that would take the space of the data."""
     return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
 
 
@@ -148,6 +148,6 @@ def inline_svg(panel: Panel) -> str:
         text = text.replace(f": {colour}", f": {variable}")
     # Equal images get equal ids, which nothing refers to.
     text = re.sub(r'(<image\b[^>]*?) id="[^"]*"', r"\1", text)
-    # Several drawings share a page: each gets ids of its own.
+    # Several drawings share a page: each gets its own ids.
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{panel.name}-", text)
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(panel.alt)}" ', 1)

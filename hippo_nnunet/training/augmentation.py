@@ -1,7 +1,7 @@
 """The engine that augments a whole batch as a spec says: our recipes and nnU-Net's own augmentation alike.
 
-Random choices are drawn on the host, so that each operation touches only the samples it was drawn for and a GPU is
-never waited for; only the noise itself is drawn on the device.
+Random choices are drawn on the host, so that each operation touches only the samples it was drawn for, without
+synchronising with a GPU; only the noise itself is drawn on the device.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def draw_geometry(spec: AugmentationSpec, batch: int, dim: int, in_plane: bool, 
     if spec.rotation.p:
         rotated = random.happens(spec.rotation.p, batch)
         low, high = spec.rotation.bounds
-        # the last axis first and the middle one reversed: what a seed of `fast` gives must not change
+        # the last axis first and the middle one reversed, so that the results of a seed of `fast` do not change
         drawn = [random.uniform(bounds, batch) for bounds in [(low, high), (high, low), (low, high)][:turns]]
         angles = torch.stack(drawn[::-1], dim=1) * rotated[:, None]
     moved = _indices(zoomed | rotated)
@@ -146,7 +146,7 @@ def augment_batch(
         spec: The recipe.
         random: Source of the random numbers.
         in_plane: Whether a 3D patch is rotated, zoomed and coarsened within its slices (the last two axes) only.
-        values: Labels that may occur, ascending; None to look for them, for which a GPU must be waited for.
+        values: Labels that may occur, ascending; None to look for them, which synchronises with a GPU.
 
     Returns:
         Image (batch, channel, *patch) and labels (batch, 1, *patch), new tensors of the dtypes given.

@@ -1,4 +1,5 @@
-"""Augmentation recipes as data: what is done to a patch, how often, and how large a patch must be cut for it."""
+"""Augmentation recipes as data: which operations a patch undergoes, how often, and the size of the patch to cut for
+them."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ class Operation:
         p: Probability per sample.
         bounds: Range of the parameter, drawn uniformly.
         p_channel: Probability for each channel of a chosen sample.
-        per_channel: Whether each channel draws a parameter of its own; otherwise all channels of a sample share one.
+        per_channel: Whether each channel draws its own parameter; otherwise all channels of a sample share one.
         balanced: Whether parameters below 1 are drawn as often as those above, whatever the range.
     """
 
@@ -28,7 +29,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class AugmentationSpec:
-    """What is done to a patch, in this order, and how often. Nothing, unless a probability is given.
+    """The operations on a patch, in this order, and their probabilities, which are 0 by default.
 
     Attributes:
         rotation: Angles in radians, about every axis in 3D.
@@ -123,7 +124,7 @@ SHORT_SCHEDULE = AugmentationSpec(
     contrast=Operation(0.2, (0.7, 1.4)),
     gamma=Operation(0.3, (0.7, 1.5)),
 )
-"""Augmentation of `fast` where no augmentation word stands; mirrored left to right alone (`left_right_axes`).
+"""Augmentation of `fast` without an augmentation word; mirrored left to right only (`left_right_axes`).
 
 Source: ours. Mirrored along every axis, as nnU-Net does it, the hippocampus' head and tail are exchanged in half of the
 samples; that cost Dice in trials on fold 0 of Task04.
@@ -167,5 +168,5 @@ def sampled_patch_size(spec: AugmentationSpec, patch_size: Sequence[int], in_pla
     sizes = [float(p) for p in patch_size]
     spread = [s * math.cos(angle) + math.sin(angle) * max([*sizes[:i], *sizes[i + 1 :]]) for i, s in enumerate(sizes)]
     cut = [math.ceil(max(a, b) * zoom_out) for a, b in zip(spread, sizes, strict=True)]
-    # of the patch's parity: else both grids lie half a voxel apart, and samples that are left alone would be blurred
+    # of the patch's parity: else both grids are half a voxel apart, and unchanged samples would be blurred
     return tuple(n + (n - int(p)) % 2 for n, p in zip(cut, patch_size, strict=True))

@@ -157,7 +157,7 @@ def _shrink(seg: torch.Tensor, scale: tuple[float, ...]) -> torch.Tensor:
 
 
 class CudaPrefetcher:
-    """Draws the next batch in a thread, on a stream of its own.
+    """Draws the next batch in a thread, on a separate stream.
 
     Args:
         draw: Makes the batch of a step, the same one whenever it is asked: a dictionary whose tensors, also those in
@@ -169,13 +169,13 @@ class CudaPrefetcher:
         self._draw = draw
         self._device = device
         self._stream = torch.cuda.Stream(device)
-        # what `draw` reads was written on the present stream
+        # what `draw` reads was written on the current stream
         self._stream.wait_stream(torch.cuda.current_stream(device))
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         self._ahead: tuple[int, Future[tuple[dict, torch.cuda.Event]]] | None = None
 
     def __call__(self, step: int) -> dict:
-        """Return the batch of a step, ready for the present stream, and start the next step's."""
+        """Return the batch of a step, ready for the current stream, and start the next step's."""
         if self._ahead is not None and self._ahead[0] == step:
             coming = self._ahead[1]
         else:
@@ -186,7 +186,7 @@ class CudaPrefetcher:
         present.wait_event(drawn)
         for tensor in _tensors(batch):
             if tensor.device.type == "cuda":
-                # its memory belongs to the other stream: not to be used again before the present one is done with it
+                # its memory belongs to the other stream: not to be reused before the current one is done with it
                 tensor.record_stream(present)
         return batch
 

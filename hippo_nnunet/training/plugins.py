@@ -1,8 +1,8 @@
 """Trainers that other packages add, through entry points of the group `hippo_nnunet.trainers`. Imports no torch.
 
 A package declares `AcmeUNetTrainer = "acme_unets:AcmeUNetTrainer"` in that group; the class is a subclass of
-`hippo_nnunet.trainers.UNetTrainer`, and its name becomes a base that takes every recipe word. Nothing of the package is
-imported before such a trainer is asked for.
+`hippo_nnunet.trainers.UNetTrainer`, and its name becomes a base that takes every recipe word. The package is not
+imported until such a trainer is requested.
 """
 
 from __future__ import annotations

@@ -242,7 +242,8 @@ def compose(base: str, words: Iterable[str] = ()) -> str:
 
 
 def suggest(name: str) -> str:
-    """Return the valid trainer name that is nearest to a wrong one; a word of one base alone brings its base along."""
+    """Return the valid trainer name that is nearest to a wrong one; a word that goes with one base only selects that
+    base."""
     base, *words = name.split("_")
     if base not in bases():
         base = difflib.get_close_matches(base, bases(), n=1, cutoff=0.0)[0]

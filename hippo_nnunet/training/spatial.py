@@ -41,7 +41,7 @@ def _rotation(angle: torch.Tensor, dim: int, first: int, second: int) -> torch.T
 
 
 def centre_crop(tensor: torch.Tensor, patch_size: Sequence[int]) -> torch.Tensor:
-    """Return the view of (batch, channel, *sampled patch) that nnU-Net's SpatialTransform keeps of an unturned one."""
+    """Return the view of (batch, channel, *sampled patch) that nnU-Net's SpatialTransform keeps of an unrotated one."""
     for axis, size in enumerate(patch_size, start=2):
         tensor = tensor.narrow(axis, tensor.shape[axis] // 2 - size // 2, size)
     return tensor
@@ -55,7 +55,7 @@ def present_labels(labels: torch.Tensor, values: Sequence[int] | None) -> tuple[
         values: Labels that may occur, or None where that is not known.
 
     Returns:
-        Those that occur; all that may occur where these are few, or on a GPU, which would have to be waited for.
+        Those that occur; all that may occur if these are few, or on a GPU, to avoid synchronising with it.
     """
     if values is None:
         return tuple(torch.unique(labels).tolist())
@@ -77,8 +77,8 @@ def resample(
         image: Float tensor (n, channel, *sampled patch).
         labels: Integer tensor (n, 1, *sampled patch); -1 marks what lies outside the image.
         patch_size: Final patch in voxels.
-        matrices: float32 (n, dim, dim) of `rotation_and_scale`, dim 2 or 3. With 2, slices of a 3D patch are turned
-            within themselves, all of a sample alike.
+        matrices: float32 (n, dim, dim) of `rotation_and_scale`, dim 2 or 3. With 2, the slices of a 3D patch are
+            rotated in plane, all of a sample alike.
         values: Labels that may occur, ascending; None to look for them.
 
     Returns:

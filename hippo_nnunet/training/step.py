@@ -1,4 +1,4 @@
-"""The arithmetic of a training step: nnU-Net's, eager or compiled, whichever is faster on this machine."""
+"""The computation of a training step: nnU-Net's, eager or compiled, whichever is faster on this machine."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _compile(forward_loss: ForwardLoss, mode: str, device: torch.device) -> Forw
     def keep(guards: Sequence[Any]) -> list[bool]:
         return [guard.guard_type != "GLOBAL_STATE" for guard in guards]
 
-    # The number of threads may change between steps: neither build it into the code nor compile anew for it. The rest
+    # The number of threads may change between steps: neither specialise on it nor recompile for it. The rest
     # of the global state (autocast, gradients) is the same in every training step.
     return torch.compile(forward_loss, options={"cpp.dynamic_threads": True, "guard_filter_fn": keep})
 
@@ -123,8 +123,8 @@ def zero_momentum(optimizer: torch.optim.SGD) -> None:
     """Give SGD its momentum buffers, filled with zeros, before the first step, which is the same with them.
 
     Fused SGD would allocate them in its first step without filling them, and if gradients in float16 overflow in that
-    step, which often happens, the gradient scaler makes it skip the step, and the next one reads whatever was in that
-    memory. Seen in torch 2.14.
+    step, which often happens, the gradient scaler makes it skip the step, and the next one reads uninitialised memory.
+    Seen in torch 2.14.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -161,7 +161,7 @@ def fastest(
         for mode in step_modes(data.device)[1:]:
             try:
                 seconds[mode] = _seconds(network, loss, mode, data, target, half)
-            except Exception as error:  # compilers raise many kinds
+            except Exception as error:  # compilers raise various exceptions
                 reason = " ".join(str(error).split())[:200]
                 log.warning("training step, %s: does not work here (%s); continuing without it", mode.name, reason)
             network.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""Which GPU a training uses, where a machine has several and trainings run at the same time."""
+"""Which GPU a training uses, on machines with several GPUs and concurrent trainings."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def remaining_trainings(
     """Return what is left of trainings.
 
     Args:
-        experiment: What was requested.
+        experiment: The request.
         cells: The trainings that are not done.
         results: `nnUNet_results`.
         device: `cpu`, `cuda`, `mps`; there are stated figures for the first two.

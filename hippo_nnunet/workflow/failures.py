@@ -1,4 +1,4 @@
-"""Messages for errors of jobs and of `run`, with what to do: mostly the system's own, and mostly a full disk."""
+"""Error messages of jobs and of `run` with remedies, mostly for the system's errors such as a full disk."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The state of a job: one small file per job, which `run --status` reads from any machine.
 
 A file without an end belongs to a job that is running, or to one that was killed. On the job's own host its process
-tells which. Another host cannot see that process: there the file's age tells, because a running job touches its file
+tells which. Another host cannot see that process: there the file's age decides, because a running job touches its file
 every `HEARTBEAT_S` seconds.
 """
 
@@ -44,9 +44,9 @@ class JobState:
         log: Its log, relative to the experiment's folder; empty for `run` itself.
         host: Where it runs, or ran.
         pid: Its process there.
-        command: Command line of that process, which tells it from a later process with the same id.
+        command: Command line of that process, which distinguishes it from a later process with the same id.
         started: Seconds since the epoch.
-        ended: The same; None while it runs, and for ever where it was killed.
+        ended: The same; None while it runs, and after it was killed.
         failure: Why it failed, in one line; None where it did not, or was killed.
         settings: What `run` was started with: device, parallel, nnU-Net's folders, products.
     """
@@ -121,7 +121,7 @@ def state_file(folder: Path, name: str) -> Path:
 
 
 def read(path: Path) -> JobState | None:
-    """Read a state file; None where there is none that can be read."""
+    """Read a state file; None if it is missing or cannot be read."""
     try:
         content = json.loads(path.read_text())
         return JobState(**{**content, "command": tuple(content["command"])})

@@ -1,4 +1,4 @@
-"""Runs Snakemake on an experiment, shows its progress, and says what went wrong."""
+"""Runs Snakemake on an experiment, shows its progress, and reports errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 CLUSTER_CORES = 8
-"""CPUs of a job on another machine, where the profile does not say."""
+"""CPUs of a job on another machine, if the profile does not set them."""
 POLL_S = 0.5
 STATUS_INTERVAL_S = 15.0
 """Seconds after which the progress of running trainings is read again."""
@@ -45,7 +45,7 @@ class Settings:
     """How to run, as opposed to what: none of this is part of the experiment.
 
     Attributes:
-        device: `cpu`, `cuda` or `mps`; on a cluster also `auto`, which each of its machines then decides.
+        device: `cpu`, `cuda` or `mps`; on a cluster also `auto`, which each node resolves.
         parallel: Trainings at the same time.
         profile: `local`, `slurm`, or a folder with a Snakemake profile.
         source: MSD folder or archive, needed until the dataset is converted.
@@ -58,7 +58,7 @@ class Settings:
 
 
 def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders, settings: Settings) -> None:
-    """Do what is missing of an experiment.
+    """Run the missing jobs of an experiment.
 
     Args:
         experiment: What is requested.
@@ -108,7 +108,7 @@ def _run_snakemake(
             process.wait()
             raise
     missing = [marker for marker in markers.final(experiment, products) if not (folder / marker).exists()]
-    if process.returncode or missing:  # Snakemake that was asked to end may call that success
+    if process.returncode or missing:  # Snakemake may report success if it was asked to end
         raise failure_of(folder, failures.written_to(folder, folders))
 
 
@@ -199,7 +199,7 @@ def snakemake_command(folder: Path, settings: Settings, products: Collection[str
 
 
 def failure_of(folder: Path, written_to: Sequence[Path]) -> HippoError:
-    """Return the error that says why the workflow ended early: the first job's own, or which logs to read.
+    """Return the error that says why the workflow ended early: that of the first failed job, or which logs to read.
 
     Args:
         folder: The experiment's folder.

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 def perform(
     folder: Path, request: Request, root: Path | None, device: str, parallel: int, profile: str, dry_run: bool
 ) -> Iterator[Table | str]:
-    """Run an experiment, or say what that would do.
+    """Run an experiment, or describe what would be done.
 
     Args:
         folder: The experiment's folder.
@@ -107,7 +107,7 @@ def _results_table(experiment: Experiment, folder: Path) -> Table:
 
 
 def _notes(experiment: Experiment, folder: Path, results: Path) -> list[str]:
-    """Return lines that say how to read the table, and where everything lies."""
+    """Return lines that say how to read the table, and where the results are."""
     lines = [
         f"{configuration}: only fold {','.join(map(str, folds))} of {experiment.number_of_folds}: "
         "trained and evaluated, but left out of the ensemble"

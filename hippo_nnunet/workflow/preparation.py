@@ -1,4 +1,4 @@
-"""What `run` checks and restores before Snakemake starts, so that problems show now and not in an hour."""
+"""What `run` checks and restores before Snakemake starts, so that problems are found before hours of work."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def prepare(experiment: Experiment, folder: Path, folders: NnunetFolders) -> Non
     """Restore missing inputs, write the request, and delete stale markers and the failures of an earlier run.
 
     Args:
-        experiment: What was requested.
+        experiment: The request.
         folder: The experiment's folder.
         folders: nnU-Net's folders.
 
@@ -88,7 +88,7 @@ def restore_inputs(experiment: Experiment, folders: NnunetFolders, folder: Path)
     """Restore split, dataset.json and reference segmentations that are missing from the preprocessed dataset.
 
     Args:
-        experiment: What was requested; it has been planned.
+        experiment: The request; it has been planned.
         folders: nnU-Net's folders; what the raw one lacks stays missing.
         folder: The experiment's folder, which holds the split.
 
@@ -111,7 +111,7 @@ def restore_inputs(experiment: Experiment, folders: NnunetFolders, folder: Path)
 
 
 def clamp_times(paths: Iterable[Path]) -> None:
-    """Set modification times that lie in the future to now.
+    """Set modification times in the future to now.
 
     Snakemake repeats a job whose input is newer than its output: after a clock that ran ahead, every run would repeat
     everything that follows such a marker.

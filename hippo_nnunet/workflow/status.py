@@ -1,6 +1,6 @@
 """`run --status`: which jobs of an experiment are done, running, waiting or failed, and how long the rest will take.
 
-Reads files only, so that it can be asked at any time and from any machine that sees the experiment's folder.
+Only reads files, so it works at any time and on any machine that mounts the experiment's folder.
 """
 
 from __future__ import annotations
@@ -182,8 +182,8 @@ def _name(marker: Path) -> str:
 def tail(log: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
     """Return the last lines of a log that are not empty; none where there is no log.
 
-    Of a line that was drawn over itself, as progress bars are, only the last state is kept; other control characters
-    are removed.
+    Of a line that was overwritten, as progress bars are, only the last state is kept; other control characters are
+    removed.
     """
     try:
         with log.open("rb") as file:

@@ -72,7 +72,7 @@ def _draw_sizes(cases: pd.DataFrame, title: str, column: str, figure: FigureBase
 
 
 def _bins(values: Values) -> Values:
-    """Edges of equal bins: whole numbers where the values are whole, some 30 at most."""
+    """Edges of equal bins: whole numbers if the values are, at most about 30."""
     low, high = float(values.min()), float(values.max())
     if high - low < 1e-6 * max(abs(high), 1.0):
         return np.array([low - 0.5, low + 0.5]) if high >= 1 else np.array([low * 0.9, low * 1.1])

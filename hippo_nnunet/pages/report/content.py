@@ -48,7 +48,7 @@ class Content:
 
     Attributes:
         name: Name of the experiment's folder.
-        experiment: What was asked; None where `experiment.yaml` is missing.
+        experiment: The request; None where `experiment.yaml` is missing.
         manifest: Content of `manifest.json`; None where it is missing.
         table: Checked per-case metrics.
         models: In the order of the report; a model's position decides its colour and marker.
@@ -77,7 +77,7 @@ class Content:
 
     @property
     def dataset(self) -> str:
-        """The dataset's name; empty where nothing tells it."""
+        """The dataset's name; empty if unknown."""
         if self.experiment is not None:
             return self.experiment.dataset
         return str((self.manifest or {}).get("arguments", {}).get("dataset", ""))

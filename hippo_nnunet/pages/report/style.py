@@ -1,6 +1,6 @@
 """Colours and markers of the report: the same on the page and in the figures for papers.
 
-Every model has a colour and a marker of its own, so that nothing depends on telling colours apart.
+Every model has a colour and a marker of its own, so that colours need not be distinguished.
 """
 
 from __future__ import annotations

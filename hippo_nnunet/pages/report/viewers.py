@@ -53,7 +53,7 @@ def viewer_fragment(experiment: Path, *, root: Path | None = None, cases: int = 
 
     Raises:
         ConfigError: `cases` is below one.
-        DataError: The metrics are missing or unsound: see `read_per_case`.
+        DataError: The metrics are missing or invalid: see `read_per_case`.
     """
     viewed = load_viewed(experiment, root, cases)
     if not viewed.cases:

@@ -137,7 +137,7 @@ def command(experiment: Experiment, name: str, device: str | None) -> str:
     """Return the command line that asks for this experiment.
 
     Args:
-        experiment: What was asked.
+        experiment: The request.
         name: Name of its folder.
         device: Of the last run; None where it is not known.
     """
