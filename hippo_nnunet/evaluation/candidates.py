@@ -86,7 +86,8 @@ class OutOfFoldDice:
         members = sorted({member for subset, _ in new for member in subset})
         for row, case in enumerate(tracked(self.cases, "averaging")):
             reference, _ = read_segmentation(reader, self._references / f"{case}{self._ending}")
-            probabilities = {member: self._load(member, case, reference.shape) for member in members}
+            expected = (self._manager.num_segmentation_heads, *reference.shape)
+            probabilities = {member: load_probabilities(self._files[member][case], expected) for member in members}
             count = _ConfusionCounter(reference, self._manager.all_labels, self._ignore_label, case)
             sums: dict[Subset, np.ndarray] = {}
             for column, (subset, name) in enumerate(new):
@@ -95,9 +96,6 @@ class OutOfFoldDice:
                 segmentation = postprocess(segmentation, name, self._manager)
                 tables[column, row] = count.dice(segmentation, list(self.labels.values()))
         self._tables.update(zip(new, tables, strict=True))
-
-    def _load(self, member: int, case: str, shape: tuple[int, ...]) -> np.ndarray:
-        return load_probabilities(self._files[member][case], (self._manager.num_segmentation_heads, *shape))
 
 
 def _subset_sum(subset: Subset, probabilities: Mapping[int, np.ndarray], sums: dict[Subset, np.ndarray]) -> np.ndarray:

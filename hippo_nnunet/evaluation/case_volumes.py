@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from scipy import stats
@@ -37,18 +38,12 @@ def judge(measured: pd.DataFrame, calibration: VolumeCalibration) -> pd.DataFram
         calibration cases.
     """
     table = measured.reset_index(drop=True)
-    added: dict[str, list[object]] = {
-        name: [] for name in ("low_mm3", "high_mm3", "level", "calibration_cases", "flags")
-    }
+    added = []
     for row in table.to_dict("records"):
         known = calibration.by_label[row["label"]]
-        low, high = known.interval(row["volume_mm3"], calibration.level)
-        added["low_mm3"].append(low)
-        added["high_mm3"].append(high)
-        added["level"].append(calibration.level)
-        added["calibration_cases"].append(len(known.residuals_mm3))
-        added["flags"].append(" ".join(_flags({str(key): value for key, value in row.items()}, known)))
-    return table.assign(**added)
+        interval = known.interval(row["volume_mm3"], calibration.level)
+        added.append((*interval, calibration.level, len(known.residuals_mm3), " ".join(_flags(row, known))))
+    return table.join(pd.DataFrame(added, columns=["low_mm3", "high_mm3", "level", "calibration_cases", "flags"]))
 
 
 def cross_validated(measured: pd.DataFrame, labels: Mapping[str, Label], level: float = LEVEL) -> pd.DataFrame:
@@ -155,7 +150,7 @@ def hit_rates(judged: pd.DataFrame, dice: pd.Series, worst: float = WORST) -> pd
     return pd.DataFrame(rows)
 
 
-def _flags(row: Mapping[str, float], known: LabelCalibration) -> list[str]:
+def _flags(row: Mapping[Any, Any], known: LabelCalibration) -> list[str]:
     volume = row["volume_mm3"]
     missing = volume <= 0 and not known.may_be_empty
     found = {

@@ -128,9 +128,11 @@ def compare(
         notes.append(Note(NoteKind.PUBLISHED, text))
     for method, theirs in (published or {}).items():
         for model in models:
-            difference, absent = _against_published(scores[model], theirs)
-            if absent:
-                text = f"{method} has no result for {absent} of {model}'s cases: compared on the others."
+            ours, cases = scores[model], scores[model].index.get_level_values("case")
+            known = cases.isin(theirs.index)
+            difference = ours[known] - theirs.loc[cases[known], list(ours.columns)].to_numpy()
+            if not known.all():
+                text = f"{method} has no result for {(~known).sum()} of {model}'s cases: compared on the others."
                 notes.append(Note(NoteKind.LEFT_OUT, text))
             named = _names(PUBLISHED, model, Model(method, ""))
             rows += _pair_rows(named, difference, options, 0, notes)
@@ -228,13 +230,6 @@ def _restriction(one: Model, ours: pd.DataFrame, other: Model, theirs: pd.DataFr
     shown = ",".join(map(str, sorted(common)))
     text = f"{one} has folds {first} and {other} has {second}: compared on fold {shown} alone."
     return [Note(NoteKind.LEFT_OUT, text)]
-
-
-def _against_published(ours: pd.DataFrame, theirs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    cases = ours.index.get_level_values("case")
-    known = cases.isin(theirs.index)
-    matched = ours[known]
-    return matched - theirs.loc[cases[known], list(ours.columns)].to_numpy(), int((~known).sum())
 
 
 def _general_notes(models: pd.DataFrame, pairs: pd.DataFrame) -> list[Note]:

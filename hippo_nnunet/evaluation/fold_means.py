@@ -20,15 +20,8 @@ SHARED_DATA = (
 class CorrectedResult:
     """Nadeau and Bengio's test of the mean of the folds' differences.
 
-    Attributes:
-        folds: Number of folds.
-        mean: Mean of the folds' mean differences, each fold counting the same.
-        sd: Their standard deviation: the fold spread.
-        low: Lower end of the corrected `1 - alpha` interval.
-        high: Upper end.
-        low_equivalence: Lower end of the corrected `1 - 2 alpha` interval.
-        high_equivalence: Upper end.
-        p: Two-sided.
+    `mean` and `sd` are those of the folds' mean differences, each fold counting the same; `low` to `high` is the
+    corrected `1 - alpha` interval, `low_equivalence` to `high_equivalence` the `1 - 2 alpha` one; `p` is two-sided.
     """
 
     folds: int

@@ -84,11 +84,15 @@ def case_metrics(
     use = np.ones(reference.shape, dtype=bool) if ignore_label is None else reference != ignore_label
     rows: list[dict[str, str | float]] = []
     for name, label in labels.items():
-        values = np.atleast_1d(np.asarray(label))
-        mask_ref = np.isin(reference, values) & use
-        mask_pred = np.isin(prediction, values) & use
+        mask_ref, mask_pred = np.isin(reference, label) & use, np.isin(prediction, label) & use
         rows.append({"label": name, **_mask_metrics(mask_ref, mask_pred, spacing)})
     return rows
+
+
+def mask_dice(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the Dice of two boolean masks of equal shape; NaN where both are empty."""
+    total = int(one.sum()) + int(other.sum())
+    return 2 * int((one & other).sum()) / total if total else np.nan
 
 
 def _checked_spacing(reference: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float]) -> tuple[float, ...]:
@@ -117,12 +121,11 @@ def _mask_metrics(mask_ref: np.ndarray, mask_pred: np.ndarray, spacing: tuple[fl
     if n_ref == 0 or n_pred == 0:
         diagonal = float(np.linalg.norm(np.multiply(mask_ref.shape, spacing)))
         return {"dice": 0.0, "nsd_1mm": 0.0, "hd95_mm": diagonal, "assd_mm": diagonal, **volumes}
-    overlap = int((mask_ref & mask_pred).sum())
     surfaces = surface_distance.compute_surface_distances(mask_ref, mask_pred, spacing)
     distances = np.concatenate([surfaces["distances_gt_to_pred"], surfaces["distances_pred_to_gt"]])
     areas = np.concatenate([surfaces["surfel_areas_gt"], surfaces["surfel_areas_pred"]])
     return {
-        "dice": 2 * overlap / (n_ref + n_pred),
+        "dice": mask_dice(mask_ref, mask_pred),
         "nsd_1mm": float(surface_distance.compute_surface_dice_at_tolerance(surfaces, NSD_TOLERANCE_MM)),
         "hd95_mm": float(surface_distance.compute_robust_hausdorff(surfaces, 95)),
         "assd_mm": float(np.average(distances, weights=areas)),

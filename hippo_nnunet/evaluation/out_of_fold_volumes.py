@@ -67,7 +67,8 @@ class OutOfFoldVolumes:
         self._reader = self._reader or find_reader(self._ending, path, self._preferred_reader)
         reference, properties = read_segmentation(self._reader, path)
         spacing = properties["spacing"]
-        probabilities = [self._load(file, reference.shape) for file in files]
+        expected_shape = (self._manager.num_segmentation_heads, *reference.shape)
+        probabilities = [load_probabilities(file, expected_shape) for file in files]
         mean = sum(probabilities[1:], probabilities[0]) / len(files)
         ignored = np.zeros(reference.shape, dtype=bool)
         if self._ignore_label is not None:
@@ -92,6 +93,3 @@ class OutOfFoldVolumes:
 
     def _segmentation(self, probabilities: np.ndarray) -> np.ndarray:
         return np.asarray(self._manager.convert_probabilities_to_segmentation(probabilities))
-
-    def _load(self, path: Path, shape: tuple[int, ...]) -> np.ndarray:
-        return load_probabilities(path, (self._manager.num_segmentation_heads, *shape))

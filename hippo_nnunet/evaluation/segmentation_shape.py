@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.evaluation.metrics import Label
+from hippo_nnunet.evaluation.metrics import Label, mask_dice
 
 MEASURES = ("volume_mm3", "components", "elongation", "border", "doubt", "disagreement")
 
@@ -80,25 +80,21 @@ def measure_labels(segmentation: Segmentation, labels: Mapping[str, Label]) -> l
     doubt = _doubt(segmentation)
     rows: list[dict[str, str | float]] = []
     for name, label in labels.items():
-        mask = _mask(array, label)
+        mask = np.isin(array, label)
         volume = float(mask.sum() * np.prod(spacing))
         rows.append(
             {
                 "case": segmentation.case,
                 "label": name,
                 "volume_mm3": volume,
-                "components": _components(_mask(unprocessed, label)),
+                "components": _components(np.isin(unprocessed, label)),
                 "elongation": _elongation(mask, spacing, volume),
                 "border": _touches_border(mask),
                 "doubt": doubt,
-                "disagreement": _disagreement([_mask(of_model, label) for of_model in segmentation.of_models]),
+                "disagreement": _disagreement([np.isin(of_model, label) for of_model in segmentation.of_models]),
             }
         )
     return rows
-
-
-def _mask(array: np.ndarray, label: Label) -> np.ndarray:
-    return np.isin(array, np.atleast_1d(np.asarray(label)))
 
 
 def _components(mask: np.ndarray) -> int:
@@ -131,8 +127,5 @@ def _doubt(segmentation: Segmentation) -> float:
 def _disagreement(masks: Sequence[np.ndarray]) -> float:
     if len(masks) < 2:
         return np.nan
-    dice = []
-    for one, other in combinations(masks, 2):
-        total = int(one.sum() + other.sum())
-        dice.append(2 * int((one & other).sum()) / total if total else 1.0)
-    return float(1 - np.mean(dice))
+    dice = [mask_dice(one, other) for one, other in combinations(masks, 2)]
+    return float(1 - np.nan_to_num(dice, nan=1.0).mean())

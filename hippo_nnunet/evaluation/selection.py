@@ -192,9 +192,11 @@ def _best_subsets(dice: OutOfFoldDice, views: Sequence[np.ndarray], margin: floa
 def _grown_subsets(dice: OutOfFoldDice, views: Sequence[np.ndarray], margin: float, max_size: int) -> list[Subset]:
     """Add the best member while it gains; all views in step, so that each size costs one pass over the files."""
     chosen: list[Subset] = [()] * len(views)
-    growing = set(range(len(views)))
+    growing, members = set(range(len(views))), range(len(dice.names))
     for _ in range(max_size):
-        options = {view: _extensions(chosen[view], len(dice.names)) for view in growing}
+        options: dict[int, list[Subset]] = {
+            view: [tuple(sorted((*chosen[view], m))) for m in members if m not in chosen[view]] for view in growing
+        }
         dice.compute((subset, "none") for subsets in options.values() for subset in subsets)
         for index, subsets in options.items():
             score = _scorer(dice, views[index])
@@ -204,10 +206,6 @@ def _grown_subsets(dice: OutOfFoldDice, views: Sequence[np.ndarray], margin: flo
             else:
                 growing.discard(index)
     return chosen
-
-
-def _extensions(subset: Subset, n_members: int) -> list[Subset]:
-    return [tuple(sorted((*subset, member))) for member in range(n_members) if member not in subset]
 
 
 def _best_postprocessing(dice: OutOfFoldDice, subset: Subset, view: np.ndarray) -> str:

@@ -101,7 +101,7 @@ def paired_result(
         high=outer[1],
         low_equivalence=inner[0],
         high_equivalence=inner[1],
-        p_wilcoxon=_wilcoxon(d),
+        p_wilcoxon=float(stats.wilcoxon(d, zero_method="pratt").pvalue) if d.any() else 1.0,
         p_equivalence=_tost(d, rope),
         rank_biserial=rank_biserial(d),
         cohens_dz=mean / sd if sd > 0 else np.nan,
@@ -239,10 +239,6 @@ def _strata(values: np.ndarray, folds: np.ndarray | None) -> tuple[np.ndarray, .
 
 def _mean_of_all(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
     return np.asarray(np.concatenate(samples, axis=axis).mean(axis=axis))
-
-
-def _wilcoxon(d: np.ndarray) -> float:
-    return float(stats.wilcoxon(d, zero_method="pratt").pvalue) if d.any() else 1.0
 
 
 def _tost(d: np.ndarray, rope: float) -> float:

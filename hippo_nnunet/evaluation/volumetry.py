@@ -16,20 +16,10 @@ Z = 1.96
 
 @dataclass(frozen=True)
 class BlandAltman:
-    """Agreement of two measurements of the same cases; differences are predicted minus reference, in mm3.
+    """Agreement of two measurements of the same `n` cases; differences are predicted minus reference, in mm3.
 
-    Attributes:
-        n: Cases.
-        bias_mm3: Mean difference.
-        bias_low_mm3: Lower end of its interval.
-        bias_high_mm3: Upper end.
-        sd_mm3: Standard deviation of the differences.
-        lower_mm3: Lower limit of agreement: bias - 1.96 SD.
-        lower_low_mm3: Lower end of its interval.
-        lower_high_mm3: Upper end.
-        upper_mm3: Upper limit of agreement.
-        upper_low_mm3: Lower end of its interval.
-        upper_high_mm3: Upper end.
+    `bias` is the mean difference, `sd` the differences' standard deviation; `lower` and `upper` are the limits of
+    agreement, bias -/+ 1.96 SD. `_low` and `_high` are the ends of the interval of each.
     """
 
     n: int

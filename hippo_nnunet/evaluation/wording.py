@@ -44,7 +44,8 @@ def sentence(row: Mapping[Any, Any]) -> str:
         return f"{text} A true difference of {row['detectable']:{digits}} would have shown with {POWER:.0%} power."
     beyond = min(abs(row["low"]), abs(row["high"])) > row["rope"]
     size = f", by more than {row['rope']:g}" if beyond else ""
-    text = f"{start}{size}; {difference}, {between}, {cases}, corrected p {_p(row['p_holm'])}."
+    p = "below 0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}"
+    text = f"{start}{size}; {difference}, {between}, {cases}, corrected p {p}."
     if "," not in str(row["folds"]):
         return f"{text} It rests on one fold, which says nothing about new trainings."
     if row["verdict_retrained"] == row["verdict"] or math.isnan(row["p_retrained"]):
@@ -52,7 +53,3 @@ def sentence(row: Mapping[Any, Any]) -> str:
     folds = f"{row['low_retrained']:+{digits}} to {row['high_retrained']:+{digits}}"
     word = "better" if row["verdict"] == BETTER else "worse"
     return f"{text} This holds for these trained models; it is not shown that new trainings would be {word} ({folds})."
-
-
-def _p(value: float) -> str:
-    return "below 0.001" if value < 0.001 else f"{value:.3f}"

@@ -17,11 +17,11 @@ from hippo_nnunet.data.cases import InputCase
 from hippo_nnunet.data.nifti import Volume, read_volume, shift_mm
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.labels import named_labels
+from hippo_nnunet.evaluation.metrics import Label, mask_dice
 
 if TYPE_CHECKING:
     import torch
 
-    from hippo_nnunet.evaluation.metrics import Label
     from hippo_nnunet.inference.batched_predictor import BatchedPredictor
     from hippo_nnunet.inference.sliding_window import PreprocessedImage
     from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
@@ -64,7 +64,7 @@ class Explanation:
 
     def mask(self, segmentation: Labels, label: str) -> npt.NDArray[np.bool_]:
         """Return where a segmentation has a label, ignored voxels excluded."""
-        mask = np.isin(segmentation, np.atleast_1d(np.asarray(self.labels[label])))
+        mask = np.isin(segmentation, self.labels[label])
         if self.reference is not None and self.ignore_label is not None:
             mask &= self.reference != self.ignore_label
         return mask
@@ -78,9 +78,7 @@ class Explanation:
 
     def dice(self, first: Labels, second: Labels, label: str) -> float:
         """Return the Dice of two segmentations for a label; NaN where both are empty."""
-        one, other = self.mask(first, label), self.mask(second, label)
-        total = int(one.sum() + other.sum())
-        return 2 * int((one & other).sum()) / total if total else float("nan")
+        return mask_dice(self.mask(first, label), self.mask(second, label))
 
 
 def explain_case(

@@ -18,6 +18,7 @@ from hippo_nnunet.data.finding import FoundProblem
 from hippo_nnunet.data.nifti import Volume, read_volume, shift_mm
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.labels import named_labels
+from hippo_nnunet.evaluation.metrics import mask_dice
 from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
@@ -213,7 +214,7 @@ def _load_case(
     if not segmentations:
         raise DataError("; ".join(notes))
     values = list(files.names.values())
-    dice = {n: [_dice(reference == v, mask == v) for v in values] for n, mask in segmentations.items()}
+    dice = {n: [mask_dice(reference == v, mask == v) for v in values] for n, mask in segmentations.items()}
     orientation = io_orientation(image.itk_affine)
     affine = image.itk_affine @ inv_ornt_aff(orientation, image.shape)
     return ViewedCase(
@@ -263,16 +264,11 @@ def _check_measured(
     for label, expected in rows[["label", "dice"]].itertuples(index=False):
         if label not in measured:
             raise DataError(f"label {label} of the metrics is not in dataset.json")
-        found = _dice(np.isin(reference, measured[label]), np.isin(prediction, measured[label]))
+        found = mask_dice(np.isin(reference, measured[label]), np.isin(prediction, measured[label]))
         if not np.isclose(found, expected, rtol=0, atol=_TOLERANCE_DICE, equal_nan=True):
             raise DataError(
                 f"{path.name}: Dice of {label} is {found:.4f}, but {expected:.4f} was measured; evaluate again"
             )
-
-
-def _dice(reference: npt.NDArray[np.bool_], prediction: npt.NDArray[np.bool_]) -> float:
-    total = int(reference.sum()) + int(prediction.sum())
-    return 2 * int((reference & prediction).sum()) / total if total else float("nan")
 
 
 def _turn(array: npt.NDArray[Any], values: Sequence[int], orientation: npt.NDArray[Any]) -> Labels:
