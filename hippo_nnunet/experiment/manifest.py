@@ -29,6 +29,7 @@ PACKAGES = (
     "SimpleITK",
     "snakemake",
 )
+_OF_ENSEMBLE = ("members", "postprocessing", "naive_dice", "nested_dice", "nested_gain")
 
 
 def build_manifest(experiment: Experiment, folder: Path, folders: NnunetFolders, device: str) -> dict[str, Any]:
@@ -45,6 +46,7 @@ def build_manifest(experiment: Experiment, folder: Path, folders: NnunetFolders,
     """
     preprocessed = folders.preprocessed / experiment.dataset
     choice = ExperimentPaths(folder).choice
+    chosen = read_json(choice) if choice.is_file() else None
     return {
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "arguments": experiment.as_dict(),
@@ -61,7 +63,7 @@ def build_manifest(experiment: Experiment, folder: Path, folders: NnunetFolders,
         },
         "folds": [_fold(experiment, cell, folders) for cell in experiment.cells()],
         "not_ensembled": [c for c in experiment.folds if c not in experiment.complete_configurations()],
-        "ensemble": _ensemble(choice) if choice.is_file() else None,
+        "ensemble": {key: chosen.get(key) for key in _OF_ENSEMBLE} if chosen is not None else None,
     }
 
 
@@ -78,21 +80,11 @@ def git_commit() -> str | None:
 
 
 def _fold(experiment: Experiment, cell: Any, folders: NnunetFolders) -> dict[str, Any]:
-    named = {
-        "variant": cell.variant,
-        "configuration": cell.configuration,
-        "fold": cell.fold,
-        "trainer": cell.trainer,
-    }
+    named = {key: getattr(cell, key) for key in ("variant", "configuration", "fold", "trainer")}
     try:
         return {**named, **read_json(experiment.result_folder(cell, folders.results) / SUMMARY)}
     except DataError:
         return {**named, "trained_seconds": None}
-
-
-def _ensemble(choice: Path) -> dict[str, Any]:
-    content = read_json(choice)
-    return {key: content.get(key) for key in ("members", "postprocessing", "naive_dice", "nested_dice", "nested_gain")}
 
 
 def installed_version(package: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
@@ -11,100 +10,52 @@ DONE = Path(".done")
 """Folder of the markers of finished jobs, relative to the experiment's folder."""
 
 
-@dataclass(frozen=True)
 class ExperimentPaths:
     """The files and folders of an experiment.
 
-    Attributes:
+    Args:
         folder: The experiment's folder; `Path()` gives relative paths.
+
+    Attributes:
+        folder: As given.
+        request: The request: the file of `Experiment`.
+        manifest: Versions, hardware, hashes, and the folds as trained.
+        split: The experiment's own copy of its split.
+        metrics: Folder of the tables of metrics.
+        per_case: Metrics of every case: see `per_case.COLUMNS`.
+        summary: Means of the metrics.
+        comparison: Paired differences between models.
+        volumetry: Agreement of volumes with the reference's.
+        notebook_dice: The notebooks' score of every case.
+        prediction_times: Seconds that each variant took for the test images.
+        choice: The ensemble's members: the file of `EnsembleChoice`.
+        volumes: The ensemble's out-of-fold volumes.
+        out_of_fold: The ensemble's out-of-fold segmentations.
+        predictions: Segmented test images, one folder for each variant and for the ensemble.
+        report: The report's page.
+        logs: Log files of the jobs.
+        benchmarks: Times of the jobs as Snakemake measures them: `<job>.tsv`.
     """
 
-    folder: Path
-
-    @property
-    def request(self) -> Path:
-        """The request: the file of `Experiment`."""
-        return self.folder / "experiment.yaml"
-
-    @property
-    def manifest(self) -> Path:
-        """Versions, hardware, hashes, and the folds as trained."""
-        return self.folder / "manifest.json"
-
-    @property
-    def split(self) -> Path:
-        """The experiment's own copy of its split."""
-        return self.folder / DONE / "splits_final.json"
-
-    @property
-    def metrics(self) -> Path:
-        """Folder of the tables of metrics."""
-        return self.folder / "metrics"
-
-    @property
-    def per_case(self) -> Path:
-        """Metrics of every case: see `per_case.COLUMNS`."""
-        return self.metrics / "per_case.csv"
-
-    @property
-    def summary(self) -> Path:
-        """Means of the metrics."""
-        return self.metrics / "summary.json"
-
-    @property
-    def comparison(self) -> Path:
-        """Paired differences between models."""
-        return self.metrics / "comparison.csv"
-
-    @property
-    def volumetry(self) -> Path:
-        """Agreement of volumes with the reference's."""
-        return self.metrics / "volumetry.csv"
-
-    @property
-    def notebook_dice(self) -> Path:
-        """The notebooks' score of every case."""
-        return self.metrics / "notebook_dice.csv"
-
-    @property
-    def prediction_times(self) -> Path:
-        """Seconds that each variant took for the test images."""
-        return self.metrics / "prediction_times.csv"
-
-    @property
-    def choice(self) -> Path:
-        """The ensemble's members: the file of `EnsembleChoice`."""
-        return self.folder / "ensemble" / "choice.json"
-
-    @property
-    def volumes(self) -> Path:
-        """The ensemble's out-of-fold volumes."""
-        return self.folder / "ensemble" / "volumes.csv"
-
-    @property
-    def out_of_fold(self) -> Path:
-        """The ensemble's out-of-fold segmentations."""
-        return self.folder / "ensemble" / "out_of_fold"
-
-    @property
-    def predictions(self) -> Path:
-        """Segmented test images, one folder for each variant and for the ensemble."""
-        return self.folder / "predictions"
-
-    @property
-    def report(self) -> Path:
-        """The report's page."""
-        return self.folder / "report" / "index.html"
-
-    @property
-    def logs(self) -> Path:
-        """Log files of the jobs."""
-        return self.folder / "logs"
-
-    @property
-    def benchmarks(self) -> Path:
-        """Times of the jobs as Snakemake measures them: `<job>.tsv`."""
-        return self.folder / "benchmarks"
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.request = folder / "experiment.yaml"
+        self.manifest = folder / "manifest.json"
+        self.split = folder / DONE / "splits_final.json"
+        self.metrics = folder / "metrics"
+        self.per_case = self.metrics / "per_case.csv"
+        self.summary = self.metrics / "summary.json"
+        self.comparison = self.metrics / "comparison.csv"
+        self.volumetry = self.metrics / "volumetry.csv"
+        self.notebook_dice = self.metrics / "notebook_dice.csv"
+        self.prediction_times = self.metrics / "prediction_times.csv"
+        self.choice = folder / "ensemble" / "choice.json"
+        self.volumes = folder / "ensemble" / "volumes.csv"
+        self.out_of_fold = folder / "ensemble" / "out_of_fold"
+        self.predictions = folder / "predictions"
+        self.report = folder / "report" / "index.html"
+        self.logs = folder / "logs"
+        self.benchmarks = folder / "benchmarks"
 
     def submission(self, task: str) -> Path:
         """Return the archive for the challenge; `task` as `Experiment.task`."""

@@ -64,12 +64,13 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders, device: 
     else:
         configurations = _names(request.configurations or (",".join(old.folds) if old else DEFAULT_CONFIGURATIONS))
         known = old.folds if old and request.folds is None else {}
-        folds = {**parse_folds(request.folds or "all", configurations, number)}
+        folds = parse_folds(request.folds or "all", configurations, number)
         folds.update({c: known[c] for c in configurations if c in known})
+    variants = request.variants or (",".join(old.variants) if old else DEFAULT_VARIANTS)
     new = Experiment(
         dataset=dataset,
         preset=_preset(request.preset, old, device),
-        variants=_variants(request.variants or (",".join(old.variants) if old else DEFAULT_VARIANTS)),
+        variants=tuple(dict.fromkeys(map(canonical_variant, _names(variants)))),
         folds=folds,
         number_of_folds=number,
         epochs=request.epochs if request.epochs is not None else (old.epochs if old else None),
@@ -149,10 +150,6 @@ def _check_configurations(configurations: Iterable[str], dataset: str, plans: st
 
 def _names(text: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
-def _variants(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(canonical_variant(name) for name in _names(text)))
 
 
 def _dataset(request: Request, old: Experiment | None, folders: NnunetFolders) -> str:
