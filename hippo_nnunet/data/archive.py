@@ -42,13 +42,6 @@ def open_dataset(source: Path) -> Iterator[Dataset]:
         yield dataset
 
 
-def _refuse_size(archive: tarfile.TarFile, scratch: Path) -> None:
-    """Refuse an archive that would fill the disk, before extracting it."""
-    needed, free = sum(member.size for member in archive.getmembers()), shutil.disk_usage(scratch).free
-    if needed > free:
-        raise DataError(f"it would take {needed} bytes in {scratch.parent}, where {free} are free")
-
-
 @contextmanager
 def task_folder(source: Path) -> Iterator[Path]:
     """Yield the dataset's folder: ``source`` itself, or the archive's only folder; errors as in `open_dataset`."""
@@ -60,7 +53,9 @@ def task_folder(source: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="hippo-task-") as scratch:
         try:
             with tarfile.open(source) as archive:
-                _refuse_size(archive, Path(scratch))
+                needed, free = sum(member.size for member in archive.getmembers()), shutil.disk_usage(scratch).free
+                if needed > free:
+                    raise DataError(f"it would take {needed} bytes in {Path(scratch).parent}, where {free} are free")
                 archive.extractall(scratch, filter="data")
         except Exception as error:  # tarfile and the decompressors raise various exceptions for a damaged archive
             reason = " ".join(str(error).split())[:_MOST_REASON].rstrip(": ") or type(error).__name__

@@ -43,7 +43,8 @@ def find_cases(inputs: Path | Sequence[Path], channels: int) -> list[InputCase]:
         DataError: A file or folder is missing or empty, a file is no NIfTI by name, a case has another number of
             channels, or two files are the same channel of the same case.
     """
-    files = {path: _stem(path) for path in _files([inputs] if isinstance(inputs, Path) else inputs)}
+    paths = _files([inputs] if isinstance(inputs, Path) else inputs)
+    files = {path: next(path.name.removesuffix(e) for e in ENDINGS if path.name.endswith(e)) for path in paths}
     stems = set(files.values())
     found: dict[str, dict[int, Path]] = {}
     for path, stem in files.items():
@@ -119,10 +120,6 @@ def _files(inputs: Iterable[Path]) -> list[Path]:
     if not files:
         raise DataError("no images to predict: name a folder or files")
     return list(dict.fromkeys(files))
-
-
-def _stem(path: Path) -> str:
-    return next(path.name.removesuffix(ending) for ending in ENDINGS if path.name.endswith(ending))
 
 
 def _case_and_channel(path: Path, stem: str, stems: set[str], channels: int) -> tuple[str, int]:

@@ -168,17 +168,9 @@ def _channel_names(dataset: Dataset) -> tuple[str, ...]:
 
 
 def _describe(column: pd.Series[Any]) -> dict[str, float | int | None]:
-    values = column.dropna().to_numpy(float)
-    if not values.size:
+    values = column.dropna()
+    if values.empty:
         return {"cases": 0}
-    low, median, high = np.percentile(values, [25, 50, 75])
-    return {
-        "cases": int(values.size),
-        "mean": float(values.mean()),
-        "sd": float(values.std(ddof=1)) if values.size > 1 else None,
-        "min": float(values.min()),
-        "p25": float(low),
-        "median": float(median),
-        "p75": float(high),
-        "max": float(values.max()),
-    }
+    names = ("cases", "mean", "sd", "min", "p25", "median", "p75", "max")
+    found = dict(zip(names, map(float, values.describe()), strict=True))
+    return {**found, "cases": len(values), "sd": found["sd"] if len(values) > 1 else None}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from nibabel.orientations import aff2axcodes
-from scipy.ndimage import binary_fill_holes
+from scipy.ndimage import binary_fill_holes, find_objects
 
 from hippo_nnunet.data.finding import Finding, FoundProblem
 from hippo_nnunet.data.layout import Case, Dataset
@@ -184,7 +184,7 @@ def _measure_intensities(case: LoadedCase) -> Row:
     mask = binary_fill_holes(np.any([channel != 0 for channel in case.channels], axis=0))
     if not mask.any():
         mask[...] = True
-    box = _bounding_box(mask)
+    (box,) = find_objects(mask.view(np.uint8))
     row: Row = {f"cropped_{axis}": int(part.stop - part.start) for axis, part in zip(AXES, reversed(box), strict=True)}
     for index, channel in enumerate(case.channels):
         inside = channel[mask]
@@ -197,15 +197,6 @@ def _measure_intensities(case: LoadedCase) -> Row:
     return row
 
 
-def _bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        found = np.flatnonzero(mask.any(axis=others))
-        box.append(slice(int(found[0]), int(found[-1]) + 1))
-    return tuple(box)
-
-
 def _measure_label(case: LoadedCase, mask: npt.NDArray[np.bool_], name: str) -> Row:
     voxels = int(np.count_nonzero(mask))
     row: Row = {
@@ -214,8 +205,7 @@ def _measure_label(case: LoadedCase, mask: npt.NDArray[np.bool_], name: str) -> 
     }
     centre = np.full(3, np.nan)
     if voxels:
-        counts = [mask.sum(axis=tuple(other for other in range(3) if other != axis)) for axis in (2, 1, 0)]
-        index = np.array([float(count @ np.arange(count.size)) / voxels for count in counts])
+        index = np.argwhere(mask).mean(axis=0)[::-1]
         centre = case.affine[:3, :3] @ (index - (np.array(case.size) - 1) / 2)
     row |= {f"centre_{way}_mm_{name}": float(value) for way, value in zip(DIRECTIONS, centre, strict=True)}
     return row

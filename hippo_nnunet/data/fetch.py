@@ -194,7 +194,11 @@ def _request(url: str, part: Path, timeout_s: float, progress: Progress) -> _Ans
             start = have if response.status_code == 206 else 0
             length = response.headers.get("Content-Length", "")
             total = start + int(length) if length.isdigit() else None
-            _require_space(part, (total or 0) - start)
+            needed, free = (total or 0) - start, shutil.disk_usage(part.parent).free
+            if needed > free:
+                raise DependencyError(
+                    f"{part.parent}: {needed} bytes needed, {free} free; make room or choose another folder"
+                )
             task = progress.add_task(part.stem, total=total, completed=start)
             with part.open("ab" if start else "wb") as stream, _logged(part, start, total):
                 for chunk in response.iter_content(_CHUNK):
@@ -213,9 +217,3 @@ def _logged(part: Path, start: int, total: int | None) -> AbstractContextManager
     if total is None:
         return nullcontext()
     return counted(lambda: part.stat().st_size - start, f"bytes of {part.stem}", total - start)
-
-
-def _require_space(part: Path, needed: int) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if needed > free:
-        raise DependencyError(f"{part.parent}: {needed} bytes needed, {free} free; make room or choose another folder")

@@ -80,7 +80,11 @@ def read_dataset(folder: Path) -> Dataset:
     Source: ours; the rules are those of nnU-Net 2.8 (``utilities/utils.py``, ``dataset_conversion``).
     """
     folder = Path(folder)
-    description = _read_description(folder)
+    try:
+        description = _read_description(folder)
+    except PermissionError as error:
+        message, remedy = f"cannot be read ({error.strerror})", "correct the permissions of the folder and its files"
+        raise _problem(folder, "no-permission", message, remedy) from error
     if "channel_names" in description:
         return _read_nnunet(folder, description)
     if "modality" in description:
@@ -105,16 +109,6 @@ def _problem(path: Path, problem: str, message: str, remedy: str) -> FoundProble
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
-    try:
-        return _parsed(folder)
-    except PermissionError as error:
-        message = f"cannot be read ({error.strerror})"
-        raise _problem(
-            folder, "no-permission", message, "correct the permissions of the folder and its files"
-        ) from error
-
-
-def _parsed(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "there is no such folder"
         raise _problem(folder, "no-folder", what, "give the folder that holds dataset.json, imagesTr and labelsTr")
@@ -196,7 +190,8 @@ def _read_nnunet(folder: Path, description: dict[str, Any]) -> Dataset:
     images = _channels_by_id(folder / "imagesTr", ending)
     training = []
     for case in sorted({*images, *label_files}):
-        files = images.get(case) or _expected_channels(folder / "imagesTr", case, channels, ending)
+        expected = (folder / "imagesTr" / f"{case}_{channel:04d}{ending}" for channel in range(channels))
+        files = images.get(case) or tuple(expected)
         training.append(Case(case, files, label_files.get(case, folder / "labelsTr" / f"{case}{ending}")))
     test = [Case(case, files, None) for case, files in _channels_by_id(folder / "imagesTs", ending).items()]
     return Dataset(folder, "nnunet", description, labels, channels, ending, tuple(training), tuple(test))
@@ -248,7 +243,3 @@ def _channels_by_id(folder: Path, ending: str) -> dict[str, tuple[Path, ...]]:
         if path.name.endswith(ending) and CHANNEL.search(stem):
             cases.setdefault(CHANNEL.sub("", stem), []).append(path)
     return {case: tuple(files) for case, files in sorted(cases.items())}
-
-
-def _expected_channels(folder: Path, case: str, channels: int, ending: str) -> tuple[Path, ...]:
-    return tuple(folder / f"{case}_{channel:04d}{ending}" for channel in range(channels))

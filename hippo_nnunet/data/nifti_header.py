@@ -120,7 +120,8 @@ def read_input_header(path: Path) -> InputHeader:
     try:
         with gzip.open(path) as stream:
             block = stream.read(_HEADER_BYTES)
-            if len(block) < _HEADER_BYTES or block[344:348] != b"n+1\0" or _HEADER_BYTES not in _sizes(block):
+            sizes = [int.from_bytes(block[:4], order) for order in ("little", "big")]
+            if len(block) < _HEADER_BYTES or block[344:348] != b"n+1\0" or _HEADER_BYTES not in sizes:
                 raise ValueError("no single-file NIfTI-1 header")
             header = nibabel.Nifti1Header(block, byte_order(block), check=False)
             offset = float(header.structarr["vox_offset"])
@@ -135,7 +136,3 @@ def read_input_header(path: Path) -> InputHeader:
     if len(shape) != 3 or min(shape) < 1:
         raise DataError(f"{path}: got shape {shape}, expected a 3D image: give one channel for each file")
     return InputHeader(path, block + rest, shape)
-
-
-def _sizes(block: bytes) -> tuple[int, int]:
-    return int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")

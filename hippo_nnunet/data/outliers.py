@@ -15,6 +15,7 @@ from hippo_nnunet.data.exploration import Exploration
 from hippo_nnunet.data.exploration_case import AXES, DIRECTIONS, TOTAL
 
 THRESHOLD = 3.5
+"""Robust z-score beyond which a case is an outlier."""
 MINIMUM_CASES = 8
 # A label present in this share of cases is expected in all.
 _COMMON = 0.95
@@ -95,16 +96,12 @@ def robust_z(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(centred / scale)
 
 
-def screen(exploration: Exploration, threshold: float = THRESHOLD) -> Screening:
+def screen(exploration: Exploration) -> Screening:
     """Screen every case for outlying sizes, spacings, intensities, volumes, shares and positions.
 
-    Args:
-        exploration: the measurements.
-        threshold: the robust z-score from which a case counts as an outlier.
-
     Returns:
-        The screening. Volumes are compared on a logarithmic scale, because they are positive and skewed. With fewer
-        than ``MINIMUM_CASES`` values of a quantity, nothing is called an outlier in it.
+        The screening, with THRESHOLD. Volumes are compared on a logarithmic scale, because they are positive and
+        skewed. With fewer than ``MINIMUM_CASES`` values of a quantity, nothing is called an outlier in it.
     """
     found, columns, tested = [], {}, 0
     cases = exploration.cases.case
@@ -117,14 +114,16 @@ def screen(exploration: Exploration, threshold: float = THRESHOLD) -> Screening:
             continue
         tested += int(np.isfinite(scaled).sum()) if np.nanmax(np.abs(z)) > 0 else 0
         median = float(np.nanmedian(values[np.isfinite(scaled)]))
-        for index in np.flatnonzero(np.abs(z) > threshold):
-            found.append(_outlier(cases.iloc[index], quantity, float(values[index]), median, float(z[index])))
+        for index in np.flatnonzero(np.abs(z) > THRESHOLD):
+            value = f"{readable(float(values[index]))} {quantity.unit}".rstrip()
+            reason = f"{quantity.name}: {value} (median {readable(median)}), robust z {z[index]:+.1f}"
+            found.append(Outlier(cases.iloc[index], quantity.name, reason, float(z[index])))
     found.extend(_missing_labels(exploration))
     furthest: dict[str, float] = {}
     for outlier in found:
         furthest[outlier.case] = max(furthest.get(outlier.case, 0.0), abs(outlier.z))
     found.sort(key=lambda o: (-furthest[o.case], o.case, -abs(o.z)))
-    return Screening(pd.DataFrame(columns, index=cases), tuple(found), float(2 * norm.sf(threshold) * tested))
+    return Screening(pd.DataFrame(columns, index=cases), tuple(found), float(2 * norm.sf(THRESHOLD) * tested))
 
 
 def typical_case(exploration: Exploration, screening: Screening) -> str:
@@ -134,12 +133,6 @@ def typical_case(exploration: Exploration, screening: Screening) -> str:
     names = list((filled if len(filled) else candidates).case)
     names = [name for name in names if name not in screening.cases] or names
     return str(screening.z.abs().mean(axis=1).fillna(0.0)[names].idxmin())
-
-
-def _outlier(case: str, quantity: _Quantity, value: float, median: float, z: float) -> Outlier:
-    unit = f" {quantity.unit}" if quantity.unit else ""
-    reason = f"{quantity.name}: {readable(value)}{unit} (median {readable(median)}), robust z {z:+.1f}"
-    return Outlier(case, quantity.name, reason, z)
 
 
 def readable(value: float) -> str:

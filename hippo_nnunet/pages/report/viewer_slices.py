@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import find_objects
 
 from hippo_nnunet.pages.planes import middle_slices
 from hippo_nnunet.pages.report.viewer_cases import ViewedCase
@@ -70,14 +71,15 @@ def _crop(case: ViewedCase) -> tuple[tuple[slice, ...], list[str]]:
     foreground = np.logical_or.reduce([case.reference > 0, *(labels > 0 for labels in case.predictions.values())])
     if case.image.size <= WHOLE_VOXELS or not foreground.any():
         return whole, []
-    box = []
-    for axis, size in enumerate(case.image.shape):
-        used = np.flatnonzero(foreground.any(axis=tuple(other for other in range(3) if other != axis)))
-        margin = int(np.ceil(MARGIN_MM / case.spacing_mm[axis]))
-        box.append(slice(max(0, int(used[0]) - margin), min(size, int(used[-1]) + 1 + margin)))
-    if tuple(box) == whole:
+    (used,) = find_objects(foreground.view(np.uint8))
+    margins = np.ceil(np.divide(MARGIN_MM, case.spacing_mm)).astype(int).tolist()
+    box = tuple(
+        slice(max(0, part.start - margin), min(size, part.stop + margin))
+        for part, margin, size in zip(used, margins, case.image.shape, strict=True)
+    )
+    if box == whole:
         return whole, []
-    return tuple(box), [f"cropped to {MARGIN_MM:g} mm around reference and predictions"]
+    return box, [f"cropped to {MARGIN_MM:g} mm around reference and predictions"]
 
 
 def _step(shape: list[int], spacing_mm: tuple[float, ...]) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import find_objects, map_coordinates
 from scipy.spatial import KDTree
 from skimage.measure import marching_cubes
 
@@ -98,13 +98,11 @@ def surface_of(mask: npt.NDArray[np.bool_], affine: Floats) -> Surface | None:
     """
     if not mask.any():
         return None
-    corners = np.argwhere(mask)
-    low, high = corners.min(axis=0), corners.max(axis=0) + 1
-    box = mask[tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))]
-    vertices, faces, _, _ = marching_cubes(np.pad(box, 1).astype(np.float32), 0.5)
-    world = (vertices.astype(np.float64) + low - 1) @ affine[:3, :3].T + affine[:3, 3]
-    surface = Surface(world, faces.astype(np.int64))
-    return surface if _volume(surface) > 0 else Surface(world, surface.faces[:, ::-1])
+    (box,) = find_objects(mask.view(np.uint8))
+    direction = "ascent" if np.linalg.det(affine[:3, :3]) > 0 else "descent"
+    vertices, faces, _, _ = marching_cubes(np.pad(mask[box], 1).astype(np.float32), 0.5, gradient_direction=direction)
+    inside = vertices.astype(np.float64) + [part.start - 1 for part in box]
+    return Surface(inside @ affine[:3, :3].T + affine[:3, 3], faces.astype(np.int64))
 
 
 def signed_distance_mm(points: Floats, target: Surface, mask: npt.NDArray[np.bool_], affine: Floats) -> Floats:
@@ -188,11 +186,6 @@ def _mesh_data(surface: Surface, distance: Floats | None, centre: Floats, unit: 
         units = np.clip(np.rint(values / _DISTANCE_UNIT_MM), -_LIMIT, _LIMIT)
         data["distance"] = packed(units.astype(np.int16))
     return data
-
-
-def _volume(surface: Surface) -> float:
-    first, second, third = np.moveaxis(surface.vertices[surface.faces] - surface.vertices[0], 1, 0)
-    return float(np.einsum("ij,ij->", first, np.cross(second, third)) / 6)
 
 
 def _to_triangles(points: Floats, corners: Floats) -> Floats:
