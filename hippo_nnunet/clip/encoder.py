@@ -120,9 +120,6 @@ def encoder_sha256(state: Mapping[str, torch.Tensor], preprocessing: Preprocessi
 def load_encoder(choice: EncoderChoice) -> CLIPEncoder:
     """Load an encoder; the same object for the same choice.
 
-    Args:
-        choice: Encoder.
-
     Returns:
         The encoder, its weights loaded strictly; its image tower is on the CPU until it meets other slices.
 
@@ -131,8 +128,7 @@ def load_encoder(choice: EncoderChoice) -> CLIPEncoder:
         DependencyError: The weights are neither on this machine nor reachable within 5 seconds, open_clip is missing,
             or a downloaded file is damaged. Other or random weights are never used instead.
     """
-    loaded = load_model(choice)
-    encoder = CLIPEncoder(choice.name, loaded.model, loaded.tokenizer, loaded.preprocessing, loaded.quick_gelu)
+    encoder = CLIPEncoder(choice.name, *load_model(choice))
     logger.info("CLIP encoder %s: sha256 %s", encoder.name, encoder.sha256[:12])
     return encoder
 
@@ -197,12 +193,9 @@ def inventory() -> list[InventoryRow]:
 
 
 def _row(choice: EncoderChoice, chosen: EncoderChoice) -> InventoryRow:
-    file = cached_file(choice)
+    file, named = cached_file(choice), (choice.model, choice.weights, choice == chosen)
     if file is None:
         embed_dim = next((model.embed_dim for model in CLIP_MODELS if model.choice == choice), None)
-        return InventoryRow(choice.model, choice.weights, choice == chosen, None, None, None, embed_dim)
+        return InventoryRow(*named, None, None, None, embed_dim)
     encoder = load_encoder(choice)
-    size = file.stat().st_size
-    return InventoryRow(
-        choice.model, choice.weights, choice == chosen, str(file), size, encoder.sha256, encoder.embed_dim
-    )
+    return InventoryRow(*named, str(file), file.stat().st_size, encoder.sha256, encoder.embed_dim)

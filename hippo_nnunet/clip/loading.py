@@ -6,7 +6,6 @@ import logging
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,26 +21,11 @@ from hippo_nnunet.errors import ConfigError, DependencyError, HippoError
 _RESIZED = ("visual.positional_embedding", "positional_embedding", "text.positional_embedding")
 # Entries of OpenAI's archives that are not weights.
 _NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+# What the weights of a tag say about images; the size is the architecture's.
+_OF_IMAGES = ("mean", "std", "interpolation", "resize_mode")
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """An open_clip model with what belongs to it.
-
-    Args:
-        model: The open_clip model (CLIP, CustomTextCLIP or CoCa), float32, on the CPU.
-        tokenizer: From prompts to tokens.
-        preprocessing: The model's own.
-        quick_gelu: Whether its activation is QuickGELU.
-    """
-
-    model: Any
-    tokenizer: Callable[[list[str]], torch.Tensor]
-    preprocessing: Preprocessing
-    quick_gelu: bool
-
-
-def load_model(choice: EncoderChoice) -> LoadedModel:
+def load_model(choice: EncoderChoice) -> tuple[Any, Callable[[list[str]], torch.Tensor], Preprocessing, bool]:
     """Load an open_clip model.
 
     Args:
@@ -50,7 +34,8 @@ def load_model(choice: EncoderChoice) -> LoadedModel:
             for OpenAI's own archives (`ViT-B-32.pt`, TorchScript), which have only one.
 
     Returns:
-        The model.
+        The open_clip model (CLIP, CustomTextCLIP or CoCa; float32, on the CPU), its tokenizer from prompts to tokens,
+        its own preprocessing, and whether its activation is QuickGELU.
 
     Raises:
         ConfigError: There is no such model, tag or file, or the file does not fit the model in every tensor.
@@ -72,18 +57,13 @@ def load_model(choice: EncoderChoice) -> LoadedModel:
                 pretrained=None if choice == MINI else str(readable),
                 require_pretrained=True,
                 force_quick_gelu=quick_gelu,
-                force_preprocess_cfg=_image_values(own),
+                force_preprocess_cfg={key: own[key] for key in _OF_IMAGES if key in own},
             )
             _refuse_resized(model, shapes)
             tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # a pickle, an archive and a state dict of others: each fails in its own way
         raise _does_not_load(choice, path, error) from error
-    return LoadedModel(model, tokenizer, Preprocessing.of(model.visual.preprocess_cfg), quick_gelu)
-
-
-def _image_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the weights of a tag say about images; the size is the architecture's."""
-    return {key: config[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in config}
+    return model, tokenizer, Preprocessing.of(model.visual.preprocess_cfg), quick_gelu
 
 
 def _does_not_load(choice: EncoderChoice, path: Path, error: Exception) -> HippoError:

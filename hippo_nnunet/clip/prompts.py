@@ -94,7 +94,9 @@ def class_prompts(dataset_json: Mapping[str, Any]) -> list[list[str]]:
     names = class_names(dataset_json)
     foreground = [name for name in names if name != "background"]
     parts = {name: _part(_words(name)) for name in foreground}
-    if all(parts.values()) and _about_hippocampus(dataset_json, foreground):
+    told = " ".join([str(dataset_json.get("name", "")), *foreground]).lower()
+    about_hippocampus = "hippocamp" in told or {"anterior", "posterior"} <= {name.lower() for name in foreground}
+    if all(parts.values()) and about_hippocampus:
         return [list(HIPPOCAMPUS_PROMPTS[parts.get(name) or "background"]) for name in names]
     scan, spoken = _scan(dataset_json), [_words(name) for name in foreground]
     listed = " or ".join(filter(None, [", ".join(spoken[:-1]), *spoken[-1:]])) or "anything of interest"
@@ -128,11 +130,6 @@ def override_prompts(dataset_json: Mapping[str, Any], overrides: Mapping[str, Se
             raise ConfigError(f"prompt for {name!r}: is empty; give a description of the class")
         prompts[heads[name.lower()]] = list(own)
     return prompts
-
-
-def _about_hippocampus(dataset_json: Mapping[str, Any], foreground: Sequence[str]) -> bool:
-    told = " ".join([str(dataset_json.get("name", "")), *foreground]).lower()
-    return "hippocamp" in told or {"anterior", "posterior"} <= {name.lower() for name in foreground}
 
 
 def _part(spoken: str) -> str | None:

@@ -32,9 +32,6 @@ _PROBE_S = 3.0
 def weights_file(choice: EncoderChoice) -> Path:
     """Find the weights of an encoder, downloading them once where they are not on this machine.
 
-    Args:
-        choice: Encoder.
-
     Returns:
         The checkpoint file. Cached files are used without network access.
 
@@ -47,7 +44,9 @@ def weights_file(choice: EncoderChoice) -> Path:
     if found:
         return found
     config = _pretrained_config(choice)
-    address = _address(config)
+    import huggingface_hub.constants
+
+    address = str(huggingface_hub.constants.ENDPOINT if config["hf_hub"] else config["url"])  # asked first
     reason = _unreachable(address)
     if reason:
         raise DependencyError(_missing(choice, f"{address} cannot be reached ({reason})"))
@@ -57,14 +56,12 @@ def weights_file(choice: EncoderChoice) -> Path:
     try:
         return Path(download_pretrained(dict(config)))
     except Exception as error:  # whatever the hub's client, urllib or the disk may raise
-        raise DependencyError(_missing(choice, f"the download failed ({_first_line(error)})")) from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DependencyError(_missing(choice, f"the download failed ({reason})")) from error
 
 
 def cached_file(choice: EncoderChoice) -> Path | None:
     """Find the weights of an encoder on this machine.
-
-    Args:
-        choice: Encoder.
 
     Returns:
         The checkpoint file; None for weights with a tag that have not been downloaded.
@@ -142,12 +139,6 @@ def pretrained_config(choice: EncoderChoice) -> Mapping[str, Any]:
 def import_open_clip(choice: EncoderChoice) -> ModuleType:
     """Import open_clip, which takes seconds, and check that it has the model.
 
-    Args:
-        choice: Encoder.
-
-    Returns:
-        The package.
-
     Raises:
         ConfigError: open_clip knows no such model.
         DependencyError: open_clip is not installed.
@@ -167,13 +158,6 @@ def import_open_clip(choice: EncoderChoice) -> ModuleType:
             + (f", near it are {', '.join(near)}" if near else "")
         )
     return open_clip
-
-
-def _address(config: Mapping[str, Any]) -> str:
-    """The address that a download requests first."""
-    import huggingface_hub.constants
-
-    return str(huggingface_hub.constants.ENDPOINT if config["hf_hub"] else config["url"])
 
 
 def _unreachable(address: str) -> str:
@@ -209,7 +193,3 @@ def _missing(choice: EncoderChoice, reason: str) -> str:
         f"and {MODEL_VARIABLE} to its architecture (ViT-B-32-quickgelu for OpenAI's); or use the bundled encoder by "
         "the recipe word mini"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from hippo_nnunet.clip.guidance_cache import guidance_axis, patch_guidance
-from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage, Window
+from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 from hippo_nnunet.networks.guidance import embed_images
 
@@ -43,19 +43,14 @@ class Guide:
         key = (bytes(self._network.encoder_sha256.tolist()).hex(), self._axis)
         if key not in image.embeddings:
             slices = image.voxels.movedim(self._axis + 1, 0).contiguous().to(device)
-            image.embeddings[key] = self._embed(slices).float().cpu()
-        return [self._patch(image.embeddings[key], window, opened.padding) for window in opened.windows]
-
-    def _patch(self, slices: torch.Tensor, window: Window, padding: Sequence[int]) -> torch.Tensor:
-        place = window[1 + self._axis]
-        start = (place.start if isinstance(place, slice) else place) - padding[self._axis]
-        return patch_guidance(slices, start, self._length, self._network.guidance_slices)
+            image.embeddings[key] = self.live(slices).float().cpu()
+        places = [window[1 + self._axis] for window in opened.windows]
+        starts = [place.start if isinstance(place, slice) else place for place in places]
+        padding, count = opened.padding[self._axis], self._network.guidance_slices
+        return [patch_guidance(image.embeddings[key], start - padding, self._length, count) for start in starts]
 
     def live(self, patches: torch.Tensor) -> torch.Tensor:
         """Return the guidance (batch, embed_dim) of a network's input (batch, channel, *patch)."""
-        return self._embed(patches)
-
-    def _embed(self, images: torch.Tensor) -> torch.Tensor:
         encode = self._network.image_encoder.encode
         assert encode is not None, "a trainer attaches the encoder when it builds the network"
-        return embed_images(encode, images, self._network.guidance_slices)
+        return embed_images(encode, patches, self._network.guidance_slices)

@@ -16,7 +16,7 @@ from hippo_nnunet.data.cases import InputCase, check_images, find_cases
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.postprocessing import POSTPROCESSINGS, postprocess
 from hippo_nnunet.evaluation.segmentation_shape import Segmentation
-from hippo_nnunet.files import output_file
+from hippo_nnunet.files import output_file, read_json
 from hippo_nnunet.inference.members import Member, find_members, load_member
 from hippo_nnunet.inference.overlap import in_background
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
@@ -70,10 +70,7 @@ class PredictOptions:
 class _Prepared:
     """A case, preprocessed for every model; models with equal preprocessing share the image.
 
-    Attributes:
-        case: The case.
-        images: One for each model.
-        properties: nnU-Net's, to return to the image's grid; one for each model.
+    Images and properties (nnU-Net's, to return to the image's grid) are one for each model.
     """
 
     case: InputCase
@@ -142,7 +139,8 @@ def predict(
     def finish(predicted: tuple[_Prepared, tuple[Tensor, ...]]) -> Path:
         return _finish(*predicted, predictors, output, options)
 
-    ahead = _cases_ahead(max(voxels) * (members[0].channels + predictors[0].label_manager.num_segmentation_heads))
+    values = max(voxels) * (members[0].channels + predictors[0].label_manager.num_segmentation_heads)
+    ahead = max(1, min(MOST_AHEAD, free_memory() // (16 * 4 * values)))  # cases before and after the networks
     for_cases, *for_models = tee(in_background(prepare, cases, ahead), 1 + len(predictors))
 
     def images(index: int) -> Iterator[PreprocessedImage]:
@@ -152,11 +150,6 @@ def predict(
     finished = in_background(finish, zip(for_cases, zip(*logits, strict=True), strict=True), ahead)
     with threads:
         return list(tracked(finished, "predicting", len(cases), options.show_progress))
-
-
-def _cases_ahead(values: int) -> int:
-    """Return how many cases may wait before and after the networks, given the largest case's number of values."""
-    return max(1, min(MOST_AHEAD, free_memory() // (16 * 4 * values)))
 
 
 def _descriptions(member: Member) -> dict[str, dict[str, Any]]:
@@ -184,15 +177,14 @@ def _check_output(cases: Sequence[InputCase], output: Path, member: Member, opti
             if (output / f"{case.case}{ending}").exists():
                 raise DataError(f"{output / f'{case.case}{ending}'} exists already: {remedy}")
     for name, content in _descriptions(member).items():
-        if (output / name).exists() and not _holds(output / name, content):
+        if not (output / name).exists():
+            continue
+        try:
+            same = read_json(output / name) == content
+        except DataError:
+            same = False
+        if not same:
             raise DataError(f"{output / name} exists already and is not of this model: {remedy}")
-
-
-def _holds(path: Path, content: dict[str, Any]) -> bool:
-    try:
-        return bool(json.loads(path.read_text()) == content)
-    except (OSError, ValueError):
-        return False
 
 
 def _prepare(case: InputCase, predictors: Sequence[BatchedPredictor]) -> _Prepared:

@@ -88,10 +88,12 @@ def check_classes(plans: Mapping[str, Any], configuration: str) -> None:
 
 def _check_configuration(configuration: Mapping[str, Any]) -> None:
     for key, allowed in _NAMES.items():
-        for value in _listed(configuration.get(key, ())):
+        named = configuration.get(key, ())
+        for value in named if isinstance(named, (list, tuple)) else [named]:
             _one_of(key, value, allowed)
     patch = configuration.get("patch_size", (1, 1))
-    if len(patch) not in (2, 3) or not all(_count(n) for n in patch) or prod(patch) > MOST_PATCH_VOXELS:
+    counts = all(type(n) is int and n > 0 for n in patch)
+    if len(patch) not in (2, 3) or not counts or prod(patch) > MOST_PATCH_VOXELS:
         raise DataError(f"patch_size is {patch!r}, expected 2 or 3 numbers of voxels, {MOST_PATCH_VOXELS} at most")
     if not all(0 < step < float("inf") for step in configuration.get("spacing", ())):
         raise DataError(f"spacing is {configuration['spacing']!r}, expected mm above 0")
@@ -119,17 +121,9 @@ def _dotted(configuration: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, arguments[key]
 
 
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
 def _one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise DataError(f"{key} is {str(value)[:100]!r}, expected {' or '.join(allowed)}, as nnU-Net has them")
-
-
-def _count(value: Any) -> bool:
-    return type(value) is int and value > 0
 
 
 def _numbers(value: Any) -> Iterator[float]:

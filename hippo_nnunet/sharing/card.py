@@ -79,14 +79,10 @@ def _metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     labels = list(dict.fromkeys(label for fold in metrics.values() for label in fold["dice"]))
     rows = [["fold", "cases", *labels, "mean"], ["---"] * (3 + len(labels))]
     for fold, values in metrics.items():
-        dice = [values["dice"].get(label) for label in labels]
-        rows.append([fold, str(values["cases"]), *map(_number, [*dice, values["mean_dice"]])])
+        dice = [*(values["dice"].get(label) for label in labels), values["mean_dice"]]
+        rows.append([fold, str(values["cases"]), *("-" if d is None else f"{d:.4f}" for d in dice)])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return f"Dice of each fold on its own validation cases, mean over cases:\n\n{table}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _training_lines(description: Mapping[str, Any]) -> list[str]:
