@@ -11,18 +11,16 @@ Source: ours, because nnU-Net searches `nnUNet_extTrainer` for trainers only and
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import logging
-import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from hippo_nnunet.errors import ConfigError, DependencyError, UpstreamError
+from hippo_nnunet.files import atomic_path
 from hippo_nnunet.training.recipes import is_ours
 
 EXT_TRAINERS = Path(__file__).with_name("ext_trainers")
@@ -170,7 +168,10 @@ def register(nnunet_root: Path | None = None) -> list[Path]:
             raise ConfigError(f"{shim.path} was not written by hippo-nnunet: move it away, then register again")
     for shim in missing:
         try:
-            _write(shim)
+            with atomic_path(shim.path) as temporary:
+                temporary.write_text(shim.text, encoding="utf-8")
+                # In a shared environment every user of nnU-Net has to be able to read it, whatever the umask is.
+                shutil.copymode(shim.path.parent / "__init__.py", temporary)
         except OSError as error:
             raise ConfigError(
                 f"cannot write {shim.path}: {error.strerror}. Install nnU-Net into an environment of your own, or do "
@@ -207,17 +208,3 @@ def unregister(nnunet_root: Path | None = None) -> list[Path]:
             ) from error
         removed.append(shim.path)
     return removed
-
-
-def _write(shim: Shim) -> None:
-    descriptor, name = tempfile.mkstemp(dir=shim.path.parent, prefix=".hippo_nnunet_", suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(shim.text)
-        # A temporary file is readable by its owner only: in a shared environment that would break nnU-Net for others.
-        shutil.copymode(shim.path.parent / "__init__.py", temporary)
-        temporary.replace(shim.path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()

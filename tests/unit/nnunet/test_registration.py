@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from hippo_nnunet.errors import ConfigError, DependencyError, UpstreamError
-from hippo_nnunet.nnunet import registration
 from hippo_nnunet.nnunet.registration import EXT_TRAINERS, register, shims, unregister
 
 
@@ -93,15 +92,12 @@ def test_other_users_of_a_shared_environment_can_read_the_shim(nnunet_root: Path
         assert path.stat().st_mode & 0o444 == 0o444
 
 
-@pytest.mark.parametrize("failing", ["mkstemp", "replace"])
+@pytest.mark.parametrize("failing", ["write_text", "replace"])
 def test_read_only_folder_names_the_other_way(nnunet_root: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    if failing == "mkstemp":
-        monkeypatch.setattr(registration.tempfile, "mkstemp", refuse)
-    else:
-        monkeypatch.setattr(Path, "replace", refuse)
+    monkeypatch.setattr(Path, failing, refuse)
     before = contents(nnunet_root)
     with pytest.raises(ConfigError, match="hippo-nnunet env --root DIR") as caught:
         register(nnunet_root)
