@@ -19,7 +19,7 @@ def compare_labels(first: Path, other: Path, ending: str) -> dict[str, Any]:
     Args:
         first: Folder of label images.
         other: Folder of label images with the same names.
-        ending: Of these files, such as `.nii.gz`.
+        ending: File ending, such as `.nii.gz`.
 
     Returns:
         `cases`; `equal_share`: share of voxels with the same label, over all cases; `worst_case_equal_share`;

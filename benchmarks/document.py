@@ -57,12 +57,12 @@ class Result:
         return next(iter(self.sides))
 
     def median(self, side: str, measure: str) -> float | None:
-        """Return the median of a measure; None where it was not measured."""
+        """Return the median of a measure; None if it was not measured."""
         values = self.sides.get(side, {}).get(measure)
         return statistics.median(values) if values else None
 
     def relative(self, side: str, measure: str) -> Ratio | None:
-        """Return a measure of one side over the reference's; None where it was not measured on both."""
+        """Return a measure of one side over the reference's; None if it was not measured on both."""
         return ratio(self.sides.get(side, {}).get(measure, []), self.sides[self.reference].get(measure, []))
 
     def as_dict(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def read_document(path: Path) -> tuple[dict[str, Any], list[Result]]:
     """Read the machine and the results of a benchmark's file.
 
     Raises:
-        DataError: The file is missing, is not JSON, or is not such a file.
+        DataError: The file is missing, is not JSON, or is not a benchmark's file.
     """
     try:
         content = json.loads(path.read_text())

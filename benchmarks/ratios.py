@@ -41,7 +41,7 @@ def ratio(side: Sequence[float], reference: Sequence[float]) -> Ratio | None:
         reference: The same measure of the reference, in the same order and unit.
 
     Returns:
-        None where there is nothing to compare: no figures, or a reference of 0.
+        None if there is nothing to compare: no figures, or a reference of 0.
     """
     if not side or not reference or min(reference) <= 0:
         return None

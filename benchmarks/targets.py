@@ -38,7 +38,7 @@ class Target:
     Attributes:
         what: What is measured.
         target: The value to reach.
-        judge: Says what a result on a machine means for it; None where the result is about something else.
+        judge: Says what a result on a machine means for it; None if the result is about something else.
     """
 
     what: str

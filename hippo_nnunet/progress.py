@@ -87,7 +87,7 @@ def counted(count: Callable[[], int], what: str, total: int) -> Iterator[None]:
 
 
 def seconds_per_epoch(epochs: Sequence[float]) -> float:
-    """Return the median seconds of the last epochs; NaN where there is none."""
+    """Return the median seconds of the last epochs; NaN if there is none."""
     return statistics.median(epochs[-RECENT:]) if epochs else math.nan
 
 

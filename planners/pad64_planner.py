@@ -29,7 +29,7 @@ class Pad64Planner(PlannerWithDefaults):
     defaults: ClassVar = {"plans_name": "Pad64Plans"}
 
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
-        """Z-score for every channel, over the nonzero region only where nnU-Net would restrict it so."""
+        """Use the z-score for every channel, within the nonzero region only if nnU-Net would do so."""
         channels = self._n_channels()
         masked = self.dataset_fingerprint["median_relative_size_after_cropping"] < 3 / 4  # nnU-Net's threshold
         return ["ZScoreNormalization"] * channels, [masked] * channels

@@ -115,7 +115,7 @@ class UNetTrainer(ResumableTrainer):
     ) -> torch.nn.Module:
         """Build the network with the plan's arguments; called for training and, without deep supervision, inference.
 
-        nnU-Net's own network is the plan's class, or PlainConvUNet where the plan names one of ours.
+        nnU-Net's own network is the plan's class, or PlainConvUNet if the plan names one of ours.
         """
         return build_network(
             cls.network_class or baseline_class(configuration_manager),

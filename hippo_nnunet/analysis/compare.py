@@ -81,7 +81,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path | None:
     """Write `metrics/volumetry.csv` and `metrics/comparison.csv` atomically, replacing older ones.
 
     Returns:
-        The file of the comparison; None where there is no pair to write.
+        The file of the comparison; None if there is no pair to write.
 
     Raises:
         DataError: One cannot be written.

@@ -17,7 +17,7 @@ from hippo_nnunet.nnunet.finished import SUMMARY
 from hippo_nnunet.nnunet.paths import NnunetFolders
 
 FoldRecords = Mapping[Cell, Mapping[str, Any]]
-"""The content of each fold's `hippo_training.json`; empty where there is none."""
+"""The content of each fold's `hippo_training.json`; empty if there is none."""
 
 
 def fold_records(experiment: Experiment, folder: Path, folders: NnunetFolders) -> FoldRecords:

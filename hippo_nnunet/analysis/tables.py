@@ -34,7 +34,7 @@ class ShownTable:
         caption: What it holds.
         columns: Headings.
         words: How many of the first columns are words; the others are numbers, aligned right.
-        rows: Cells as text, one list a row.
+        rows: Cells as text, one list per row.
         starts: Positions of the rows that begin a new group.
         data: The same figures unrounded, for the CSV file.
     """
@@ -122,7 +122,7 @@ def results_table(comparison: Comparison, mm_form: str = ".2f") -> ShownTable:
 
 
 def comparison_table(comparison: Comparison, mm_form: str = ".2f") -> ShownTable | None:
-    """Prepare the paired differences; None where there is no pair.
+    """Prepare the paired differences; None if there is no pair.
 
     Args:
         comparison: Its `pairs` are shown.

@@ -178,7 +178,7 @@ def _members_by_fold(folder: Path) -> dict[int, Members]:
 
 
 def _saved_volumes(folder: Path) -> pd.DataFrame | None:
-    """Read `ensemble/volumes.csv`; None where it is missing, or not of the ensemble in the table of metrics."""
+    """Read `ensemble/volumes.csv`; None if it is missing, or not of the ensemble in the table of metrics."""
     paths = ExperimentPaths(folder)
     saved = read_table(paths.volumes, COLUMNS)
     if saved is None:

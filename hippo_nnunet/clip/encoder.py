@@ -21,7 +21,7 @@ from hippo_nnunet.clip.weights import cached_file, weights_file
 logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 256 * 2**20
-# Of activations, for each byte of a prepared image: twice what the widest layers of ViT-B-32 and ViT-B-16 hold.
+# Bytes of activations for each byte of a prepared image: twice what the widest layers of ViT-B-32 and ViT-B-16 hold.
 _ACTIVATIONS_PER_BYTE = 8
 
 
@@ -124,7 +124,7 @@ def load_encoder(choice: EncoderChoice) -> CLIPEncoder:
         The encoder, its weights loaded strictly; its image tower is on the CPU until it meets other slices.
 
     Raises:
-        ConfigError: There is no such model, tag or file, or the file holds other weights than the model's.
+        ConfigError: There is no such model, tag or file, or the file holds weights of another model.
         DependencyError: The weights are neither on this machine nor reachable within 5 seconds, open_clip is missing,
             or a downloaded file is damaged. Other or random weights are never used instead.
     """
@@ -141,9 +141,9 @@ class InventoryRow:
         model: Architecture.
         weights: Tag or file.
         chosen: Whether a recipe without `mini` would take it now.
-        file: Its checkpoint; None where it has not been downloaded.
-        size_bytes: Size of the checkpoint; None where it has not been downloaded.
-        sha256: Hash of the encoder, as checkpoints record it; None where it has not been downloaded.
+        file: Its checkpoint; None if it has not been downloaded.
+        size_bytes: Size of the checkpoint; None if it has not been downloaded.
+        sha256: Hash of the encoder, as checkpoints record it; None if it has not been downloaded.
         embed_dim: Length of an embedding; None if neither the table nor a checkpoint has it.
     """
 

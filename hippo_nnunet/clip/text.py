@@ -45,7 +45,7 @@ def control_embeddings(embeddings: torch.Tensor, control: str | None, seed: int 
         embeddings: Shape (heads, embed_dim), unit length.
         control: `randomText`: random directions; `shuffledText`: each class has the embedding of the one before it
             (with a single head that is its own); anything else, `noImage` and None among them: no change.
-        seed: Of the random directions.
+        seed: Seed of the random directions.
 
     Returns:
         Same shape, type and device, unit length.

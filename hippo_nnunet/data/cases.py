@@ -40,8 +40,8 @@ def find_cases(inputs: Path | Sequence[Path], channels: int) -> list[InputCase]:
         The cases, sorted.
 
     Raises:
-        DataError: A file or folder is missing or empty, a file is no NIfTI by name, a case has another number of
-            channels, or two files are the same channel of the same case.
+        DataError: A file or folder is missing or empty, a file's name is not that of a NIfTI file, a case has another
+            number of channels, or two files are the same channel of the same case.
     """
     paths = _files([inputs] if isinstance(inputs, Path) else inputs)
     files = {path: next(path.name.removesuffix(e) for e in ENDINGS if path.name.endswith(e)) for path in paths}

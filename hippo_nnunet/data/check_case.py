@@ -23,7 +23,7 @@ class CaseReport:
 
     Args:
         findings: its problems.
-        image_digest: hash of the voxels of all channels; None where one could not be read.
+        image_digest: hash of the voxels of all channels; None if one could not be read.
         label_digest: hash of the label's voxels; None without a readable label that holds foreground.
         label_values: the values that the label holds.
     """

@@ -48,7 +48,8 @@ def convert_msd(
 
     Raises:
         ConfigError: the id is out of range, or another dataset has it.
-        DataError: the source is no MSD task or has errors (nothing is written), or the target exists or is read-only.
+        DataError: the source is not an MSD task or has errors (nothing is written), or the target exists or is
+            read-only.
         DependencyError: this Python cannot extract archives safely.
         UpstreamError: nnU-Net's converter failed on checked data.
 

@@ -31,7 +31,7 @@ class LoadedCase:
 
     Args:
         id: the case.
-        channels: one array a channel, shape (z, y, x), as SimpleITK reads them; not empty.
+        channels: one array per channel, shape (z, y, x), as SimpleITK reads them; not empty.
         label: the label map, shape (z, y, x); None for a test case, or if it cannot be trusted.
         affine: voxel-to-world matrix, shape (4, 4), for voxel indices (x, y, z), in mm, RAS+.
         spacing_mm: voxel size along (x, y, z).

@@ -79,7 +79,7 @@ def fetch_task04(
         The archive's path; no request is made if it exists with the right checksum.
 
     Raises:
-        ConfigError: the address is no http address of a file.
+        ConfigError: the address is not an http address of a file.
         DataError: the server refuses, serves something else or keeps closing the connection, or the folder cannot be
             written.
         DependencyError: the disk has too little space.

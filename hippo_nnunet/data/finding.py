@@ -19,7 +19,7 @@ class Finding:
 
     Args:
         path: the file or folder that has the problem.
-        case: the case id, or None where the problem belongs to the whole dataset.
+        case: the case id, or None if the problem belongs to the whole dataset.
         problem: short code that scripts may rely on, such as ``label-values``.
         message: what was found and what was expected, without the path.
         remedy: what to do about it.

@@ -23,7 +23,7 @@ class Case:
 
     Args:
         id: the file name without ending and, in nnU-Net's layout, without channel number.
-        images: one file a channel, in the order of the channels.
+        images: one file per channel, in the order of the channels.
         label: the label file; None for a test case.
         listed: whether dataset.json names it (always True in nnU-Net's layout, which has no list).
     """
@@ -72,7 +72,7 @@ def read_dataset(folder: Path) -> Dataset:
             (``channel_names`` and ``file_ending``).
 
     Returns:
-        The dataset. Hidden files (``._x``, ``.x``) are no cases. A file that is listed but missing makes a case.
+        The dataset. Hidden files (``._x``, ``.x``) are ignored. A file that is listed but missing counts as a case.
 
     Raises:
         FoundProblem: there is no such folder, it is empty, or its dataset.json is missing or cannot be understood.

@@ -133,7 +133,7 @@ def open_image(path: Path, case: str | None = None) -> nib.Nifti1Image:
         raise problem("unreadable", f"cannot be read ({error.strerror})", "correct its permissions") from error
     except (EOFError, zlib.error, OSError) as error:
         raise problem("unreadable", f"truncated or damaged ({error})") from error
-    except Exception as error:  # nibabel raises various exceptions for files that are no images
+    except Exception as error:  # nibabel raises various exceptions for files that are not images
         raise problem("unreadable", f"no NIfTI image ({' '.join(str(error).split())})") from error
     if not isinstance(image, nib.Nifti1Image):
         raise problem("unreadable", f"a {type(image).__name__}, no NIfTI image", "save it as .nii.gz")

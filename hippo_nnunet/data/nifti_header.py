@@ -115,7 +115,7 @@ def read_input_header(path: Path) -> InputHeader:
         Its header.
 
     Raises:
-        DataError: The file is no such image, is truncated, or is not 3D.
+        DataError: The file is not such an image, is truncated, or is not 3D.
     """
     try:
         with gzip.open(path) as stream:

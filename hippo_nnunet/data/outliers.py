@@ -43,7 +43,7 @@ class Screening:
     """The result of a search for outliers.
 
     Args:
-        z: robust z-scores, a row for each case, a column for each quantity; NaN where a case has no value.
+        z: robust z-scores, a row for each case, a column for each quantity; NaN if a case has no value.
         outliers: those beyond the threshold; the most extreme case first, within a case the most extreme quantity.
         expected: how many of them are to be expected by chance if every quantity were normally distributed.
     """
@@ -58,7 +58,7 @@ class Screening:
         return list(dict.fromkeys(outlier.case for outlier in self.outliers))
 
     def reasons(self, case: str) -> list[str]:
-        """Return the reasons of a case, the most extreme first; empty if it is no outlier."""
+        """Return the reasons of a case, the most extreme first; empty if it is not an outlier."""
         return [outlier.reason for outlier in self.outliers if outlier.case == case]
 
 
@@ -127,7 +127,7 @@ def screen(exploration: Exploration) -> Screening:
 
 
 def typical_case(exploration: Exploration, screening: Screening) -> str:
-    """Return the case nearest to the median in all quantities; if possible a labelled one and no outlier."""
+    """Return the case nearest to the median in all quantities; if possible labelled and not an outlier."""
     candidates = exploration.labelled if len(exploration.labelled) else exploration.cases
     filled = candidates[candidates[f"volume_mm3_{TOTAL}"] > 0] if len(exploration.labelled) else candidates
     names = list((filled if len(filled) else candidates).case)

@@ -31,7 +31,7 @@ def make_phantom(
 ) -> Path:
     """Write a phantom dataset in the form of Task04_Hippocampus.
 
-    Case n of a seed has the same bytes for every number of cases.
+    With the same seed, case n has the same bytes for any number of cases.
 
     Args:
         target_dir: parent of the task folder.

@@ -55,7 +55,7 @@ class Surroundings:
 
     Attributes:
         environ: Environment variables.
-        versions: Distribution (and `python`) to version; None where it is not installed.
+        versions: Distribution (and `python`) to version; None if it is not installed.
         shims: The modules that `register` writes; empty without nnU-Net.
         probe: What nnU-Net and torch answer in a fresh process.
         compiler: Path of a C compiler; None without one.

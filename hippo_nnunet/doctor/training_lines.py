@@ -139,7 +139,7 @@ def _cuda(settings: Settings) -> str:
 
 
 def _missing(settings: Settings, training: Training, modes: tuple[str, ...] = ()) -> str:
-    """Return why a line is not run; empty where it is."""
+    """Return why a line is not run; empty if it is."""
     if not settings.cuda and any(mode in ON_CUDA for mode in modes):
         return NEEDS_CUDA
     if not settings.quick:

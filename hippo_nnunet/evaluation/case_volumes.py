@@ -55,7 +55,7 @@ def cross_validated(measured: pd.DataFrame, labels: Mapping[str, Label], level: 
         level: See `calibrate`.
 
     Returns:
-        See `judge`; and `covered`, whether the interval holds the reference volume (None where it has an open end, or
+        See `judge`; and `covered`, whether the interval holds the reference volume (None if it has an open end, or
         the reference is not known).
 
     Raises:
@@ -119,7 +119,7 @@ def hit_rates(judged: pd.DataFrame, dice: pd.Series, worst: float = WORST) -> pd
         A row for ANY flag, and for each of FLAGS: `flag`; `n`, worst cases; `hit_rate`, share of them that is flagged,
         with its exact 95 % interval; `flagged`, share of all cases that is, which is also the hit rate to expect of as
         many flags set at random; `precision`, share of the flagged cases that are among the worst, with its interval
-        (NaN where none is flagged); `worst`, their share of all cases, which is the precision to expect at random; and
+        (NaN if none is flagged); `worst`, their share of all cases, which is the precision to expect at random; and
         `p`, the chance of as many hits for as many flags set at random (hypergeometric).
 
     Raises:

@@ -42,8 +42,7 @@ class Options:
         baseline: See `pairs_of`.
         number_of_folds: Folds of the split, of which some may not be trained; None: as many as the table has.
         alpha: Two-sided error.
-        n_resamples: Of the bootstraps.
-        seed: Of the bootstraps.
+        n_resamples: Number of resamples of the bootstraps. seed: Seed of the bootstraps.
     """
 
     metric: str = "dice"

@@ -44,7 +44,7 @@ def named_labels(dataset_json: Mapping[str, Any]) -> tuple[dict[str, Label], int
 
     Returns:
         The labels in the order of dataset.json, each a value or, for a region, a tuple of values; and the value of
-        the ignore label, None where there is none. Background and ignore label are not among the labels.
+        the ignore label, None if there is none. Background and ignore label are not among the labels.
 
     Raises:
         DataError: nnU-Net refuses these labels.

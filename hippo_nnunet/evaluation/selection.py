@@ -85,7 +85,7 @@ class EnsembleChoice:
         """Read what `to_json` wrote.
 
         Raises:
-            DataError: The file is missing or is no such choice.
+            DataError: The file is missing or does not hold a choice.
         """
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -92,11 +92,11 @@ def rank_table(scores: Scores, metric: str, n_resamples: int, seed: int) -> pd.D
         scores: Of `scores_of`, for `metric`.
         metric: One of QUALITY.
         n_resamples: Number of resamples.
-        seed: Of the resamples.
+        seed: Seed of the resamples.
 
     Returns:
         Rows for the models of each configuration and, where there are several, for all models on their common folds:
-        `among`, `variant`, `configuration`, `rank`, `share`. Empty where nothing can be ranked.
+        `among`, `variant`, `configuration`, `rank`, `share`. Empty if nothing can be ranked.
     """
     sets: dict[str, list[Model]] = {}
     for model in scores:

@@ -30,7 +30,7 @@ BETTER, WORSE, EQUIVALENT, CANNOT_TELL = "better", "worse", "equivalent", "canno
 
 @dataclass(frozen=True)
 class PairedResult:
-    """Statistics of the paired differences of one comparison; NaN where the sample is too small.
+    """Statistics of the paired differences of one comparison; NaN if the sample is too small.
 
     Attributes:
         n: Cases with a difference.
@@ -75,8 +75,7 @@ def paired_result(
         folds: Fold of each case, shape (cases,). Cases are resampled within their folds, which a split has fixed,
             where every fold has MIN_FOLD_CASES; else all together.
         alpha: Two-sided error.
-        n_resamples: Of the bootstrap.
-        seed: Of the bootstrap.
+        n_resamples: Number of resamples of the bootstrap. seed: Seed of the bootstrap.
 
     Returns:
         The result; with no case, `n` 0 and NaN.

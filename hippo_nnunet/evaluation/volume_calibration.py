@@ -145,7 +145,7 @@ def with_total(labels: Mapping[str, Label]) -> dict[str, Label]:
 
 
 def _robust(values: pd.Series) -> tuple[float, float] | None:
-    """Median and scaled median absolute deviation; None where nothing varies or is known."""
+    """Median and scaled median absolute deviation; None if nothing varies or is known."""
     known = values.dropna().to_numpy(dtype=float)
     if len(known) < 3:
         return None

@@ -37,7 +37,7 @@ class BlandAltman:
 
 @dataclass(frozen=True)
 class IntraclassCorrelation:
-    """ICC(A,1) and its interval; NaN where it is undefined (fewer than 3 cases, or volumes that are all equal)."""
+    """ICC(A,1) and its interval; NaN if it is undefined (fewer than 3 cases, or volumes that are all equal)."""
 
     icc: float
     icc_low: float

@@ -88,7 +88,7 @@ def _fold(experiment: Experiment, cell: Any, folders: NnunetFolders) -> dict[str
 
 
 def installed_version(package: str) -> str | None:
-    """Return the version of an installed package; None where it is not installed."""
+    """Return the version of an installed package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

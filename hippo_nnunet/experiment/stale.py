@@ -82,7 +82,7 @@ def altered_results(folder: Path) -> set[Path]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the content of the manifest; None where it is missing or damaged."""
+    """Return the content of the manifest; None if it is missing or damaged."""
     try:
         return read_object(ExperimentPaths(folder).manifest)
     except DataError:
@@ -90,7 +90,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def file_hash(path: Path) -> str | None:
-    """Return the SHA-256 of a file; None where there is none."""
+    """Return the SHA-256 of a file; None if there is none."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
@@ -107,7 +107,7 @@ def image_cases(experiment: Experiment, folders: NnunetFolders) -> set[str]:
 
 
 def validation_cases(experiment: Experiment, folders: NnunetFolders) -> set[str]:
-    """Return the cases of the split; none where there is no split yet.
+    """Return the cases of the split; empty if there is no split yet.
 
     Raises:
         DataError: The split cannot be read.

@@ -41,7 +41,8 @@ class Explanation:
         image: The first channel.
         labels: Foreground labels by name, as `named_labels` gives them.
         segmentation: The model's prediction, with mirroring.
-        probabilities: Of each head but the background, in [0, 1]; 0 outside nnU-Net's crop, as all maps are.
+        probabilities: Probabilities of each head but the background, in [0, 1]; 0 outside nnU-Net's crop, like all
+            maps.
         attention: Coefficients of each gate in [0, 1], highest resolution first; empty without gates.
         similarity: Cosine with each class's text in [-1, 1], by class; empty without CLIP.
         reference: Reference labels, or None.

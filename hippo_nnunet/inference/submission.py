@@ -120,7 +120,7 @@ def write_submission(
         The cases written, sorted.
 
     Raises:
-        ConfigError: The target is no `.zip` file, or the task's name no plain folder name.
+        ConfigError: The target is not a `.zip` file, or the task's name is not a plain folder name.
         DataError: The archive exists; predictions are missing, extra, unreadable, on another grid than their image,
             or hold other values than labels.
     """

@@ -59,7 +59,7 @@ def check_plans(plans: Mapping[str, Any]) -> None:
 
 
 def check_classes(plans: Mapping[str, Any], configuration: str) -> None:
-    """Refuse classes that are no networks or layers; imports torch and nnU-Net's networks.
+    """Refuse classes that are not networks or layers; imports torch and nnU-Net's networks.
 
     Args:
         plans: Plans checked by `check_plans`.

@@ -31,8 +31,8 @@ class CLIPGuidedUNet(PlainConvUNet):
     never above ``MAX_SCALE``. All arguments but the last three are ``PlainConvUNet``'s, so the architecture kwargs of
     every plans file for it fit.
 
-    The frozen encoder is no part of the network: not of its parameters, its modules, its state dict or its pickle, and
-    a deep copy shares it. The state dict holds the encoder's hash, and the text embeddings, so that no text encoder is
+    The frozen encoder is not part of the network: not of its parameters, modules, state dict or pickle, and deep copies
+        share it. The state dict holds the encoder's hash, and the text embeddings, so that no text encoder is
     needed after training.
 
     Args:
@@ -173,7 +173,7 @@ class CLIPGuidedUNet(PlainConvUNet):
 
     @contextmanager
     def guided(self, guidance: torch.Tensor) -> Iterator[None]:
-        """Take this guidance for every call inside the block that is given none.
+        """Use this guidance for every call inside the block that passes none.
 
         Args:
             guidance: Unit vectors, shape (batch, embed_dim).

@@ -32,7 +32,7 @@ class TrainingRecord:
 
     Attributes:
         schedule: The fields of the `Schedule`.
-        seed: Seed of initialisation, sampling and augmentation; None where nothing was seeded.
+        seed: Seed of initialisation, sampling and augmentation; None if nothing was seeded.
         trained_seconds: Wall-clock seconds of training, summed over all sessions.
         resumed: How often the training was resumed.
         epoch_outputs: Outputs of the training steps of an unfinished epoch.
@@ -204,7 +204,7 @@ def check_same_precision(stored: str | None, current: str, device: torch.device,
     """Refuse to resume a training in another precision.
 
     Args:
-        stored: Of the training so far; None, where it is not recorded, is accepted.
+        stored: Of the training so far; None, if it is not recorded, is accepted.
         current: `precision_name` of this process.
         device: Of this process.
         folder: Of the fold.

@@ -25,7 +25,7 @@ class NnunetFolders:
     """nnU-Net's three folders, as absolute paths. One that is unknown is an error only where it is used.
 
     Args:
-        raw_folder: See `raw`; None where it is unknown. The others likewise.
+        raw_folder: See `raw`; None if it is unknown. The others likewise.
     """
 
     raw_folder: Path | None

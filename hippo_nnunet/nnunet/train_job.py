@@ -49,7 +49,7 @@ class TrainJob:
 
         Raises:
             ConfigError: Contradictory options, an invalid precision, or missing pretrained weights.
-            DataError: The pretrained weights are no checkpoint, or could run code and are not trusted.
+            DataError: The pretrained weights are not a checkpoint, or could run code and are not trusted.
         """
         if self.validate_best and self.disable_checkpointing:
             raise ConfigError(

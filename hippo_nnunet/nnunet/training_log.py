@@ -26,7 +26,7 @@ _NUMBER = re.compile(r"(?:float\d*\()?(nan|-?\d+(?:\.\d*)?(?:e[+-]?\d+)?)\)?", r
 
 @dataclass
 class Curves:
-    """One value per epoch; NaN where an epoch has none (such as the pseudo-Dice of labels that no patch held).
+    """One value per epoch; NaN if an epoch has none (such as the pseudo-Dice of labels that no patch held).
 
     Attributes:
         epochs: Numbers of the epochs, from 0.
@@ -79,7 +79,7 @@ def read_curves(fold: Path) -> Curves | None:
         fold: nnU-Net's folder `fold_X`.
 
     Returns:
-        The curves; None where no file there holds a finished epoch.
+        The curves; None if no file there holds a finished epoch.
     """
     epochs: dict[int, dict[str, float]] = {}
     for path in _logs(fold):
@@ -104,7 +104,7 @@ def read_progress(fold: Path, epochs: int) -> TrainingProgress | None:
         epochs: Epochs of the whole training.
 
     Returns:
-        The progress; None where no epoch has begun. The seconds of a resumed training are those of its last part.
+        The progress; None if no epoch has begun. The seconds of a resumed training are those of its last part.
     """
     for path in reversed(_logs(fold)):
         try:

@@ -38,7 +38,7 @@ class AugmentationSpec:
         p_mirror: Probability for each axis of `mirror_axes` on its own.
         mirror_axes: Spatial axes (of the patch: 0 and 1 in 2D, 0 to 2 in 3D) that may be mirrored; None for all.
         noise: Standard deviation of Gaussian noise, in units of the normalised image.
-        blur: Standard deviation of a Gaussian blur in voxels, drawn for every axis on its own.
+        blur: Standard deviation of a Gaussian blur in voxels, drawn for every axis independently.
         brightness: Factor of the intensities.
         contrast: Factor of the distance from the mean; the range is kept.
         low_resolution: Factor of the number of voxels, one for all axes.

@@ -45,7 +45,7 @@ class WordGroup:
     base: str = ""
 
     def number(self, word: str) -> int | None:
-        """Return the number in a patterned word such as `50epochs`; None where the word is of another form."""
+        """Return the number in a patterned word such as `50epochs`; None if the word is of another form."""
         pattern = rf"{self.unit}(0|[1-9]\d*)" if self.prefix else rf"([1-9]\d*){self.unit}"
         match = re.fullmatch(pattern, word) if self.unit else None
         return int(match.group(1)) if match else None
@@ -161,7 +161,7 @@ class Recipe:
 
     @property
     def seed(self) -> int | None:
-        """The seed; None where the name has none."""
+        """The seed; None if the name has none."""
         return self._number("repeat")
 
     def _number(self, group: str) -> int | None:

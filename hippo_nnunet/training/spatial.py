@@ -52,7 +52,7 @@ def present_labels(labels: torch.Tensor, values: Sequence[int] | None) -> tuple[
 
     Args:
         labels: Integer tensor.
-        values: Labels that may occur, or None where that is not known.
+        values: Labels that may occur, or None if that is not known.
 
     Returns:
         Those that occur; all that may occur if these are few, or on a GPU, to avoid synchronising with it.

@@ -78,7 +78,7 @@ def build(
         network: On the device.
         loss: Takes the network's output and the target.
         mode: One of `step_modes`.
-        optimizer: The network's optimiser, whose state is converted with the weights; None where it has none yet.
+        optimizer: The network's optimiser, whose state is converted with the weights; None if it has none yet.
     """
     for parameter in network.parameters():
         if parameter.ndim in (4, 5):

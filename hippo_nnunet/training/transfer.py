@@ -20,5 +20,5 @@ def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 @lru_cache(maxsize=256)
 def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return a small tensor (n,) that is needed for every batch: copied to the device once. Not to be changed."""
+    """Return a small tensor (n,) that every batch needs, copied to the device once. It must not be changed."""
     return torch.tensor(values, dtype=dtype, device=device)

@@ -41,9 +41,9 @@ class Remaining:
     """What is left of one job.
 
     Attributes:
-        seconds: Expected; NaN where unknown.
+        seconds: Expected; NaN if unknown.
         source: Where they come from.
-        progress: How far a training is; None where it has not begun, has no log, or for other jobs.
+        progress: How far a training is; None if it has not begun, has no log, or for other jobs.
     """
 
     seconds: float
@@ -79,8 +79,9 @@ def remaining_trainings(
         running: Those of the cells that train now.
 
     Returns:
-        Of each the median of the finished folds of the same variant and configuration, else of the same configuration,
-        else of the running ones of the same configuration, else the stated figure; less what is done already.
+        For each, the median of the finished folds of the same variant and configuration, else of the same
+        configuration, else of the running ones of the same configuration, else the stated figure; less what is done
+        already.
     """
     progress = {
         cell: read_progress(
@@ -135,7 +136,7 @@ def _dim(configuration: str) -> int:
 
 
 def _trained_seconds(fold_folder: Path) -> float | None:
-    """Return how long a finished fold was trained; None where that is not recorded."""
+    """Return how long a finished fold was trained; None if that is not recorded."""
     try:
         return float(read_object(fold_folder / SUMMARY)["trained_seconds"])
     except (DataError, KeyError, TypeError, ValueError):
@@ -161,7 +162,7 @@ def job_seconds(folder: Path, name: str) -> float | None:
 
 
 def remaining_of_job(folder: Path, name: str, running_s: float) -> Remaining:
-    """Return what is left of a job that is no training: the median of those of its kind, less what it has run for."""
+    """Return the remaining seconds of a job that is not a training: the median of its kind minus its running time."""
     kind = name.split("/")[0]
     names = [
         kind,

@@ -44,7 +44,7 @@ def describe(error: BaseException, folders: Iterable[Path] = ()) -> str:
 
 
 def full(folders: Iterable[Path]) -> str:
-    """Return which folder's disk is full, and what to do; empty where none is."""
+    """Return which folder's disk is full, and what to do; empty if none is."""
     for folder in folders:
         try:
             if shutil.disk_usage(folder).free < LEAST_FREE:

@@ -39,8 +39,8 @@ class JobStatus:
         name: Path of its marker below `.done`: `train/UNet/2d/fold_0`.
         state: `done`, `running`, `failed`, `killed` (it ended without an error: killed, out of memory, power lost) or
             `waiting`.
-        seconds: What a finished one took, or a running one has taken so far; None where unknown.
-        left_s: Expected remaining seconds; NaN where unknown.
+        seconds: What a finished one took, or a running one has taken so far; None if unknown.
+        left_s: Expected remaining seconds; NaN if unknown.
         left_from: Where `left_s` comes from: see `estimate`.
         host: Where it runs, or where it failed or was killed; None for the others.
         training: Progress of a training that has begun and is not done.

@@ -57,7 +57,7 @@ def summary(status: Status) -> str:
 
 
 def as_json(status: Status) -> str:
-    """Return everything as JSON: seconds as numbers, null where unknown."""
+    """Return everything as JSON: seconds as numbers, null if unknown."""
     return json.dumps(_plain(asdict(status)), indent=1, allow_nan=False, default=str)
 
 

@@ -49,7 +49,7 @@ class Content:
     Attributes:
         name: Name of the experiment's folder.
         experiment: The request; None where `experiment.yaml` is missing.
-        manifest: Content of `manifest.json`; None where it is missing.
+        manifest: Content of `manifest.json`; None if it is missing.
         table: Checked per-case metrics.
         models: In the order of the report; a model's position decides its colour and marker.
         comparison: Tables, pairs, ranks, volumes; without the notes that name a missing part.
@@ -58,7 +58,7 @@ class Content:
         label_dice: The same for each label.
         notebook: Both scores of the same masks; None where they cannot be computed.
         curves: Of every fold whose training log is there.
-        benchmarks: Seconds of each step of the workflow by its name; empty where it was not recorded.
+        benchmarks: Seconds of each step of the workflow by its name; empty if it was not recorded.
         missing: Section to sentences that say what it lacks, and why.
     """
 

@@ -27,7 +27,7 @@ QUESTIONS = {
 
 @dataclass(frozen=True)
 class ForestRow:
-    """One comparison; `low` to `high` and `narrow_low` to `narrow_high` are NaN where there are too few cases."""
+    """One comparison; `low` to `high` and `narrow_low` to `narrow_high` are NaN if there are too few cases."""
 
     one: str
     other: str
@@ -82,7 +82,7 @@ def prepare_forest(pairs: pd.DataFrame, kinds: Iterable[str]) -> Forest | None:
         kinds: Some of QUESTIONS.
 
     Returns:
-        The forest; None where no comparison is of these kinds.
+        The forest; None if no comparison is of these kinds.
     """
     if pairs.empty:
         return None

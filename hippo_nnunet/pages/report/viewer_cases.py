@@ -45,7 +45,7 @@ class ViewedCase:
         image: The first channel, shape (right, anterior, superior).
         reference: 0 for background, n for the nth label; of the image's shape. Ignored voxels are background.
         predictions: The same of each model that has predicted it out of fold, by the model's position.
-        dice: Of each of these models, for each label; None where neither has the label.
+        dice: Of each of these models, for each label; None if neither has the label.
         affine: Voxel-to-world matrix of these axes, shape (4, 4), in mm, RAS+.
         spacing_mm: Voxel size along these axes.
         notes: What a viewer of the case should know.

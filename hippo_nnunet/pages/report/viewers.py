@@ -22,7 +22,7 @@ class ViewerFragment:
     """What a page has to take up to show the viewers.
 
     Attributes:
-        html: Two sections, with the ids `slices` and `surface`; empty where no case can be shown.
+        html: Two sections, with the ids `slices` and `surface`; empty if no case can be shown.
         script: For a script element behind the sections and behind Plotly; empty with `html`.
         style: For a style element; empty with `html`.
         notes: What cannot be shown, and why, in sentences.

@@ -139,7 +139,7 @@ def command(experiment: Experiment, name: str, device: str | None) -> str:
     Args:
         experiment: The request.
         name: Name of its folder.
-        device: Of the last run; None where it is not known.
+        device: Of the last run; None if it is not known.
     """
     words = ["hippo-nnunet", "run", name, "--dataset", experiment.dataset]
     words += ["--variants", ",".join(experiment.variants), "--configurations", ",".join(experiment.folds)]
