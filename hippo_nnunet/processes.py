@@ -115,7 +115,7 @@ def _wait_watched(process: subprocess.Popen[str]) -> tuple[int, str]:
             seen, lost_at = set(), None
         if lost_at is not None and time.monotonic() - lost_at > GRACE_S:
             raise UpstreamError(
-                "a worker process of nnU-Net was ended from outside, perhaps for want of memory: free some or "
+                "a worker process of nnU-Net was killed, perhaps because memory ran out: free some or "
                 "lower nnUNet_def_n_proc, then run again"
             )
 

@@ -221,7 +221,7 @@ def check_same_precision(stored: str | None, current: str, device: torch.device,
         remedy = f"{place} {PRECISION_VARIABLE}={stored}"
     raise ConfigError(
         f"{folder} was begun in {stored}, this process trains in {current}: resuming would mix the two. {remedy}, or "
-        "delete that folder to train it anew"
+        "delete that folder to train again"
     )
 
 

@@ -75,7 +75,7 @@ def check_finished(folder: Path, trainer: str, plans: dict[str, Any], configurat
             raise DataError(f"{stored_plans} holds no plans; delete it, then run again: the checkpoint knows them")
         difference = plan_difference(stored, plans, configuration)
         if difference:
-            raise ConfigError(f"{folder} was trained with other plans: {difference}; delete it to train it anew")
+            raise ConfigError(f"{folder} was trained with other plans: {difference}; delete it to train again")
     if recipes.is_ours(trainer) and (folder / SUMMARY).is_file():
         record, recipe = read_object(folder / SUMMARY), recipes.parse(trainer)
         schedule = record.get("schedule", {})
@@ -85,12 +85,12 @@ def check_finished(folder: Path, trainer: str, plans: dict[str, Any], configurat
         current = asdict(schedule_for(recipe, dim))
         difference = schedule_difference(schedule, current)
         if difference:
-            raise ConfigError(f"{folder} was trained by another schedule ({difference}); delete it to train it anew")
+            raise ConfigError(f"{folder} was trained by another schedule ({difference}); delete it to train again")
         encoder, chosen = record.get("encoder"), chosen_encoder(recipe.mini)
         if encoder and encoder["name"] != chosen.name:
             raise ConfigError(
                 f"{folder} was trained with the CLIP encoder {encoder['name']}, expected {chosen.name}: set "
-                f"{MODEL_VARIABLE} and {WEIGHTS_VARIABLE} to it, or delete the folder to train it anew"
+                f"{MODEL_VARIABLE} and {WEIGHTS_VARIABLE} to it, or delete the folder to train again"
             )
 
 

@@ -29,7 +29,7 @@ def check_integrity(folder: Path, processes: int) -> None:
 
     Raises:
         DataError: It finds something wrong; holds the first line of it. The rest is on stderr.
-        UpstreamError: A worker process was ended from outside.
+        UpstreamError: A worker process was killed.
     """
     code, errors = run_watched([sys.executable, "-c", _CHECK, str(folder), str(processes)], stdout=_STDERR)
     if code:

@@ -31,7 +31,7 @@ def describe(error: BaseException, folders: Iterable[Path] = ()) -> str:
         message = f"{where}{error.strerror}; {_remedy(error.errno)}"
     elif isinstance(error, BrokenProcessPool) or "background worker" in str(error):  # ours, nnU-Net's
         message = (
-            "a worker process was ended from outside, perhaps for want of memory: free some or lower "
+            "a worker process was killed, perhaps because memory ran out: free some or lower "
             "nnUNet_def_n_proc, then run again"
         )
     elif isinstance(error, KeyboardInterrupt):

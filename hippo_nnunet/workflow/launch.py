@@ -215,5 +215,5 @@ def failure_of(folder: Path, written_to: Sequence[Path]) -> HippoError:
     newest = max(logs, key=lambda path: path.stat().st_mtime, default=snakemake_log)
     return HippoError(
         f"a job ended without an error message, perhaps killed or out of memory; see {newest} and {snakemake_log}, "
-        "then run again: it goes on where it stopped"
+        "then run again: it resumes where it stopped"
     )
