@@ -80,8 +80,7 @@ def check_volumes(folder: Path, level: float = LEVEL, root: Path | None = None) 
     experiment = Experiment.load(paths.request)
     measured = _saved_volumes(folder)
     if measured is None:
-        measured = measure_volumes(_members_by_fold(folder), experiment, paths.nnunet(root))
-        write_table(measured.round(6), paths.volumes)
+        measured = save_volumes(experiment, paths.nnunet(root), folder)
     per_case = _ensemble_rows(folder)
     judged = cross_validated(measured, dict.fromkeys(measured["label"], 0), level)
     dice = per_case.groupby("case")["dice"].mean().dropna()
@@ -125,8 +124,8 @@ def ensemble_volumes(experiment: Experiment, folders: NnunetFolders, folder: Pat
     return measure_volumes(_members_by_fold(folder), experiment, folders) if saved is None else saved
 
 
-def save_volumes(experiment: Experiment, folders: NnunetFolders, folder: Path) -> None:
-    """Measure the ensemble's out-of-fold volumes, and replace `ensemble/volumes.csv` atomically.
+def save_volumes(experiment: Experiment, folders: NnunetFolders, folder: Path) -> pd.DataFrame:
+    """Measure the ensemble's out-of-fold volumes, replace `ensemble/volumes.csv` atomically, and return them.
 
     Raises:
         ConfigError: There is no ensemble.
@@ -134,15 +133,11 @@ def save_volumes(experiment: Experiment, folders: NnunetFolders, folder: Path) -
     """
     measured = measure_volumes(_members_by_fold(folder), experiment, folders)
     write_table(measured.round(6), ExperimentPaths(folder).volumes)
+    return measured
 
 
 def measure_volumes(by_fold: Mapping[int, Members], experiment: Experiment, folders: NnunetFolders) -> pd.DataFrame:
     """Measure out-of-fold predictions from the probabilities that validation has left.
-
-    Args:
-        by_fold: The models of each fold.
-        experiment: The request.
-        folders: nnU-Net's folders.
 
     Returns:
         See `ensemble_volumes`.

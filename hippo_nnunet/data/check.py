@@ -19,10 +19,6 @@ _OTHER_IMAGES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".
 def check_dataset(folder: Path, show_progress: bool = False) -> list[Finding]:
     """Check every file of an MSD folder or a dataset of nnUNet_raw.
 
-    Args:
-        folder: the folder that holds dataset.json.
-        show_progress: show progress on stderr.
-
     Returns:
         All findings, sorted by path. A folder that is missing, empty or no dataset gives one finding.
     """

@@ -52,10 +52,6 @@ class LoadedCase:
 def load_case(dataset: Dataset, case: Case) -> tuple[LoadedCase | None, list[Finding]]:
     """Read a case, and report what cannot be measured.
 
-    Args:
-        dataset: the dataset, for its channels and label values.
-        case: the case.
-
     Returns:
         The case, or None if its image cannot be read; and the problems. A label is omitted if its size or position
         differs from its image's, or if it holds undeclared values, because its volumes could not be trusted.

@@ -200,7 +200,10 @@ def _request(url: str, part: Path, timeout_s: float, progress: Progress) -> _Ans
                     f"{part.parent}: {needed} bytes needed, {free} free; make room or choose another folder"
                 )
             task = progress.add_task(part.stem, total=total, completed=start)
-            with part.open("ab" if start else "wb") as stream, _logged(part, start, total):
+            logged: AbstractContextManager[None] = nullcontext()
+            if total is not None:  # log progress if there is no terminal for a bar
+                logged = counted(lambda: part.stat().st_size - start, f"bytes of {part.stem}", total - start)
+            with part.open("ab" if start else "wb") as stream, logged:
                 for chunk in response.iter_content(_CHUNK):
                     stream.write(chunk)
                     progress.advance(task, len(chunk))
@@ -210,10 +213,3 @@ def _request(url: str, part: Path, timeout_s: float, progress: Progress) -> _Ans
     if total is not None and size < total:
         raise _RetryableError(f"the connection ended after {size} of {total} bytes")
     return _Answer(content_type, total)
-
-
-def _logged(part: Path, start: int, total: int | None) -> AbstractContextManager[None]:
-    """Log progress if there is no terminal for a bar."""
-    if total is None:
-        return nullcontext()
-    return counted(lambda: part.stat().st_size - start, f"bytes of {part.stem}", total - start)

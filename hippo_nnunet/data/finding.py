@@ -41,11 +41,7 @@ class Finding:
 
 
 class FoundProblem(DataError):  # noqa: N818 - it carries a finding
-    """A problem that makes it impossible to continue reading.
-
-    Args:
-        finding: the problem; its description is the error message.
-    """
+    """A problem that makes it impossible to continue reading; the finding's description is the error message."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.describe())

@@ -157,6 +157,11 @@ def shift_mm(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], sh
     return float(np.linalg.norm((corners @ (first - second).T)[:, :3], axis=1).max())
 
 
+def small_labels(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.unsignedinteger]:
+    """Convert labels from 0 to 65535 to uint8, or to uint16 where one is above 255."""
+    return labels.astype(np.uint8 if labels.max(initial=0) <= 255 else np.uint16)
+
+
 def _content_length(path: Path) -> int:
     if path.suffix != ".gz":
         return path.stat().st_size

@@ -158,18 +158,14 @@ def _flags(row: Mapping[Any, Any], known: LabelCalibration) -> list[str]:
         "shape": _is_outlier(row.get("elongation", math.nan), known.elongation),
         "components": row.get("components", 0) > 1,
         "border": known.off_border and bool(row.get("border", False)),
-        "doubt": _is_above(row.get("doubt", math.nan), known.doubt),
-        "disagreement": _is_above(row.get("disagreement", math.nan), known.disagreement),
+        "doubt": known.doubt is not None and row.get("doubt", math.nan) > known.doubt,
+        "disagreement": known.disagreement is not None and row.get("disagreement", math.nan) > known.disagreement,
     }
     return [flag for flag in FLAGS if found[flag]]
 
 
 def _is_outlier(value: float, centre: tuple[float, float] | None) -> bool:
     return centre is not None and abs(value - centre[0]) > OUTLIER * centre[1]
-
-
-def _is_above(value: float, limit: float | None) -> bool:
-    return limit is not None and value > limit
 
 
 def _share(name: str, hits: int, n: int) -> dict[str, float | int]:

@@ -75,7 +75,8 @@ def _batch_scores(prediction: np.ndarray, reference: np.ndarray, n_classes: int,
             f"notebook_dice: got a prediction of shape {prediction.shape} and a reference of {reference.shape}, "
             f"expected the same 3D shape, {EDGE} voxels along an axis at most: leave this score out"
         )
-    both = [_padded(np.moveaxis(volume, axis, 0)) for volume in (prediction, reference)]
+    sides = [((EDGE - n) // 2, (EDGE - n + 1) // 2) for n in prediction.shape]
+    both = (np.moveaxis(np.pad(volume, sides), axis, 0) for volume in (prediction, reference))
     one, other = (volume.reshape(EDGE // BATCH, -1) for volume in both)
     scores = []
     for value in range(n_classes):
@@ -83,11 +84,6 @@ def _batch_scores(prediction: np.ndarray, reference: np.ndarray, n_classes: int,
         total = p.sum(axis=1) + r.sum(axis=1)
         scores.append(np.where(total == 0, 1.0, 2 * (p & r).sum(axis=1) / np.maximum(total, 1)))
     return np.asarray(np.mean(scores, axis=0))
-
-
-def _padded(volume: np.ndarray) -> np.ndarray:
-    before = [(EDGE - n) // 2 for n in volume.shape]
-    return np.pad(volume, [(b, EDGE - n - b) for b, n in zip(before, volume.shape, strict=True)])
 
 
 def _read(path: Path) -> np.ndarray:

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from hippo_nnunet.data.nifti import small_labels
 from hippo_nnunet.files import output_file
 from hippo_nnunet.inference.explanation import Explanation
 
@@ -35,13 +36,13 @@ def write_maps(explanation: Explanation, folder: Path) -> list[Path]:
         DataError: A file cannot be written.
     """
     maps: dict[str, npt.NDArray[Any]] = {
-        "prediction": _small(explanation.segmentation),
+        "prediction": small_labels(explanation.segmentation),
         **{f"attention_level{level}": m for level, m in enumerate(explanation.attention, start=1)},
         **{f"similarity_{file_name(name)}": m for name, m in explanation.similarity.items()},
         **{f"probability_{file_name(name)}": m for name, m in explanation.probabilities.items()},
     }
     if explanation.changed is not None:
-        maps["prediction_changed"] = _small(explanation.changed)
+        maps["prediction_changed"] = small_labels(explanation.changed)
     for label in explanation.labels:
         errors = explanation.errors(label)
         if errors is not None:
@@ -90,7 +91,3 @@ def dice_rows(explanation: Explanation) -> list[dict[str, Any]]:
                 row["dice_changed"] = explanation.dice(expected, after, label)
         rows.append(row)
     return rows
-
-
-def _small(segmentation: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    return segmentation.astype(np.uint8 if segmentation.max(initial=0) <= np.iinfo(np.uint8).max else np.uint16)

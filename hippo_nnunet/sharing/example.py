@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from hippo_nnunet.data.nifti import read_volume
+from hippo_nnunet.data.nifti import read_volume, small_labels
 from hippo_nnunet.data.phantom import make_case
 from hippo_nnunet.errors import DataError, HippoError
 from hippo_nnunet.models.container import as_json
@@ -95,9 +95,8 @@ def run_example(predictor: BatchedPredictor, images: Sequence[Path], voxels: npt
 
 def pack_output(output: Output, plans: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the members of the expected output: a label image on the input's grid, and the probabilities."""
-    labels = output.labels.astype(np.uint8 if output.labels.max(initial=0) < 256 else np.uint16)
     content = {"voxels": output.voxels.tolist(), "probabilities": output.probabilities.tolist()}
-    return {LABELS: _nifti(labels.T, _spacing_mm(plans)), EXPECTED: as_json(content)}
+    return {LABELS: _nifti(small_labels(output.labels).T, _spacing_mm(plans)), EXPECTED: as_json(content)}
 
 
 def unpack_output(labels: Path, content: Mapping[str, Any]) -> Output:

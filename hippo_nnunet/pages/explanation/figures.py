@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,14 +28,8 @@ _MOST_COLUMNS = 8
 _Painter = Callable[["_Scene", Axes, Plane], AxesImage | None]
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column of a figure.
-
-    Args:
-        title: Above it.
-        paint: Draws one plane; returns what a colour bar is to explain, if anything.
-    """
+class _Column(NamedTuple):
+    """A column of a figure; `paint` draws one plane, and returns what a colour bar is to explain, if anything."""
 
     title: str
     paint: _Painter

@@ -62,7 +62,8 @@ def write_exploration(source: Path, output: Path, overwrite: bool = False, show_
         fresh.mkdir()
         for figure in figures:
             save_figure(figure, fresh / "figures")
-        _write_table(exploration, screening, fresh / "cases.csv")
+        reasons = ["; ".join(screening.reasons(str(case))) for case in exploration.cases.case]
+        exploration.cases.assign(outlier=reasons).to_csv(fresh / "cases.csv", index=False, float_format="%.6g")
         summary = _summary(exploration, screening, [*notes, *more_notes])
         text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
         write_text(fresh / "summary.json", text)
@@ -164,12 +165,6 @@ def _pictures(dataset: Dataset, exploration: Exploration, screening: Screening) 
         return None
     caption = "The most extreme outliers, cut through the middle of their foreground."
     return outlier_figure(views, caption)
-
-
-def _write_table(exploration: Exploration, screening: Screening, path: Path) -> None:
-    table = exploration.cases.copy()
-    table["outlier"] = ["; ".join(screening.reasons(str(case))) for case in table.case]
-    table.to_csv(path, index=False, float_format="%.6g")
 
 
 def _summary(exploration: Exploration, screening: Screening, notes: list[str]) -> dict[str, Any]:

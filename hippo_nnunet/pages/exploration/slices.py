@@ -80,12 +80,7 @@ def example_figure(case: str, before: View, after: View | None, caption: str, in
 
 
 def outlier_figure(views: Mapping[str, tuple[View, str]], caption: str) -> Figure:
-    """Show outlying cases, one panel each, with the reason below it.
-
-    Args:
-        views: case to its view and the reason.
-        caption: caption of the whole.
-    """
+    """Show outlying cases, one panel each, with the reason below it."""
 
     def draw(case: str, view: View, figure: FigureBase) -> None:
         for plane, axes in zip(PLANES, figure.subplots(1, 3), strict=True):

@@ -116,16 +116,13 @@ def headline(pairs: pd.DataFrame) -> str:
     for configuration, group in rows.groupby("configuration", sort=False):
         found: dict[tuple[str, str], list[str]] = {}
         for row in group.to_dict("records"):
-            found.setdefault((row["verdict"], _against(row)), []).append(str(row["variant"]))
+            same = row["configuration"] == row["against_configuration"]
+            against = str(row["against"]) if same else other_model(row)
+            found.setdefault((row["verdict"], against), []).append(str(row["variant"]))
         for key, names in found.items():
             said.setdefault(_phrase(*key, names), []).append(str(configuration))
     text = "; ".join(f"{phrase} ({', '.join(where)})" for phrase, where in said.items())
     return f"{text[0].upper()}{text[1:]}."
-
-
-def _against(row: Any) -> str:
-    same = row["configuration"] == row["against_configuration"]
-    return str(row["against"]) if same else other_model(row)
 
 
 def _phrase(verdict: str, against: str, names: Sequence[str]) -> str:

@@ -74,10 +74,12 @@ def write_report(
         DataError: There are no metrics, they cannot be compared, or the output exists (with `overwrite`: and holds
             other files).
     """
+    from hippo_nnunet.pages.report.viewers import viewer_fragment
+
     target = output or ExperimentPaths(experiment).report.parent
     with page_folder(target, _CONTENT, overwrite) as fresh:
         content = gather(experiment, root, options)
-        page = render(content, _viewer(experiment, root, cases))
+        page = render(content, viewer_fragment(experiment, root=root, cases=cases))
         fresh.mkdir()
         write_text(fresh / PAGE, page)
         for table in _tables(content):
@@ -113,12 +115,6 @@ def render(content: Content, viewer: ViewerFragment) -> str:
         **_background(content),
         sections=[(name, title) for name, title in _SECTIONS.items() if _has(name, content, viewer)],
     )
-
-
-def _viewer(experiment: Path, root: Path | None, cases: int) -> ViewerFragment:
-    from hippo_nnunet.pages.report.viewers import viewer_fragment
-
-    return viewer_fragment(experiment, root=root, cases=cases)
 
 
 def _has(name: str, content: Content, viewer: ViewerFragment) -> bool:

@@ -31,7 +31,8 @@ def write_table(table: ShownTable, folder: Path) -> None:
 def markdown(table: ShownTable) -> str:
     """Return the table in GitHub's Markdown."""
     rule = ["---" if column < table.words else "---:" for column in range(len(table.columns))]
-    lines = [[_markdown(cell) for cell in row] for row in (table.columns, *table.rows)]
+    rows = (table.columns, *table.rows)
+    lines = [[cell.replace("|", r"\|").replace("<", "&lt;") for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]]) + f"\n\n{table.caption}\n"
 
 
@@ -68,7 +69,3 @@ def escape_latex(text: str) -> str:
 
 def _latex_row(cells: Sequence[str]) -> str:
     return " & ".join(escape_latex(cell) for cell in cells) + r" \\"
-
-
-def _markdown(cell: str) -> str:
-    return cell.replace("|", r"\|").replace("<", "&lt;")
