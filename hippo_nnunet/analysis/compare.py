@@ -119,11 +119,6 @@ def save_measurements(experiment: Experiment, folders: NnunetFolders, folder: Pa
 
     Both are extras: what cannot be measured is logged, and its table is not written.
 
-    Args:
-        experiment: The request.
-        folders: nnU-Net's folders.
-        folder: The experiment's folder, with its metrics.
-
     Raises:
         DataError: The metrics are missing or invalid, or a table cannot be written.
     """

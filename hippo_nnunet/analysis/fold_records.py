@@ -23,11 +23,6 @@ FoldRecords = Mapping[Cell, Mapping[str, Any]]
 def fold_records(experiment: Experiment, folder: Path, folders: NnunetFolders) -> FoldRecords:
     """Read the records of all folds from the manifest, or else from nnU-Net's folders.
 
-    Args:
-        experiment: The experiment.
-        folder: Its folder.
-        folders: nnU-Net's folders.
-
     Raises:
         DataError: The manifest or a fold's record cannot be read.
     """

@@ -23,10 +23,6 @@ def prediction_times(experiment: Experiment, folder: Path) -> pd.DataFrame:
 
     A variant predicts with all complete configurations together, which `configuration` names: `2d+3d_fullres`.
 
-    Args:
-        experiment: The request.
-        folder: The experiment's folder.
-
     Returns:
         COLUMNS: from the benchmarks where these and the predicted images exist, else from the saved table.
 

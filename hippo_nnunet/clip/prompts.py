@@ -62,9 +62,6 @@ _FILLERS = {"hippocampus", "hippocampal", "hippocampi", "of", "the", "and", "par
 def class_names(dataset_json: Mapping[str, Any]) -> list[str]:
     """Names of the segmentation heads, in nnU-Net's order.
 
-    Args:
-        dataset_json: Content of nnU-Net's dataset.json.
-
     Returns:
         With plain labels: background, then the others by value. With regions: the regions in the order of `labels`
         (to which `regions_class_order` lists the values), without background. Never the ignore label.

@@ -70,9 +70,6 @@ class OutOfFoldDice:
     def compute(self, candidates: Iterable[Candidate]) -> None:
         """Compute missing candidates; one pass over the files, one case in memory at a time.
 
-        Args:
-            candidates: Subsets with their postprocessing.
-
         Raises:
             DataError: A file is missing, unreadable, or its shape is not the reference's.
         """

@@ -39,9 +39,6 @@ def label_manager_of(dataset_json: Mapping[str, Any]) -> LabelManager:
 def named_labels(dataset_json: Mapping[str, Any]) -> tuple[dict[str, Label], int | None]:
     """Foreground labels (or regions) by name, and the ignore label.
 
-    Args:
-        dataset_json: Content of nnU-Net's dataset.json.
-
     Returns:
         The labels in the order of dataset.json, each a value or, for a region, a tuple of values; and the value of
         the ignore label, None if there is none. Background and ignore label are not among the labels.

@@ -18,9 +18,6 @@ COLUMNS = ("case", "fold", "variant", "configuration", "label", *METRICS)
 def read_per_case(path: Path) -> pd.DataFrame:
     """Read and check a `metrics/per_case.csv`.
 
-    Args:
-        path: The file.
-
     Returns:
         Its rows, with the columns COLUMNS.
 

@@ -31,9 +31,6 @@ class _Loader(yaml.SafeLoader):
 def read_request(path: Path) -> dict[str, Any]:
     """Read the file and validate its structure.
 
-    Args:
-        path: An `experiment.yaml`.
-
     Returns:
         The arguments of `Experiment`.
 

@@ -29,11 +29,6 @@ def stale_markers(experiment: Experiment, folder: Path, folders: NnunetFolders) 
 
     Plans and preprocessed data count only while a training needs them.
 
-    Args:
-        experiment: The request.
-        folder: The experiment's folder.
-        folders: nnU-Net's folders.
-
     Raises:
         DataError: Plans or split cannot be read.
     """

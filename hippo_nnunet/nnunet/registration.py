@@ -146,9 +146,6 @@ def find_nnunet() -> Path:
 def register(nnunet_root: Path | None = None) -> list[Path]:
     """Write both shims into nnU-Net's folders, unless they are current.
 
-    Args:
-        nnunet_root: Folder of the package `nnunetv2`; None for the installed one.
-
     Returns:
         The files that were written; empty if both were current.
 
@@ -182,9 +179,6 @@ def register(nnunet_root: Path | None = None) -> list[Path]:
 
 def unregister(nnunet_root: Path | None = None) -> list[Path]:
     """Remove our shims from nnU-Net's folders, and nothing else.
-
-    Args:
-        nnunet_root: Folder of the package `nnunetv2`; None for the installed one.
 
     Returns:
         The files that were removed; a file of that name that is not ours stays, with a warning.
