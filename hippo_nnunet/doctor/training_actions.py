@@ -25,8 +25,8 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 
 from hippo_nnunet.doctor.isolation import CheckError, NotRunError
 from hippo_nnunet.doctor.training_data import DATASET, PLANS, make_dataset
-from hippo_nnunet.doctor.training_lines import EAGER, Settings, Training
 from hippo_nnunet.doctor.training_recorder import Recorder
+from hippo_nnunet.doctor.training_spec import EAGER, Settings, Training
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.files import read_json, read_object, write_json
 from hippo_nnunet.inference.batched_predictor import BatchedPredictor

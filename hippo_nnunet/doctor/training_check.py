@@ -20,7 +20,8 @@ from typing import Any
 import psutil
 
 from hippo_nnunet.doctor.isolation import Outcome, run_checks
-from hippo_nnunet.doctor.training_lines import Settings, lines
+from hippo_nnunet.doctor.training_lines import lines
+from hippo_nnunet.doctor.training_spec import Settings
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.experiment.manifest import PACKAGES, git_commit
 from hippo_nnunet.files import write_json

@@ -11,7 +11,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from hippo_nnunet.doctor.isolation import CheckError
-from hippo_nnunet.doctor.training_lines import CHANNELS_LAST
+from hippo_nnunet.doctor.training_spec import CHANNELS_LAST
 from hippo_nnunet.training.step import StepMode, step_modes
 
 VALIDATION_ITERATIONS = 2

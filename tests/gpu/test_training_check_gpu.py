@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from hippo_nnunet.doctor.training_check import check_training
-from hippo_nnunet.doctor.training_lines import Settings, lines
+from hippo_nnunet.doctor.training_lines import lines
+from hippo_nnunet.doctor.training_spec import Settings
 
 pytestmark = [
     pytest.mark.gpu,
