@@ -49,10 +49,7 @@ def export(
 
 
 @app.command()
-def verify(
-    file: File,
-    device: Device = "cpu",
-) -> None:
+def verify(file: File, device: Device = "cpu") -> None:
     """Check a file and predict its example: does the model compute here what it computed where it was exported?"""
     from hippo_nnunet.sharing.verifying import verify_model
 

@@ -49,9 +49,7 @@ def unregister() -> None:
         typer.echo("was not registered")
 
 
-def list_(
-    as_json: Json = False,
-) -> None:
+def list_(as_json: Json = False) -> None:
     """List the trainers, the recipe words that may follow a trainer's name, the planners and the CLIP models."""
     from hippo_nnunet.clip.models import CLIP_MODELS
     from hippo_nnunet.planners import PLANNERS

@@ -127,7 +127,7 @@ def open_image(path: Path, case: str | None = None) -> nib.Nifti1Image:
     if not path.is_file():
         raise problem("missing-file", "the file is missing", "add it, or take the case out of the dataset")
     try:
-        length = _content_length(path)
+        length = content_length(path)
         image = nib.load(path)
     except PermissionError as error:
         raise problem("unreadable", f"cannot be read ({error.strerror})", "correct its permissions") from error
@@ -162,7 +162,8 @@ def small_labels(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.unsignedinte
     return labels.astype(np.uint8 if labels.max(initial=0) <= 255 else np.uint16)
 
 
-def _content_length(path: Path) -> int:
+def content_length(path: Path) -> int:
+    """Return the number of bytes of a file, of a `.gz` file when unpacked; raises if that is truncated or damaged."""
     if path.suffix != ".gz":
         return path.stat().st_size
     length = 0

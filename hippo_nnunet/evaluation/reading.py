@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hippo_nnunet.data.nifti import content_length
 from hippo_nnunet.errors import DataError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def read_segmentation(reader: BaseReaderWriter, path: Path) -> tuple[np.ndarray,
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        _refuse_truncated(path)
+        content_length(path)  # raises where a file is truncated: SimpleITK silently reads zeros there
         array, properties = reader.read_seg(str(path))
     except Exception as error:
         raise DataError(
@@ -75,14 +75,6 @@ def read_segmentation(reader: BaseReaderWriter, path: Path) -> tuple[np.ndarray,
     if array.ndim != 4 or array.shape[0] != 1:
         raise DataError(f"{path}: got an array of shape {array.shape}, expected one channel of a 2D or 3D image")
     return array[0], properties
-
-
-def _refuse_truncated(path: Path) -> None:
-    """Unpack a compressed file once, because SimpleITK silently reads zeros where a file is truncated."""
-    if path.suffix == ".gz":
-        with gzip.open(path) as stream:
-            while stream.read(2**20):
-                pass
 
 
 def geometry_difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str | None:

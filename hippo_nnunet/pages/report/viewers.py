@@ -66,7 +66,9 @@ def viewer_fragment(experiment: Path, *, root: Path | None = None, cases: int = 
         "cases": payload,
     }
     html = render_template("report", "viewers.html", cases=payload, channel=viewed.channel)
-    return ViewerFragment(html, _script(data), read_template("report", "viewers.css"), (*viewed.notes, *notes))
+    parts = "\n".join(read_template("report", name) for name in _SCRIPTS)
+    script = f'(() => {{\n"use strict";\nconst DATA = {script_json(data)};\n{parts}\n}})();\n'
+    return ViewerFragment(html, script, read_template("report", "viewers.css"), (*viewed.notes, *notes))
 
 
 def _case_data(case: ViewedCase, viewed: Viewed) -> dict[str, Any]:
@@ -81,11 +83,6 @@ def _case_data(case: ViewedCase, viewed: Viewed) -> dict[str, Any]:
         "slices": slices,
         "surfaces": surface_data(case, len(viewed.labels)),
     }
-
-
-def _script(data: Any) -> str:
-    parts = "\n".join(read_template("report", name) for name in _SCRIPTS)
-    return f'(() => {{\n"use strict";\nconst DATA = {script_json(data)};\n{parts}\n}})();\n'
 
 
 def script_json(data: Any) -> str:
