@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from hippo_nnunet.cli.main import app
 from hippo_nnunet.doctor.training_lines import NEEDS_CUDA, NEEDS_TWO, QUICK
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.training_check]
 
 
 def test_the_whole_check_on_the_cpu(tmp_path: Path) -> None:
