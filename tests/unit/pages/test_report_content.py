@@ -60,7 +60,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "/* plotly */")
-    monkeypatch.setattr(report_page, "_viewer", lambda *arguments: NO_VIEWER)
+    monkeypatch.setattr("hippo_nnunet.pages.report.viewers.viewer_fragment", lambda *_, **__: NO_VIEWER)
 
 
 @pytest.fixture(scope="module")
