@@ -15,6 +15,8 @@ from benchmarks.contention import SIDES
 from benchmarks.document import OURS, STOCK, Result, read_document
 from hippo_nnunet.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 
 def benchmark(tmp_path: Path, *arguments: object) -> tuple[dict[str, Any], Result, str]:
     """Run a benchmark; returns the machine, the result and what it printed on stdout."""

@@ -19,6 +19,8 @@ from hippo_nnunet.data.convert import convert_msd
 from hippo_nnunet.data.synth import make_phantom
 from hippo_nnunet.errors import ConfigError, DataError, UpstreamError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:

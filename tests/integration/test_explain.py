@@ -18,6 +18,8 @@ from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.inference.predict import PredictOptions, predict
 from hippo_nnunet.pages.explanation.explain import Settings, explain_experiment, explain_images
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Settings(device="cpu")
 GUIDED = "CLIPGuidedUNetTrainer_mini_fast_1epochs_2iters"
 

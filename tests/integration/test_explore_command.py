@@ -25,6 +25,8 @@ from hippo_nnunet.data.synth import make_phantom
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.nnunet.example_case import computed_case, planned_spacing, stored_case
 
+pytestmark = pytest.mark.slow
+
 app = typer.Typer()
 app.command()(explore)
 runner = CliRunner()

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from tiny_dataset import PLANS, TinyDataset
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "extending.md"
 TRAINER = "DropoutUNetTrainer_fast_1epochs_2iters"

@@ -26,6 +26,8 @@ from hippo_nnunet.sharing.exporting import ExportOptions, export_model
 from hippo_nnunet.sharing.installing import install_model
 from hippo_nnunet.sharing.verifying import verify_model
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINT = "checkpoint_final.pth"
 GUIDED = "CLIPGuidedUNetTrainer_mini_fast_1epochs_100iters_seed1"
 

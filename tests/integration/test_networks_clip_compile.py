@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from hippo_nnunet.networks import cosine_head
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def network() -> Iterator[CLIPGuidedUNet]:

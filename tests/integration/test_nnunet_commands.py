@@ -15,6 +15,8 @@ from tiny_dataset import ATTENTION, CASES, PLANS, TEST_CASES, UNET, TinyDataset
 
 from hippo_nnunet.inference.predict import PredictOptions, predict
 
+pytestmark = pytest.mark.slow
+
 TRAINER = "AttentionUNetTrainer_fast_1epochs_2iters"
 COMMAND = ("2d", 0, "-p", PLANS, "-device", "cpu")
 

@@ -20,6 +20,8 @@ from hippo_nnunet import planners
 from hippo_nnunet.networks.attention_unet import AttentionUNet
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 
+pytestmark = pytest.mark.slow
+
 DATASET_ID, DATASET = 903, "Dataset903_PlannerTest"
 N_CASES = 5
 

@@ -20,6 +20,8 @@ from hippo_nnunet.nnunet.finished import is_finished
 from hippo_nnunet.planners import PLANNERS
 from hippo_nnunet.training import recipes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "name",
@@ -44,7 +46,6 @@ def test_what_goes_to_worker_processes_can_be_pickled(
         assert set(ours) == set(theirs)
 
 
-@pytest.mark.slow
 def test_training_with_spawned_workers(tiny: TinyDataset) -> None:
     script = Path(__file__).parents[1] / "helpers" / "spawned_training.py"
     name = "UNetTrainer_flip_1epochs_2iters_seed5"

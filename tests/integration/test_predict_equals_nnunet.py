@@ -20,6 +20,8 @@ from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.inference.loading import load_model
 from hippo_nnunet.inference.predict import PredictOptions, predict
 
+pytestmark = pytest.mark.slow
+
 FILES = {f"{case}.nii.gz" for case in TEST_CASES}
 TOLERANCE = 1e-3
 

@@ -18,6 +18,8 @@ import pytest
 from hippo_nnunet.nnunet.paths import EXT_VARIABLE, FOLDER_VARIABLES
 from hippo_nnunet.nnunet.registration import EXT_TRAINERS, find_nnunet, register
 
+pytestmark = pytest.mark.slow
+
 LOOK_UPS = """
 import io, json, pickle, sys
 from contextlib import redirect_stdout
@@ -123,7 +125,6 @@ def test_external_trainers(plain: Path) -> None:
     assert found["AttentionUNetPlanner"] is None
 
 
-@pytest.mark.slow
 def test_planning_and_training_without_registration(plain: Path, tmp_path: Path) -> None:
     """What the message of `register` in a read-only nnU-Net advises."""
     program = "from hippo_nnunet.cli.main import main; main()"

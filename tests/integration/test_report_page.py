@@ -19,6 +19,8 @@ from hippo_nnunet.pages.report.content import gather
 from hippo_nnunet.pages.report.figures import report_figures
 from hippo_nnunet.pages.report.page import render, write_report
 
+pytestmark = pytest.mark.slow
+
 FAST = Options(n_resamples=99)
 LONG_MS = 60_000
 MEGABYTE = 1e6

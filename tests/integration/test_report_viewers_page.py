@@ -14,6 +14,8 @@ from viewer_experiment import FakeExperiment, phantom, shifted
 
 from hippo_nnunet.pages.report.viewers import viewer_fragment
 
+pytestmark = pytest.mark.slow
+
 plotly_offline = pytest.importorskip("plotly.offline", reason="plotly is not installed")
 
 MARGIN = 20

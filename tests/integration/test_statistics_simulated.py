@@ -9,6 +9,8 @@ from scipy import stats
 from hippo_nnunet.evaluation.fold_means import corrected_test, verdict_retrained
 from hippo_nnunet.evaluation.statistics import detectable_difference, paired_result, verdict
 
+pytestmark = pytest.mark.slow
+
 ROPE = 0.005
 FOLDS = np.arange(50) % 5
 

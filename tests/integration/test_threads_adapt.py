@@ -20,6 +20,8 @@ from hippo_nnunet.inference.predict import PredictOptions, predict
 from hippo_nnunet.threads import AdaptiveThreads, CpuTimes
 from hippo_nnunet.training.step import build, step_modes
 
+pytestmark = pytest.mark.slow
+
 LOSS_TOLERANCE = 1e-4
 """Largest relative difference of a step's loss, in float32, after a few steps with another number of threads."""
 TRAINER = "UNetTrainer_fast_1epochs_8iters"
@@ -135,7 +137,6 @@ def test_a_prediction_that_loses_a_core_gives_the_same_probabilities(
         np.testing.assert_allclose(after, before, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_compiled_step_is_not_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only where torch can be told so."""
     if torch.__version__ < "2.7":

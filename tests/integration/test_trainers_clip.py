@@ -25,6 +25,8 @@ from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 from hippo_nnunet.nnunet.loaders import PositionedDataLoader
 from hippo_nnunet.nnunet.network import ATTENTION, CLIP_GUIDED
 
+pytestmark = pytest.mark.slow
+
 GUIDED = "CLIPGuidedUNetTrainer_mini_fast_1epochs_2iters"
 
 

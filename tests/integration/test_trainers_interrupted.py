@@ -22,6 +22,8 @@ from hippo_nnunet.nnunet.checkpoints import checkpoint_interval_s
 from hippo_nnunet.nnunet.finished import is_finished, lacks_descriptions
 from hippo_nnunet.nnunet.fold_lock import LOCK, fold_lock
 
+pytestmark = pytest.mark.slow
+
 NAME = "UNetTrainer_fast_4epochs_6iters_seed3"
 PROGRAM = """
 import sys, torch
@@ -150,7 +152,7 @@ def test_a_pool_whose_worker_is_killed_does_not_hang(tmp_path: Path, monkeypatch
         "    sys.exit('the end')\n"
     )
     assert watched.run_watched([sys.executable, str(program)]) == (1, "the end\n")
-    with pytest.raises(UpstreamError, match="a worker process of nnU-Net was ended"):
+    with pytest.raises(UpstreamError, match="a worker process of nnU-Net was killed"):
         watched.run_watched([sys.executable, str(program), "die"])
 
 

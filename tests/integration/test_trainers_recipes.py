@@ -17,6 +17,8 @@ from hippo_nnunet.nnunet import memory_cases
 from hippo_nnunet.training.memory_data import MemoryLoader
 from hippo_nnunet.training.step import EAGER, build
 
+pytestmark = pytest.mark.slow
+
 
 def test_classes_are_made_once_and_pickle_by_reference():
     made = trainers.AttentionUNetTrainer_flipRot_fast_seed3

@@ -17,6 +17,8 @@ from tiny_dataset import TEST_CASES, TinyDataset, make_dataset
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.inference.predict import PredictOptions, predict
 
+pytestmark = pytest.mark.slow
+
 SHORT = "1epochs_2iters"
 TRAINERS = (
     f"UNetTrainer_fast_{SHORT}",
