@@ -1,8 +1,9 @@
 """The number of CPU threads that torch computes with, lowered while other programs use the cores.
 
 OpenMP's threads wait for each other at the end of every parallel loop, and spin while they wait. When another program
-takes one of the cores, each of these loops lasts until the scheduler lets the delayed thread run again. Measured on two
-cores beside one busy process: a training step of 0.08 s takes 3.7 s with two threads, and 0.14 s with one.
+takes one of the cores, each of these loops lasts until the scheduler lets the delayed thread run again: on two cores
+beside one busy process, a training step takes 3 times as long with two threads, and 1.5 times with one
+(`python -m benchmarks contention`).
 """
 
 from __future__ import annotations
