@@ -1,6 +1,6 @@
-"""Runs checks one after the other in a worker process, so that one that crashes or hangs does not end the others.
+"""Runs checks in worker processes, so that one that crashes or hangs does not end the others.
 
-The worker is started once, and again after a crash, because importing torch and nnU-Net takes seconds.
+A worker is started once, and again after a crash, because importing torch and nnU-Net takes seconds.
 """
 
 from __future__ import annotations
@@ -8,10 +8,13 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import queue
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -27,6 +30,9 @@ POLL_S = 0.2
 """Seconds between two samples of the worker's memory."""
 MAX_REASON = 400
 """Length to which an error's message is truncated; the log has all of it."""
+
+_ENVIRONMENT = threading.Lock()
+"""Held while a worker inherits changed variables."""
 
 Result = Literal["pass", "fail", "not run"]
 
@@ -47,8 +53,9 @@ class Check:
         name: Unique in its list.
         run: Returns what was found, in a line. Raises CheckError, NotRunError, or anything else.
         missing: What this machine lacks for it; empty if it can run.
-        essential: Whether the following checks need its result.
+        essential: Whether the following checks need its result. Essential checks come first.
         timeout_s: Seconds after which its process is ended.
+        group: Checks of one group run one after the other, because later ones need the results of earlier ones.
     """
 
     name: str
@@ -56,6 +63,7 @@ class Check:
     missing: str = ""
     essential: bool = False
     timeout_s: float = 300.0
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,33 +91,99 @@ Provider = Callable[[Any], Sequence[Check]]
 """A function of a module that returns the checks for some settings, the same ones in every process."""
 
 
-def run_checks(provider: Provider, settings: Any, log: Path, environ: Mapping[str, str]) -> Iterator[Outcome]:
-    """Run checks and yield their outcomes, in order.
+def run_checks(
+    provider: Provider, settings: Any, log: Path, environ: Mapping[str, str], processes: int = 1
+) -> Iterator[Outcome]:
+    """Run checks and yield their outcomes: with one process in the checks' order, otherwise as they end.
 
     Args:
-        provider: Gives the checks, here and in the worker.
+        provider: Gives the checks, here and in the workers.
         settings: Its argument; is pickled.
-        log: Gets what the checks print, and the tracebacks.
-        environ: Variables of the worker beside those of this process.
+        log: Gets what the checks print, and the tracebacks; with several processes each has a file, see `log_file`.
+        environ: Variables of the workers beside those of this process.
+        processes: Groups of checks that run at the same time, after the essential checks.
     """
-    worker: _Worker | None = None
-    lost = ""
-    try:
-        for check in provider(settings):
-            if check.missing or lost:
-                yield Outcome(check.name, "not run", check.missing or f"'{lost}' failed")
-                continue
-            worker = worker or _Worker(provider, settings, log, environ)
-            outcome = worker.run(check)
-            if not worker.usable:
-                worker.close()
-                worker = None
-            if check.essential and outcome.result != "pass":
-                lost = check.name
+    with _Runner(provider, settings, log, environ, processes) as runner:
+        checks = provider(settings)
+        essential = [check for check in checks if check.essential]
+        rest = [check for check in checks if not check.essential]
+        lost = ""
+        for outcome in runner.run([essential]):
             yield outcome
-    finally:
-        if worker is not None:
+            lost = lost or (outcome.name if outcome.result != "pass" else "")
+        if lost:
+            rest = [replace(check, missing=check.missing or f"'{lost}' failed") for check in rest]
+        yield from runner.run(_grouped(rest) if processes > 1 else [rest])
+
+
+def log_file(log: Path, number: int) -> Path:
+    """Return the log of a worker process, numbered from 0."""
+    return log.with_stem(f"{log.stem}_{number + 1}") if number else log
+
+
+def _grouped(checks: Sequence[Check]) -> list[list[Check]]:
+    groups: dict[str, list[Check]] = {}
+    for check in checks:
+        groups.setdefault(check.group or check.name, []).append(check)
+    return list(groups.values())
+
+
+class _Runner:
+    """A thread for each worker; both live until the end, because a worker ends with the thread that started it."""
+
+    def __init__(
+        self, provider: Provider, settings: Any, log: Path, environ: Mapping[str, str], processes: int
+    ) -> None:
+        self._start = lambda number: _Worker(provider, settings, log_file(log, number), environ)
+        self._threads = ThreadPoolExecutor(processes)
+        self._workers: dict[int, _Worker | None] = {}
+        self._stopped = False
+
+    def __enter__(self) -> _Runner:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stopped = True
+        for worker in list(self._workers.values()):
+            if worker is not None:
+                worker.close()
+        self._threads.shutdown()
+
+    def run(self, groups: Sequence[Sequence[Check]]) -> Iterator[Outcome]:
+        """Run groups of checks and yield their outcomes as they end."""
+        found: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
+
+        def run_group(group: Sequence[Check]) -> None:
+            try:
+                for check in group:
+                    if not self._stopped:
+                        found.put(self._outcome(check))
+            finally:
+                found.put(None)
+
+        running = [self._threads.submit(run_group, group) for group in groups]
+        ended = 0
+        while ended < len(running):
+            if (outcome := found.get()) is None:
+                ended += 1
+            else:
+                yield outcome
+        for group in running:
+            group.result()
+
+    def _outcome(self, check: Check) -> Outcome:
+        if check.missing:
+            return Outcome(check.name, "not run", check.missing)
+        thread = threading.get_ident()
+        worker = self._workers.get(thread)
+        if worker is None:
+            number = list(self._workers).index(thread) if thread in self._workers else len(self._workers)
+            worker = self._workers[thread] = self._start(number)
+        outcome = worker.run(check)
+        if not worker.usable:
             worker.close()
+            self._workers[thread] = None
+        return outcome
 
 
 class _Worker:
@@ -123,13 +197,14 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process: SpawnProcess = context.Process(target=_work, args=(theirs, provider, settings, log))
-        before = dict(os.environ)
-        os.environ.update(environ)
-        try:
-            self._process.start()
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        with _ENVIRONMENT:
+            before = dict(os.environ)
+            os.environ.update(environ)
+            try:
+                self._process.start()
+            finally:
+                os.environ.clear()
+                os.environ.update(before)
         theirs.close()
         self.usable = True
 

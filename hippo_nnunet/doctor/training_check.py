@@ -30,6 +30,9 @@ from hippo_nnunet.nnunet.paths import environment
 from hippo_nnunet.training.precision_choice import VARIABLE as PRECISION
 
 LOG = "training_check.log"
+CORES_PER_PROCESS = 5
+"""Cores for each process that checks a GPU, and its compilers; at most `MAX_PROCESSES` share the GPU."""
+MAX_PROCESSES = 4
 FORMAT = 1
 
 
@@ -62,10 +65,12 @@ def check_training(
     work = work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     settings = Settings(device, work, torch.cuda.device_count() if cuda else 0, quick or not cuda)
+    processes = max(1, min(MAX_PROCESSES, cpu_count() // CORES_PER_PROCESS)) if cuda else 1
     document: dict[str, Any] = {
         "format": FORMAT,
         "device": device,
         "quick": settings.quick,
+        "processes": processes,
         **describe(cuda),
         "lines": [],
     }
@@ -76,9 +81,13 @@ def check_training(
         PRECISION: "float32",
         "TORCHINDUCTOR_CACHE_DIR": str(work / "compiled"),
     }
-    for outcome in run_checks(lines, settings, work / LOG, environ):
+    if processes > 1:
+        environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(CORES_PER_PROCESS)
+    order = [check.name for check in lines(settings)]
+    for outcome in run_checks(lines, settings, work / LOG, environ, processes):
         outcome = _without_folders(outcome, work)
         document["lines"].append(asdict(outcome))
+        document["lines"].sort(key=lambda line: order.index(line["name"]))
         document["seconds"] = round(monotonic() - started, 1)
         if report is not None:
             write_json(report, document)

@@ -41,26 +41,29 @@ def lines(settings: Settings) -> list[Check]:
     """Return the lines for a device, in order; those that cannot run there say why."""
     trainings = [Training(name, base, c) for name, base in NETWORKS.items() for c in CONFIGURATIONS]
     found = [Check("dataset: synthesise, convert, plan, preprocess", _action("prepare", settings), essential=True)]
+
+    def add(training: Training, what: str, action: str, *arguments: object, missing: str = "", group: str = "") -> None:
+        run = _action(action, settings, training, *arguments)
+        found.append(Check(what, run, missing, group=group or training.title))
+
     for training in trainings:
-        found.append(Check(f"{training.title}: eager, validate", _action("train", settings, training)))
-        found.append(Check(f"{training.title}: predict", _action("compare_predictions", settings, training)))
+        add(training, f"{training.title}: eager, validate", "train")
+        add(training, f"{training.title}: predict", "compare_predictions")
         for modes in _relays(settings, training):
             name = f"{training.title}: {', then '.join(modes)}"
-            found.append(Check(name, _action("relay", settings, training, modes), _missing(settings, training, modes)))
-    unet = trainings[0]
-    found.append(Check("predict from files", _action("predict_files", settings, unet)))
-    found.append(Check("fastest mode measured", _action("measure_modes", settings, unet), _missing(settings, unet)))
+            add(training, name, "relay", modes, missing=_missing(settings, training, modes))
+    unet, cuda = trainings[0], _cuda(settings)
+    add(unet, "predict from files", "predict_files")
+    add(unet, "fastest mode measured", "measure_modes", missing=_missing(settings, unet), group="modes")
     for training in trainings[:6]:
-        name = f"{training.title}: same seed twice"
-        found.append(Check(name, _action("repeat", settings, training), _missing(settings, training)))
+        add(training, f"{training.title}: same seed twice", "repeat", missing=_missing(settings, training))
     for training in (trainings[0], trainings[1], trainings[4], trainings[5]):
-        name = f"{training.title}: steps do not wait for the GPU"
-        found.append(Check(name, _action("step_without_waiting", settings, training), _cuda(settings)))
-    found.append(Check("CPU: bfloat16, resumed in float32", _action("change_precision", settings, unet)))
-    found.append(Check("GPU's training resumed on the CPU", _action("change_device", settings, unet), _cuda(settings)))
-    found.append(Check("two trainings at once", _action("train_two", settings, trainings[2])))
-    two = NEEDS_TWO if settings.gpus < 2 else _cuda(settings)
-    found.append(Check("one training on two GPUs", _action("train_distributed", settings, trainings[2]), two))
+        add(training, f"{training.title}: steps do not wait for the GPU", "step_without_waiting", missing=cuda)
+    add(unet, "CPU: bfloat16, resumed in float32", "change_precision", group="resume")
+    add(unet, "GPU's training resumed on the CPU", "change_device", missing=cuda, group="resume")
+    add(trainings[2], "two trainings at once", "train_two", group="resume")
+    two = NEEDS_TWO if settings.gpus < 2 else cuda
+    add(trainings[2], "one training on two GPUs", "train_distributed", missing=two, group="resume")
     return found
 
 

@@ -52,3 +52,20 @@ def essential(folder: Path) -> list[Check]:
         Check("dataset", lambda: _raise(CheckError("no room")), essential=True),
         Check("training", lambda: "trained"),
     ]
+
+
+def meeting(folder: Path) -> list[Check]:
+    """Return checks of two groups, of which the first can only pass while the second runs as well."""
+
+    def meet(own: str, other: str) -> str:
+        (folder / own).touch()
+        while not (folder / other).exists():
+            time.sleep(0.01)
+        return str(os.getpid())
+
+    return [
+        Check("dataset", lambda: str(os.getpid()), essential=True),
+        Check("a waits for b", lambda: meet("a", "b"), timeout_s=60.0, group="a"),
+        Check("a again", lambda: str(os.getpid()), group="a"),
+        Check("b waits for a", lambda: meet("b", "a"), timeout_s=60.0, group="b"),
+    ]

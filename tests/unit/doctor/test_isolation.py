@@ -48,6 +48,14 @@ def test_a_process_is_started_again_only_after_it_was_lost(outcomes: dict[str, O
     assert outcomes["first"].peak_rss_mb
 
 
+def test_groups_run_at_the_same_time_in_a_process_each(tmp_path: Path) -> None:
+    found = {o.name: o for o in run_checks(check_lines.meeting, tmp_path, tmp_path / "log.txt", {}, 2)}
+    assert {outcome.result for outcome in found.values()} == {"pass"}
+    assert [name for name in found if not name.startswith("b")] == ["dataset", "a waits for b", "a again"]
+    assert found["a waits for b"].reason == found["a again"].reason != found["b waits for a"].reason
+    assert {path.name for path in tmp_path.glob("log*")} == {"log.txt", "log_2.txt"}
+
+
 def test_what_needs_a_failed_check_is_not_run(tmp_path: Path) -> None:
     dataset, training = run_checks(check_lines.essential, tmp_path, tmp_path / "log", {})
     assert dataset.result == "fail"
