@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from hippo_nnunet.nnunet import preprocessed
+from hippo_nnunet.nnunet import preprocessed, splits
 from hippo_nnunet.nnunet.paths import environment, folders_for
 
 
@@ -34,7 +34,7 @@ def trainable(
     content = preprocessed.check_preprocessed(name, plans, configuration, folders)
     if isinstance(fold, int):
         cases = preprocessed.stored_cases(preprocessed.data_folder(content, configuration, folders))
-        preprocessed.check_fold(name, fold, len(cases), folders)
+        splits.check_fold(name, fold, len(cases), folders)
     return name, content
 
 

@@ -10,7 +10,7 @@ from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_json, write_text
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.nnunet.preprocessed import read_splits
+from hippo_nnunet.nnunet.splits import read_splits
 
 
 def restore_split(experiment: Experiment, folders: NnunetFolders, folder: Path) -> None:

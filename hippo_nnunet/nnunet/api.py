@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from hippo_nnunet.errors import ConfigError, DependencyError
 from hippo_nnunet.files import read_object
-from hippo_nnunet.nnunet import partial, preprocessed
+from hippo_nnunet.nnunet import partial, preprocessed, splits
 from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_descriptions
 from hippo_nnunet.nnunet.fold_lock import fold_lock
 from hippo_nnunet.nnunet.integrity import check_integrity
@@ -165,8 +165,8 @@ def plan_and_preprocess(
     bars = sys.stderr.isatty()
     found_planner = planner_class(planner)
     cases = preprocessed.raw_cases(name, folders)
-    if preprocessed.read_splits(name, folders) is None:
-        preprocessed.check_number_of_cases(name, len(cases))
+    if splits.read_splits(name, folders) is None:
+        splits.check_number_of_cases(name, len(cases))
 
     fingerprint = folders.preprocessed / name / "dataset_fingerprint.json"
     if not fingerprint.is_file():
@@ -189,7 +189,7 @@ def plan_and_preprocess(
         upstream.preprocess_dataset(number, plans_name, missing, [processes] * len(missing), show_progress_bar=bars)
     for configuration in missing:
         partial.end(plans, configuration, folders)
-    preprocessed.make_splits(name, cases, folders)
+    splits.make_splits(name, cases, folders)
     return plans_name
 
 
@@ -225,7 +225,7 @@ def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False)
     plans = preprocessed.check_preprocessed(name, job.plans, job.configuration, folders)
     if job.fold != "all":
         cases = preprocessed.stored_cases(preprocessed.data_folder(plans, job.configuration, folders))
-        preprocessed.check_fold(name, _fold_index(job.fold), len(cases), folders)
+        splits.check_fold(name, _fold_index(job.fold), len(cases), folders)
     folder = fold_folder(job, folders)
     trained = (folder / "checkpoint_final.pth").is_file()
     if trained:

@@ -15,7 +15,7 @@ from hippo_nnunet.experiment.split_copy import save_split
 from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet import api
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.nnunet.preprocessed import read_splits
+from hippo_nnunet.nnunet.splits import read_splits
 from hippo_nnunet.workflow.devices import one_gpu
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,8 @@ from hippo_nnunet.inference.members import find_members
 from hippo_nnunet.inference.submission import dataset_labels
 from hippo_nnunet.nnunet.finished import check_finished
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.nnunet.preprocessed import check_fold, check_preprocessed, raw_cases
+from hippo_nnunet.nnunet.preprocessed import check_preprocessed, raw_cases
+from hippo_nnunet.nnunet.splits import check_fold
 
 pytestmark = pytest.mark.fuzz
 

@@ -23,7 +23,7 @@ from hippo_nnunet.inference.explanation_files import dice_rows, write_maps
 from hippo_nnunet.inference.members import Member, find_members, load_member
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.nnunet.preprocessed import read_splits
+from hippo_nnunet.nnunet.splits import read_splits
 from hippo_nnunet.progress import tracked
 from hippo_nnunet.training.recipes import CLIP_BASE, parse
 

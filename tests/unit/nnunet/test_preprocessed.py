@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.nnunet import preprocessed
+from hippo_nnunet.nnunet import preprocessed, splits
 from hippo_nnunet.nnunet.api import TrainJob, resolve_device, train_fold
 from hippo_nnunet.nnunet.finished import is_finished
 from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES, NnunetFolders
@@ -50,7 +50,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NnunetFolders:
 def test_sound_data_passes(folders: NnunetFolders) -> None:
     assert preprocessed.check_preprocessed(NAME, "P", "2d", folders)["plans_name"] == "P"
     preprocessed.check_preprocessed(NAME, "P", "2d_wide", folders)
-    preprocessed.check_fold(NAME, 4, len(CASES), folders)
+    splits.check_fold(NAME, 4, len(CASES), folders)
 
 
 def change_plan(folder: Path) -> None:
@@ -87,7 +87,7 @@ def test_refused_before_training(
 def test_fewer_cases_than_folds(folders: NnunetFolders) -> None:
     (folders.preprocessed / NAME / "splits_final.json").unlink()
     with pytest.raises(DataError, match="4 labelled cases, fewer than the 5 folds"):
-        preprocessed.check_fold(NAME, 0, 4, folders)
+        splits.check_fold(NAME, 0, 4, folders)
 
 
 def test_ambiguous_dataset_id(folders: NnunetFolders) -> None:
