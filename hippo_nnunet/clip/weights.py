@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -150,6 +151,7 @@ def import_open_clip(choice: EncoderChoice) -> ModuleType:
             f"CLIP model {choice.model}: open_clip cannot be imported ({error}); "
             'install it with: pip install "open_clip_torch>=3.3,<4"'
         ) from error
+    _name_files(sys.modules)
     names = open_clip.list_models()
     if choice != MINI and choice.model not in names:
         near = get_close_matches(choice.model, names, n=3, cutoff=0.4)
@@ -158,6 +160,17 @@ def import_open_clip(choice: EncoderChoice) -> ModuleType:
             + (f", near it are {', '.join(near)}" if near else "")
         )
     return open_clip
+
+
+def _name_files(modules: Mapping[str, ModuleType]) -> None:
+    """Give transformers' lazy modules a file, so that they import nothing when they are asked for it.
+
+    open_clip imports transformers if it is installed. To find a trainer, nnU-Net asks every imported module for its
+    file, and ends with "dictionary changed size during iteration" if one of them imports another on that occasion.
+    """
+    for name, module in list(modules.items()):
+        if name.startswith("transformers.") and vars(module).get("__file__") is None:
+            module.__file__ = modules["transformers"].__file__
 
 
 def _unreachable(address: str) -> str:

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import requests
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from typer.testing import CliRunner
 
 from hippo_nnunet.clip import weights
@@ -205,3 +207,23 @@ def test_fetch_prints_where_the_weights_are(monkeypatch: pytest.MonkeyPatch, tmp
     refused = CliRunner().invoke(app, ["fetch"])
     assert isinstance(refused.exception, ConfigError)
     assert "do not load strictly" in str(refused.exception)
+
+
+def test_nnunet_finds_trainers_after_open_clip_has_imported_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Alias(ModuleType):  # as transformers' aliases of its image processors: any question imports another module
+        def __getattr__(self, name: str) -> object:
+            monkeypatch.setitem(sys.modules, f"transformers.imported_for_{name}", ModuleType("imported"))
+            raise AttributeError(name)
+
+    package = ModuleType("transformers")
+    package.__file__ = str(tmp_path / "transformers" / "__init__.py")
+    monkeypatch.setitem(sys.modules, "transformers", package)
+    alias = Alias("transformers.alias")
+    alias.__file__ = None
+    monkeypatch.setitem(sys.modules, "transformers.alias", alias)
+    with pytest.raises(RuntimeError, match="changed size"):
+        recursive_find_python_class(str(tmp_path), "NoTrainer", None, cleanup_imports_from_base_folder=True)
+    weights.import_open_clip(MINI)
+    assert recursive_find_python_class(str(tmp_path), "NoTrainer", None, cleanup_imports_from_base_folder=True) is None
