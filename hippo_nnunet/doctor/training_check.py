@@ -1,9 +1,6 @@
 """Checks every way to train on this machine, from a synthetic dataset to predictions, line by line.
 
-Estimated seconds on an H100-class card, on which none of them has been measured: 25 for the dataset,
-10 to start the worker, 2 for each of 32 eager trainings and predictions, 7 for each of 28 compiled modes (the networks
-have three stages of one convolution), 40 for all else: 330. On two CPU cores, where two networks are compiled once each
-instead of six in four modes: see docs/gpu.md.
+What it takes on a GPU and on two CPU cores: docs/gpu.md.
 """
 
 from __future__ import annotations
