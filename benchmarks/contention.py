@@ -6,7 +6,6 @@ import contextlib
 import copy
 import logging
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from benchmarks.epochs_process import set_up, trainer_of_length
 from benchmarks.prepared import scratch_environment, trainable
 from benchmarks.ratios import turns
 from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.processes import python_command
 
 log = logging.getLogger(__name__)
 
@@ -216,7 +216,7 @@ def mean_seconds(unit: Callable[[], object], window_s: float, clock: Callable[[]
 @contextlib.contextmanager
 def _busy(count: int) -> Iterator[None]:
     """Run this many processes, each of which keeps a core busy."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    processes = [subprocess.Popen(python_command("-c", "while True: pass")) for _ in range(count)]
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ import psutil
 
 from benchmarks.memory import PeakMemory
 from hippo_nnunet.errors import DependencyError, HippoError
+from hippo_nnunet.processes import python_command
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def module_command(module: str, environ: Mapping[str, str]) -> tuple[list[str], 
     """
     clone = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, (clone, environ.get("PYTHONPATH"))))
-    return [sys.executable, "-m", module], {**environ, "PYTHONPATH": path}
+    return python_command("-m", module), {**environ, "PYTHONPATH": path}
 
 
 def run_measured(command: Sequence[str], environ: Mapping[str, str], output: Path) -> Run:

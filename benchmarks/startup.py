@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from benchmarks.document import Result
 from benchmarks.processes import program, run_measured
 from benchmarks.ratios import turns
 from hippo_nnunet.errors import HippoError
+from hippo_nnunet.processes import python_command
 
 STOCK_HELP, OUR_HELP, OUR_LIST = "nnUNetv2_predict --help", "hippo-nnunet --help", "hippo-nnunet list"
 
@@ -52,7 +52,7 @@ def imports_torch(*arguments: str) -> bool:
     Raises:
         HippoError: It failed.
     """
-    done = subprocess.run([sys.executable, "-c", _ASK, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(python_command("-c", _ASK, *arguments), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise HippoError(f"hippo-nnunet {' '.join(arguments)} failed: {last}")

@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, and worker pools that end when a worker has died.
+"""Child processes: without imports from the working folder, ended with their parent or when a worker has died.
 
 `python -m hippo_nnunet.processes PID ...` is Snakemake, tied to the `run` whose process PID started it.
 """
@@ -29,8 +29,25 @@ PARENT = "SNAKEMAKE_PROCESS"
 PARENT_POLL_S = 1.0
 """Seconds between two checks of the parent on systems whose kernel sends no signal."""
 
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Environment variable with which Python 3.11 and later, and its own child processes, leave out the working folder."""
+
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL
+
+
+def python_command(*arguments: str) -> list[str]:
+    """Return a command line of this Python that imports no module from the working folder.
+
+    Args:
+        arguments: `-c`, the code and its arguments, or `-m`, a module and its arguments. Python 3.10 finds the module
+            in the working folder too, because it has no option `-P`.
+    """
+    if sys.version_info >= (3, 11):
+        return [sys.executable, "-P", *arguments]
+    option, content, *rest = arguments
+    prefix = "import sys; sys.path[:] = filter(None, sys.path)\n" if option == "-c" else ""
+    return [sys.executable, option, prefix + content, *rest]
 
 
 def die_with_parent(signal_number: int = _KILL) -> None:
@@ -139,5 +156,6 @@ def _is_worker(process: psutil.Process) -> bool:
 if __name__ == "__main__":
     parent = int(sys.argv.pop(1))
     die_with_parent()
+    os.environ[SAFE_PATH] = "1"  # for the processes that Snakemake starts
     if os.getppid() == parent:  # else it ended before it could be watched
         runpy.run_module("snakemake", run_name="__main__", alter_sys=True)

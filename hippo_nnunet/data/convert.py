@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import sys
 from pathlib import Path
 
 from hippo_nnunet.data.archive import open_dataset
@@ -15,7 +14,7 @@ from hippo_nnunet.data.finding import Finding
 from hippo_nnunet.data.layout import Dataset
 from hippo_nnunet.errors import ConfigError, DataError, UpstreamError
 from hippo_nnunet.files import staged
-from hippo_nnunet.processes import run_watched
+from hippo_nnunet.processes import python_command, run_watched
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +115,7 @@ def _run_converter(dataset: Dataset, dataset_id: int, fresh: Path) -> None:
     elsewhere = str(fresh.parent / "none")
     # In a child process, because the converter's spawned workers import the caller's main module again.
     code, errors = run_watched(
-        [sys.executable, "-c", _CONVERTER, "-i", str(task), "-overwrite_id", str(dataset_id), "-np", "1"],
+        python_command("-c", _CONVERTER, "-i", str(task), "-overwrite_id", str(dataset_id), "-np", "1"),
         env={**os.environ, "nnUNet_raw": str(output), "nnUNet_preprocessed": elsewhere, "nnUNet_results": elsewhere},
     )
     converted = output / f"Dataset{dataset_id:03d}_Source"

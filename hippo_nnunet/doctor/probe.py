@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hippo_nnunet.processes import python_command
+
 TRAINER = "AttentionUNetTrainer"
 PLANNER = "AttentionUNetPlanner"
 
@@ -51,9 +53,7 @@ def probe(environ: Mapping[str, str], timeout_s: float = 300) -> Probe:
     Returns:
         What it found; a process that dies or hangs is reported in `crash`, not raised.
     """
-    # Python puts the current folder first on the path of `-c`; nnU-Net's console scripts do not.
-    code = "import sys; sys.path[:] = filter(None, sys.path); from hippo_nnunet.doctor.probe import main; main()"
-    command = [sys.executable, "-c", code]
+    command = python_command("-c", "from hippo_nnunet.doctor.probe import main; main()")
     try:
         done = subprocess.run(
             command, env=dict(environ), capture_output=True, text=True, timeout=timeout_s, check=False

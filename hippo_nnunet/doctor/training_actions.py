@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from hippo_nnunet.inference.predict import PredictOptions, predict
 from hippo_nnunet.inference.sliding_window import PreprocessedImage
 from hippo_nnunet.nnunet.memory_cases import read_case
 from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES
+from hippo_nnunet.processes import python_command
 from hippo_nnunet.training import step
 from hippo_nnunet.training.precision_choice import VARIABLE as PRECISION
 
@@ -226,7 +226,7 @@ def _train_apart(settings: Settings, training: Training, jobs: list[dict[str, An
         "device": settings.device,
         "threads": 1,
     }
-    running = [subprocess.Popen([sys.executable, "-c", _CHILD, json.dumps(common | job)]) for job in jobs]
+    running = [subprocess.Popen(python_command("-c", _CHILD, json.dumps(common | job))) for job in jobs]
     codes = [process.wait() for process in running]
     if any(codes):
         raise CheckError(f"exit codes {codes}; see the log")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.processes import run_watched
+from hippo_nnunet.processes import python_command, run_watched
 
 _STDERR = 2
 _CHECK = """
@@ -31,7 +30,7 @@ def check_integrity(folder: Path, processes: int) -> None:
         DataError: It finds something wrong; holds the first line of it. The rest is on stderr.
         UpstreamError: A worker process was killed.
     """
-    code, errors = run_watched([sys.executable, "-c", _CHECK, str(folder), str(processes)], stdout=_STDERR)
+    code, errors = run_watched(python_command("-c", _CHECK, str(folder), str(processes)), stdout=_STDERR)
     if code:
         first = errors.strip().splitlines()[-1] if errors.strip() else f"exit code {code}"
         raise DataError(

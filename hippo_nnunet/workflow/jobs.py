@@ -27,7 +27,7 @@ from hippo_nnunet.files import write_json
 from hippo_nnunet.locks import exclusive
 from hippo_nnunet.nnunet import api
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
-from hippo_nnunet.processes import end_with_workers
+from hippo_nnunet.processes import end_with_workers, python_command
 from hippo_nnunet.workflow import failures, job_state, steps
 
 PREFIXES = ("nnUNet_", "HIPPO_")
@@ -53,7 +53,7 @@ def log_header(arguments: Sequence[str], environ: Mapping[str, str] | None = Non
     environ = os.environ if environ is None else environ
     named = {name: value for name, value in sorted(environ.items()) if name.startswith(PREFIXES) or name in VARIABLES}
     settings = [f"{name}={value}" for name, value in named.items() if not name.startswith("SLURM_")]
-    command = ["env", *settings, sys.executable, "-m", "hippo_nnunet.workflow.jobs", *arguments]
+    command = ["env", *settings, *python_command("-m", "hippo_nnunet.workflow.jobs", *arguments)]
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     versions = [f"{name} {installed_version(name) or 'missing'}" for name in PACKAGES]
     lines = [

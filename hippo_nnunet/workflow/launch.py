@@ -21,6 +21,7 @@ from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.locks import exclusive
 from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.paths import NnunetFolders, folder_problem
+from hippo_nnunet.processes import python_command
 from hippo_nnunet.training.precision_choice import requested_precision
 from hippo_nnunet.workflow import failures, job_state
 from hippo_nnunet.workflow.devices import visible_gpus
@@ -188,7 +189,7 @@ def snakemake_command(folder: Path, settings: Settings, products: Collection[str
     if settings.source is not None:
         config["source"] = quote(str(settings.source.resolve()))  # Snakemake would read ": " and " #" as YAML
     return [
-        *(sys.executable, "-m", "hippo_nnunet.processes", str(os.getpid())),
+        *python_command("-m", "hippo_nnunet.processes", str(os.getpid())),
         *("--snakefile", str(SNAKEFILE)),
         *("--directory", str(folder)),
         *("--workflow-profile", str(packaged if packaged.is_dir() else Path(settings.profile).resolve())),

@@ -269,14 +269,14 @@ def test_little_memory_and_one_core(healthy: Surroundings) -> None:
 )
 def test_a_probe_that_dies_is_a_finding(monkeypatch: pytest.MonkeyPatch, code: str, crash: str) -> None:
     run = probe.subprocess.run
-    monkeypatch.setattr(probe.subprocess, "run", lambda command, **rest: run([*command[:2], code], **rest))
+    monkeypatch.setattr(probe.subprocess, "run", lambda command, **rest: run([*command[:-1], code], **rest))
     assert probe.probe(os.environ).crash == crash
 
 
 def test_a_probe_that_hangs_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     run = probe.subprocess.run
     hang = "import time; time.sleep(60)"
-    monkeypatch.setattr(probe.subprocess, "run", lambda command, **rest: run([*command[:2], hang], **rest))
+    monkeypatch.setattr(probe.subprocess, "run", lambda command, **rest: run([*command[:-1], hang], **rest))
     assert "no answer" in probe.probe(os.environ, timeout_s=0.1).crash
 
 

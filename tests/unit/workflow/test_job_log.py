@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.processes import python_command
 from hippo_nnunet.workflow import jobs, launch
 from hippo_nnunet.workflow.jobs import REPEAT, log_header
 
@@ -52,9 +53,9 @@ def test_the_command_in_a_log_repeats_the_job(
     assert where == str(folder)
     assert variables["nnUNet_raw"] == str(folder / "r a w")
     assert variables["CUDA_VISIBLE_DEVICES"] == "0,1"
-    assert words[:3] == [sys.executable, "-m", "hippo_nnunet.workflow.jobs"]
-    assert words[3:] == ARGUMENTS
-    assert jobs.main(words[3:]) == 0
+    command = python_command("-m", "hippo_nnunet.workflow.jobs")
+    assert words == [*command, *ARGUMENTS]
+    assert jobs.main(words[len(command) :]) == 0
     assert seen == [("train UNet 2d fold 1", "logs/train/UNet/2d/fold_1.log")] * 2
 
 
@@ -137,3 +138,23 @@ def test_a_process_ends_with_its_parent(kernel_tells: bool) -> None:
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < end:
         time.sleep(0.05)
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_neither_snakemake_nor_its_jobs_import_from_a_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither from the folder in which `run` is called nor from an experiment that somebody else made."""
+    pytest.importorskip("snakemake")
+    written, folder = tmp_path / "written", tmp_path / "received"
+    folder.mkdir()
+    for name in ("random", "snakemake", "nibabel", "yaml", "snakemake_executor_plugin_x"):
+        (folder / f"{name}.py").write_text(f"open({str(written)!r}, 'w')\nraise SystemExit(9)\n")
+    Experiment("Dataset004_X", "laptop", ("UNet",), {"2d": (1,)}).save(folder / "experiment.yaml")
+    monkeypatch.chdir(folder)
+    command = launch.snakemake_command(folder, launch.Settings("cpu"), ())
+    done = subprocess.run([*command, "--dry-run", "--printshellcmds"], capture_output=True, text=True, check=False)
+    assert not written.exists(), done.stdout
+    assert done.returncode == 0, done.stderr
+    jobs_started = [line for line in done.stdout.splitlines() if "hippo_nnunet.workflow.jobs" in line]
+    assert len(jobs_started) > 4
+    assert all(shlex.join(python_command("-m", "hippo_nnunet.workflow.jobs")) in line for line in jobs_started)
