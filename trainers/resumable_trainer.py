@@ -17,6 +17,8 @@ from hippo_nnunet.nnunet.checkpoints import (
     read_record,
     write_checkpoint,
 )
+from hippo_nnunet.nnunet.finished import check_same_split
+from hippo_nnunet.nnunet.splits import split_record
 from hippo_nnunet.progress import epochs_left
 from hippo_nnunet.training.one_cycle import CycleSchedule
 from hippo_nnunet.training.precision import half_precision, precision_name
@@ -54,6 +56,19 @@ class ResumableTrainer(nnUNetTrainer):
         self.termination = Termination()
         self._resumed: TrainingRecord | None = None
         self._clock = self._saved = time.monotonic()
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Return nnU-Net's training and validation cases of the fold, and record them.
+
+        Raises:
+            ConfigError: A training that is resumed or validated began with other cases.
+        """
+        train, val = super().do_split()
+        split = split_record(train, val)
+        if self._resumed is not None and self._resumed.split is not None:
+            check_same_split(self._resumed.split, split, Path(self.output_folder))
+        self.record.split = split
+        return train, val
 
     def on_train_start(self) -> None:
         """Refuse to resume with another schedule or precision before anything is written, then start as nnU-Net."""

@@ -13,7 +13,7 @@ from hippo_nnunet.errors import DataError
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.experiment.stale import HASHED, file_hash
-from hippo_nnunet.files import read_json
+from hippo_nnunet.files import read_json, read_object
 from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.finished import SUMMARY
 from hippo_nnunet.nnunet.paths import NnunetFolders
@@ -82,9 +82,12 @@ def git_commit() -> str | None:
 def _fold(experiment: Experiment, cell: Any, folders: NnunetFolders) -> dict[str, Any]:
     named = {key: getattr(cell, key) for key in ("variant", "configuration", "fold", "trainer")}
     try:
-        return {**named, **read_json(experiment.result_folder(cell, folders.results) / SUMMARY)}
+        record = read_object(experiment.result_folder(cell, folders.results) / SUMMARY)
     except DataError:
         return {**named, "trained_seconds": None}
+    if isinstance(split := record.pop("split", None), dict):
+        record["split_sha256"] = split.get("sha256")
+    return {**named, **record}
 
 
 def installed_version(package: str) -> str | None:

@@ -10,12 +10,12 @@ from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_json, write_text
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.nnunet.splits import read_splits
+from hippo_nnunet.nnunet.splits import read_splits, splits_file
 
 
 def restore_split(experiment: Experiment, folders: NnunetFolders, folder: Path) -> None:
     """Restore nnU-Net's splits_final.json from the copy where it is missing."""
-    copy, target = ExperimentPaths(folder).split, _splits_file(experiment, folders)
+    copy, target = ExperimentPaths(folder).split, splits_file(experiment.dataset, folders)
     if copy.is_file() and not target.exists():
         write_text(target, copy.read_text())
 
@@ -38,10 +38,6 @@ def check_split(experiment: Experiment, folders: NnunetFolders, folder: Path) ->
     if splits is None or not copy.is_file() or read_json(copy) == splits:
         return
     raise ConfigError(
-        f"{_splits_file(experiment, folders)} is not the split that this experiment began with: delete it and run "
-        "again, which restores the experiment's own; or take another folder for the new split"
+        f"{splits_file(experiment.dataset, folders)} is not the split that this experiment began with: delete it and "
+        "run again, which restores the experiment's own; or take another folder for the new split"
     )
-
-
-def _splits_file(experiment: Experiment, folders: NnunetFolders) -> Path:
-    return folders.preprocessed / experiment.dataset / "splits_final.json"

@@ -142,19 +142,22 @@ def stale_preparations(experiment: Experiment, folders: NnunetFolders) -> list[P
 
 
 def check_trained(experiment: Experiment, folders: NnunetFolders) -> None:
-    """Refuse folds that are trained already, but by another schedule or with other plans than now.
+    """Refuse folds that are trained already, but by another schedule or with other plans or cases than now.
 
     Raises:
         ConfigError: Names the fold and what differs.
+        DataError: Plans or split cannot be read.
     """
     plans_file = folders.preprocessed / experiment.dataset / f"{experiment.plans}.json"
     if not plans_file.is_file():
         return
     plans = read_plans(experiment.dataset, experiment.plans, folders)
+    splits = read_splits(experiment.dataset, folders) or []
     for cell in experiment.cells():
         folder = experiment.result_folder(cell, folders.results)
         if is_finished(folder):
-            check_finished(folder, cell.trainer, plans, cell.configuration)
+            split = splits[cell.fold] if cell.fold < len(splits) else None
+            check_finished(folder, cell.trainer, plans, cell.configuration, split)
 
 
 def _modified_ns(path: Path) -> int:

@@ -167,6 +167,7 @@ def plan_and_preprocess(
     cases = preprocessed.raw_cases(name, folders)
     if splits.read_splits(name, folders) is None:
         splits.check_number_of_cases(name, len(cases))
+    splits.check_cases(name, cases, folders)
 
     fingerprint = folders.preprocessed / name / "dataset_fingerprint.json"
     if not fingerprint.is_file():
@@ -223,13 +224,14 @@ def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False)
     folders = folders_for(None)
     name = preprocessed.dataset_name(job.dataset, folders)
     plans = preprocessed.check_preprocessed(name, job.plans, job.configuration, folders)
+    split = None
     if job.fold != "all":
         cases = preprocessed.stored_cases(preprocessed.data_folder(plans, job.configuration, folders))
-        splits.check_fold(name, _fold_index(job.fold), len(cases), folders)
+        split = splits.check_fold(name, _fold_index(job.fold), len(cases), folders)
     folder = fold_folder(job, folders)
     trained = (folder / "checkpoint_final.pth").is_file()
     if trained:
-        check_finished(folder, job.trainer, plans, job.configuration)
+        check_finished(folder, job.trainer, plans, job.configuration, split)
     if validation_only and not trained:
         raise ConfigError(f"{folder} is not trained completely, so it cannot be validated; train it first")
     if not validation_only and is_finished(folder, job.npz) and not lacks_descriptions(folder):

@@ -39,6 +39,7 @@ class TrainingRecord:
         encoder: Name and SHA-256 of the frozen CLIP encoder; None for a network without one.
         precision: Type in which convolutions are computed, such as `bfloat16`; None in checkpoints of versions that did
             not record it.
+        split: The fold's cases, from `split_record`; None likewise.
     """
 
     schedule: dict[str, Any]
@@ -48,6 +49,7 @@ class TrainingRecord:
     epoch_outputs: list[dict] = field(default_factory=list)
     encoder: dict[str, str] | None = None
     precision: str | None = None
+    split: dict[str, Any] | None = None
 
     def resume_from(self, earlier: TrainingRecord) -> None:
         """Take over the progress and precision of an earlier session."""
@@ -67,6 +69,7 @@ class TrainingRecord:
             "encoder": self.encoder,
             "resumed": self.resumed,
             "precision": self.precision,
+            "split": self.split,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "threads": torch.get_num_threads(),
             "versions": {

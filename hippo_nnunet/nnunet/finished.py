@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hippo_nnunet.clip.models import MODEL_VARIABLE, WEIGHTS_VARIABLE, chosen_en
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.files import read_json, read_object
 from hippo_nnunet.nnunet.preprocessed import configuration_of, is_plans
+from hippo_nnunet.nnunet.splits import Split, split_difference
 from hippo_nnunet.training import recipes
 from hippo_nnunet.training.schedule import schedule_for
 
@@ -32,13 +34,19 @@ def is_finished(folder: Path, npz: bool = True) -> bool:
     if not (folder / "checkpoint_final.pth").is_file() or not summary.is_file():
         return False
     try:
-        cases = read_json(summary)["metric_per_case"]
-        predictions = [re.split(r"[\\/]", case["prediction_file"])[-1] for case in cases if "prediction_file" in case]
+        cases = len(read_json(summary)["metric_per_case"])
+        predictions = _validation_files(folder)
     except (DataError, KeyError, TypeError):  # the validation was killed while it wrote this file
         return False
     if not all((summary.parent / name).is_file() for name in predictions):
         return False
-    return not npz or len(list(summary.parent.glob("*.npz"))) >= len(cases)
+    return not npz or len(list(summary.parent.glob("*.npz"))) >= cases
+
+
+def _validation_files(folder: Path) -> list[str]:
+    """Return the names of the predictions that a fold's validation summary lists."""
+    cases = read_json(folder / "validation" / "summary.json")["metric_per_case"]
+    return [re.split(r"[\\/]", case["prediction_file"])[-1] for case in cases if "prediction_file" in case]
 
 
 def lacks_descriptions(folder: Path) -> bool:
@@ -53,14 +61,17 @@ def lacks_descriptions(folder: Path) -> bool:
     return not all(path.is_file() for path in wanted)
 
 
-def check_finished(folder: Path, trainer: str, plans: dict[str, Any], configuration: str) -> None:
-    """Refuse a finished fold that was made by another schedule, with other plans or with another CLIP encoder.
+def check_finished(
+    folder: Path, trainer: str, plans: dict[str, Any], configuration: str, split: Split | None = None
+) -> None:
+    """Refuse a finished fold that was made by another schedule, with other plans, cases or another CLIP encoder.
 
     Args:
         folder: `.../{trainer}__{plans}__{configuration}/fold_X`; nnU-Net's own trainers record no schedule.
         trainer: Name of the trainer.
         plans: The plans as they are now.
         configuration: Such as `2d`.
+        split: The fold's cases as they are now; None does not compare them.
 
     Raises:
         ConfigError: Names what differs.
@@ -76,8 +87,11 @@ def check_finished(folder: Path, trainer: str, plans: dict[str, Any], configurat
         difference = plan_difference(stored, plans, configuration)
         if difference:
             raise ConfigError(f"{folder} was trained with other plans: {difference}; delete it to train again")
-    if recipes.is_ours(trainer) and (folder / SUMMARY).is_file():
-        record, recipe = read_object(folder / SUMMARY), recipes.parse(trainer)
+    record = read_object(folder / SUMMARY) if recipes.is_ours(trainer) and (folder / SUMMARY).is_file() else None
+    if split is not None:
+        _check_split(folder, record or {}, split)
+    if record is not None:
+        recipe = recipes.parse(trainer)
         schedule = record.get("schedule", {})
         if not isinstance(schedule, dict):
             raise DataError(f"{folder / SUMMARY} holds no schedule; delete it, then run again: the checkpoint knows it")
@@ -92,6 +106,40 @@ def check_finished(folder: Path, trainer: str, plans: dict[str, Any], configurat
                 f"{folder} was trained with the CLIP encoder {encoder['name']}, expected {chosen.name}: set "
                 f"{MODEL_VARIABLE} and {WEIGHTS_VARIABLE} to it, or delete the folder to train again"
             )
+
+
+def _check_split(folder: Path, record: dict[str, Any], split: Split) -> None:
+    """Refuse a fold that was trained or validated with other cases.
+
+    Folds of nnU-Net's own trainers, and of versions that did not record the split, are compared by the cases that they
+    were validated with.
+    """
+    stored = record.get("split")
+    if stored is None:
+        try:
+            ending = str(read_object(folder.parent / "dataset.json")["file_ending"])
+            stored = {"val": [name.removesuffix(ending) for name in _validation_files(folder)]}
+        except (DataError, KeyError, TypeError):  # not validated yet
+            return
+        if not stored["val"]:
+            return
+    if not (isinstance(stored, dict) and all(isinstance(stored.get(part, []), list) for part in ("train", "val"))):
+        raise DataError(f"{folder / SUMMARY} holds no split; delete it, then run again: the checkpoint knows it")
+    check_same_split(stored, split, folder)
+
+
+def check_same_split(stored: Mapping[str, Any], current: Split, folder: Path) -> None:
+    """Refuse to continue or to use a fold's training with other cases.
+
+    Raises:
+        ConfigError: Names the first case that moved.
+    """
+    difference = split_difference(stored, current)
+    if difference:
+        raise ConfigError(
+            f"{folder} was trained with another split: {difference}; restore the splits_final.json of that training, "
+            "or delete the folder to train again"
+        )
 
 
 def plan_difference(stored: dict[str, Any], current: dict[str, Any], configuration: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.files import read_json, read_object
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.nnunet.splits import read_splits
+from hippo_nnunet.nnunet.splits import check_cases, read_splits
 
 DATASET_NAME = re.compile(r"Dataset\d{3}_[^/\\\s]+")
 """nnU-Net's names of datasets, which become part of paths."""
@@ -134,6 +134,14 @@ def raw_cases(dataset: str, folders: NnunetFolders) -> set[str]:
     return {p.name.removesuffix(ending) for p in (folder / "labelsTr").glob(f"[!.]*{ending}")}
 
 
+def _known_cases(dataset: str, folders: NnunetFolders) -> set[str]:
+    """Return the cases of the raw dataset or, without it, those whose references are kept; empty if there are none."""
+    if folders.raw_folder is not None and (folders.raw / dataset / "dataset.json").is_file():
+        return raw_cases(dataset, folders)
+    references = (folders.preprocessed / dataset / "gt_segmentations").glob("[!.]*.nii*")
+    return {path.name[: path.name.rindex(".nii")] for path in references}
+
+
 def read_plans(dataset: str, plans: str, folders: NnunetFolders) -> dict[str, Any]:
     """Read a plans file.
 
@@ -177,7 +185,7 @@ def check_preprocessed(dataset: str, plans_name: str, configuration: str, folder
 
     Raises:
         ConfigError: No such dataset, plans or configuration, or the data does not fit the plans.
-        DataError: A file cannot be read.
+        DataError: A file cannot be read, or the splits name a case that the dataset does not have.
     """
     plans = read_plans(dataset, plans_name, folders)
     folder = data_folder(plans, configuration, folders)
@@ -196,6 +204,8 @@ def check_preprocessed(dataset: str, plans_name: str, configuration: str, folder
             f"resampling differ), or is incomplete; {remedy}"
         )
     splits = read_splits(dataset, folders) or []
+    if cases := _known_cases(dataset, folders):
+        check_cases(dataset, cases, folders)
     wanted = {case for split in splits for case in (*split["train"], *split["val"])}
     missing = sorted(wanted - stored_cases(folder))
     if missing:

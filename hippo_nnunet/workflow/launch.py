@@ -18,6 +18,7 @@ from hippo_nnunet.errors import ConfigError, HippoError
 from hippo_nnunet.experiment import markers, stale
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
+from hippo_nnunet.experiment.split_copy import check_split
 from hippo_nnunet.locks import exclusive
 from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.paths import NnunetFolders, folder_problem
@@ -68,7 +69,8 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
         settings: How.
 
     Raises:
-        ConfigError: Another `run` works in the folder, or a fold was trained with another schedule or plans.
+        ConfigError: Another `run` works in the folder, the split is not the one that the experiment began with,
+            or a fold was trained with another schedule, plans or split.
         DependencyError: Snakemake, the profile's plugin, or the weights of a variant's CLIP encoder are missing.
         HippoError: A job failed; holds the job's own message and the log file.
     """
@@ -76,6 +78,7 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
     if problem:
         raise ConfigError(f"{folder}: {problem}; give it room or permissions, or choose a folder that you can write to")
     check_profile(settings.profile)
+    check_split(experiment, folders, folder)
     stale.check_trained(experiment, folders)
     requested_precision()
     check_encoders(experiment, folder)

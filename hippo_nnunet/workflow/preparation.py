@@ -16,7 +16,7 @@ from hippo_nnunet.errors import ConfigError, DependencyError
 from hippo_nnunet.experiment import markers
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
-from hippo_nnunet.experiment.split_copy import check_split, restore_split, save_split
+from hippo_nnunet.experiment.split_copy import restore_split, save_split
 from hippo_nnunet.experiment.stale import stale_markers, validation_cases
 from hippo_nnunet.files import atomic_path
 from hippo_nnunet.nnunet.partial import restore_description
@@ -66,13 +66,11 @@ def prepare(experiment: Experiment, folder: Path, folders: NnunetFolders) -> Non
         folders: nnU-Net's folders.
 
     Raises:
-        ConfigError: The split is not the one that the experiment began with.
         DataError: Split or plans cannot be read.
         OSError: A file cannot be written.
     """
     if (folder / DONE / "plan").exists():
         restore_inputs(experiment, folders, folder)
-    check_split(experiment, folders, folder)
     experiment.save(ExperimentPaths(folder).request)
     if (folder / DONE / "plan").exists():
         save_split(experiment, folders, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bad_input import Bad, Damage, edited, folder, gone, text
 
 TRAIN = "train --root {root} -d 4 -c 2d -f 0"
+RUN = "run {experiment} --dry-run"
 PLAN = "plan --root {root} -d 4"
 
 
@@ -217,8 +218,38 @@ ROWS = (
     Bad(
         "splits with a case that is not there",
         TRAIN,
-        ("1 of 7 cases are missing, first 'stranger'", "hippo-nnunet plan"),
+        ("splits_final.json names 'stranger', which is no case of Dataset004_Phantom", "correct the file"),
         (edited("{pre}/splits_final.json", lambda s: s[0]["val"].append("stranger")),),
+    ),
+    Bad(
+        "splits with names of files",
+        PLAN,
+        ("names 'phantom_002_0000.nii.gz'", "did you mean 'phantom_002'"),
+        (edited("{pre}/splits_final.json", lambda s: s[1].update(val=["phantom_002_0000.nii.gz"])),),
+    ),
+    Bad(
+        "split without validation cases",
+        TRAIN,
+        ("splits_final.json: fold 3 has no case in val", "delete it"),
+        (edited("{pre}/splits_final.json", lambda s: s[3].update(val=[])),),
+    ),
+    Bad(
+        "case that is validated twice",
+        RUN,
+        ("'phantom_002' is in val of folds 1 and 2", "a case is validated once"),
+        (edited("{pre}/splits_final.json", lambda s: s[2].update(val=["phantom_002"], train=["phantom_001"])),),
+    ),
+    Bad(
+        "finished fold of another split",
+        "train --root {root} -d 4 -c 2d -f 0 -tr UNetTrainer_fast",
+        ("fold_0 was trained with another split: 'phantom_001' is no longer in val", "restore"),
+        (
+            text(
+                "{model}/fold_0/validation/summary.json",
+                '{"metric_per_case": [{"prediction_file": "phantom_001.nii.gz"}]}',
+            ),
+            edited("{pre}/splits_final.json", lambda s: [s[1], s[0], *s[2:]]),
+        ),
     ),
     Bad(
         "validation of what is not trained",

@@ -41,10 +41,11 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     preprocessed = folder / "nnunet" / "nnUNet_preprocessed" / ASKED.dataset
     for name in ("CompactPlans_2d", "CompactPlans_3d_fullres"):
         (preprocessed / name).mkdir(parents=True)
+        (preprocessed / name / "a.pkl").write_bytes(b"x")
     plans = {"configurations": {name: {"data_identifier": f"CompactPlans_{name}"} for name in ASKED.folds}}
     (preprocessed / "CompactPlans.json").write_text(json.dumps(plans))
     (preprocessed / "dataset.json").write_text("{}")
-    (preprocessed / "splits_final.json").write_text(json.dumps([{"train": [], "val": []}]))
+    (preprocessed / "splits_final.json").write_text(json.dumps([{"train": ["b"], "val": ["a"]}]))
     return folder
 
 
@@ -185,6 +186,7 @@ def test_before_a_start_and_after_the_end(experiment: Path, tmp_path: Path) -> N
         (experiment / name).parent.mkdir(exist_ok=True)
         (experiment / name).write_text("{}")
     (experiment / "ensemble" / "out_of_fold").mkdir()
+    (experiment / "ensemble" / "out_of_fold" / "a.nii.gz").touch()
     for marker in markers.all_markers(ASKED, ()):
         mark(experiment, marker)
     assert {name for name, state in states(experiment).items() if state != "done"} == set()
