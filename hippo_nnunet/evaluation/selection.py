@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import combinations
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.candidates import Candidate, OutOfFoldDice, Subset
+from hippo_nnunet.evaluation.gain import Gain, gain_between, label_means, mean_score
+from hippo_nnunet.evaluation.pairing import recipe_of
 from hippo_nnunet.evaluation.postprocessing import POSTPROCESSINGS
 from hippo_nnunet.files import write_json
 
@@ -51,12 +53,17 @@ class EnsembleChoice:
         naive_dice: Foreground Dice of the choice on the cases that it was chosen on: optimistic.
         nested_dice: Foreground Dice when each fold is scored with the choice made on the other folds: the Dice to
             expect from this procedure on new cases. None with fewer than two folds.
-        nested_single_dice: The same when only single models may be chosen.
+        nested_single_dice: The same with the single model that is best on the other folds, with the postprocessing
+            that was chosen for the ensemble.
         nested_gain: What ensembling adds: nested_dice - nested_single_dice.
         best_single: Name of the best single model on all cases.
         margin: Dice that a larger ensemble had to gain over the best smaller one.
         per_fold: The choices behind nested_dice.
         candidates: Every candidate that was tried, best first.
+        gain: nested_gain with its interval; None with fewer than two folds.
+        seed_gains: The control, where a recipe was trained with several seeds: what the average of two repeats gains on
+            their mean, for every pair, without any choice. Averaging different recipes is worth more than training one
+            of them twice only where `gain` is larger.
     """
 
     members: tuple[str, ...]
@@ -69,6 +76,8 @@ class EnsembleChoice:
     margin: float
     per_fold: tuple[FoldChoice, ...]
     candidates: tuple[CandidateScore, ...]
+    gain: Gain | None = None
+    seed_gains: tuple[Gain, ...] = ()
 
     def to_json(self, path: Path, overwrite: bool = False) -> None:
         """Write the choice atomically.
@@ -98,6 +107,8 @@ class EnsembleChoice:
             content["candidates"] = tuple(
                 CandidateScore(**{**entry, "members": tuple(entry["members"])}) for entry in content["candidates"]
             )
+            content["gain"] = _gain_of(content["gain"]) if content.get("gain") else None
+            content["seed_gains"] = tuple(_gain_of(entry) for entry in content.get("seed_gains", ()))
             return cls(**content)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{path}: not a choice of an ensemble ({error}): delete it and choose again") from error
@@ -109,12 +120,13 @@ def choose_ensemble(
     dataset_json: Mapping[str, Any],
     folds: Mapping[str, int],
     margin: float = 0.0,
+    subjects: Mapping[str, str] | None = None,
 ) -> EnsembleChoice:
-    """Choose members and postprocessing by mean foreground Dice of out-of-fold predictions.
+    """Choose members and postprocessing together, by mean foreground Dice of out-of-fold predictions.
 
-    Members first, without postprocessing: the best ensemble of each size must gain more than `margin` over the best
-    smaller one; equal scores go to the earlier members. Then a postprocessing, if it gains and no label loses. The
-    mean foreground Dice is nnU-Net's: mean over cases for each label, undefined ones left out, then over labels.
+    A postprocessing may be chosen for an ensemble if it gains and no label loses. The best ensemble of each size must
+    gain more than `margin` over the best smaller one; equal scores go to the earlier members. The mean foreground Dice
+    is nnU-Net's: mean over cases for each label, undefined ones left out, then over labels.
 
     Args:
         members: Name of each member, and its out-of-fold probability file for each case: see `out_of_fold_files`.
@@ -122,6 +134,7 @@ def choose_ensemble(
         dataset_json: Content of nnU-Net's dataset.json.
         folds: The fold that validated each case.
         margin: Dice, 0 to 1.
+        subjects: The subject of each case, the unit of the intervals; None: every case is one.
 
     Returns:
         The choice, its optimistic score, and the score of nested selection.
@@ -141,113 +154,131 @@ def choose_ensemble(
     fold_ids = sorted(set(fold_of.tolist()))
     nested = fold_ids if len(fold_ids) > 1 else []
     views = [np.ones(len(fold_of), dtype=bool), *(fold_of != fold for fold in nested)]
+    clusters = np.unique([(subjects or {}).get(case, case) for case in dice.cases], return_inverse=True)[1]
 
-    chosen = _choose(dice, views, margin, max_size=len(dice.names))
-    single = _choose(dice, views, margin, max_size=1)
-    nested_dice = _nested_score(dice, chosen[1:], views[1:])
-    nested_single = _nested_score(dice, single[1:], views[1:])
+    chosen = (_best_candidates if len(dice.names) <= MAX_EXHAUSTIVE else _grown_candidates)(dice, views, margin)
+    singles = [_best_single(dice, view, name) for view, (_, name) in zip(views, chosen, strict=True)]
+    rows, single_rows = (_out_of_fold_rows(dice, some[1:], views[1:]) for some in (chosen, singles))
+    gain = gain_between(rows, single_rows, clusters) if nested else None
     subset, postprocessing = chosen[0]
     per_fold = tuple(
-        FoldChoice(fold, _names(dice, candidate[0]), candidate[1], _score(dice[candidate][~view]), int((~view).sum()))
+        FoldChoice(
+            fold, _names(dice, candidate[0]), candidate[1], mean_score(dice[candidate][~view]), int((~view).sum())
+        )
         for fold, candidate, view in zip(nested, chosen[1:], views[1:], strict=True)
     )
     return EnsembleChoice(
         members=_names(dice, subset),
         postprocessing=postprocessing,
-        naive_dice=_score(dice[chosen[0]]),
-        nested_dice=nested_dice,
-        nested_single_dice=nested_single,
-        nested_gain=None if nested_dice is None or nested_single is None else nested_dice - nested_single,
-        best_single=dice.names[single[0][0][0]],
+        naive_dice=mean_score(dice[chosen[0]]),
+        nested_dice=mean_score(rows),
+        nested_single_dice=mean_score(single_rows),
+        nested_gain=gain.dice if gain else None,
+        best_single=dice.names[singles[0][0][0]],
         margin=margin,
         per_fold=per_fold,
         candidates=_candidate_scores(dice),
+        gain=gain,
+        seed_gains=_seed_gains(dice, postprocessing, clusters),
     )
 
 
-def _choose(dice: OutOfFoldDice, views: Sequence[np.ndarray], margin: float, max_size: int) -> list[Candidate]:
-    """Choose a candidate for each view (mask of the cases that may be looked at)."""
-    exhaustive = len(dice.names) <= MAX_EXHAUSTIVE
-    subsets = (_best_subsets if exhaustive else _grown_subsets)(dice, views, margin, max_size)
-    dice.compute((subset, name) for subset in subsets for name in POSTPROCESSINGS)
-    return [(subset, _best_postprocessing(dice, subset, view)) for subset, view in zip(subsets, views, strict=True)]
-
-
-def _best_subsets(dice: OutOfFoldDice, views: Sequence[np.ndarray], margin: float, max_size: int) -> list[Subset]:
-    """Try every subset; all sizes in one pass over the files."""
-    sizes = [list(combinations(range(len(dice.names)), size)) for size in range(1, max_size + 1)]
-    dice.compute((subset, "none") for subsets in sizes for subset in subsets)
+def _best_candidates(dice: OutOfFoldDice, views: Sequence[np.ndarray], margin: float) -> list[Candidate]:
+    """Choose for each view (mask of the cases that may be looked at) among all subsets, in one pass over the files."""
+    members = range(len(dice.names))
+    sizes = [list(combinations(members, size)) for size in range(1, len(members) + 1)]
+    _compute(dice, chain.from_iterable(sizes))
     chosen = []
     for view in views:
-        score = _scorer(dice, view)
-        best = max(sizes[0], key=score)
+        best, best_score = _best_of(dice, sizes[0], view)
         for subsets in sizes[1:]:
-            larger = max(subsets, key=score)
-            if score(larger) > score(best) + margin:
-                best = larger
+            larger, score = _best_of(dice, subsets, view)
+            if score > best_score + margin:
+                best, best_score = larger, score
         chosen.append(best)
     return chosen
 
 
-def _grown_subsets(dice: OutOfFoldDice, views: Sequence[np.ndarray], margin: float, max_size: int) -> list[Subset]:
+def _grown_candidates(dice: OutOfFoldDice, views: Sequence[np.ndarray], margin: float) -> list[Candidate]:
     """Add the best member while it gains; all views in step, so that each size costs one pass over the files."""
-    chosen: list[Subset] = [()] * len(views)
+    chosen: list[tuple[Candidate, float]] = [(((), POSTPROCESSINGS[0]), -np.inf)] * len(views)
     growing, members = set(range(len(views))), range(len(dice.names))
-    for _ in range(max_size):
+    for size in range(len(members)):
         options: dict[int, list[Subset]] = {
-            view: [tuple(sorted((*chosen[view], m))) for m in members if m not in chosen[view]] for view in growing
+            view: [tuple(sorted((*chosen[view][0][0], m))) for m in members if m not in chosen[view][0][0]]
+            for view in growing
         }
-        dice.compute((subset, "none") for subsets in options.values() for subset in subsets)
+        _compute(dice, chain.from_iterable(options.values()))
         for index, subsets in options.items():
-            score = _scorer(dice, views[index])
-            best = max(subsets, key=score, default=())
-            if best and (not chosen[index] or score(best) > score(chosen[index]) + margin):
-                chosen[index] = best
+            best, score = _best_of(dice, subsets, views[index])
+            if size == 0 or score > chosen[index][1] + margin:
+                chosen[index] = best, score
             else:
                 growing.discard(index)
-    return chosen
+        if not growing:
+            break
+    return [candidate for candidate, _ in chosen]
+
+
+def _compute(dice: OutOfFoldDice, subsets: Iterable[Subset]) -> None:
+    dice.compute((subset, name) for subset in subsets for name in POSTPROCESSINGS)
+
+
+def _best_of(dice: OutOfFoldDice, subsets: Sequence[Subset], view: np.ndarray) -> tuple[Candidate, float]:
+    """Return the best subset with its best postprocessing, and their score; the first of equal ones."""
+    candidates = [(subset, _best_postprocessing(dice, subset, view)) for subset in subsets]
+    scores = [_comparable(dice[candidate][view]) for candidate in candidates]
+    best = int(np.argmax(scores))
+    return candidates[best], scores[best]
 
 
 def _best_postprocessing(dice: OutOfFoldDice, subset: Subset, view: np.ndarray) -> str:
     """Take a postprocessing only if the mean gains and no label loses (nnU-Net's rule)."""
-    before = _label_means(dice[subset, "none"][view])
-    score = _scorer(dice, view, subset)
-    best = "none"
+    before = label_means(dice[subset, "none"][view])
+    best, best_score = "none", _comparable(dice[subset, "none"][view])
     for name in POSTPROCESSINGS[1:]:
-        harmless = not np.any(_label_means(dice[subset, name][view]) < before)
-        if harmless and score(name) > score(best):
-            best = name
+        harmless = not np.any(label_means(dice[subset, name][view]) < before)
+        score = _comparable(dice[subset, name][view])
+        if harmless and score > best_score:
+            best, best_score = name, score
     return best
 
 
-def _scorer(dice: OutOfFoldDice, view: np.ndarray, subset: Subset | None = None) -> Callable[[Any], float]:
-    """Score of a subset without postprocessing or, with `subset` given, of a postprocessing of it; worst for NaN."""
-
-    def score(option: Any) -> float:
-        value = _score(dice[(option, "none") if subset is None else (subset, option)][view])
-        return -np.inf if value is None else value
-
-    return score
+def _best_single(dice: OutOfFoldDice, view: np.ndarray, postprocessing: str) -> Candidate:
+    """Return the best single model with a postprocessing; the first of equal ones."""
+    singles = [((member,), postprocessing) for member in range(len(dice.names))]
+    return singles[int(np.argmax([_comparable(dice[single][view]) for single in singles]))]
 
 
-def _nested_score(dice: OutOfFoldDice, chosen: Sequence[Candidate], views: Sequence[np.ndarray]) -> float | None:
-    """Score every case with the candidate that was chosen without its fold."""
-    if not chosen:
-        return None
-    rows = [dice[candidate][~view] for candidate, view in zip(chosen, views, strict=True)]
-    return _score(np.concatenate(rows))
+def _comparable(table: np.ndarray) -> float:
+    score = mean_score(table)
+    return -np.inf if score is None else score
 
 
-def _label_means(table: np.ndarray) -> np.ndarray:
-    """Mean over cases, NaN left out; NaN for a label that no case has."""
-    defined = ~np.isnan(table)
-    with np.errstate(invalid="ignore"):
-        return np.where(defined, table, 0).sum(axis=0) / defined.sum(axis=0)
+def _out_of_fold_rows(dice: OutOfFoldDice, chosen: Sequence[Candidate], views: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the Dice of every case with the candidate that was chosen without its fold; NaN without folds."""
+    rows = np.full((len(dice.cases), len(dice.labels)), np.nan)
+    for candidate, view in zip(chosen, views, strict=True):
+        rows[~view] = dice[candidate][~view]
+    return rows
 
 
-def _score(table: np.ndarray) -> float | None:
-    means = _label_means(table)
-    return float(means[~np.isnan(means)].mean()) if not np.isnan(means).all() else None
+def _seed_gains(dice: OutOfFoldDice, postprocessing: str, clusters: np.ndarray) -> tuple[Gain, ...]:
+    """Return what two repeats of one recipe gain on their mean, for every pair of them."""
+    recipes: dict[str, list[int]] = {}
+    for member, name in enumerate(dice.names):
+        recipes.setdefault(recipe_of(name), []).append(member)
+    pairs = [pair for repeats in recipes.values() for pair in combinations(repeats, 2)]
+    dice.compute((pair, postprocessing) for pair in pairs)
+    gains = []
+    for pair in pairs:
+        single = np.mean([dice[(member,), postprocessing] for member in pair], axis=0)
+        gains.append(replace(gain_between(dice[pair, postprocessing], single, clusters), members=_names(dice, pair)))
+    return tuple(gains)
+
+
+def _gain_of(content: Mapping[str, Any]) -> Gain:
+    return Gain(**{**content, "members": tuple(content["members"])})
 
 
 def _names(dice: OutOfFoldDice, subset: Subset) -> tuple[str, ...]:
@@ -257,7 +288,7 @@ def _names(dice: OutOfFoldDice, subset: Subset) -> tuple[str, ...]:
 def _candidate_scores(dice: OutOfFoldDice) -> tuple[CandidateScore, ...]:
     scores = []
     for (subset, name), table in dice.items():
-        means = (None if np.isnan(mean) else float(mean) for mean in _label_means(table))
+        means = (None if np.isnan(mean) else float(mean) for mean in label_means(table))
         labels = dict(zip(dice.labels, means, strict=True))
-        scores.append(CandidateScore(_names(dice, subset), name, _score(table), labels))
+        scores.append(CandidateScore(_names(dice, subset), name, mean_score(table), labels))
     return tuple(sorted(scores, key=lambda s: (-np.inf if s.dice is None else s.dice, -len(s.members)), reverse=True))

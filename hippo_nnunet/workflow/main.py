@@ -118,8 +118,10 @@ def _notes(experiment: Experiment, folder: Path, results: Path) -> list[str]:
     if paths.choice.is_file():
         choice = read_json(paths.choice)
         lines.append(f"ensemble: {' + '.join(choice['members'])}, postprocessing {choice['postprocessing']}")
-        gain = _number(choice["nested_gain"], "+.4f")
-        lines.append(f"  gain over the best single model by nested selection: {gain} Dice")
+        what = "over the best single model with the same postprocessing, by nested selection"
+        lines.append(f"  gain {what}: {_gain(choice.get('gain'))} Dice")
+        for control in choice.get("seed_gains", ()):
+            lines.append(f"  control, {' + '.join(control['members'])} over their mean: {_gain(control)} Dice")
     places = {
         "report": paths.report,
         "metrics": paths.per_case,
@@ -130,6 +132,14 @@ def _notes(experiment: Experiment, folder: Path, results: Path) -> list[str]:
         "trained models": results / experiment.dataset,
     }
     return [*lines, *(f"{what}: {where}" for what, where in places.items() if where.exists())]
+
+
+def _gain(gain: Mapping[str, Any] | None) -> str:
+    """Format a gain of the ensemble with its interval, both None in an experiment of one fold."""
+    if gain is None:
+        return "-"
+    interval = "" if gain["low"] is None else f" (95 % {gain['low']:+.4f} to {gain['high']:+.4f})"
+    return f"{gain['dice']:+.4f}{interval}"
 
 
 def _number(value: Any, form: str = ".4f") -> str:

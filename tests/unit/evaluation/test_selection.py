@@ -12,10 +12,12 @@ import pytest
 from nnunetv2.ensembling.ensemble import average_probabilities
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from scipy import stats
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation import selection
 from hippo_nnunet.evaluation.candidates import OutOfFoldDice
+from hippo_nnunet.evaluation.gain import gain_between, mean_score
 from hippo_nnunet.evaluation.labels import label_manager_of
 from hippo_nnunet.evaluation.postprocessing import postprocess
 from hippo_nnunet.evaluation.probabilities import out_of_fold_files, probability_files
@@ -170,16 +172,66 @@ def test_greedy_choice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_postprocessing_is_taken_where_it_helps(world: World) -> None:
-    files = world.member("a", 0.01)
-    for path in files.values():
-        with np.load(path) as content:
-            probabilities = content["probabilities"]
-        probabilities[:, 7, 6, 0] = 0, 1, 0  # an island of Anterior, far from the rest
-        np.savez_compressed(path, probabilities=probabilities)
-    choice = choose_ensemble({"a": files}, world.references, DATASET, FOLDS)
+    choice = choose_ensemble({"a": add_islands(world.member("a", 0.01))}, world.references, DATASET, FOLDS)
     assert choice.postprocessing == "largest_foreground"
     assert choice.naive_dice == 1
     assert {entry.postprocessing for entry in choice.per_fold} == {"largest_foreground"}
+
+
+def add_islands(files: dict[str, Path], voxels: int = 1) -> dict[str, Path]:
+    """Add an island of Anterior, far from the rest, to every case."""
+    for path in files.values():
+        with np.load(path) as content:
+            probabilities = content["probabilities"]
+        probabilities[:, 7, 6, :voxels] = np.array([0, 1, 0])[:, None]
+        np.savez_compressed(path, probabilities=probabilities)
+    return files
+
+
+def test_members_and_postprocessing_are_chosen_together(world: World) -> None:
+    # without postprocessing "plain" is better; its errors stay, while those of "islands" can be removed
+    members = {"islands": add_islands(world.member("islands", 0.01), 6), "plain": world.member("plain", 0.25)}
+    scores = {
+        (c.members, c.postprocessing): c.dice
+        for c in choose_ensemble(members, world.references, DATASET, FOLDS).candidates
+    }
+    assert scores[("plain",), "none"] > scores[("islands",), "none"]
+    choice = choose_ensemble(members, world.references, DATASET, FOLDS, margin=0.5)
+    assert (choice.members, choice.postprocessing) == (("islands",), "largest_foreground")
+
+
+def test_what_the_postprocessing_gains_is_not_credited_to_the_ensemble(world: World) -> None:
+    choice = choose_ensemble({"a": add_islands(world.member("a", 0.01))}, world.references, DATASET, FOLDS)
+    before = next(c.dice for c in choice.candidates if c.postprocessing == "none")
+    assert choice.nested_dice > before
+    assert choice.nested_gain == 0
+    assert (choice.gain.dice, choice.gain.low, choice.gain.high) == (0, 0, 0)
+
+
+def test_two_repeats_of_a_recipe_are_the_control(world: World) -> None:
+    names = ("UNetTrainer_fast__P__2d", "UNetTrainer_fast_seed1__P__2d", "Other__P__2d")
+    choice = choose_ensemble({name: world.member(name, 0.6) for name in names}, world.references, DATASET, FOLDS)
+    (control,) = choice.seed_gains
+    assert control.members == names[:2]
+    dice = {c.members: c.dice for c in choice.candidates if c.postprocessing == choice.postprocessing}
+    assert control.dice == pytest.approx(dice[names[:2]] - (dice[names[:1]] + dice[names[1:2]]) / 2)
+    assert control.low < control.dice < control.high
+
+
+def test_the_interval_of_a_gain_resamples_subjects() -> None:
+    rng = np.random.default_rng(0)
+    own = rng.normal(0.02, 0.02, (40, 1))
+    table = np.repeat(0.8 + own, 2, axis=1)
+    table[0, 1] = np.nan
+    other = np.where(np.isnan(table), np.nan, 0.8)
+    alone = gain_between(table, other, np.arange(40))
+    assert alone.dice == pytest.approx(mean_score(table) - mean_score(other))
+    reference = stats.bootstrap((own[:, 0],), np.mean, method="percentile", rng=1).confidence_interval
+    assert (alone.low, alone.high) == pytest.approx(tuple(reference), abs=0.001)
+    twice = gain_between(np.repeat(table, 2, axis=0), np.repeat(other, 2, axis=0), np.repeat(np.arange(40), 2))
+    assert (twice.low, twice.high) == pytest.approx((alone.low, alone.high), abs=1e-12)
+    few = gain_between(table[:5], other[:5], np.arange(5))
+    assert (few.low, few.high) == (None, None)
 
 
 def test_postprocessing_by_hand() -> None:
