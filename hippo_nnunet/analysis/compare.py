@@ -14,16 +14,16 @@ import pandas as pd
 from hippo_nnunet.analysis.fold_records import fold_records, precision_notes, trained_seconds
 from hippo_nnunet.analysis.notebook_scores import notebook_scores, ranked_differently, score_column
 from hippo_nnunet.analysis.prediction_times import prediction_times, seconds_per_image
+from hippo_nnunet.analysis.verdicts import judge, verdict_sentence
 from hippo_nnunet.analysis.volumes import VolumeChecks, save_volumes
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.comparison import Comparison, Options, compare
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.per_case import read_per_case, read_published
 from hippo_nnunet.evaluation.side_by_side import MEAN
-from hippo_nnunet.evaluation.wording import sentence
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
-from hippo_nnunet.files import write_table
+from hippo_nnunet.files import read_object, write_table
 from hippo_nnunet.nnunet.paths import NnunetFolders
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,8 @@ def compare_experiment(
         root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
 
     Returns:
-        The comparison; in its `models`, rows of scope MEAN also have `notebook_dice`, `trained_seconds` (mean of a
-        fold) and `predict_seconds` (of a test image: see `seconds_per_image`).
+        The comparison, as `judge` leaves it; in its `models`, rows of scope MEAN also have `notebook_dice`,
+        `trained_seconds` (mean of a fold) and `predict_seconds` (of a test image: see `seconds_per_image`).
 
     Raises:
         ConfigError: See `compare`; or there is no such folder.
@@ -58,13 +58,14 @@ def compare_experiment(
     experiment = Experiment.load(paths.request) if paths.request.is_file() else None
     if experiment is not None:
         options = replace(options, number_of_folds=experiment.number_of_folds)
-    comparison = compare(table, options, published)
+    folders = paths.nnunet(root)
+    records = fold_records(experiment, folder, folders) if experiment else {}
+    comparison = judge(compare(table, options, published), table, records)
     if experiment is None:
         text = f"{paths.request.name} is missing: no times, and no score of the notebooks' protocol."
         note = Note(NoteKind.NO_REQUEST, text)
         return replace(comparison, notes=(*comparison.notes, note))
-    folders, models = paths.nnunet(root), comparison.models
-    records = fold_records(experiment, folder, folders)
+    models = comparison.models
     trained, training_notes = trained_seconds(records)
     predicted, prediction_notes = seconds_per_image(prediction_times(experiment, folder))
     names = [tuple(row) for row in models[["variant", "configuration"]].itertuples(index=False)]
@@ -75,6 +76,16 @@ def compare_experiment(
     models["notebook_dice"] = score_column(scores, models)
     notes = (*training_notes, *precision_notes(records), *prediction_notes, *score_notes, *ranked_differently(models))
     return replace(comparison, models=models, notes=(*comparison.notes, *notes))
+
+
+def read_choice(folder: Path) -> dict[str, Any] | None:
+    """Return the content of `ensemble/choice.json`; None where an experiment has no ensemble.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    path = ExperimentPaths(folder).choice
+    return read_object(path) if path.is_file() else None
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> Path | None:
@@ -146,7 +157,7 @@ def as_json(comparison: Comparison, checks: VolumeChecks | None = None) -> str:
     content: dict[str, Any] = {
         "options": {**asdict(comparison.options), "rope": comparison.options.margin},
         **{name: _rows(getattr(comparison, name)) for name in ("models", "pairs", "ranks", "volumes")},
-        "sentences": [sentence(row) for row in comparison.pairs.to_dict("records")],
+        "sentences": [verdict_sentence(row) for row in comparison.pairs.to_dict("records")],
         "notes": [note.text for note in comparison.notes],
     }
     if checks is not None:

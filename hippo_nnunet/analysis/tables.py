@@ -1,19 +1,17 @@
-"""The tables of a comparison and of volumes, as text: printed by `compare`, shown and exported by the report."""
+"""The tables of a comparison and of volumes, as cells of text, for the terminal, the report and papers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
 
+from hippo_nnunet.analysis.verdicts import FAILURE_DICE
 from hippo_nnunet.analysis.volumes import VolumeChecks
 from hippo_nnunet.evaluation.comparison import Comparison
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.side_by_side import MEAN
-from hippo_nnunet.evaluation.wording import sentence
 
 NONE = "–"
 _EXTRA = {
@@ -48,37 +46,6 @@ class ShownTable:
     data: pd.DataFrame
 
 
-def comparison_parts(comparison: Comparison) -> Iterator[Table | str]:
-    """Yield what `compare` prints: models, differences, ranks, volumes, sentences, notes."""
-    yield printed(results_table(comparison, mm_form=".4f"))
-    pairs = comparison_table(comparison, mm_form=".4f")
-    if pairs is not None:
-        yield printed(pairs)
-    if not comparison.ranks.empty:
-        yield printed(_ranks_table(comparison.ranks))
-    if not comparison.volumes.empty:
-        yield printed(volumes_table(comparison.volumes))
-    yield from (sentence(row) for row in comparison.pairs.to_dict("records") if row["scope"] == MEAN)
-    yield from (f"note: {note}" for note in comparison.notes)
-
-
-def check_parts(checks: VolumeChecks) -> Iterator[Table | str]:
-    """Yield what `compare --volumes` prints: agreement, coverage of intervals, worth of flags, notes."""
-    for table in (volumes_table(checks.agreement), _coverage_table(checks), _flags_table(checks)):
-        yield printed(table)
-    yield from (f"note: {note}" for note in checks.notes)
-
-
-def printed(table: ShownTable) -> Table:
-    """Return a table for the terminal."""
-    shown = Table(title=table.caption)
-    for position, column in enumerate(table.columns):
-        shown.add_column(column, justify="left" if position < table.words else "right")
-    for position, row in enumerate(table.rows, start=1):
-        shown.add_row(*row, end_section=position in table.starts)
-    return shown
-
-
 def results_table(comparison: Comparison, mm_form: str = ".2f") -> ShownTable:
     """Prepare mean and spread of every metric of every model: the mean over labels first, then each label.
 
@@ -95,17 +62,13 @@ def results_table(comparison: Comparison, mm_form: str = ".2f") -> ShownTable:
         first = row["scope"] == MEAN
         if first:
             starts.append(position)
-        below = position - starts[-1]
-        repeats = f" ({row['repeats']} seeds)" if row["repeats"] > 1 else ""
-        named = (f"{one_model(row)}{repeats}", f"{_folds(row['folds'])}, {counted(row['cases'], 'case')}")
         forms = {name: digits(name, mm_form) for name in QUALITY}
         figures = [f"{number(row[name], form)} ({number(row[f'{name}_sd'], form)})" for name, form in forms.items()]
         further = {**row, "trained_seconds": row.get("trained_seconds", float("nan")) / 60}
         further_forms = [".1f" if key.endswith("seconds") else digits(key, mm_form) for key in shown]
         rows.append(
             [
-                named[below] if below < len(named) else "",
-                "all labels" if first else row["scope"],
+                *_named(row, position - starts[-1]),
                 *figures,
                 *(number(further[key], form) if first else "" for key, form in zip(shown, further_forms, strict=True)),
             ]
@@ -119,6 +82,40 @@ def results_table(comparison: Comparison, mm_form: str = ".2f") -> ShownTable:
         frozenset(starts),
         models,
     )
+
+
+def summary_table(comparison: Comparison) -> ShownTable:
+    """Prepare what fits 80 columns: each model's Dice with its tail, HD95 and failures, by label.
+
+    Args:
+        comparison: Its `models` are shown.
+    """
+    models = comparison.models
+    rows, starts = [], []
+    for position, row in enumerate(models.to_dict("records")):
+        if row["scope"] == MEAN:
+            starts.append(position)
+        rows.append(
+            [
+                *_named(row, position - starts[-1]),
+                number(row["dice"]),
+                number(row["dice_p05"]),
+                number(row["hd95_mm"], ".2f"),
+                str(row["failures"]),
+            ]
+        )
+    caption = (
+        f"Out of fold. 5th pct.: 5 % of the cases have a lower Dice; failed: cases with Dice below {FAILURE_DICE:g}."
+    )
+    columns = ("model", "label", "Dice", "5th pct.", "HD95, mm", "failed")
+    return ShownTable("summary", caption, columns, 2, rows, frozenset(starts), models)
+
+
+def _named(row: dict[Any, Any], below: int) -> list[str]:
+    """Return model and label of a row: the model in the first row of a block, its folds and cases in the second."""
+    repeats = f" ({row['repeats']} seeds)" if row["repeats"] > 1 else ""
+    named = (f"{one_model(row)}{repeats}", f"{_folds(row['folds'])}, {counted(row['cases'], 'case')}")
+    return [named[below] if below < len(named) else "", "all labels" if row["scope"] == MEAN else row["scope"]]
 
 
 def comparison_table(comparison: Comparison, mm_form: str = ".2f") -> ShownTable | None:
@@ -201,7 +198,8 @@ def volumes_table(agreement: pd.DataFrame) -> ShownTable:
     )
 
 
-def _ranks_table(ranks: pd.DataFrame) -> ShownTable:
+def ranks_table(ranks: pd.DataFrame) -> ShownTable:
+    """Prepare how often each model takes each rank; `ranks` as of `rank_table`."""
     places = sorted(ranks["rank"].unique())
     rows = []
     for names, group in ranks.groupby(["among", "variant", "configuration"], sort=False):
@@ -212,7 +210,8 @@ def _ranks_table(ranks: pd.DataFrame) -> ShownTable:
     return ShownTable("ranks", caption, columns, 3, rows, frozenset(), ranks)
 
 
-def _coverage_table(checks: VolumeChecks) -> ShownTable:
+def coverage_table(checks: VolumeChecks) -> ShownTable:
+    """Prepare how often the volumes' intervals contain the reference."""
     rows = [
         [
             str(row["label"]),
@@ -228,7 +227,8 @@ def _coverage_table(checks: VolumeChecks) -> ShownTable:
     return ShownTable("coverage", caption, columns, 1, rows, frozenset(), checks.coverage)
 
 
-def _flags_table(checks: VolumeChecks) -> ShownTable:
+def flags_table(checks: VolumeChecks) -> ShownTable:
+    """Prepare how many of the worst cases are flagged."""
     rows = [
         [
             str(row["flag"]),

@@ -31,11 +31,20 @@ def compare(
         typer.Option("--volumes", help="Also check the volumes' intervals, and whether flags find the worst cases."),
     ] = False,
     coverage: Coverage = 0.9,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also print every metric, p-values, effect sizes, ranks and volumes.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     root: ExperimentRoot = None,
 ) -> None:
     """Compare variants and configurations on identical folds: better, worse, equivalent, or cannot tell."""
-    from hippo_nnunet.analysis.compare import as_json, compare_experiment, save_scores_and_times, write_comparison
+    from hippo_nnunet.analysis.compare import (
+        as_json,
+        compare_experiment,
+        read_choice,
+        save_scores_and_times,
+        write_comparison,
+    )
     from hippo_nnunet.analysis.volumes import check_volumes
     from hippo_nnunet.evaluation.comparison import Options
 
@@ -49,11 +58,15 @@ def compare(
         return
     from rich.console import Console
 
-    from hippo_nnunet.analysis.tables import check_parts, comparison_parts
+    from hippo_nnunet.analysis.printed import check_parts, full_parts, short_parts
+    from hippo_nnunet.analysis.verdicts import ensemble_gain
 
+    gain = ensemble_gain(read_choice(experiment), comparison.pairs)
     console = Console()
     wide = console if console.is_terminal else Console(width=200)
-    for part in (*comparison_parts(comparison), *(check_parts(checks) if checks else ())):
-        wide.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))
+    for part in (full_parts if full else short_parts)(comparison, gain):
+        (wide if full else console).print(part, highlight=False, markup=False)
+    for part in check_parts(checks) if checks else ():
+        wide.print(part, highlight=False, markup=False)
     if written:
         typer.echo(f"comparison: {written}")

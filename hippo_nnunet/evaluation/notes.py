@@ -9,6 +9,10 @@ from enum import Enum, auto
 class NoteKind(Enum):
     """What a note is about; decides where a page shows it."""
 
+    LABEL_NOT_FOUND = auto()
+    """A model found a label in none of the cases."""
+    SHORT_TRAINING = auto()
+    """A training was far too short to judge."""
     NO_REQUEST = auto()
     """`experiment.yaml` is missing, and with it times and the notebooks' score."""
     TRAINING_TIME = auto()

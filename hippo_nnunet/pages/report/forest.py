@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from hippo_nnunet.analysis.tables import digits, interval, number, one_model, other_model, retrained
+from hippo_nnunet.analysis.verdicts import verdict_sentence
 from hippo_nnunet.evaluation.side_by_side import MEAN
-from hippo_nnunet.evaluation.wording import sentence
 from hippo_nnunet.pages.report.style import VERDICT_MARKERS, Marker
 
 QUESTIONS = {
@@ -105,37 +105,6 @@ def verdict_sentences(pairs: pd.DataFrame) -> dict[str, list[ForestRow]]:
     return forest.groups if forest else {}
 
 
-def headline(pairs: pd.DataFrame) -> str:
-    """Say in one sentence what the comparison of networks has shown, in which configurations."""
-    if pairs.empty:
-        return "There is one model: nothing to compare it with."
-    rows = pairs[(pairs["kind"] == "variant") & (pairs["scope"] == MEAN)]
-    if rows.empty:
-        rows = pairs[pairs["scope"] == MEAN]
-    said: dict[str, list[str]] = {}
-    for configuration, group in rows.groupby("configuration", sort=False):
-        found: dict[tuple[str, str], list[str]] = {}
-        for row in group.to_dict("records"):
-            same = row["configuration"] == row["against_configuration"]
-            against = str(row["against"]) if same else other_model(row)
-            found.setdefault((row["verdict"], against), []).append(str(row["variant"]))
-        for key, names in found.items():
-            said.setdefault(_phrase(*key, names), []).append(str(configuration))
-    text = "; ".join(f"{phrase} ({', '.join(where)})" for phrase, where in said.items())
-    return f"{text[0].upper()}{text[1:]}."
-
-
-def _phrase(verdict: str, against: str, names: Sequence[str]) -> str:
-    """Say `A and B are equivalent to C`."""
-    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    are = "is" if len(names) == 1 else "are"
-    if verdict == "equivalent":
-        return f"{listed} {are} equivalent to {against}"
-    if verdict == "cannot tell":
-        return f"these cases cannot tell whether {listed} {'differs' if len(names) == 1 else 'differ'} from {against}"
-    return f"{listed} {are} {verdict} than {against}"
-
-
 def _row(row: dict[Any, Any]) -> ForestRow:
     form = f"+{digits(row['metric'])}"
     first = row["scope"] == MEAN
@@ -151,7 +120,7 @@ def _row(row: dict[Any, Any]) -> ForestRow:
         narrow_high=float(row["high_equivalence"]),
         verdict=str(row["verdict"]),
         retrained=retrained(row),
-        text=sentence(row),
+        text=verdict_sentence(row),
         figures=f"{number(row['difference'], form)} ({interval(row['low'], row['high'], form)})",
     )
 

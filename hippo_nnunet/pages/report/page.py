@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hippo_nnunet import __version__
 from hippo_nnunet.analysis.tables import ShownTable, comparison_table, counted, one_model, results_table, volumes_table
+from hippo_nnunet.analysis.verdicts import headline
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.side_by_side import MEAN
@@ -17,7 +18,7 @@ from hippo_nnunet.pages.report import words
 from hippo_nnunet.pages.report.charts import chart_data
 from hippo_nnunet.pages.report.content import Content, gather
 from hippo_nnunet.pages.report.figures import report_figures
-from hippo_nnunet.pages.report.forest import QUESTIONS, headline, prepare_forest, verdict_sentences
+from hippo_nnunet.pages.report.forest import QUESTIONS, prepare_forest, verdict_sentences
 from hippo_nnunet.pages.report.notebook import MEASURED, MEASURED_DATASET
 from hippo_nnunet.pages.report.style import SERIES_DARK, SERIES_LIGHT
 from hippo_nnunet.pages.report.tables import write_table

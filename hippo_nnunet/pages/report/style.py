@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hippo_nnunet.analysis.verdicts import NOT_JUDGED
+from hippo_nnunet.evaluation.statistics import BETTER, CANNOT_TELL, EQUIVALENT, WORSE
+
 SERIES_LIGHT = ("#0072b2", "#c26a00", "#00805c", "#b8478e", "#8a6d00", "#2a8fd0", "#d0431c", "#5b6570")
 """Okabe and Ito's palette (jfly.uni-koeln.de/color), darkened where a tone would be faint on white."""
 SERIES_DARK = ("#5cb3f0", "#f0a532", "#2fc79a", "#ea98cb", "#e8d24a", "#a9dcff", "#ff8a66", "#b4bdc7")
@@ -39,7 +42,10 @@ MARKERS = (
     Marker("pentagon", "p", "M0 -5.7L5.4 -1.8L3.4 4.6H-3.4L-5.4 -1.8z"),
 )
 
-VERDICT_MARKERS = {"better": MARKERS[2], "worse": MARKERS[5], "equivalent": MARKERS[0], "cannot tell": MARKERS[3]}
+VERDICT_MARKERS = {
+    **{BETTER: MARKERS[2], WORSE: MARKERS[5], EQUIVALENT: MARKERS[0]},
+    **{CANNOT_TELL: MARKERS[3], NOT_JUDGED: MARKERS[6]},
+}
 """Shape of each verdict in the plot of differences."""
 
 

@@ -101,7 +101,7 @@ def test_times_and_the_notebooks_score(made: Path) -> None:
 
 
 def test_the_command_prints_and_writes(made: Path) -> None:
-    done = program(str(made))
+    done = program(str(made), "--full")
     assert done.exit_code == 0, done.output
     for words in (
         "notebooks' score",
@@ -121,6 +121,23 @@ def test_the_command_prints_and_writes(made: Path) -> None:
     assert found["pairs"][0]["verdict"] in ("worse", "cannot tell")
     assert len(found["sentences"]) == 3
     assert pd.read_csv(made / "metrics" / "comparison.csv")["metric"].unique() == ["hd95_mm"]
+
+
+@pytest.mark.parametrize("columns", ["80", "60"])
+def test_the_verdict_comes_first_and_all_fits(made: Path, columns: str) -> None:
+    app = typer.Typer()
+    app.command()(compare)
+    done = CliRunner().invoke(app, [str(made)], env={"COLUMNS": columns})
+    assert done.exit_code == 0, done.output
+    *lines, last = done.stdout.splitlines()
+    assert last.startswith("comparison: ")
+    assert lines[0] == "AttentionUNet is better than UNet (2d)."
+    assert lines[1].startswith("- AttentionUNet 2d against UNet 2d: better")
+    assert max(map(len, lines)) <= int(columns)
+    (heading,) = (line for line in lines if line.split()[:2] == ["model", "label"])
+    for words in ("Dice", "5th pct.", "HD95, mm", "failed"):
+        assert words in heading
+    assert "if trained again" not in done.stdout, "that table is behind --full"
 
 
 def test_against_published_results(made: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from report_experiment import log_text, write_experiment, write_log
 
 from hippo_nnunet.analysis.tables import ShownTable, comparison_table, interval, number, results_table
+from hippo_nnunet.analysis.verdicts import headline
 from hippo_nnunet.cli.main import app as program
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.pairing import Model
@@ -20,7 +21,7 @@ from hippo_nnunet.experiment.request import parse_folds
 from hippo_nnunet.nnunet.training_log import read_curves
 from hippo_nnunet.pages.report.content import Content, gather
 from hippo_nnunet.pages.report.figures import report_figures
-from hippo_nnunet.pages.report.forest import headline, prepare_forest
+from hippo_nnunet.pages.report.forest import prepare_forest
 from hippo_nnunet.pages.report.notebook import compare_scores
 from hippo_nnunet.pages.report.style import MARKERS, marker, series
 from hippo_nnunet.pages.report.tables import escape_latex, latex, markdown
