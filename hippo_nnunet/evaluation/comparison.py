@@ -13,6 +13,7 @@ from hippo_nnunet.evaluation.fold_means import SHARED_DATA, corrected_test, verd
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import Model, models_of, pairs_of
+from hippo_nnunet.evaluation.per_case import score_empty
 from hippo_nnunet.evaluation.side_by_side import MEAN, model_table, rank_table, scores_of
 from hippo_nnunet.evaluation.statistics import (
     ALPHA,
@@ -21,6 +22,7 @@ from hippo_nnunet.evaluation.statistics import (
     detectable_difference,
     holm,
     paired_result,
+    smallest_margin,
     verdict,
 )
 from hippo_nnunet.evaluation.volumetry import agreement_table
@@ -106,10 +108,11 @@ def compare(
     options = options or Options()
     if published and options.metric != "dice":
         raise ConfigError(f"the published results are Dice: they cannot be compared in {options.metric}")
+    notes = _empty_labels(table)
+    table = score_empty(table)
     models = models_of(table)
     scores = scores_of(table, models, options.metric)
     number_of_folds = options.number_of_folds or table["fold"].nunique()
-    notes: list[Note] = []
     rows: list[dict[str, object]] = []
     for pair in tracked(pairs_of(models, options.baseline), "comparing"):
         one, other = scores[pair.one], scores[pair.other]
@@ -165,8 +168,7 @@ def _pair_rows(
         if len(defined) < len(values):
             text = (
                 f"{named['variant']} {named['configuration']} against {named['against']}, {scope}: "
-                f"{len(values) - len(defined)} cases have no difference, since a label that neither reference nor "
-                "prediction holds has no metric."
+                f"{len(values) - len(defined)} cases have no published result and no difference."
             )
             notes.append(Note(NoteKind.LEFT_OUT, text))
         folds = defined.index.get_level_values("fold").to_numpy()
@@ -205,6 +207,7 @@ def _with_verdicts(rows: pd.DataFrame, options: Options) -> pd.DataFrame:
         detectable_difference(result.sd, result.n, int(size), options.alpha)
         for result, size in zip(rows["result"], sizes, strict=True)
     ]
+    rows["rope_to_pass"] = [smallest_margin(result, options.alpha) for result in rows["result"]]
     rows["verdict"] = [
         verdict(result, p_holm, options.margin, options.alpha)
         for result, p_holm in zip(rows["result"], rows["p_holm"], strict=True)
@@ -215,10 +218,22 @@ def _with_verdicts(rows: pd.DataFrame, options: Options) -> pd.DataFrame:
 PAIR_COLUMNS = (
     *("kind", "variant", "configuration", "against", "against_configuration", "metric", "scope", "folds", "n"),
     *("difference", "low", "high", "verdict", "rope", "alpha", "detectable", "sd", "family", "p_wilcoxon", "p_holm"),
-    *("p_equivalence", "low_equivalence", "high_equivalence", "rank_biserial", "cohens_dz"),
+    *("p_equivalence", "low_equivalence", "high_equivalence", "rope_to_pass", "rank_biserial", "cohens_dz"),
     *("fold_sd", "low_retrained", "high_retrained", "p_retrained", "verdict_retrained"),
 )
 """The columns of `metrics/comparison.csv`."""
+
+
+def _empty_labels(table: pd.DataFrame) -> list[Note]:
+    empty = table[table["volume_ref_mm3"] == 0].groupby("label", sort=False)["case"].nunique()
+    if empty.empty:
+        return []
+    counts = ", ".join(f"{label} in {count}" for label, count in empty.items())
+    text = (
+        f"Labels that a reference lacks ({counts} of {table['case'].nunique()} cases): an empty prediction scores Dice "
+        "and NSD 1 and distances 0, an invented one Dice and NSD 0 and the image's diagonal."
+    )
+    return [Note(NoteKind.SCORED_EMPTY, text)]
 
 
 def _restriction(one: Model, ours: pd.DataFrame, other: Model, theirs: pd.DataFrame) -> list[Note]:

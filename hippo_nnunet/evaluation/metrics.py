@@ -38,6 +38,9 @@ QUALITY = {
     "assd_mm": Quality("ASSD, mm", "mm ASSD", -1),
 }
 
+EMPTY = {"dice": 1.0, "nsd_1mm": 1.0, "hd95_mm": 0.0, "assd_mm": 0.0}
+"""What `hippo_nnunet.evaluation.per_case.score_empty` gives an empty prediction of an empty reference."""
+
 NSD_TOLERANCE_MM = 1.0
 
 
@@ -54,7 +57,7 @@ def case_metrics(
 
     | reference | prediction | dice | nsd_1mm | hd95_mm, assd_mm |
     |---|---|---|---|---|
-    | empty | empty | NaN | NaN | NaN: nothing to compare, left out of means, as nnU-Net does |
+    | empty | empty | NaN | NaN | NaN: nothing to compare, left out of means, as nnU-Net does; `compare` scores it |
     | one of the two empty | | 0 | 0 | the image's diagonal: the worst that this image could give |
 
     Args:

@@ -29,6 +29,8 @@ class NoteKind(Enum):
     """Dice and the notebooks' score rank two models differently."""
     LEFT_OUT = auto()
     """Folds, cases or pairs that a comparison leaves out."""
+    SCORED_EMPTY = auto()
+    """How cases are scored whose reference lacks a label."""
     PUBLISHED = auto()
     """How published results are compared."""
     ONE_MODEL = auto()

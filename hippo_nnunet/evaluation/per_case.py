@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.evaluation.metrics import METRICS
+from hippo_nnunet.evaluation.metrics import EMPTY, METRICS
 
 COLUMNS = ("case", "fold", "variant", "configuration", "label", *METRICS)
 """The columns of `metrics/per_case.csv`."""
@@ -37,6 +37,21 @@ def read_per_case(path: Path) -> pd.DataFrame:
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     return table.astype({"fold": int})
+
+
+def score_empty(table: pd.DataFrame) -> pd.DataFrame:
+    """Give the best score to an empty prediction of an empty reference, which has none in `metrics/per_case.csv`.
+
+    A model that invents the label has Dice 0 there. Left out, the cases on which models differ most would count for
+    neither, and a difference of means would not be the mean of the differences.
+
+    Args:
+        table: Checked table of per-case metrics.
+
+    Source:
+        The convention of the BraTS challenges (Bakas et al. 2018, arXiv:1811.02629).
+    """
+    return table.fillna(EMPTY)
 
 
 def check_design(table: pd.DataFrame) -> None:
@@ -137,6 +152,12 @@ def _check_values(table: pd.DataFrame) -> None:
     _refuse(table.index[unnamed], "in rows without a name of the case, variant, configuration or label")
     infinite = np.isinf(table[list(METRICS)]).any(axis=1)
     _refuse(table.loc[infinite, "case"], "with an infinite metric")
+    shares = table[["dice", "nsd_1mm"]]
+    _refuse(table.loc[((shares < 0) | (shares > 1)).any(axis=1), "case"], "with a Dice or NSD outside 0 to 1")
+    found = (table[["volume_ref_mm3", "volume_mm3"]] > 0).any(axis=1)
+    _refuse(
+        table.loc[table[list(EMPTY)].isna().any(axis=1) & found, "case"], "without a metric of a label that is there"
+    )
     folds = table["fold"]
     counted = np.isfinite(folds) & (folds == folds.round()) & (folds >= 0)
     _refuse(table.loc[~counted, "case"], "without a fold from 0 on")

@@ -148,6 +148,20 @@ def bootstrap_intervals(
     return intervals
 
 
+def smallest_margin(result: PairedResult, alpha: float = ALPHA) -> float:
+    """Return the smallest region of practical equivalence (its half-width) that would give `equivalent`.
+
+    Args:
+        result: Of `paired_result`; NaN with fewer than MIN_CASES cases.
+        alpha: Two-sided error.
+    """
+    if result.n < MIN_CASES:
+        return np.nan
+    bootstrapped = max(abs(result.low_equivalence), abs(result.high_equivalence))
+    error = result.sd / np.sqrt(result.n)  # TOST passes where the t interval lies within the region
+    return float(max(bootstrapped, abs(result.mean) + stats.t.ppf(1 - alpha, result.n - 1) * error))
+
+
 def verdict(result: PairedResult, p_holm: float, rope: float, alpha: float = ALPHA) -> str:
     """Return the verdict of a comparison; all but the last need two methods to agree.
 

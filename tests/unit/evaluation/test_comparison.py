@@ -162,13 +162,59 @@ def test_repeats_are_averaged_and_their_spread_is_shown(two: pd.DataFrame) -> No
     assert any("several seeds" in note.text for note in compare(two, FAST).notes)
 
 
-def test_an_undefined_label_is_left_out_and_told(two: pd.DataFrame) -> None:
-    table = two.copy()
-    gone = (table["case"] == "case_003") & (table["variant"] == "UNet")
-    table.loc[gone & (table["label"] == "Anterior"), "dice"] = np.nan
+METRICS_OF_EMPTY = ["dice", "nsd_1mm", "hd95_mm", "assd_mm"]
+
+
+def lack(table: pd.DataFrame, cases: list[str], label: str, inventor: str) -> pd.DataFrame:
+    """Return the table of cases without a label, which one variant invents and the others do not."""
+    table, here = table.copy(), table["case"].isin(cases) & (table["label"] == label)
+    table.loc[here, "volume_ref_mm3"] = 0.0
+    invents = here & (table["variant"] == inventor)
+    table.loc[invents, METRICS_OF_EMPTY] = [0.0, 0.0, 60.0, 60.0]
+    table.loc[here & ~invents, [*METRICS_OF_EMPTY, "volume_mm3"]] = [*[np.nan] * 4, 0.0]
+    return table
+
+
+def test_a_model_that_invents_a_label_is_not_equivalent() -> None:
+    same = per_case({("UNet", "2d"): 0.0, ("AttentionUNet", "2d"): 0.0}, noise=0.001)
+    assert compare(same, FAST).pairs.iloc[0]["verdict"] == "equivalent"
+    table = lack(same, [f"case_{i:03d}" for i in range(0, 60, 4)], "Anterior", "AttentionUNet")
     comparison = compare(table, FAST)
-    assert comparison.pairs.set_index("scope")["n"].to_dict() == {"mean": 60, "Anterior": 59, "Posterior": 60}
-    assert any("Anterior: 1 cases have no difference" in note.text for note in comparison.notes)
+    rows = comparison.pairs.set_index("scope")
+    assert (rows["verdict"] == "equivalent").to_dict() == {"mean": False, "Anterior": False, "Posterior": True}
+    assert rows["n"].tolist() == [60, 60, 60]
+    assert rows.loc["Anterior", "difference"] == pytest.approx(-0.25, abs=0.001)
+    assert any("Anterior in 15 of 60 cases" in note.text for note in comparison.notes)
+    means = comparison.models.set_index(["variant", "scope"])["dice"]
+    for scope in ("mean", *LABELS):  # one estimate in both tables
+        between = means["AttentionUNet", scope] - means["UNet", scope]
+        assert rows.loc[scope, "difference"] == pytest.approx(between, abs=1e-12)
+    distances = compare(table, Options(metric="hd95_mm", rope=0.5, n_resamples=400)).pairs.set_index("scope")
+    assert distances.loc["Anterior", "difference"] == pytest.approx(-15, abs=0.1)
+
+
+def test_the_smallest_margin_that_would_pass(two: pd.DataFrame) -> None:
+    needed = compare(two, FAST).pairs.iloc[0]["rope_to_pass"]
+    assert 0.02 < needed < 0.03
+    for factor, expected in ((1.001, "equivalent"), (0.999, "better")):
+        options = Options(n_resamples=400, rope=needed * factor)
+        assert compare(two, options).pairs.iloc[0]["verdict"] == expected
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("dice", 1.2, "1 cases with a Dice or NSD outside 0 to 1"),
+        ("nsd_1mm", -0.1, "1 cases with a Dice or NSD outside 0 to 1"),
+        ("dice", np.nan, "1 cases without a metric of a label that is there"),
+        ("hd95_mm", np.nan, "1 cases without a metric of a label that is there"),
+    ],
+)
+def test_metrics_that_cannot_be(two: pd.DataFrame, column: str, value: float, message: str) -> None:
+    table = two.copy()
+    table.loc[7, column] = value
+    with pytest.raises(DataError, match=message):
+        check_design(table)
 
 
 @pytest.mark.parametrize(("cases", "n"), [(1, 1), (4, 4)])
