@@ -10,6 +10,8 @@ from pathlib import Path
 from hippo_nnunet.data.check_case import CaseReport, check_case
 from hippo_nnunet.data.finding import Finding, FoundProblem
 from hippo_nnunet.data.layout import CHANNEL, Case, Dataset, read_dataset, visible_files
+from hippo_nnunet.data.same_scan import find_same_scan
+from hippo_nnunet.data.subjects import TABLE, read_subjects
 from hippo_nnunet.progress import tracked
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -37,6 +39,7 @@ def check_dataset(folder: Path, show_progress: bool = False) -> list[Finding]:
         *(finding for report in reports.values() for finding in report.findings),
         *_check_duplicates(dataset, reports),
         *_check_unused_labels(dataset, reports.values()),
+        *_check_subjects(dataset, reports),
     ]
     return sorted(findings, key=lambda finding: (str(finding.path), finding.problem))
 
@@ -147,3 +150,18 @@ def _check_unused_labels(dataset: Dataset, reports: Iterable[CaseReport]) -> Ite
             message = f"declares label {name!r}, but no case holds it"
             path = dataset.folder / "dataset.json"
             yield Finding(path, None, "unused-label", message, "correct dataset.json or the labels", "warning")
+
+
+def _check_subjects(dataset: Dataset, reports: dict[tuple[str, bool], CaseReport]) -> Iterator[Finding]:
+    """Check the table of subjects; without one, warn about cases that are crops of one scan."""
+    table = dataset.folder / TABLE
+    if table.exists():
+        try:
+            read_subjects(table, [case.id for case in dataset.training], [case.id for case in dataset.test])
+        except FoundProblem as problem:
+            yield problem.finding
+        return
+    different = {report.image_digest: (case, report.intensities) for (case, _), report in reports.items()}
+    if same_scan := find_same_scan(dict(different.values())):
+        remedy = f"keep them in one fold, as 'run' and 'plan' do; to correct this, write {TABLE} beside dataset.json"
+        yield Finding(dataset.folder / "dataset.json", None, "same-scan", same_scan.describe(), remedy, "warning")

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from hippo_nnunet.data.finding import Finding, FoundProblem
 from hippo_nnunet.data.layout import Case, Dataset
 from hippo_nnunet.data.nifti import Volume, read_volume, shift_mm
+from hippo_nnunet.data.same_scan import distinct_values
 
 # Headers hold 32-bit numbers, so equal geometries may differ by about 1e-5 voxels.
 _TOLERANCE_VOXELS = 0.01
@@ -26,12 +28,14 @@ class CaseReport:
         image_digest: hash of the voxels of all channels; None if one could not be read.
         label_digest: hash of the label's voxels; None without a readable label that holds foreground.
         label_values: the values that the label holds.
+        intensities: `distinct_values` of the first image.
     """
 
     findings: list[Finding]
     image_digest: str | None = None
     label_digest: str | None = None
     label_values: frozenset[int] = field(default_factory=frozenset)
+    intensities: npt.NDArray[np.float32] | None = None
 
 
 def check_case(dataset: Dataset, case: Case) -> CaseReport:
@@ -63,11 +67,13 @@ def check_case(dataset: Dataset, case: Case) -> CaseReport:
         findings.extend(_check_orientation(volume, case.id))
     complete = len(images) == len(case.images)
     digest = _digest(images) if complete else None
+    intensities = distinct_values(images[0].array) if images else None
     if label is None:
-        return CaseReport(findings, digest)
+        return CaseReport(findings, digest, intensities=intensities)
     found = list(_check_label(label, case.id, dataset))
     values = frozenset(int(v) for v in np.unique(label.array))
-    return CaseReport([*findings, *found], digest, _digest([label]) if values - {0} else None, values)
+    label_digest = _digest([label]) if values - {0} else None
+    return CaseReport([*findings, *found], digest, label_digest, values, intensities)
 
 
 def _digest(volumes: list[Volume]) -> str:

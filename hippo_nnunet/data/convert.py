@@ -6,12 +6,14 @@ import json
 import logging
 import os
 import re
+import shutil
 from pathlib import Path
 
 from hippo_nnunet.data.archive import open_dataset
 from hippo_nnunet.data.check import check_dataset
 from hippo_nnunet.data.finding import Finding
 from hippo_nnunet.data.layout import Dataset
+from hippo_nnunet.data.subjects import TABLE
 from hippo_nnunet.errors import ConfigError, DataError, UpstreamError
 from hippo_nnunet.files import staged
 from hippo_nnunet.processes import python_command, run_watched
@@ -43,7 +45,8 @@ def convert_msd(
         show_progress: show a progress bar on stderr.
 
     Returns:
-        The dataset's folder. Its dataset.json keeps name, licence, reference and all else but the list of files.
+        The dataset's folder. Its dataset.json keeps name, licence, reference and all else but the list of files; a
+        `subjects.csv` is copied.
 
     Raises:
         ConfigError: the id is out of range, or another dataset has it.
@@ -65,6 +68,8 @@ def convert_msd(
         with staged(target, overwrite) as fresh:
             _refuse_errors(Path(source), dataset.folder, check_dataset(dataset.folder, show_progress))
             _run_converter(dataset, dataset_id, fresh)
+            if (dataset.folder / TABLE).is_file():
+                shutil.copyfile(dataset.folder / TABLE, fresh / TABLE)
     logger.info("wrote %s: %d training and %d test cases", target, len(dataset.training), len(dataset.test))
     return target
 

@@ -50,11 +50,14 @@ def nothing_written(raw: Path) -> bool:
 
 def test_folder(source: Path, tmp_path: Path) -> None:
     (source / "imagesTr" / "._hippocampus_001.nii.gz").write_bytes(b"macOS")
+    table = "case,subject\n" + "".join(f"hippocampus_{number:03d},{number // 2}\n" for number in range(1, 6))
+    (source / "subjects.csv").write_text(table)
     raw = tmp_path / "deep" / "nnUNet_raw"
     target = convert_msd(source, raw)
     assert target == raw / "Dataset004_Hippocampus"
     assert [p.name for p in raw.iterdir()] == ["Dataset004_Hippocampus"]
     assert check_dataset(target) == []
+    assert (target / "subjects.csv").read_text() == table
     content = json.loads((target / "dataset.json").read_text())
     assert content["labels"] == {"background": 0, "Anterior": 1, "Posterior": 2}
     assert content["channel_names"] == {"0": "MRI"}
