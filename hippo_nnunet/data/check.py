@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hippo_nnunet.data.check_case import CaseReport, check_case
+from hippo_nnunet.data.description import description_findings
 from hippo_nnunet.data.finding import Finding, FoundProblem
 from hippo_nnunet.data.layout import CHANNEL, Case, Dataset, read_dataset, visible_files
 from hippo_nnunet.data.same_scan import find_same_scan
@@ -50,12 +51,13 @@ def _check_description(dataset: Dataset) -> Iterator[Finding]:
     def finding(message: str, remedy: str) -> Finding:
         return Finding(path, None, "dataset-json", message, remedy)
 
-    if 0 not in dataset.labels.get("background", ()):
-        yield finding("has no label 'background' with value 0", "nnU-Net needs it by exactly this name")
-    values = sorted(dataset.label_values)
-    if values != list(range(len(values))):
-        yield finding(f"label values {values} are not consecutive", "nnU-Net needs 0, 1, 2, ... without a gap")
-    declared, found = dataset.description.get("numTraining"), len(dataset.training)
+    description = dataset.description
+    if dataset.form == "msd":  # what nnU-Net's converter makes of it
+        labels = {name: values[0] for name, values in dataset.labels.items()}
+        nnunet = {"channel_names": description["modality"], "file_ending": dataset.file_ending, "labels": labels}
+        description = {**description, **nnunet}
+    yield from description_findings(path, description, dataset.labels)
+    declared, found = description.get("numTraining"), len(dataset.training)
     if not found:
         yield Finding(dataset.folder / "imagesTr", None, "no-cases", "no training case", "add images and labels")
     elif declared != found:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from hippo_nnunet.data.description import label_values, value_finding
 from hippo_nnunet.data.finding import Finding, FoundProblem
 
 CHANNEL = re.compile(r"_(\d{4})$")
 ENDINGS = (".nii.gz", ".nii")
-LARGEST_LABEL = 65535
-"""Largest value of a label file: 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +135,9 @@ def _read_description(folder: Path) -> dict[str, Any]:
 def _read_msd(folder: Path, description: dict[str, Any]) -> Dataset:
     path = folder / "dataset.json"
     try:
-        listed = {_case_id(e["image"]): (e["image"], _file(e["label"])) for e in description["training"]}
+        listed = {_case_id(e["image"]): (e["image"], _text(e["label"])) for e in description["training"]}
         listed_test = {_case_id(entry): entry for entry in description.get("test", [])}
-        labels = {str(name): (int(value),) for value, name in description["labels"].items()}
+        named = {_text(name): int(value) for value, name in description["labels"].items()}
         channels = _count(description["modality"], "modality")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _problem(
@@ -147,9 +146,9 @@ def _read_msd(folder: Path, description: dict[str, Any]) -> Dataset:
             f"is not in MSD form ({type(error).__name__}: {error})",
             "it needs modality {'0': 'MRI'}, labels {'0': 'background', ...}, training [{'image', 'label'}, ...]",
         ) from error
-    if len(labels) < len(description["labels"]):
+    if len(named) < len(description["labels"]):
         raise _problem(path, "dataset-json", "gives two labels the same name", "give each label a unique name")
-    _check_values(path, labels)
+    labels = _labels(path, named)
     images, label_files = _by_id(folder / "imagesTr"), _by_id(folder / "labelsTr")
     training = []
     for case in sorted({*listed, *images, *label_files}):
@@ -167,12 +166,9 @@ def _read_msd(folder: Path, description: dict[str, Any]) -> Dataset:
 def _read_nnunet(folder: Path, description: dict[str, Any]) -> Dataset:
     path = folder / "dataset.json"
     try:
-        labels = {
-            str(name): tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else (int(value),)
-            for name, value in description["labels"].items()
-        }
         channels = _count(description["channel_names"], "channel_names")
-        ending = str(description["file_ending"])
+        ending = _text(description["file_ending"])
+        declared = description["labels"]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _problem(
             path,
@@ -180,7 +176,7 @@ def _read_nnunet(folder: Path, description: dict[str, Any]) -> Dataset:
             f"is not in nnU-Net v2's form ({type(error).__name__}: {error})",
             "it needs channel_names, labels, numTraining and file_ending: see nnU-Net's dataset_format.md",
         ) from error
-    _check_values(path, labels)
+    labels = _labels(path, declared)
     if ending not in ENDINGS:
         raise _problem(path, "file-ending", f"names file_ending {ending!r}", "only .nii.gz and .nii are supported")
     if "dataset" in description:
@@ -203,29 +199,21 @@ def _count(channels: Any, entry: str) -> int:
     return len(channels)
 
 
-def _check_values(path: Path, labels: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse values out of range, and plain labels that share a value."""
-    names: dict[int, str] = {}
-    for name, values in labels.items():
-        for value in values:
-            if not 0 <= value <= LARGEST_LABEL:
-                message = f"gives {name!r} the label value {value}"
-                raise _problem(path, "dataset-json", message, f"labels are whole numbers from 0 to {LARGEST_LABEL}")
-        if len(values) == 1:
-            other = names.setdefault(values[0], name)
-            if other != name:
-                message = f"gives the labels {other!r} and {name!r} the same value {values[0]}"
-                raise _problem(path, "dataset-json", message, "give each label a unique value")
+def _labels(path: Path, labels: Any) -> dict[str, tuple[int, ...]]:
+    try:
+        return label_values(labels)
+    except ValueError as error:
+        raise FoundProblem(value_finding(path, error)) from error
 
 
-def _file(name: Any) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"{name!r} is not the name of a file")
-    return name
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def _case_id(name: str) -> str:
-    base = Path(_file(name)).name
+    base = Path(_text(name)).name
     for ending in ENDINGS:
         if base.endswith(ending):
             return base[: -len(ending)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from hippo_nnunet.data.description import label_manager
 from hippo_nnunet.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,11 +26,9 @@ def label_manager_of(dataset_json: Mapping[str, Any]) -> LabelManager:
     Raises:
         DataError: nnU-Net refuses these labels.
     """
-    from nnunetv2.utilities.label_handling.label_handling import LabelManager
-
     try:
-        return LabelManager(dict(dataset_json["labels"]), dataset_json.get("regions_class_order"))
-    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        return label_manager(dataset_json)
+    except ValueError as error:
         raise DataError(
             f"dataset.json: nnU-Net refuses its labels {dataset_json.get('labels')!r} ({error}): "
             'write them as {"background": 0, "name": 1, ...}'

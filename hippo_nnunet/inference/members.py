@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hippo_nnunet.data.layout import ENDINGS, LARGEST_LABEL
+from hippo_nnunet.data.description import LARGEST_LABEL
+from hippo_nnunet.data.layout import ENDINGS
 from hippo_nnunet.errors import ConfigError, DataError, HippoError
 from hippo_nnunet.files import read_object
 from hippo_nnunet.models.model_file import FOLDER_REMEDY, open_model

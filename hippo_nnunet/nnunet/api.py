@@ -17,6 +17,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hippo_nnunet.data.description import read_description
 from hippo_nnunet.errors import ConfigError, DependencyError
 from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet import partial, preprocessed, splits
@@ -165,6 +166,7 @@ def plan_and_preprocess(
     bars = sys.stderr.isatty()
     found_planner = planner_class(planner)
     cases = preprocessed.raw_cases(name, folders)
+    read_description(folders.raw / name / "dataset.json")
     if splits.read_splits(name, folders) is None:
         splits.check_number_of_cases(name, len(cases))
     splits.check_cases(name, cases, folders)
@@ -241,7 +243,7 @@ def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False)
     if job.num_gpus > 1 and device != "cuda":
         raise ConfigError(f"--num-gpus {job.num_gpus}: on {device} it is one; leave it out, or take --device cuda")
     trainer_class(job.trainer)
-    read_object(folders.preprocessed / name / "dataset.json")  # nnU-Net's error would not name the file
+    read_description(folders.preprocessed / name / "dataset.json")
     # in distributed training, the first process holds the lock
     with fold_lock(folder, wait) if job.num_gpus == 1 else nullcontext():
         if validation_only or not is_finished(folder, job.npz):  # another process may have finished it meanwhile

@@ -142,7 +142,7 @@ ROWS = (
     Bad(
         "label value that is infinite",
         "data check {raw} --json",
-        ("is not in nnU-Net v2's form", "dataset_format.md"),
+        ("gives 'a' the label value inf", "a whole number from 0 to 65535"),
         (
             text(
                 "{raw}/dataset.json",
@@ -157,6 +157,25 @@ ROWS = (
         ("label value -1", "0 to 65535"),
         (edited("{raw}/dataset.json", lambda d: d["labels"].update(Anterior=-1)),),
         on_stdout=True,
+    ),
+    Bad(
+        "label value in quotes",
+        "data check {raw} --json",
+        ("gives 'Anterior' the label value '1'", "without quotes"),
+        (edited("{raw}/dataset.json", lambda d: d["labels"].update(Anterior="1")),),
+        on_stdout=True,
+    ),
+    Bad(
+        "label value with a decimal point, before a plan",
+        "plan --root {root} -d 4",
+        ("{raw}/dataset.json: gives 'Anterior' the label value 1.0", "without quotes or decimal point"),
+        (edited("{raw}/dataset.json", lambda d: d["labels"].update(Anterior=1.0)),),
+    ),
+    Bad(
+        "label value in quotes, before a training",
+        "train --root {root} -d 4 -c 2d -f 0 --device cpu",
+        ("{pre}/dataset.json: gives 'Anterior' the label value '1'", "without quotes"),
+        (edited("{pre}/dataset.json", lambda d: d["labels"].update(Anterior="1")),),
     ),
     Bad(
         "dataset without channels",

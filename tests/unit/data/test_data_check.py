@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from hippo_nnunet.data.check import check_dataset
+from hippo_nnunet.data.description import read_description
 from hippo_nnunet.data.finding import Finding
+from hippo_nnunet.errors import DataError
 
 SHAPE = (6, 7, 5)
 AFFINE = np.array([[0.8, 0, 0, 3.0], [0, 1.1, 0, -4.0], [0, 0, 2.5, 7.0], [0, 0, 0, 1.0]])
@@ -211,6 +213,74 @@ def test_not_finite(msd: Path, part: str, value: float) -> None:
 def test_empty_label(msd: Path) -> None:
     save(msd / "labelsTr/a.nii.gz", np.zeros(SHAPE, np.uint8))
     assert only(check_dataset(msd), "empty-label", "warning").case == "a"
+
+
+REGIONS = {"background": 0, "whole": [1, 2], "Posterior": [2]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"labels": {"background": 0, "Anterior": "1", "Posterior": 2}}, "'Anterior' the label value '1'"),
+        ({"labels": {"background": 0, "Anterior": 1.0, "Posterior": 2}}, "'Anterior' the label value 1.0"),
+        ({"labels": {"background": False, "Anterior": 1, "Posterior": 2}}, "'background' the label value False"),
+        ({"labels": {**REGIONS, "whole": [1, "2"]}, "regions_class_order": [1, 2]}, "'whole' the label value '2'"),
+        ({"labels": {**REGIONS, "whole": []}, "regions_class_order": [1, 2]}, "gives 'whole' no label value"),
+        ({"labels": REGIONS, "regions_class_order": [2, 1]}, "a voxel of label 1 is written as 2"),
+        ({"labels": REGIONS, "regions_class_order": [1, 7]}, "a voxel of label 2 is written as 7"),
+        ({"labels": REGIONS, "regions_class_order": [1, "2"]}, "regions_class_order is [1, '2']"),
+        ({"labels": REGIONS, "regions_class_order": [1]}, "regions_class_order must have as many entries"),
+        ({"labels": REGIONS}, "define regions_class_order"),
+        ({"labels": {"background": [0], "Anterior": 1, "Posterior": 2}}, "Background label must be 0. Not a list"),
+        (
+            {"labels": {"background": 0, "Anterior": 1, "ignore": 2, "Posterior": 3}},
+            "must have the highest label value",
+        ),
+        ({"labels": {"background": 0, "Anterior": 1, "Posterior": 2, "ignore": [3]}}, "has to be an integer"),
+        ({"overwrite_image_reader_writer": None}, "overwrite_image_reader_writer is None, expected one of"),
+        ({"overwrite_image_reader_writer": "SimpleITK"}, "is 'SimpleITK', expected one of"),
+        ({"overwrite_image_reader_writer": "Tiff3DIO"}, "is Tiff3DIO, which reads .tif"),
+        ({"channel_names": ["MRI"]}, "channel_names is ['MRI']"),
+        ({"channel_names": {"0": 0}}, "channel_names is {'0': 0}"),
+        ({"channel_names": {"MRI": "0"}}, "channel_names numbers the channels MRI"),
+    ],
+)
+def test_what_nnunet_refuses_in_dataset_json_is_found(raw: Path, changes: dict[str, object], says: str) -> None:
+    path = raw / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    found = [f for f in check_dataset(raw) if f.problem == "dataset-json" and f.severity == "error"]
+    assert any(says in f.message for f in found), found
+    with pytest.raises(DataError, match=r"dataset\.json"):
+        read_description(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"labels": REGIONS, "regions_class_order": [1, 2]},
+        {"labels": {"background": 0, "Anterior": 1, "Posterior": 2, "ignore": 3}},
+        {"labels": {"background": 0, "Anterior": [1], "Posterior": [2]}, "regions_class_order": [9]},
+        {"overwrite_image_reader_writer": "None"},
+        {"overwrite_image_reader_writer": "NibabelIO"},
+    ],
+)
+def test_regions_ignore_label_and_readers_of_nnunet_are_right(raw: Path, changes: dict[str, object]) -> None:
+    edit_json(raw, **changes)
+    assert check_dataset(raw) == []
+    read_description(raw / "dataset.json")
+
+
+def test_regions_may_merge_labels(raw: Path) -> None:
+    edit_json(raw, labels={"background": 0, "all": [1, 2]}, regions_class_order=[1])
+    assert "hold 1 where references hold 2" in only(check_dataset(raw), "dataset-json", "warning").message
+    read_description(raw / "dataset.json")
+
+
+def test_modality_and_ignore_label_of_the_decathlon(msd: Path) -> None:
+    edit_json(msd, modality=["MRI"])
+    assert "modality is ['MRI']" in only(check_dataset(msd), "dataset-json").message
+    edit_json(msd, modality={"0": "MRI"}, labels={"0": "background", "1": "ignore", "2": "Posterior"})
+    assert "nnU-Net refuses its labels" in only(check_dataset(msd), "dataset-json").message
 
 
 def test_label_that_no_case_holds(msd: Path) -> None:
