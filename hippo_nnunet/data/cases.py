@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
-from hippo_nnunet.data.layout import ENDINGS
-from hippo_nnunet.data.nifti import Volume, read_volume, shift_mm
+import numpy as np
+from scipy.ndimage import find_objects
+
+from hippo_nnunet.data.grid import grid_difference
+from hippo_nnunet.data.layout import ENDINGS, SIMPLE_ITK
+from hippo_nnunet.data.nifti import Volume, read_volume
 from hippo_nnunet.errors import DataError
 
+log = logging.getLogger(__name__)
+
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
-_TOLERANCE_MM = 1e-3
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,30 @@ class InputCase:
 
     case: str
     files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class CheckedCase:
+    """A case whose images can be predicted.
+
+    Attributes:
+        case: The case.
+        shape: Voxels along (z, y, x).
+        nonzero_shape: The same of the bounding box of non-zero voxels, to which nnU-Net crops.
+        spacing_mm: Voxel size along (z, y, x).
+        axis_codes: Direction of the axes (x, y, z), such as `RAS`.
+    """
+
+    case: InputCase
+    shape: tuple[int, ...]
+    nonzero_shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    axis_codes: str
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels of one channel."""
+        return prod(self.shape)
 
 
 def find_cases(inputs: Path | Sequence[Path], channels: int) -> list[InputCase]:
@@ -64,37 +95,40 @@ def find_cases(inputs: Path | Sequence[Path], channels: int) -> list[InputCase]:
     return [InputCase(case, tuple(images[c] for c in range(channels))) for case, images in sorted(found.items())]
 
 
-def check_images(case: InputCase) -> int:
-    """Read the images of a case and refuse what nnU-Net would silently misread.
+def check_images(case: InputCase, reader: str = SIMPLE_ITK) -> CheckedCase:
+    """Read the images of a case and refuse what nnU-Net would silently misread; log what their headers leave open.
 
-    Returns:
-        Number of voxels of one channel.
+    Args:
+        case: The case.
+        reader: nnU-Net's reader of the model: see `read_volume`.
 
     Raises:
-        DataError: An image is unreadable, truncated, not 3D, empty or holds a NaN or an infinite voxel, or the
-            channels differ in shape or place.
+        DataError: An image is refused by `read_volume`, is empty or holds a NaN or an infinite voxel, or the channels
+            lie on different grids.
     """
     first: Volume | None = None
+    nonzero: np.ndarray | None = None
     for path in case.files:
-        volume = read_volume(path, case.case)
+        volume = read_volume(path, case.case, reader)
         if volume.non_finite:
             raise DataError(
                 f"{path}: {volume.non_finite} voxels are NaN or infinite: replace them by finite intensities"
             )
-        if not volume.array.any():
+        found = volume.array != 0
+        if not found.any():
             raise DataError(f"{path}: every voxel is 0: replace the file")
         first = first or volume
-        if volume.shape != first.shape:
-            raise DataError(
-                f"{path}: got shape {volume.shape}, but {first.path} has {first.shape}: resample the channels of a "
-                "case to one grid"
-            )
-        shift = shift_mm(volume.itk_affine, first.itk_affine, volume.shape)
-        if shift > _TOLERANCE_MM:
-            raise DataError(
-                f"{path} lies {shift:.3g} mm away from {first.path}: resample the channels of a case to one grid"
-            )
-    return int(first.array.size) if first else 0
+        difference = grid_difference(volume.grid, first.grid, str(first.path))
+        if difference:
+            raise DataError(f"{path}: {difference.text}: resample the channels of a case to one grid")
+        nonzero = found if nonzero is None else nonzero | found
+        for warning in volume.warnings:
+            log.warning(warning.describe())
+    assert first is not None and nonzero is not None
+    (box,) = find_objects(nonzero.view(np.uint8))
+    return CheckedCase(
+        case, first.array.shape, tuple(part.stop - part.start for part in box), first.spacing_mm[::-1], first.axis_codes
+    )
 
 
 def _files(inputs: Iterable[Path]) -> list[Path]:

@@ -11,12 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hippo_nnunet.data.finding import Finding, FoundProblem
+from hippo_nnunet.data.grid import grid_difference
 from hippo_nnunet.data.layout import Case, Dataset
-from hippo_nnunet.data.nifti import Volume, read_volume, shift_mm
+from hippo_nnunet.data.nifti import Volume, read_volume
 from hippo_nnunet.data.same_scan import distinct_values
-
-# Headers hold 32-bit numbers, so equal geometries may differ by about 1e-5 voxels.
-_TOLERANCE_VOXELS = 0.01
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def check_case(dataset: Dataset, case: Case) -> CaseReport:
 
     def read(path: Path) -> Volume | None:
         try:
-            return read_volume(path, case.id)
+            return read_volume(path, case.id, dataset.reader)
         except FoundProblem as problem:
             findings.append(problem.finding)
             return None
@@ -64,7 +62,7 @@ def check_case(dataset: Dataset, case: Case) -> CaseReport:
     for volume in [*images[1:], *([label] if images and label else [])]:
         findings.extend(_check_geometry(images[0], volume, case.id))
     for volume in [*images, *([label] if label else [])]:
-        findings.extend(_check_orientation(volume, case.id))
+        findings.extend(volume.warnings)
     complete = len(images) == len(case.images)
     digest = _digest(images) if complete else None
     intensities = distinct_values(images[0].array) if images else None
@@ -101,31 +99,13 @@ def _check_finite(volume: Volume, case: str) -> Iterator[Finding]:
 
 
 def _check_geometry(reference: Volume, volume: Volume, case: str) -> Iterator[Finding]:
-    name = reference.path.name
-    if volume.shape != reference.shape:
-        message = f"shape {volume.shape}, but its image {name} has {reference.shape}"
-        yield Finding(volume.path, case, "shape", message, "resample the label onto its image (nearest neighbour)")
+    difference = grid_difference(volume.grid, reference.grid, f"its image {reference.path.name}")
+    if difference is None:
         return
-    shift = shift_mm(reference.itk_affine, volume.itk_affine, volume.shape)
-    # nnU-Net refuses a spacing that fails numpy's allclose, however small the shift.
-    same_spacing = np.allclose(reference.spacing_mm, volume.spacing_mm)
-    if shift > _TOLERANCE_VOXELS * min(reference.spacing_mm) or not same_spacing:
-        message = (
-            f"affine differs from that of its image {name}: up to {shift:.4g} mm, "
-            f"spacing {_numbers(volume.spacing_mm)} against {_numbers(reference.spacing_mm)}"
-        )
-        remedy = "find the correct one; copy its affine if the voxels match, else resample"
-        yield Finding(volume.path, case, "affine", message, remedy)
-
-
-def _check_orientation(volume: Volume, case: str) -> Iterator[Finding]:
-    shift = shift_mm(volume.affine, volume.itk_affine, volume.shape)
-    if shift > _TOLERANCE_VOXELS * min(volume.spacing_mm):
-        message = (
-            f"nibabel and SimpleITK differ by {shift:.4g} mm in its position: qform and sform disagree or are unset"
-        )
-        remedy = "write the correct affine into both, with both codes at least 1"
-        yield Finding(volume.path, case, "orientation", message, remedy, "warning")
+    remedy = "find the correct one; copy its affine if the voxels match, else resample"
+    if difference.kind == "shape":
+        remedy = "resample the label onto its image (nearest neighbour)"
+    yield Finding(volume.path, case, difference.kind, difference.text, remedy)
 
 
 def _check_label(label: Volume, case: str, dataset: Dataset) -> Iterator[Finding]:

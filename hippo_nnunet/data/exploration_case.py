@@ -12,8 +12,10 @@ from nibabel.orientations import aff2axcodes
 from scipy.ndimage import binary_fill_holes, find_objects
 
 from hippo_nnunet.data.finding import Finding, FoundProblem
+from hippo_nnunet.data.grid import grid_difference
 from hippo_nnunet.data.layout import Case, Dataset
-from hippo_nnunet.data.nifti import Volume, open_image, read_volume, shift_mm
+from hippo_nnunet.data.nifti import Volume, read_volume
+from hippo_nnunet.data.nifti_file import open_image
 
 Row = dict[str, str | int | float]
 
@@ -21,8 +23,6 @@ PERCENTILES = {"p00_5": 0.5, "p25": 25.0, "p50": 50.0, "p75": 75.0, "p99_5": 99.
 AXES = ("x", "y", "z")
 DIRECTIONS = ("right", "anterior", "superior")
 TOTAL = "total foreground"
-# As in check_case.
-_TOLERANCE_VOXELS = 0.01
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def load_case(dataset: Dataset, case: Case) -> tuple[LoadedCase | None, list[Fin
             problems.append(problem.finding)
     first = volumes[0]
     channels = tuple(volume.array for volume in volumes)
-    return LoadedCase(case.id, channels, label, first.itk_affine, first.spacing_mm), problems
+    return LoadedCase(case.id, channels, label, first.affine, first.spacing_mm), problems
 
 
 def _problem(path: Path, case: str, code: str, message: str) -> Finding:
@@ -84,7 +84,7 @@ def _read_channels(dataset: Dataset, case: Case) -> list[Volume]:
     if dataset.form == "msd" and dataset.channels > 1:
         volumes = _split_channels(case.images[0], case.id)
     else:
-        volumes = [read_volume(path, case.id) for path in case.images]
+        volumes = [read_volume(path, case.id, dataset.reader) for path in case.images]
     if len(volumes) != dataset.channels:
         message = f"{len(volumes)} channels, but dataset.json declares {dataset.channels}"
         raise FoundProblem(_problem(case.images[0], case.id, "channels", message))
@@ -112,7 +112,6 @@ def _split_channels(path: Path, case: str) -> list[Volume]:
             is_integer=data.dtype.kind in "iu",
             non_finite=int(np.count_nonzero(~np.isfinite(channel))),
             affine=image.affine,
-            itk_affine=image.affine,
             spacing_mm=(spacing[0], spacing[1], spacing[2]),
         )
         for channel in np.moveaxis(data, -1, 0)
@@ -120,7 +119,7 @@ def _split_channels(path: Path, case: str) -> list[Volume]:
 
 
 def _read_label(dataset: Dataset, case: Case, path: Path, image: Volume) -> npt.NDArray[np.int64]:
-    label = read_volume(path, case.id)
+    label = read_volume(path, case.id, dataset.reader)
     _check_same_place(image, label, case.id)
     values = np.unique(label.array)
     unknown = [float(value) for value in values if float(value) not in dataset.label_values]
@@ -132,13 +131,9 @@ def _read_label(dataset: Dataset, case: Case, path: Path, image: Volume) -> npt.
 
 
 def _check_same_place(first: Volume, other: Volume, case: str) -> None:
-    if other.shape != first.shape:
-        message = f"shape {other.shape}, but {first.path.name} has {first.shape}: not measured"
-        raise FoundProblem(_problem(other.path, case, "shape", message))
-    shift = shift_mm(first.itk_affine, other.itk_affine, other.shape)
-    if shift > _TOLERANCE_VOXELS * min(first.spacing_mm):
-        message = f"lies {shift:.4g} mm away from {first.path.name}: not measured"
-        raise FoundProblem(_problem(other.path, case, "affine", message))
+    difference = grid_difference(other.grid, first.grid, first.path.name)
+    if difference:
+        raise FoundProblem(_problem(other.path, case, difference.kind, f"{difference.text}: not measured"))
 
 
 def foreground_labels(dataset: Dataset) -> dict[str, tuple[int, ...]]:

@@ -12,6 +12,9 @@ from typing import Any, Literal
 from hippo_nnunet.data.description import label_values, value_finding
 from hippo_nnunet.data.finding import Finding, FoundProblem
 
+SIMPLE_ITK, NIBABEL = "SimpleITKIO", "NibabelIO"
+"""nnU-Net's readers of NIfTI; each has a variant `...WithReorient`."""
+
 CHANNEL = re.compile(r"_(\d{4})$")
 ENDINGS = (".nii.gz", ".nii")
 
@@ -58,6 +61,11 @@ class Dataset:
     test: tuple[Case, ...]
 
     @property
+    def reader(self) -> str:
+        """Name of nnU-Net's class that reads the images: see `image_reader`."""
+        return image_reader(self.description, self.file_ending)
+
+    @property
     def label_values(self) -> frozenset[int]:
         """Every value that a label file may hold."""
         return frozenset(value for values in self.labels.values() for value in values)
@@ -94,6 +102,23 @@ def read_dataset(folder: Path) -> Dataset:
         "has neither 'modality' (MSD) nor 'channel_names' (nnU-Net v2)",
         "give the folder of a dataset in one of these two forms",
     )
+
+
+def image_reader(description: Mapping[str, Any], file_ending: str) -> str:
+    """Name the class with which nnU-Net reads images.
+
+    Args:
+        description: the content of dataset.json.
+        file_ending: ``.nii.gz`` or ``.nii``.
+
+    Returns:
+        The class that dataset.json names, else the first of nnU-Net's for the file ending.
+
+    Source: nnunetv2 2.8.1, ``imageio/reader_writer_registry.py``.
+    """
+    default = NIBABEL if file_ending == ".nii" else SIMPLE_ITK
+    named = description.get("overwrite_image_reader_writer")
+    return named if isinstance(named, str) and named != "None" else default
 
 
 def visible_files(folder: Path) -> list[Path]:

@@ -1,12 +1,14 @@
-"""Read one NIfTI volume as nnU-Net does, and refuse what nnU-Net would silently misread."""
+"""Read one NIfTI volume as nnU-Net does, and refuse what nnU-Net would silently misread.
+
+Every command reads images through `read_volume` and compares grids with `hippo_nnunet.data.grid`.
+"""
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import nibabel as nib
@@ -15,11 +17,16 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813 - the field's habit
 
 from hippo_nnunet.data.finding import Finding, FoundProblem
+from hippo_nnunet.data.grid import TOLERANCE_VOXELS, Grid, shift_mm, sizes_text
+from hippo_nnunet.data.layout import NIBABEL, SIMPLE_ITK
+from hippo_nnunet.data.nifti_file import AGAIN, open_image
+from hippo_nnunet.memory import free_memory
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_CHUNK = 1 << 20
-AGAIN = "copy or download it again"
-"""Remedy for an incomplete file."""
+_UNITS = {1: ("m", 1000.0), 3: ("micron", 0.001)}
+"""Spatial units in `xyzt_units` other than mm, in mm; any other code counts as mm."""
+_SAME_SIZE = 0.01
+"""Largest relative difference between voxel sizes that count as equal."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +35,13 @@ class Volume:
 
     Args:
         path: its file.
-        array: the voxels as read by SimpleITK and thus nnU-Net; shape (z, y, x).
+        array: the voxels as nnU-Net's reader reads them; shape (z, y, x).
         is_integer: whether the voxels are whole numbers by type, header scaling included.
         non_finite: number of NaN and infinite voxels in the file, which SimpleITK silently reads as 0.
-        affine: nibabel's voxel-to-world matrix, shape (4, 4), for voxel indices (x, y, z), in mm, RAS+.
-        itk_affine: the same matrix as SimpleITK reads it from the header, shape (4, 4), in mm, RAS+.
-        spacing_mm: SimpleITK's spacing (x, y, z).
+        affine: voxel-to-world matrix as nnU-Net's reader reads it, shape (4, 4), for voxel indices (x, y, z), in mm,
+            RAS+.
+        spacing_mm: voxel size (x, y, z) as nnU-Net's reader reads it.
+        warnings: what the header leaves open, such as two voxel sizes.
     """
 
     path: Path
@@ -41,16 +49,26 @@ class Volume:
     is_integer: bool
     non_finite: int
     affine: npt.NDArray[np.float64]
-    itk_affine: npt.NDArray[np.float64]
     spacing_mm: tuple[float, float, float]
+    warnings: tuple[Finding, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Size as (x, y, z), in voxels."""
         return self.array.shape[::-1]
 
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels lie."""
+        return Grid(self.shape, self.affine, self.spacing_mm)
 
-def read_volume(path: Path, case: str | None = None) -> Volume:
+    @property
+    def axis_codes(self) -> str:
+        """Direction in which each voxel axis (x, y, z) points most nearly, such as `RAS`."""
+        return "".join(map(str, nib.aff2axcodes(self.affine)))
+
+
+def read_volume(path: Path, case: str | None = None, reader: str = SIMPLE_ITK) -> Volume:
     """Check a NIfTI file's integrity and header, and read it.
 
     SimpleITK fills a truncated file with uninitialised memory, so the length and, for ``.nii.gz``, gzip's checksum are
@@ -59,17 +77,23 @@ def read_volume(path: Path, case: str | None = None) -> Volume:
     Args:
         path: a ``.nii.gz`` or ``.nii`` file.
         case: the case id to name in a problem.
+        reader: nnU-Net's reader of the dataset or model; NIBABEL also reads sheared axes, and ignores the unit.
 
     Returns:
         The volume.
 
     Raises:
-        FoundProblem: the file is missing, empty, truncated, damaged, no NIfTI image, not 3D, not real-valued, without a
-            usable affine, or refused by SimpleITK.
+        FoundProblem: the file is missing, empty, truncated, damaged, no NIfTI-1 image, not 3D, not real-valued, too
+            large for the free memory, refused by the reader, or has no usable affine or two voxel sizes.
     """
 
     def problem(code: str, message: str, remedy: str) -> FoundProblem:
         return FoundProblem(Finding(path, case, code, message, remedy))
+
+    def too_large(image: nib.Nifti1Image) -> FoundProblem:
+        message = f"{image.shape} voxels of type {image.get_data_dtype()} do not fit into the memory"
+        message += f", of which {free_memory() / 2**30:.1f} GiB are free"
+        return problem("memory", message, "crop it, or use a machine with more memory")
 
     image = open_image(path, case)
     if len(image.shape) != 3:
@@ -78,83 +102,103 @@ def read_volume(path: Path, case: str | None = None) -> Volume:
     dtype = image.get_data_dtype()
     if dtype.kind not in "iuf":
         raise problem("unreadable", f"voxel type {dtype}, expected real numbers", "save it as int16 or float32")
-    affine = np.asarray(image.affine, dtype=np.float64)
     with np.errstate(all="ignore"):  # headers may hold extreme numbers
-        volume_mm3 = np.linalg.det(affine[:3, :3])
-    if not np.isfinite(affine).all() or not np.isfinite(volume_mm3) or volume_mm3 == 0:
+        volume_mm3 = np.linalg.det(image.affine[:3, :3])
+    if not np.isfinite(image.affine).all() or not np.isfinite(volume_mm3) or volume_mm3 == 0:
         raise problem("affine", "the affine is not finite or flattens the image", "write a valid affine")
+    if 2 * math.prod(image.shape) * dtype.itemsize > free_memory():  # the reader's copy and ours
+        raise too_large(image)
+    is_integer = dtype.kind in "iu" and (image.dataobj.slope, image.dataobj.inter) == (1.0, 0.0)
     try:
-        read = sitk.ReadImage(str(path))
-    except RuntimeError as error:
+        read = _with_nibabel if reader.startswith("Nibabel") else _with_simpleitk
+        array, affine, spacing_mm = read(path)
+        non_finite = 0 if is_integer else int(np.count_nonzero(~np.isfinite(np.asarray(image.dataobj))))
+    except MemoryError as error:
+        raise too_large(image) from error
+    except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1]
-        remedy = "resample it to orthogonal axes" if "orthonormal" in reason else AGAIN
-        raise problem("unreadable", f"SimpleITK, with which nnU-Net reads, refuses it ({reason})", remedy) from error
-    array = sitk.GetArrayFromImage(read)
+        if "memory" in reason:
+            raise too_large(image) from error
+        library = "nibabel" if read is _with_nibabel else "SimpleITK"
+        remedy = AGAIN
+        if "orthonormal" in reason:
+            remedy = (
+                f'resample it to orthogonal axes, or set "overwrite_image_reader_writer": "{NIBABEL}" in dataset.json'
+            )
+        raise problem("unreadable", f"{library}, with which nnU-Net reads, refuses it ({reason})", remedy) from error
     if array.shape != image.shape[::-1]:
         message = f"nibabel and SimpleITK read different shapes: {image.shape} and {array.shape[::-1]}"
         raise problem("unreadable", message, AGAIN)
-    is_integer = dtype.kind in "iu" and (image.dataobj.slope, image.dataobj.inter) == (1.0, 0.0)
-    return Volume(
-        path=path,
-        array=array,
-        is_integer=is_integer,
-        non_finite=0 if is_integer else int(np.count_nonzero(~np.isfinite(np.asarray(image.dataobj)))),
-        affine=affine,
-        itk_affine=_affine_of(read),
-        spacing_mm=read.GetSpacing(),
-    )
+    check_sizes(image, path, case)
+    volume = Volume(path, array, is_integer, non_finite, affine, spacing_mm)
+    warnings = (Finding(path, case, *found, "warning") for found in _doubts(image, volume, reader))
+    return Volume(path, array, is_integer, non_finite, affine, spacing_mm, tuple(warnings))
 
 
-def open_image(path: Path, case: str | None = None) -> nib.Nifti1Image:
-    """Open a NIfTI file and verify that it is as long as its header claims.
+def check_sizes(image: nib.Nifti1Image, path: Path, case: str | None = None) -> None:
+    """Refuse an image whose voxel sizes in pixdim and sform differ, with no qform to tell which is right.
 
     Args:
-        path: a ``.nii.gz`` or ``.nii`` file.
-        case: the case id to name in a problem.
-
-    Returns:
-        nibabel's image, voxels not loaded.
+        image: what `open_image` returned.
+        path: its file.
+        case: the case id to name in the problem.
 
     Raises:
-        FoundProblem: the file is missing, empty, truncated, damaged, or no NIfTI image.
+        FoundProblem: names both sizes.
     """
-
-    def problem(code: str, message: str, remedy: str = AGAIN) -> FoundProblem:
-        return FoundProblem(Finding(path, case, code, message, remedy))
-
-    if path.is_dir():
-        raise problem("missing-file", "is a folder, not a file", "put the file in its place")
-    if not path.is_file():
-        raise problem("missing-file", "the file is missing", "add it, or take the case out of the dataset")
-    try:
-        length = content_length(path)
-        image = nib.load(path)
-    except PermissionError as error:
-        raise problem("unreadable", f"cannot be read ({error.strerror})", "correct its permissions") from error
-    except (EOFError, zlib.error, OSError) as error:
-        raise problem("unreadable", f"truncated or damaged ({error})") from error
-    except Exception as error:  # nibabel raises various exceptions for files that are not images
-        raise problem("unreadable", f"no NIfTI image ({' '.join(str(error).split())})") from error
-    if not isinstance(image, nib.Nifti1Image):
-        raise problem("unreadable", f"a {type(image).__name__}, no NIfTI image", "save it as .nii.gz")
-    if min(image.shape, default=0) < 1:
-        raise problem("not-3d", f"no voxels: shape {image.shape}")
-    needed = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
-    if length < needed:
-        raise problem("unreadable", f"truncated: {length} bytes of {needed}")
-    return image
+    sizes = _two_sizes(image.header)
+    if sizes and not image.header["qform_code"]:
+        raise FoundProblem(Finding(path, case, "voxel-size", sizes, "write the true size into both"))
 
 
-def shift_mm(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], shape: tuple[int, ...]) -> float:
-    """Largest distance, in mm, by which two affines place a corner voxel differently.
+def place_difference(path: Path, image: Path) -> str | None:
+    """Compare the position of a label image with that of its image, in mm; reads no voxels.
+
+    SimpleITK, nibabel and older versions of both prefer different ones of sform and qform, so any may match.
 
     Args:
-        first: voxel-to-world matrix, shape (4, 4), mm.
-        second: the other one.
-        shape: size of the volume as (x, y, z), in voxels.
+        path: the label image, as `open_image` accepts it.
+        image: its image, of the same shape.
+
+    Returns:
+        Got and expected position; None if they agree as in `grid_difference`.
+
+    Raises:
+        FoundProblem: a file cannot be opened: see `open_image`.
     """
-    corners = np.array([[*corner, 1.0] for corner in product(*((0.0, size - 1.0) for size in shape))])
-    return float(np.linalg.norm((corners @ (first - second).T)[:, :3], axis=1).max())
+    found, expected = open_image(path), open_image(image)
+    wanted = _affines(image, expected)
+    for affine in wanted:
+        tolerance = TOLERANCE_VOXELS * np.linalg.norm(affine[:3, :3], axis=0).min()
+        if any(shift_mm(own, affine, found.shape) <= tolerance for own in _affines(path, found)):
+            return None
+    units = (f"{name}'s header is in {_unit(i.header)[0]}" for name, i in (("its", found), ("the image", expected)))
+    got, want = (affines[0].round(3).tolist() for affines in (_affines(path, found), wanted))
+    return f"got affine {got}, expected {want} as {image}, in mm ({', '.join(units)})"
+
+
+def _affines(path: Path, image: nib.Nifti1Image) -> list[npt.NDArray[np.float64]]:
+    """Return the affines that readers find in a header, SimpleITK's first; without it if SimpleITK refuses the file."""
+    affines = [image.affine]
+    if image.header["qform_code"]:
+        affines.append(image.header.get_qform())
+    with suppress(RuntimeError), _quiet_itk():
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        affines.insert(0, affine_of_itk(reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()))
+    return affines
+
+
+@contextmanager
+def _quiet_itk() -> Iterator[None]:
+    """Suppress ITK's warnings on headers, which we report ourselves."""
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 def small_labels(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.unsignedinteger]:
@@ -162,19 +206,68 @@ def small_labels(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.unsignedinte
     return labels.astype(np.uint8 if labels.max(initial=0) <= 255 else np.uint16)
 
 
-def content_length(path: Path) -> int:
-    """Return the number of bytes of a file, of a `.gz` file when unpacked; raises if that is truncated or damaged."""
-    if path.suffix != ".gz":
-        return path.stat().st_size
-    length = 0
-    with gzip.open(path) as stream:
-        while chunk := stream.read(_CHUNK):
-            length += len(chunk)
-    return length
-
-
-def _affine_of(image: sitk.Image) -> npt.NDArray[np.float64]:
+def affine_of_itk(
+    spacing: Sequence[float], origin: Sequence[float], direction: Sequence[float]
+) -> npt.NDArray[np.float64]:
+    """Return the voxel-to-world matrix, shape (4, 4), in mm, RAS+, of SimpleITK's geometry of a 3D image (mm, LPS+)."""
     affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
+    affine[:3, :3] = np.reshape(direction, (3, 3)) * np.asarray(spacing)
+    affine[:3, 3] = origin
     return _LPS_TO_RAS @ affine
+
+
+_Read = tuple[npt.NDArray[np.generic], npt.NDArray[np.float64], tuple[float, float, float]]
+
+
+def _with_simpleitk(path: Path) -> _Read:
+    with _quiet_itk():
+        image = sitk.ReadImage(str(path))
+    affine = affine_of_itk(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    return sitk.GetArrayFromImage(image), affine, image.GetSpacing()
+
+
+def _with_nibabel(path: Path) -> _Read:
+    image = nib.load(path)
+    x, y, z = (float(size) for size in image.header.get_zooms())
+    return np.asarray(image.dataobj).T, np.asarray(image.affine, dtype=np.float64), (x, y, z)
+
+
+def _unit(header: nib.Nifti1Header) -> tuple[str, float]:
+    """Return a header's spatial unit and its length in mm."""
+    return _UNITS.get(int(header["xyzt_units"]) % 8, ("mm", 1.0))
+
+
+def _two_sizes(header: nib.Nifti1Header) -> str | None:
+    """Describe the voxel sizes of a header whose sform has another one than pixdim."""
+    if not header["sform_code"]:
+        return None
+    in_sform = np.linalg.norm(header.get_sform()[:3, :3], axis=0)
+    in_pixdim = np.asarray(header.get_zooms()[:3], dtype=np.float64)
+    in_sform = in_sform[: len(in_pixdim)]
+    if np.allclose(in_sform, in_pixdim, rtol=_SAME_SIZE, atol=0):
+        return None
+    unit = _unit(header)[0]
+    return (
+        f"two voxel sizes: {sizes_text(in_pixdim)} {unit} in pixdim, which counts for nnU-Net, but "
+        f"{sizes_text(in_sform)} {unit} in the sform"
+    )
+
+
+def _doubts(image: nib.Nifti1Image, volume: Volume, reader: str) -> Iterator[tuple[str, str, str]]:
+    """Yield code, message and remedy of what the header leaves open."""
+    unit, in_mm = _unit(image.header)
+    size = f"{sizes_text(volume.spacing_mm)} mm"
+    if in_mm != 1:
+        message = f"the header's unit is {unit}; nnU-Net, with {reader}, reads a voxel size of {size}"
+        yield "units", message, "check this size; where it is wrong, correct the header (xyzt_units, pixdim, affine)"
+    sizes = _two_sizes(image.header)
+    if sizes:
+        yield "voxel-size", sizes, "write the true size into both"
+    elif not reader.startswith("Nibabel"):
+        affine = np.diag([in_mm, in_mm, in_mm, 1.0]) @ image.affine
+        shift = shift_mm(affine, volume.affine, volume.shape)
+        if shift > TOLERANCE_VOXELS * min(volume.spacing_mm):
+            message = (
+                f"nibabel and SimpleITK differ by {shift:.4g} mm in its position: qform and sform disagree or are unset"
+            )
+            yield "orientation", message, "write the correct affine into both, with both codes at least 1"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import itertools
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from hippo_nnunet.data.nifti_file import disguise
 from hippo_nnunet.errors import DataError
 
 CHANGED_FIELDS = ("datatype", "bitpix", "scl_slope", "scl_inter", "cal_max", "cal_min")
@@ -74,28 +74,6 @@ class InputHeader:
             problems.append("the header extensions are not those of the input image")
         return problems
 
-    def agrees(self, affine: np.ndarray) -> bool:
-        """Return whether an image of this shape with another affine has the same position.
-
-        ITK and nibabel prefer different ones of sform and qform, so either may match; if neither is coded, also ITK's
-        interpretation of the voxel size.
-
-        Args:
-            affine: 4x4, voxel to RAS in mm.
-
-        Returns:
-            Whether no corner of the volume moves by more than a hundredth of the smallest voxel edge.
-        """
-        corners = np.array(list(itertools.product(*((0, n) for n in self.shape), (1,)))).T
-        header = self._header()
-        own = [header.get_best_affine()]
-        own += [a for a in (header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]) if a is not None]
-        if len(own) == 1:
-            zooms = header.get_zooms()
-            own.append(np.diag([-zooms[0], -zooms[1], zooms[2], 1.0]))
-        tolerance = 0.01 * min(float(z) for z in header.get_zooms())
-        return any(np.abs(a[:3] @ corners - affine[:3] @ corners).max() <= tolerance for a in own)
-
     def _header(self) -> nibabel.Nifti1Header:
         return nibabel.Nifti1Header(self.prefix[:_HEADER_BYTES], byte_order(self.prefix), check=False)
 
@@ -118,6 +96,9 @@ def read_input_header(path: Path) -> InputHeader:
         DataError: The file is not such an image, is truncated, or is not 3D.
     """
     try:
+        other = disguise(path)
+        if other:
+            raise DataError(f"{path}: not a readable .nii.gz image ({other[0]}): {other[1]}")
         with gzip.open(path) as stream:
             block = stream.read(_HEADER_BYTES)
             sizes = [int.from_bytes(block[:4], order) for order in ("little", "big")]

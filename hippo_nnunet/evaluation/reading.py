@@ -1,4 +1,4 @@
-"""Label images read as nnU-Net reads them, and whether two of them lie on the same grid."""
+"""Label images read as nnU-Net reads them, and the grids on which they lie."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hippo_nnunet.data.nifti import content_length
+from hippo_nnunet.data.finding import FoundProblem
+from hippo_nnunet.data.grid import Grid
+from hippo_nnunet.data.layout import ENDINGS
+from hippo_nnunet.data.nifti import affine_of_itk, check_sizes
+from hippo_nnunet.data.nifti_file import open_image
 from hippo_nnunet.errors import DataError
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-
-_GEOMETRY_TOLERANCE_MM = 1e-3
 
 
 def find_reader(file_ending: str, example: Path, preferred: str | None = None) -> BaseReaderWriter:
@@ -60,16 +62,19 @@ def read_segmentation(reader: BaseReaderWriter, path: Path) -> tuple[np.ndarray,
         The array in the reader's axis order (z, y, x), shape (d, h, w), and the reader's properties (geometry).
 
     Raises:
-        DataError: The file is missing, truncated, or has more than one channel.
+        DataError: The file is missing, truncated, has more than one channel, or has two voxel sizes: see `check_sizes`.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        content_length(path)  # raises where a file is truncated: SimpleITK silently reads zeros there
+        image = open_image(path) if path.name.endswith(ENDINGS) else None  # SimpleITK fills truncated files with zeros
         array, properties = reader.read_seg(str(path))
+        if image is not None:
+            check_sizes(image, path)
     except Exception as error:
+        reason = error.finding.message if isinstance(error, FoundProblem) else " ".join(str(error).split())
         raise DataError(
-            f"{path}: cannot be read ({' '.join(str(error).split())}): replace the file; "
+            f"{path}: cannot be read ({reason or type(error).__name__}): replace the file; "
             "if 'hippo-nnunet run' wrote it, delete it and run again"
         ) from error
     if array.ndim != 4 or array.shape[0] != 1:
@@ -77,21 +82,17 @@ def read_segmentation(reader: BaseReaderWriter, path: Path) -> tuple[np.ndarray,
     return array[0], properties
 
 
-def geometry_difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str | None:
-    """Compare the geometry that nnU-Net's readers return: spacing, and SimpleITK's or nibabel's position and axes.
+def grid_of(properties: Mapping[str, Any], shape: tuple[int, ...]) -> Grid:
+    """Return the grid that nnU-Net's reader found.
 
     Args:
-        found: Properties of one image: see `read_segmentation`.
-        expected: Properties of the image that it should lie on.
-
-    Returns:
-        What differs, got and expected; None where they agree.
+        properties: See `read_segmentation`; readers of photographs know no position.
+        shape: Of the array, (z, y, x).
     """
-    for key, value in expected.items():
-        if isinstance(value, Mapping):
-            problem = geometry_difference(found[key], value)
-            if problem:
-                return problem
-        elif not np.allclose(found[key], value, rtol=1e-4, atol=_GEOMETRY_TOLERANCE_MM):
-            return f"got {key} {np.asarray(found[key]).tolist()}, expected {np.asarray(value).tolist()}"
-    return None
+    affine = np.diag([*properties["spacing"][::-1], 1.0])
+    itk, nibabel = properties.get("sitk_stuff", {}), properties.get("nibabel_stuff", {})
+    if len(itk.get("spacing", ())) == 3:
+        affine = affine_of_itk(itk["spacing"], itk["origin"], itk["direction"])
+    elif nibabel:
+        affine = np.asarray(nibabel.get("reoriented_affine", nibabel["original_affine"]))
+    return Grid(shape[::-1], affine, tuple(np.linalg.norm(affine[:3, :3], axis=0)))

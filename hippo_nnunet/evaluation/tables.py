@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from hippo_nnunet.data.grid import grid_difference
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.metrics import METRICS, Label, case_metrics
 from hippo_nnunet.evaluation.per_case import COLUMNS
-from hippo_nnunet.evaluation.reading import find_reader, geometry_difference, read_segmentation
+from hippo_nnunet.evaluation.reading import find_reader, grid_of, read_segmentation
 from hippo_nnunet.files import write_json, write_table
 from hippo_nnunet.progress import tracked
 
@@ -31,6 +32,7 @@ def evaluate_folder(
     cases: Iterable[str] | None = None,
     n_jobs: int = 1,
     ignore_label: int | None = None,
+    reader_name: str | None = None,
 ) -> pd.DataFrame:
     """Measure every prediction in a folder against its reference.
 
@@ -42,6 +44,7 @@ def evaluate_folder(
         cases: The cases to measure; every reference by default, and then a prediction without reference is an error.
         n_jobs: Worker processes; 1 stays in this one.
         ignore_label: See `named_labels`.
+        reader_name: nnU-Net's reader that dataset.json names (`overwrite_image_reader_writer`).
 
     Returns:
         One row per case and label, sorted by case: `case`, `label` and the columns of METRICS.
@@ -59,7 +62,7 @@ def evaluate_folder(
     if not wanted:
         raise DataError(f"{references}: no file ends in {file_ending}; give the folder that holds the references")
     order = sorted(wanted)
-    reader = find_reader(file_ending, references / f"{order[0]}{file_ending}")
+    reader = find_reader(file_ending, references / f"{order[0]}{file_ending}", reader_name)
     measure = _MeasureCase(predictions, references, dict(labels), file_ending, ignore_label, reader)
     if n_jobs == 1:
         rows = [row for case in tracked(order, "measuring") for row in measure(case)]
@@ -174,12 +177,10 @@ class _MeasureCase:
         reference_file = self.references / f"{case}{self.file_ending}"
         prediction, found = read_segmentation(self.reader, prediction_file)
         reference, expected = read_segmentation(self.reader, reference_file)
-        if prediction.shape != reference.shape:
-            problem: str | None = f"got shape {prediction.shape}, expected {reference.shape}"
-        else:
-            problem = geometry_difference(found, expected)
-        if problem:
-            raise DataError(f"{prediction_file}: {problem} as in {reference_file}; predict from the labelled image")
+        grids = grid_of(found, prediction.shape), grid_of(expected, reference.shape)
+        difference = grid_difference(*grids, str(reference_file))
+        if difference:
+            raise DataError(f"{prediction_file}: {difference.text}: predict from the labelled image")
         spacing = expected["spacing"]
         if reference.shape[0] == 1 and spacing[0] > 900 * max(spacing[1:]):  # nnU-Net's mark of a 2D image
             reference, prediction, spacing = reference[0], prediction[0], spacing[1:]

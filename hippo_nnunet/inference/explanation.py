@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from hippo_nnunet.clip.prompts import class_names
 from hippo_nnunet.data.cases import InputCase
-from hippo_nnunet.data.nifti import Volume, read_volume, shift_mm
+from hippo_nnunet.data.grid import grid_difference
+from hippo_nnunet.data.nifti import Volume, read_volume
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.labels import named_labels
 from hippo_nnunet.evaluation.metrics import Label, mask_dice
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 Map = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
-
-_TOLERANCE_MM = 1e-2
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,9 @@ def explain_case(
 
     network = predictor.networks[0]
     labels, ignore_label = named_labels(predictor.dataset_json)
-    volume = read_volume(case.files[0], case.case)
-    expected = None if reference is None else _read_reference(reference, volume, case.case)
+    reader = predictor.plans_manager.plans["image_reader_writer"]
+    volume = read_volume(case.files[0], case.case, reader)
+    expected = None if reference is None else _read_reference(reference, volume, case.case, reader)
     image, properties = predictor.preprocess(case.files)
     segmentation, probabilities = _predict(predictor, image, properties)
     heads = class_names(predictor.dataset_json)
@@ -236,11 +236,9 @@ def _predict(
     )
 
 
-def _read_reference(path: Path, image: Volume, case: str) -> Labels:
-    volume = read_volume(path, case)
-    if volume.shape != image.shape:
-        raise DataError(f"{path}: got shape {volume.shape}, but {image.path} has {image.shape}: give its own labels")
-    shift = shift_mm(volume.itk_affine, image.itk_affine, volume.shape)
-    if shift > _TOLERANCE_MM:
-        raise DataError(f"{path} lies {shift:.3g} mm away from {image.path}: give the labels of this image")
+def _read_reference(path: Path, image: Volume, case: str, reader: str) -> Labels:
+    volume = read_volume(path, case, reader)
+    difference = grid_difference(volume.grid, image.grid, str(image.path))
+    if difference:
+        raise DataError(f"{path}: {difference.text}: give the labels of this image")
     return volume.array.astype(np.int64)

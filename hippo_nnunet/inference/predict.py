@@ -19,8 +19,8 @@ from hippo_nnunet.evaluation.segmentation_shape import Segmentation
 from hippo_nnunet.files import output_file, read_json
 from hippo_nnunet.inference.members import Member, find_members, load_member
 from hippo_nnunet.inference.overlap import in_background
+from hippo_nnunet.memory import free_memory
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
-from hippo_nnunet.nnunet.memory_cases import free_memory
 from hippo_nnunet.nnunet.paths import folder_problem
 from hippo_nnunet.progress import tracked
 from hippo_nnunet.threads import AdaptiveThreads
@@ -112,7 +112,7 @@ def predict(
     members = find_members(models, options.folds, options.checkpoint, options.trust_checkpoint)
     cases = find_cases(inputs, members[0].channels)
     _check_output(cases, output, members[0], options)
-    voxels = [check_images(case) for case in tracked(cases, "checking", show=options.show_progress)]
+    voxels = [check_images(case).voxels for case in tracked(cases, "checking", show=options.show_progress)]
     limit_processes()
     import torch
 

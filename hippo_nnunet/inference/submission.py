@@ -23,7 +23,8 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
 from hippo_nnunet.data.finding import FoundProblem
-from hippo_nnunet.data.nifti import open_image
+from hippo_nnunet.data.nifti import place_difference
+from hippo_nnunet.data.nifti_file import open_image
 from hippo_nnunet.data.nifti_header import InputHeader, byte_order, read_input_header
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.files import output_file, zip_entry
@@ -201,14 +202,12 @@ def _label_image(prediction: Path, header: InputHeader, allowed: frozenset[int])
             f"{prediction}: got shape {image.shape}, expected {header.shape} as {header.path}: predict from this image"
         )
     try:
-        voxels, affine = np.asanyarray(image.dataobj), image.affine
+        voxels = np.asanyarray(image.dataobj)
     except _READ_ERRORS as error:
         raise DataError(f"{prediction}: cannot be read ({error}): delete it and predict this case again") from error
-    if not header.agrees(affine):
-        raise DataError(
-            f"{prediction}: got affine {affine.round(3).tolist()}, which differs from {header.path}'s: "
-            "predict from this image"
-        )
+    difference = place_difference(prediction, header.path)
+    if difference:
+        raise DataError(f"{prediction}: {difference}: predict from this image")
     problem = _value_problem(voxels, allowed)
     if problem:
         raise DataError(f"{prediction}: {problem}: give the segmentation, not probabilities or another task's labels")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from hippo_nnunet.errors import DataError
+from hippo_nnunet.memory import free_memory
 from hippo_nnunet.training.case_bank import CaseBank, MemoryCase
 
 CPU_SHARE = 0.5
@@ -133,44 +132,3 @@ def free_device_memory(device: torch.device) -> int:
         return free_memory()
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused
-
-
-def free_memory(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """Return how much memory this process may still take, in bytes.
-
-    Args:
-        groups: Where Linux shows control groups, which containers and batch systems use.
-        own: Where it shows this process's groups.
-
-    Returns:
-        The machine's available memory, or what the tightest group leaves; page cache counts as free.
-    """
-    free = psutil.virtual_memory().available
-    for group, limit, used, cache in _memory_groups(groups, own):
-        try:
-            allowed = int((group / limit).read_text())
-            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            free = min(free, allowed - int((group / used).read_text()) + int(stat.get(cache, 0)))
-        except (OSError, ValueError):  # no such group or file here, or "max": no limit
-            continue
-    return max(free, 0)
-
-
-def _memory_groups(groups: Path, own: Path) -> Iterator[tuple[Path, str, str, str]]:
-    """Yield this process's groups and their parents, each with its files' names: limit, use, kind of page cache."""
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, names = groups, ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            root = groups / "memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        for depth in range(len(parts), -1, -1):
-            yield root.joinpath(*parts[:depth]), *names

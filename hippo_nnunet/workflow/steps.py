@@ -127,6 +127,7 @@ def evaluate(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
             cases,
             n_jobs=api.cpu_count(),
             ignore_label=ignore_label,
+            reader_name=dataset_json.get("overwrite_image_reader_writer"),
         )
 
     tables = []

@@ -40,7 +40,7 @@ class _Scene(Scene):
 
     def __init__(self, explanation: Explanation, focus: npt.NDArray[np.bool_] | None = None) -> None:
         image = explanation.image
-        super().__init__(image.array, image.itk_affine, image.spacing_mm)
+        super().__init__(image.array, image.affine, image.spacing_mm)
         self.explanation = explanation
         self.prediction = self._masks(explanation.segmentation)
         self.reference = {} if explanation.reference is None else self._masks(explanation.reference)

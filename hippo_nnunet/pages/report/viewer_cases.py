@@ -15,7 +15,9 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from hippo_nnunet.analysis.notebook_scores import prediction_files
 from hippo_nnunet.data.finding import FoundProblem
-from hippo_nnunet.data.nifti import Volume, read_volume, shift_mm
+from hippo_nnunet.data.grid import grid_difference
+from hippo_nnunet.data.layout import image_reader
+from hippo_nnunet.data.nifti import Volume, read_volume
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.labels import named_labels
 from hippo_nnunet.evaluation.metrics import mask_dice
@@ -27,7 +29,6 @@ from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.pages.report.content import without_folders
 from hippo_nnunet.pages.report.viewer_choice import Reason, ViewedModel, choose_cases, viewed_models
 
-_TOLERANCE_VOXELS = 0.1
 _TOLERANCE_DICE = 1e-4
 _MOST_LABELS = 255
 _NIFTI = (".nii", ".nii.gz")
@@ -127,6 +128,7 @@ class _Files:
     references: Path
     predictions: Mapping[tuple[str, str], Mapping[str, Path]]
     ending: str
+    reader: str
 
     @classmethod
     def find(cls, experiment: Experiment, folder: Path, folders: NnunetFolders, table: pd.DataFrame) -> _Files:
@@ -152,6 +154,7 @@ class _Files:
             references=preprocessed / "gt_segmentations",
             predictions=prediction_files(experiment, folder, folders, table, ending),
             ending=ending,
+            reader=image_reader(description, ending),
         )
 
 
@@ -191,7 +194,7 @@ def _load_case(
 ) -> ViewedCase:
     if case not in files.images:
         raise DataError("dataset.json in nnU-Net's raw folder does not list it")
-    image = _read(files.images[case], case)
+    image = _read(files.images[case], case, files.reader)
     raw_reference = _read_labels(files.references / f"{case}{files.ending}", case, image, files)
     notes: list[str] = []
     ignore = raw_reference == files.ignored if files.ignored is not None else np.zeros(raw_reference.shape, dtype=bool)
@@ -215,8 +218,8 @@ def _load_case(
         raise DataError("; ".join(notes))
     values = list(files.names.values())
     dice = {n: [mask_dice(reference == v, mask == v) for v in values] for n, mask in segmentations.items()}
-    orientation = io_orientation(image.itk_affine)
-    affine = image.itk_affine @ inv_ornt_aff(orientation, image.shape)
+    orientation = io_orientation(image.affine)
+    affine = image.affine @ inv_ornt_aff(orientation, image.shape)
     return ViewedCase(
         case=case,
         reasons=reasons,
@@ -230,22 +233,20 @@ def _load_case(
     )
 
 
-def _read(path: Path, case: str) -> Volume:
+def _read(path: Path, case: str, reader: str) -> Volume:
     """Read a file; a page names it without its folder, which differs between machines."""
     try:
-        return read_volume(path, case)
+        return read_volume(path, case, reader)
     except FoundProblem as problem:
         raise DataError(f"{path.name}: {problem.finding.message}") from problem
 
 
 def _read_labels(path: Path, case: str, image: Volume, files: _Files) -> npt.NDArray[Any]:
     """Read a label map, shape (z, y, x), and refuse one that is not on the image's grid or holds undeclared values."""
-    volume = _read(path, case)
-    if volume.shape != image.shape:
-        raise DataError(f"{path.name}: shape {volume.shape}, but the image has {image.shape}")
-    shift = shift_mm(image.itk_affine, volume.itk_affine, image.shape)
-    if shift > _TOLERANCE_VOXELS * min(image.spacing_mm):
-        raise DataError(f"{path.name}: lies {shift:.3g} mm away from the image")
+    volume = _read(path, case, files.reader)
+    difference = grid_difference(volume.grid, image.grid, "the image")
+    if difference:
+        raise DataError(f"{path.name}: {difference.text}")
     known = {0, *files.names.values(), *([] if files.ignored is None else [files.ignored])}
     unknown = [value for value in np.unique(volume.array).tolist() if value not in known]
     if unknown or volume.non_finite:

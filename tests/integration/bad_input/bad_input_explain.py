@@ -56,7 +56,7 @@ ROWS = (
     Bad(
         "test image of the submission is text",
         "submit {predictions} --images {images} --output {out}/a.zip",
-        (IMAGE, "not a readable .nii.gz image", "replace the file"),
+        (IMAGE, "not a readable .nii.gz image", "copy or download it again"),
         (text(IMAGE, "hello"),),
     ),
     Bad("explain nothing", "explain", ("either the folder of an experiment or --model",), code=2),

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from hippo_nnunet import memory
 from hippo_nnunet.errors import DataError
+from hippo_nnunet.memory import free_memory
 from hippo_nnunet.nnunet import memory_cases
-from hippo_nnunet.nnunet.memory_cases import compact, free_memory, load_bank, memory_shortfall
+from hippo_nnunet.nnunet.memory_cases import compact, load_bank, memory_shortfall
 
 
 class Dataset:
@@ -40,7 +42,7 @@ def write(folder, **files: str) -> None:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_cases.psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
 
 
 def test_without_control_groups_the_machines_memory_counts(machine, tmp_path):
