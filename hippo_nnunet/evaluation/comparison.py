@@ -18,6 +18,7 @@ from hippo_nnunet.evaluation.side_by_side import MEAN, model_table, rank_table, 
 from hippo_nnunet.evaluation.statistics import (
     ALPHA,
     MIN_CASES,
+    MIN_EQUIVALENT,
     RESAMPLES,
     detectable_difference,
     holm,
@@ -253,6 +254,11 @@ def _general_notes(models: pd.DataFrame, pairs: pd.DataFrame) -> list[Note]:
     elif (pairs["n"] < MIN_CASES).any():
         notes[NoteKind.FEW_CASES] = (
             f"Comparisons of fewer than {MIN_CASES} cases get no verdict: no test could show a difference with them."
+        )
+    elif (pairs["n"] < MIN_EQUIVALENT).any():
+        notes[NoteKind.FEW_CASES] = (
+            f"Comparisons of fewer than {MIN_EQUIVALENT} cases do not say 'equivalent': they may lack the rare "
+            "failures that make a model worse."
         )
     if models["folds"].str.contains(",").any():
         notes[NoteKind.SHARED_DATA] = SHARED_DATA

@@ -20,6 +20,11 @@ POWER = 0.8
 RESAMPLES = 9999
 MIN_CASES = 6
 """Fewer pairs give no verdict: with 5, no two-sided signed-rank test can reach 0.05."""
+MIN_EQUIVALENT = 150
+"""Fewer pairs never give `equivalent`: they may lack the failures that make a model worse.
+
+With 150, a failure of one case in 50 is missed in 5 % of the experiments (0.98^150); with 44, in 41 %.
+"""
 MIN_FOLD_CASES = 10
 """Folds with fewer cases are resampled together: a bootstrap within m cases lacks 1/m of the variance."""
 ROUNDING = 1e-12
@@ -152,10 +157,10 @@ def smallest_margin(result: PairedResult, alpha: float = ALPHA) -> float:
     """Return the smallest region of practical equivalence (its half-width) that would give `equivalent`.
 
     Args:
-        result: Of `paired_result`; NaN with fewer than MIN_CASES cases.
+        result: Of `paired_result`; NaN with fewer than MIN_EQUIVALENT cases.
         alpha: Two-sided error.
     """
-    if result.n < MIN_CASES:
+    if result.n < MIN_EQUIVALENT:
         return np.nan
     bootstrapped = max(abs(result.low_equivalence), abs(result.high_equivalence))
     error = result.sd / np.sqrt(result.n)  # TOST passes where the t interval lies within the region
@@ -167,7 +172,7 @@ def verdict(result: PairedResult, p_holm: float, rope: float, alpha: float = ALP
 
     | verdict | needs |
     |---|---|
-    | `equivalent` | the `1 - 2 alpha` bootstrap interval within the region, and TOST's p at most alpha |
+    | `equivalent` | MIN_EQUIVALENT cases, the `1 - 2 alpha` interval within the region, TOST's p at most alpha |
     | `better`, `worse` | not equivalent; Holm's p at most alpha, and the `1 - alpha` interval without 0 |
     | `cannot tell` | everything else, and fewer than MIN_CASES cases |
 
@@ -182,7 +187,7 @@ def verdict(result: PairedResult, p_holm: float, rope: float, alpha: float = ALP
     if result.n < MIN_CASES:
         return CANNOT_TELL
     within = -rope < result.low_equivalence and result.high_equivalence < rope
-    if within and result.p_equivalence <= alpha:
+    if result.n >= MIN_EQUIVALENT and within and result.p_equivalence <= alpha:
         return EQUIVALENT
     if p_holm <= alpha and result.low > 0:
         return BETTER

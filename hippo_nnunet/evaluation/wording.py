@@ -35,8 +35,10 @@ def sentence(row: Mapping[Any, Any]) -> str:
         text = (
             f"{start}; {difference}, {1 - 2 * row['alpha']:.0%} interval {narrow}, within ±{row['rope']:g} ({cases})."
         )
-        real = row["p_holm"] <= row["alpha"] and row["low"] * row["high"] > 0
-        return f"{text} The difference is there, but too small to matter." if real else text
+        if row["p_holm"] > row["alpha"] or row["low"] * row["high"] <= 0:
+            return text
+        direction = "better" if row["difference"] > 0 else "worse"
+        return f"{text} It is {direction} by {abs(row['difference']):{digits}}, within the margin of {row['rope']:g}."
     if row["verdict"] == CANNOT_TELL:
         text = f"{start}; {difference}, {between}, {cases}."
         if math.isnan(row["detectable"]):

@@ -44,9 +44,23 @@ def test_equivalence_at_the_border_and_inside() -> None:
     """Declared for a true difference of the region's own width in 5 % at most, and mostly for none at all."""
     rng = np.random.default_rng(12)
     for true, bound in ((ROPE, (0, 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200))), (0.0, (0.8, 1))):
-        found = [paired_result(rng.normal(true, 0.01, len(FOLDS)), ROPE, FOLDS, n_resamples=499) for _ in range(200)]
+        found = [
+            paired_result(rng.normal(true, 0.02, 150), ROPE, np.arange(150) % 5, n_resamples=499) for _ in range(200)
+        ]
         rate = np.mean([verdict(r, r.p_wilcoxon, ROPE) == "equivalent" for r in found])
         assert bound[0] <= rate <= bound[1]
+
+
+@pytest.mark.parametrize("cases", [44, 150, 220])
+def test_a_model_that_rarely_fails_is_seldom_called_equivalent(cases: int) -> None:
+    """One case in 50 loses 0.5 Dice, so that the true difference is -0.01, twice the margin."""
+    rng = np.random.default_rng(17)
+    found = []
+    for _ in range(300):
+        d = rng.normal(0, 0.01, cases) - 0.5 * (rng.random(cases) < 0.02)
+        result = paired_result(d, ROPE, np.arange(cases) % 5, n_resamples=499)
+        found.append(verdict(result, result.p_wilcoxon, ROPE) == "equivalent")
+    assert np.mean(found) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 300)
 
 
 def test_power_and_coverage_are_as_computed() -> None:

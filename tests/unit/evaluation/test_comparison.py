@@ -67,16 +67,19 @@ def test_distances_are_better_when_smaller(two: pd.DataFrame) -> None:
 
 def test_equal_models_are_equivalent_and_few_cases_cannot_tell() -> None:
     models = {("UNet", "2d"): 0.0, ("AttentionUNet", "2d"): 0.0}
-    row = compare(per_case(models, noise=0.004), FAST).pairs.iloc[0]
+    row = compare(per_case(models, noise=0.004, cases=150), FAST).pairs.iloc[0]
     assert row["verdict"] == "equivalent"
     assert "within ±0.005" in sentence(row)
+    comparison = compare(per_case(models, noise=0.004), FAST)
+    assert comparison.pairs.iloc[0]["verdict"] == "cannot tell"
+    assert any("fewer than 150 cases do not say 'equivalent'" in note.text for note in comparison.notes)
     row = compare(per_case(models, noise=0.04), FAST).pairs.iloc[0]
     assert row["verdict"] == "cannot tell"
     assert f"{row['detectable']:.4f} would have shown with 80% power" in sentence(row)
 
 
 def test_identical_models() -> None:
-    table = per_case({("UNet", "2d"): 0.0})
+    table = per_case({("UNet", "2d"): 0.0}, cases=150)
     table = pd.concat([table, table.assign(variant="AttentionUNet")], ignore_index=True)
     row = compare(table, FAST).pairs.iloc[0]
     assert (row["difference"], row["p_wilcoxon"], row["verdict"]) == (0, 1, "equivalent")
@@ -176,15 +179,15 @@ def lack(table: pd.DataFrame, cases: list[str], label: str, inventor: str) -> pd
 
 
 def test_a_model_that_invents_a_label_is_not_equivalent() -> None:
-    same = per_case({("UNet", "2d"): 0.0, ("AttentionUNet", "2d"): 0.0}, noise=0.001)
+    same = per_case({("UNet", "2d"): 0.0, ("AttentionUNet", "2d"): 0.0}, noise=0.001, cases=160)
     assert compare(same, FAST).pairs.iloc[0]["verdict"] == "equivalent"
-    table = lack(same, [f"case_{i:03d}" for i in range(0, 60, 4)], "Anterior", "AttentionUNet")
+    table = lack(same, [f"case_{i:03d}" for i in range(0, 160, 4)], "Anterior", "AttentionUNet")
     comparison = compare(table, FAST)
     rows = comparison.pairs.set_index("scope")
     assert (rows["verdict"] == "equivalent").to_dict() == {"mean": False, "Anterior": False, "Posterior": True}
-    assert rows["n"].tolist() == [60, 60, 60]
+    assert rows["n"].tolist() == [160, 160, 160]
     assert rows.loc["Anterior", "difference"] == pytest.approx(-0.25, abs=0.001)
-    assert any("Anterior in 15 of 60 cases" in note.text for note in comparison.notes)
+    assert any("Anterior in 40 of 160 cases" in note.text for note in comparison.notes)
     means = comparison.models.set_index(["variant", "scope"])["dice"]
     for scope in ("mean", *LABELS):  # one estimate in both tables
         between = means["AttentionUNet", scope] - means["UNet", scope]
@@ -193,12 +196,15 @@ def test_a_model_that_invents_a_label_is_not_equivalent() -> None:
     assert distances.loc["Anterior", "difference"] == pytest.approx(-15, abs=0.1)
 
 
-def test_the_smallest_margin_that_would_pass(two: pd.DataFrame) -> None:
-    needed = compare(two, FAST).pairs.iloc[0]["rope_to_pass"]
-    assert 0.02 < needed < 0.03
+def test_the_smallest_margin_that_would_pass() -> None:
+    table = per_case({("UNet", "2d"): 0.0, ("AttentionUNet", "2d"): 0.02}, cases=150)
+    needed = compare(table, FAST).pairs.iloc[0]["rope_to_pass"]
+    assert 0.02 < needed < 0.025
     for factor, expected in ((1.001, "equivalent"), (0.999, "better")):
-        options = Options(n_resamples=400, rope=needed * factor)
-        assert compare(two, options).pairs.iloc[0]["verdict"] == expected
+        row = compare(table, Options(n_resamples=400, rope=needed * factor)).pairs.iloc[0]
+        assert row["verdict"] == expected
+    row = compare(table, Options(n_resamples=400, rope=0.05)).pairs.iloc[0]
+    assert sentence(row).endswith(f"It is better by {row['difference']:.4f}, within the margin of 0.05.")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from hippo_nnunet.evaluation.statistics import (
     holm,
     paired_result,
     rank_biserial,
+    smallest_margin,
     verdict,
 )
 
@@ -111,8 +112,16 @@ def test_detectable_difference_has_its_power() -> None:
     ],
 )
 def test_verdicts(mean: float, sd: float, p: float, expected: str) -> None:
-    d = stats.norm.ppf((np.arange(40) + 0.5) / 40) * sd + mean
+    d = stats.norm.ppf((np.arange(150) + 0.5) / 150) * sd + mean
     assert verdict(paired_result(d, ROPE, n_resamples=500), p, ROPE) == expected
+
+
+def test_few_cases_are_never_equivalent() -> None:
+    d = stats.norm.ppf((np.arange(149) + 0.5) / 149) * 0.002
+    result = paired_result(d, ROPE, n_resamples=500)
+    assert verdict(result, 0.9, ROPE) == "cannot tell"
+    assert verdict(paired_result(d + 0.001, ROPE, n_resamples=500), 0.001, ROPE) == "better"
+    assert np.isnan(smallest_margin(result))
 
 
 def test_no_verdict_from_five_cases_and_none_from_none() -> None:
