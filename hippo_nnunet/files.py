@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _NAMES = ("case", "variant", "configuration", "label")
-"""Columns of our tables that hold names, even if they look like numbers."""
+"""Columns of tables that hold names, even if they look like a number or a missing value (`007`, `NA`)."""
 _RESTORE = "restore it, or delete it and recreate it"
 
 
@@ -129,6 +129,22 @@ def read_object(path: Path, remedy: str | None = None) -> dict[str, Any]:
     return content
 
 
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read a CSV table; cases, variants, configurations and labels are text, NaN only if the field is empty.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not a table.
+    """
+    import pandas as pd
+
+    table = pd.read_csv(path)
+    # one call has either pandas' words for missing values in every column, or in none
+    names = pd.read_csv(path, usecols=_NAMES.__contains__, dtype=str, keep_default_na=False, na_values=[""])
+    table[names.columns] = names
+    return table
+
+
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
     """Read a CSV table that an experiment keeps.
 
@@ -138,11 +154,8 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
     Raises:
         DataError: The file cannot be read, or a column is missing.
     """
-    import pandas as pd
-
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(_NAMES, str))
-        return table[list(columns)]
+        return read_csv(path)[list(columns)]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError) as error:

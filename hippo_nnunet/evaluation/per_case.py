@@ -10,6 +10,7 @@ import pandas as pd
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.metrics import EMPTY, METRICS
+from hippo_nnunet.files import read_csv
 
 COLUMNS = ("case", "fold", "variant", "configuration", "label", *METRICS)
 """The columns of `metrics/per_case.csv`."""
@@ -25,7 +26,7 @@ def read_per_case(path: Path) -> pd.DataFrame:
         DataError: Missing, empty or unreadable; or see `check_design`.
     """
     try:
-        table = pd.read_csv(path, dtype={"case": str, "variant": str, "configuration": str, "label": str})
+        table = read_csv(path)
     except FileNotFoundError:
         raise DataError(
             f"{path} is missing: the experiment has no metrics yet; finish it with hippo-nnunet run"
@@ -111,7 +112,7 @@ def read_published(path: Path, labels: Sequence[str], cases: Sequence[str]) -> d
             the experiment.
     """
     try:
-        table = pd.read_csv(path, dtype={"case": str})
+        table = read_csv(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as a CSV file ({error})") from error
     if "case" not in table.columns or table["case"].isna().any():

@@ -5,10 +5,22 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.files import atomic_path, output_file, read_json, read_object, write_json, zip_entry
+from hippo_nnunet.files import (
+    atomic_path,
+    output_file,
+    read_csv,
+    read_json,
+    read_object,
+    read_table,
+    write_json,
+    write_table,
+    zip_entry,
+)
 
 
 def test_a_failed_write_leaves_the_earlier_content(tmp_path: Path) -> None:
@@ -98,3 +110,25 @@ def test_equal_content_gives_equal_zip_files(tmp_path: Path) -> None:
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     (entry,) = zipfile.ZipFile(tmp_path / "a.zip").infolist()
     assert (entry.external_attr >> 16, entry.compress_type) == (0o100644, zipfile.ZIP_STORED)
+
+
+@pytest.mark.parametrize("name", ["NA", "None", "nan", "null", "N/A", "007", "1e3", "True", "-inf"])
+def test_names_in_tables_stay_text(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "table.csv"
+    table = pd.DataFrame({"case": [name, "b"], "label": ["x", name], "dice": [0.5, np.nan]})
+    write_table(table, path)
+    read = read_table(path, ["case", "label", "dice"])
+    assert read is not None
+    assert read["case"].tolist() == [name, "b"]
+    assert read["label"].tolist() == ["x", name]
+    assert read["dice"].tolist()[0] == 0.5
+    assert read["dice"].isna().tolist() == [False, True]
+
+
+def test_tables_without_names(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("case,dice\n,0.5\n")
+    assert read_csv(path)["case"].isna().all()
+    path.write_text("dice\nNA\n0.5\n")
+    assert read_csv(path)["dice"].tolist()[1] == 0.5
+    assert read_table(tmp_path / "other.csv", ["dice"]) is None

@@ -15,6 +15,7 @@ from hippo_nnunet.evaluation.pairing import Model, models_of, pairs_of
 from hippo_nnunet.evaluation.per_case import check_design, read_per_case, read_published
 from hippo_nnunet.evaluation.tables import COLUMNS, summarise
 from hippo_nnunet.evaluation.wording import sentence
+from hippo_nnunet.files import write_table
 
 LABELS = ("Anterior", "Posterior")
 FAST = Options(n_resamples=400)
@@ -342,3 +343,13 @@ def test_published_files_that_cannot_be_used(tmp_path: Path, content: str, messa
         read_published(path, LABELS, ["case_000"])
     with pytest.raises(DataError, match="cannot be read"):
         read_published(tmp_path / "absent.csv", LABELS, ["case_000"])
+
+
+def test_names_that_look_like_missing_values_are_names(two: pd.DataFrame, tmp_path: Path) -> None:
+    named = two.replace({"label": {"Anterior": "NA"}, "case": {"case_000": "None"}})
+    write_table(named, tmp_path / "per_case.csv")
+    table = read_per_case(tmp_path / "per_case.csv")
+    assert compare(table, FAST).pairs["scope"].tolist() == ["mean", "NA", "Posterior"]
+    (tmp_path / "published.csv").write_text("case,conv_na,conv_posterior\nNone,0.5,0.25\n")
+    published = read_published(tmp_path / "published.csv", ("NA", "Posterior"), ["None"])
+    assert published["conv"].loc["None"].tolist() == [0.5, 0.25]
