@@ -11,6 +11,8 @@ from unittest.mock import patch
 
 from hippo_nnunet.nnunet import preprocessed, splits
 from hippo_nnunet.nnunet.paths import environment, folders_for
+from hippo_nnunet.nnunet.plans import plans_file
+from hippo_nnunet.nnunet.plans_check import check_file
 
 
 def trainable(
@@ -27,11 +29,12 @@ def trainable(
 
     Raises:
         ConfigError: No such dataset, plans, configuration or fold, or it is not preprocessed.
-        DataError: Fewer cases than folds, or a file that cannot be read.
+        DataError: Fewer cases than folds, a file that cannot be read, or plans that could run code.
     """
     folders = folders_for(root)
     name = preprocessed.dataset_name(dataset, folders)
     content = preprocessed.check_preprocessed(name, plans, configuration, folders)
+    check_file(content, plans_file(name, plans, folders), configuration)
     if isinstance(fold, int):
         cases = preprocessed.stored_cases(preprocessed.data_folder(content, configuration, folders))
         splits.check_fold(name, fold, len(cases), folders)

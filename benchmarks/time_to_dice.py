@@ -21,7 +21,7 @@ from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.nnunet.api import resolve_device
 from hippo_nnunet.nnunet.finished import SUMMARY
 from hippo_nnunet.nnunet.paths import environment
-from hippo_nnunet.nnunet.preprocessed import configuration_of
+from hippo_nnunet.nnunet.plans import configuration_of
 from hippo_nnunet.training import recipes
 
 log = logging.getLogger(__name__)

@@ -30,7 +30,8 @@ Folds = Annotated[
 ]
 Checkpoint = Annotated[str, typer.Option("--checkpoint", "-chk", help="File in each fold's folder.")]
 TrustCheckpoint = Annotated[
-    bool, typer.Option("--trust-checkpoint", help="Load a checkpoint that could run code: you trust its author.")
+    bool,
+    typer.Option("--trust-checkpoint", help="Use checkpoints and plans that could run code: you trust their author."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Coverage = Annotated[

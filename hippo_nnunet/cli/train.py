@@ -25,6 +25,7 @@ def plan(
     processes: Annotated[
         int | None, typer.Option("--processes", "-np", min=1, help="Worker processes. Default: one per CPU.")
     ] = None,
+    trust_checkpoint: TrustCheckpoint = False,
     root: Root = None,
 ) -> None:
     """Fingerprint, plan, split and preprocess what is not done yet. Prints the plans' name."""
@@ -42,7 +43,7 @@ def plan(
     activate(root)
     names = [name.strip() for name in configurations.split(",") if name.strip()]
     with stdout_to_stderr():
-        plans = plan_and_preprocess(dataset, planner, names, processes)
+        plans = plan_and_preprocess(dataset, planner, names, processes, trust_checkpoint)
     typer.echo(plans)
 
 

@@ -13,7 +13,8 @@ from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.experiment.presets import AUTO, PRESETS, canonical_variant, preset_for_device
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.nnunet.preprocessed import configuration_of, dataset_name, read_plans
+from hippo_nnunet.nnunet.plans import configuration_of, read_plans
+from hippo_nnunet.nnunet.preprocessed import dataset_name
 from hippo_nnunet.nnunet.splits import DEFAULT_FOLDS, read_splits
 
 DEFAULT_VARIANTS = "UNet,AttentionUNet"

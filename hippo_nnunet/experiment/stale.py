@@ -18,7 +18,8 @@ from hippo_nnunet.experiment.paths import DONE, RELATIVE, ExperimentPaths
 from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_descriptions
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.nnunet.preprocessed import read_plans, stored_cases
+from hippo_nnunet.nnunet.plans import read_plans
+from hippo_nnunet.nnunet.preprocessed import stored_cases
 from hippo_nnunet.nnunet.splits import read_splits
 
 HASHED = (RELATIVE.per_case, RELATIVE.summary, RELATIVE.choice)

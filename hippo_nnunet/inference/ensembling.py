@@ -16,6 +16,7 @@ from hippo_nnunet.evaluation.probabilities import load_probabilities
 from hippo_nnunet.evaluation.selection import EnsembleChoice
 from hippo_nnunet.files import atomic_path, read_object
 from hippo_nnunet.models.model_file import FOLDER_REMEDY
+from hippo_nnunet.nnunet.plans_check import check_reader
 from hippo_nnunet.progress import tracked
 
 MemberFiles = Mapping[str, Path]
@@ -84,7 +85,12 @@ def write_ensemble(
                 f"({', '.join(missing[:3])}): predict them with --save_probabilities"
             )
     dataset_json = read_object(model_folder / "dataset.json", FOLDER_REMEDY)
-    plans = PlansManager(read_object(model_folder / "plans.json", FOLDER_REMEDY))
+    content = read_object(model_folder / "plans.json", FOLDER_REMEDY)
+    try:
+        check_reader(content)
+    except DataError as error:
+        raise DataError(f"{model_folder / 'plans.json'}: {error}: {FOLDER_REMEDY}") from error
+    plans = PlansManager(content)
     manager = plans.get_label_manager(dataset_json)
     writer = plans.image_reader_writer_class()
     ending = str(dataset_json["file_ending"])

@@ -17,8 +17,8 @@ from hippo_nnunet.errors import DataError
 from hippo_nnunet.files import read_object
 from hippo_nnunet.models.container import naming_file
 from hippo_nnunet.models.model_file import FOLDER_REMEDY, ModelFile, open_model
-from hippo_nnunet.models.plans_check import check_classes, check_plans
 from hippo_nnunet.nnunet.network import ATTENTION, CLIP_GUIDED, baseline_class, build_network
+from hippo_nnunet.nnunet.plans_check import check_classes, check_file
 from hippo_nnunet.nnunet.trust import read_checkpoint
 from hippo_nnunet.training.recipes import CLIP_BASE, is_ours, parse
 
@@ -51,12 +51,7 @@ def load_model(folder: Path, folds: Sequence[int | str], checkpoint: str, trust:
     contents = [read_checkpoint(folder / f"fold_{fold}" / checkpoint, trust) for fold in folds]
     name, configuration = contents[0]["trainer_name"], contents[0]["init_args"]["configuration"]
     plans = read_object(folder / "plans.json", FOLDER_REMEDY)
-    if not trust:
-        try:
-            check_plans(plans)
-            check_classes(plans, configuration)
-        except DataError as error:
-            raise DataError(f"{folder / 'plans.json'}: {error}; if you trust it give --trust-checkpoint") from error
+    check_file(plans, folder / "plans.json", configuration, trust)
     return _assembled(
         _Frame(name, plans, configuration, read_object(folder / "dataset.json", FOLDER_REMEDY)),
         [content["network_weights"] for content in contents],

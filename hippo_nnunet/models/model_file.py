@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hippo_nnunet.data.layout import ENDINGS
 from hippo_nnunet.errors import DataError, HippoError
 from hippo_nnunet.models.container import Container, naming_file, open_container
-from hippo_nnunet.models.plans_check import check_plans
+from hippo_nnunet.nnunet.plans_check import check_plans
 from hippo_nnunet.training.recipes import CLIP_BASE, is_ours, parse
 
 if TYPE_CHECKING:

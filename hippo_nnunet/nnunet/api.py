@@ -25,6 +25,8 @@ from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_desc
 from hippo_nnunet.nnunet.fold_lock import fold_lock
 from hippo_nnunet.nnunet.integrity import check_integrity
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
+from hippo_nnunet.nnunet.plans import plans_file, read_plans
+from hippo_nnunet.nnunet.plans_check import check_file
 from hippo_nnunet.nnunet.train_job import TrainJob
 from hippo_nnunet.progress import counted
 from hippo_nnunet.threads import usable_cpus
@@ -138,6 +140,7 @@ def plan_and_preprocess(
     planner: str = "ExperimentPlanner",
     configurations: Sequence[str] = ("2d",),
     num_processes: int | None = None,
+    trust: bool = False,
 ) -> str:
     """Run the missing steps of nnUNetv2_plan_and_preprocess, and write the cross-validation splits.
 
@@ -148,13 +151,14 @@ def plan_and_preprocess(
         planner: Class name of an experiment planner, ours or nnU-Net's.
         configurations: Configurations to preprocess; empty: plan only.
         num_processes: Worker processes; None for the number of CPUs, at most 8.
+        trust: Use existing plans that could run code.
 
     Returns:
         The name of the plans.
 
     Raises:
         ConfigError: No such dataset, planner or configuration.
-        DataError: nnU-Net's integrity check fails, or there are fewer cases than folds.
+        DataError: nnU-Net's integrity check fails, there are fewer cases than folds, or existing plans could run code.
     """
     limit_processes()
     from nnunetv2.experiment_planning import plan_and_preprocess_api as upstream
@@ -176,10 +180,13 @@ def plan_and_preprocess(
         check_integrity(folders.raw / name, processes)
         upstream.extract_fingerprint_dataset(number, num_processes=processes, verbose=False, show_progress_bar=bars)
     plans_name = str(inspect.signature(found_planner).parameters["plans_name"].default)
-    if not (folders.preprocessed / name / f"{plans_name}.json").is_file():
+    planned = plans_file(name, plans_name, folders).is_file()
+    if not planned:
         read_object(fingerprint)  # nnU-Net's error would not name the file
         _, plans_name = upstream.plan_experiment_dataset(number, found_planner)
-    plans = preprocessed.read_plans(name, plans_name, folders)
+    plans = read_plans(name, plans_name, folders)
+    for configuration in configurations if planned else ():  # the planner itself may name what it likes
+        check_file(plans, plans_file(name, plans_name, folders), configuration, trust)
     partial.restore_description(name, folders)
     missing = [c for c in configurations if not partial.is_preprocessed(plans, c, cases, folders)]
     targets = [partial.begin(plans, configuration, folders) for configuration in missing]
@@ -218,7 +225,8 @@ def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False)
     Raises:
         ConfigError: An unknown dataset, configuration, fold, trainer, plans or device, or preprocessed data that is
             missing or made with other plans.
-        DataError: Fewer cases than folds, or a file that cannot be read.
+        DataError: Fewer cases than folds, a file that cannot be read, or plans or a checkpoint that could run code and
+            are not trusted.
         DependencyError: The device is not available.
     """
     limit_processes()
@@ -243,6 +251,7 @@ def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False)
     if job.num_gpus > 1 and device != "cuda":
         raise ConfigError(f"--num-gpus {job.num_gpus}: on {device} it is one; leave it out, or take --device cuda")
     trainer_class(job.trainer)
+    check_file(plans, plans_file(name, job.plans, folders), job.configuration, job.trust_checkpoint)
     read_description(folders.preprocessed / name / "dataset.json")
     # in distributed training, the first process holds the lock
     with fold_lock(folder, wait) if job.num_gpus == 1 else nullcontext():

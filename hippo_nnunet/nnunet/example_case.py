@@ -15,7 +15,8 @@ from hippo_nnunet.data.layout import Dataset
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES
-from hippo_nnunet.nnunet.preprocessed import configuration_of, is_plans, stored_cases
+from hippo_nnunet.nnunet.plans import configuration_of, is_plans
+from hippo_nnunet.nnunet.preprocessed import stored_cases
 
 # nnU-Net's ANISO_THRESHOLD, nnunetv2/configuration.py.
 _ANISOTROPIC = 3.0

@@ -12,7 +12,7 @@ from typing import Any
 from hippo_nnunet.clip.models import MODEL_VARIABLE, WEIGHTS_VARIABLE, chosen_encoder
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.files import read_json, read_object
-from hippo_nnunet.nnunet.preprocessed import configuration_of, is_plans
+from hippo_nnunet.nnunet.plans import configuration_of, is_plans
 from hippo_nnunet.nnunet.splits import Split, split_difference
 from hippo_nnunet.training import recipes
 from hippo_nnunet.training.schedule import schedule_for

@@ -1,4 +1,4 @@
-"""nnU-Net's plans and preprocessed data of a dataset, read and checked without torch.
+"""nnU-Net's preprocessed data of a dataset, found and checked without torch.
 
 nnU-Net itself trusts that the folders fit together, and fails late or trains on the wrong data.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.files import read_json, read_object
+from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet.paths import NnunetFolders
+from hippo_nnunet.nnunet.plans import configuration_of, read_plans
 from hippo_nnunet.nnunet.splits import check_cases, read_splits
 
 DATASET_NAME = re.compile(r"Dataset\d{3}_[^/\\\s]+")
@@ -59,28 +59,6 @@ def dataset_name(dataset: int | str, folders: NnunetFolders) -> str:
     if len(found) > 1:
         raise ConfigError(f"dataset id {text} is ambiguous: {', '.join(found)}; rename or remove all but one")
     return found[0]
-
-
-def configuration_of(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
-    """Return a configuration of a plans file, its `inherits_from` chain resolved.
-
-    Raises:
-        ConfigError: The plans hold no such configuration, or it inherits from itself.
-    """
-    available = plans["configurations"]
-    where = f"{plans.get('plans_name', 'the plans')} of {plans.get('dataset_name', 'the dataset')}"
-    parts: dict[str, Mapping[str, Any]] = {}
-    name = configuration
-    while name:
-        if name not in available:
-            raise ConfigError(f"configuration '{name}' is not in {where}; it has {', '.join(available)}")
-        if name in parts:
-            raise ConfigError(
-                f"configuration '{configuration}' inherits from itself in {where}; correct the plans, or plan again"
-            )
-        parts[name] = available[name]
-        name = available[name].get("inherits_from")
-    return {key: value for part in reversed(parts.values()) for key, value in part.items()}
 
 
 def signature(plans: dict[str, Any], configuration: str) -> str:
@@ -140,41 +118,6 @@ def _known_cases(dataset: str, folders: NnunetFolders) -> set[str]:
         return raw_cases(dataset, folders)
     references = (folders.preprocessed / dataset / "gt_segmentations").glob("[!.]*.nii*")
     return {path.name[: path.name.rindex(".nii")] for path in references}
-
-
-def read_plans(dataset: str, plans: str, folders: NnunetFolders) -> dict[str, Any]:
-    """Read a plans file.
-
-    Raises:
-        ConfigError: The dataset is not planned, or not with these plans.
-        DataError: The file cannot be read.
-    """
-    folder = folders.preprocessed / dataset
-    file = folder / f"{plans}.json"
-    if not file.is_file():
-        others = sorted(p.stem for p in folder.glob("*.json") if is_plans(read_json(p)))
-        there = f"there are {', '.join(others)}" if others else "nothing is planned yet"
-        raise ConfigError(
-            f"{file} is missing ({there}); plan and preprocess first: "
-            f"hippo-nnunet plan --dataset {int(dataset[7:10])} --planner PLANNER"
-        )
-    content = read_json(file)
-    if not is_plans(content):
-        raise DataError(f"{file} holds no plans (plans_name, dataset_name, configurations); delete it and plan again")
-    return dict(content)
-
-
-def is_plans(content: Any) -> bool:
-    """Return whether the content of a JSON file has the keys of plans that are used here."""
-    return (
-        isinstance(content, dict)
-        and all(isinstance(content.get(name), str) for name in ("plans_name", "dataset_name"))
-        and isinstance(content.get("configurations"), dict)
-        and all(
-            isinstance(part, dict) and isinstance(part.get("inherits_from", ""), str)
-            for part in content["configurations"].values()
-        )
-    )
 
 
 def check_preprocessed(dataset: str, plans_name: str, configuration: str, folders: NnunetFolders) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class TrainJob:
         threads: CPU threads of torch; None for all. Ignored on CUDA, where more than one does not help.
         num_gpus: Above 1: nnU-Net's distributed training.
         pretrained_weights: Checkpoint to start from; not with a training that is resumed.
-        trust_checkpoint: Load these weights even if that could run code.
+        trust_checkpoint: Use plans and checkpoints even if they could run code.
         validate_best: Validate `checkpoint_best` instead of `checkpoint_final`.
         disable_checkpointing: Write no checkpoints; such a training cannot be resumed.
     """

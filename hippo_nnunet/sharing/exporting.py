@@ -28,7 +28,7 @@ from hippo_nnunet.models.model_file import (
 )
 from hippo_nnunet.nnunet.api import limit_processes
 from hippo_nnunet.nnunet.finished import SUMMARY
-from hippo_nnunet.nnunet.preprocessed import configuration_of
+from hippo_nnunet.nnunet.plans import configuration_of
 from hippo_nnunet.sharing.card import model_card
 from hippo_nnunet.sharing.example import make_inputs, pack_output, run_example
 from hippo_nnunet.sharing.verifying import verify_model

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bad_input import Bad, Damage, edited, folder, gone, text
 
 TRAIN = "train --root {root} -d 4 -c 2d -f 0"
 RUN = "run {experiment} --dry-run"
 PLAN = "plan --root {root} -d 4"
+STEPS = "benchmark train-step --root {root} --dataset 4 --device cpu"
 
 
 def _plans(change: Damage | None = None, **values: object) -> Damage:
     return edited("{pre}/CompactPlans.json", lambda plans: plans.update(values))
+
+
+def _network(change: Callable[[dict], object]) -> Damage:
+    """Let the plans name a network, with one entry of its architecture changed."""
+    arguments = {"conv_op": "torch.nn.modules.conv.Conv2d", "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {}}
+    architecture = {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": arguments,
+        "_kw_requires_import": ["conv_op", "nonlin"],
+    }
+    change(architecture)
+    return edited(
+        "{pre}/CompactPlans.json", lambda plans: plans["configurations"]["2d"].update(architecture=architecture)
+    )
+
+
+def _run_a_program(architecture: dict) -> None:
+    architecture["arch_kwargs"].update(nonlin="subprocess.Popen", nonlin_kwargs={"args": ["touch", "written"]})
+
+
+def _misspell(architecture: dict) -> None:
+    architecture["arch_kwargs"]["nonlin"] = "torch.nn.LeakyRelu"
+
+
+def _foreign_network(architecture: dict) -> None:
+    architecture["network_class_name"] = "acme_unets.DropoutUNet"
 
 
 def _loop(plans: dict) -> None:
@@ -19,6 +48,36 @@ def _loop(plans: dict) -> None:
 
 
 ROWS = (
+    *(
+        Bad(
+            f"plans that name a program, {command.split()[0]} {command.split()[1]}",
+            command,
+            ("CompactPlans.json: configuration '2d': nonlin is 'subprocess.Popen'", "--trust-checkpoint"),
+            (_network(_run_a_program),),
+        )
+        for command in (TRAIN + " --device cpu", PLAN + " -c 2d --planner CompactPlanner", STEPS)
+    ),
+    *(
+        Bad(
+            f"plans with a misspelt layer, {command.split()[0]}",
+            command,
+            ("nonlin 'torch.nn.LeakyRelu' is no network or layer", "did you mean torch.nn.LeakyReLU?"),
+            (_network(_misspell),),
+        )
+        for command in (TRAIN + " --device cpu", STEPS)
+    ),
+    Bad(
+        "plans with a misspelt layer that are trusted",
+        TRAIN + " --device cpu --trust-checkpoint",
+        ("nonlin 'torch.nn.LeakyRelu' is no network or layer", "did you mean torch.nn.LeakyReLU?"),
+        (_network(_misspell),),
+    ),
+    Bad(
+        "plans with a network of another package",
+        TRAIN + " --device cpu",
+        ("network_class_name is 'acme_unets.DropoutUNet'", "--trust-checkpoint"),
+        (_network(_foreign_network),),
+    ),
     Bad("dataset that is not there", "plan --root {base}/new -d 99", ("dataset '99' is not in", "data convert")),
     Bad(
         "dataset that is a word",

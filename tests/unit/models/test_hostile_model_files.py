@@ -287,6 +287,7 @@ CONTENTS: dict[str, tuple[dict[str, bytes], str]] = {
     "fold true": (says(folds=[True]), "folds is"),
     "fold missing": (says(folds=[0, 1]), "has no weights of fold 1"),
     "axes to mirror": (says(mirroring_axes=[5]), "mirroring_axes"),
+    "inherits from itself": (plans("inherits_from", "2d"), "inherits from itself"),
     "model.json broken": ({"model": b"{"}, "is not JSON"),
     "plans.json a list": ({"plans": b"[]"}, "is not a JSON object"),
     "plans.json no UTF-8": ({"plans": b"\xff"}, "is not JSON"),
@@ -363,12 +364,6 @@ def test_a_pickle_in_place_of_weights_runs_nothing(tmp_path: Path) -> None:
 def test_a_layer_that_is_none_is_refused(path: str, tmp_path: Path) -> None:
     model = open_model(write(tmp_path / "m.hippo", members(plans=changed_plans(CONV, path))))
     with pytest.raises(DataError, match="is no network or layer that is installed here"):
-        load_model_file(model, model.folds)
-
-
-def test_plans_that_inherit_from_themselves_are_refused(tmp_path: Path) -> None:
-    model = open_model(write(tmp_path / "m.hippo", members(plans=changed_plans("inherits_from", "2d"))))
-    with pytest.raises(DataError, match="inherits from itself"):
         load_model_file(model, model.folds)
 
 

@@ -30,7 +30,9 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NnunetFolders:
     plans = {
         "plans_name": "P",
         "dataset_name": NAME,
+        "image_reader_writer": "SimpleITKIO",
         "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
         "configurations": {
             "2d": {"data_identifier": "P_2d", "spacing": [1.0, 1.0], "patch_size": [8, 8]},
             "2d_wide": {"inherits_from": "2d", "batch_size": 9},
