@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from benchmarks.ratios import Ratio, ratio
+from hippo_nnunet import outputs
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.experiment.manifest import PACKAGES, git_commit
 from hippo_nnunet.files import write_json
@@ -129,7 +130,8 @@ def write_document(path: Path, machine: dict[str, Any], results: Sequence[Result
     """Write results and the machine that they were measured on, atomically.
 
     Raises:
-        ConfigError: The file exists and may not be replaced, or cannot be written.
+        ConfigError: The file cannot be written.
+        DataError: It exists and is not to be replaced.
     """
     check_target(path, overwrite)
     content = {
@@ -148,12 +150,12 @@ def check_target(path: Path | None, overwrite: bool) -> None:
     """Refuse, before anything is measured, a file that exists, or a missing folder.
 
     Raises:
-        ConfigError: Names the file and the remedy.
+        ConfigError: The folder is missing.
+        DataError: The file exists and is not to be replaced.
     """
     if path is None:
         return
-    if path.exists() and not overwrite:
-        raise ConfigError(f"{path} exists: choose another --output, or give --overwrite")
+    outputs.check_target(path, overwrite, "a file of 'python -m benchmarks'", lambda file: bool(read_document(file)))
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{path.absolute().parent} is not a folder: create it, or choose another --output")
 

@@ -1,6 +1,6 @@
-"""Atomic writes of files and folders, and readers of JSON and tables whose errors name the file.
+"""Atomic writes of files, and readers of JSON and tables whose errors name the file.
 
-A write goes to a temporary file or folder beside the target, which replaces the target once it is complete: a process
+A write goes to a temporary file beside the target, which replaces the target once it is complete: a process
 that is killed leaves the earlier content.
 """
 
@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +36,12 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
     Yields:
         A path with the target's suffixes, which does not exist yet.
+
+    Raises:
+        DataError: The target is a folder, a device or a pipe.
     """
+    if target.exists() and not target.is_file():
+        raise DataError(f"{target} is no regular file, so it is not replaced: move it away, or choose another name")
     target.parent.mkdir(parents=True, exist_ok=True)
     # processes of two hosts or containers may have the same id
     temporary = target.with_name(f".{os.getpid()}.{secrets.token_hex(4)}.{target.name}")
@@ -47,33 +50,6 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def output_file(target: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[Path]:
-    """Like `atomic_path`, for a file that the user requested.
-
-    Folders created for the target are removed if it is not written.
-
-    Args:
-        target: The file to write.
-        errors: Exceptions of the block that mean that the file could not be written; all others pass unchanged.
-
-    Yields:
-        See `atomic_path`.
-
-    Raises:
-        DataError: The file could not be written.
-    """
-    created: list[Path] = []
-    try:
-        created = missing_parents(target)
-        with atomic_path(target) as temporary:
-            yield temporary
-    except errors as error:
-        raise DataError(f"{target}: could not be written ({error}): make room, or choose another folder") from error
-    finally:
-        remove_empty(created)
 
 
 def zip_entry(name: str) -> zipfile.ZipInfo:
@@ -174,65 +150,3 @@ def write_table(table: pd.DataFrame, path: Path) -> Path:
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror}): make its folder writable") from error
     return path
-
-
-@contextmanager
-def staged(target: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a path on the target's file system, which becomes the target if the block ends without an error.
-
-    Args:
-        target: the folder to create.
-        overwrite: replace an existing target, which stays untouched until the new one is complete.
-
-    Yields:
-        A path that does not exist yet, in an empty scratch folder that is removed at the end.
-
-    Raises:
-        DataError: the target exists and ``overwrite`` is False, its parent cannot be written, or the disk is full.
-    """
-    if target.exists() and not overwrite:
-        raise DataError(f"{target}: exists already; choose another folder, or pass --overwrite to replace it")
-    created = missing_parents(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # The leading dot keeps nnU-Net from listing a leftover as a dataset.
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        remedy = "choose another folder, or make room or correct its permissions"
-        raise DataError(f"{target.parent}: cannot write there ({error.strerror}); {remedy}") from error
-    try:
-        fresh = scratch / "fresh"
-        yield fresh
-        _replace(target, fresh, scratch / "old")
-    except OSError as error:
-        raise DataError(
-            f"{target}: could not be written ({error}), nothing was changed there: make room or correct its "
-            "permissions, then try again"
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        remove_empty(created)
-
-
-def missing_parents(target: Path) -> list[Path]:
-    """Return the folders above a target that do not exist yet, innermost first."""
-    return [folder for folder in target.parents if not folder.exists()]
-
-
-def remove_empty(folders: list[Path]) -> None:
-    """Remove folders that are empty, innermost first."""
-    with suppress(OSError):  # raised by a folder that is not empty
-        for folder in folders:
-            folder.rmdir()
-
-
-def _replace(target: Path, fresh: Path, old: Path) -> None:
-    if not target.exists():
-        fresh.rename(target)
-        return
-    target.rename(old)
-    try:
-        fresh.rename(target)
-    except OSError:
-        old.rename(target)
-        raise

@@ -28,11 +28,14 @@ from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_object, write_table
 from hippo_nnunet.models.model_file import FOLDER_REMEDY, open_model
 from hippo_nnunet.nnunet.paths import folder_problem
+from hippo_nnunet.outputs import check_target, first_line, missing_parents, remove_empty
 
 log = logging.getLogger(__name__)
 
 NO_CALIBRATION = Path("none")
 """Value of `--calibration` for volumes without intervals."""
+_COLUMNS = ("case", "label", "volume_mm3", "low_mm3", "high_mm3", "level", "calibration_cases", "flags")
+"""First columns of the table."""
 
 
 class PredictedVolumes:
@@ -63,9 +66,8 @@ class PredictedVolumes:
             DataError: It cannot be written.
         """
         judged = judge(pd.DataFrame(self._rows, columns=["case", "label", *MEASURES]), self._calibration)
-        told = ["case", "label", "volume_mm3", "low_mm3", "high_mm3", "level", "calibration_cases", "flags"]
-        measures = [name for name in MEASURES if name not in told]
-        write_table(judged[[*told, *measures]].sort_values("case", kind="stable").round(4), self._target)
+        measures = [name for name in MEASURES if name not in _COLUMNS]
+        write_table(judged[[*_COLUMNS, *measures]].sort_values("case", kind="stable").round(4), self._target)
         flagged = judged.loc[judged["flags"] != "", "case"].nunique()
         log.info("%d of %d cases are flagged for a look", flagged, judged["case"].nunique())
         return self._target
@@ -89,7 +91,7 @@ def prepare_volumes(
         calibration: Folder of the experiment that they were trained in, or NO_CALIBRATION: volumes without intervals.
         level: Coverage of the intervals, 0 to 1.
         root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
-        overwrite: Replace a table that is there.
+        overwrite: Replace an earlier table of volumes.
 
     Raises:
         ConfigError: Both or neither of the two was named, the experiment has no such model, or the level is invalid.
@@ -156,10 +158,10 @@ def _calibrate(measured: pd.DataFrame, labels: Mapping[str, Label], level: float
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
-    if target.is_dir():
-        raise DataError(f"{target} is a folder: name a file for the volumes, such as volumes.csv")
-    if target.exists() and not overwrite:
-        raise DataError(f"{target} exists already: choose another name, or give --overwrite")
+    header = ",".join(_COLUMNS)
+    check_target(target, overwrite, "a table of volumes", lambda path: first_line(path).startswith(header))
+    created = missing_parents(target)
     problem = folder_problem(target.parent)
+    remove_empty(created)
     if problem:
         raise DataError(f"{target.parent}: cannot write there ({problem}): choose another folder")

@@ -68,11 +68,18 @@ def _check_training(device: str, work: Path | None, output: Path | None, quick: 
 
     from hippo_nnunet.doctor.isolation import Outcome
     from hippo_nnunet.doctor.training_check import LOG, check_training
+    from hippo_nnunet.errors import ConfigError
+    from hippo_nnunet.files import read_object
+    from hippo_nnunet.outputs import check_target
 
     def tell(outcome: Outcome) -> None:
         result = typer.style(outcome.result.ljust(7), fg=RESULT_COLOURS[outcome.result])
         typer.echo(f"{result} {outcome.seconds:6.1f} s  {outcome.name}: {outcome.reason}", err=as_json)
 
+    if output:
+        check_target(output, True, "a report of 'doctor --training'", lambda path: "lines" in read_object(path))
+    if work and work.is_dir() and any(work.iterdir()) and not (work / LOG).is_file():
+        raise ConfigError(f"{work} holds other files than a training check's: choose a new or an empty folder")
     folder = work or Path(tempfile.mkdtemp(prefix="hippo-training-check-"))
     document = check_training(device, folder, output, quick, tell)
     failed = sum(line["result"] == "fail" for line in document["lines"])

@@ -119,6 +119,7 @@ def predict(
         backend=backend,
         trust_checkpoint=trust_checkpoint,
         observe=table.add if table else None,
+        other_outputs=[volumes] if volumes else [],
     )
     with stdout_to_stderr():
         written = predict_images(input_, output, models, options)

@@ -15,7 +15,7 @@ from hippo_nnunet.data.finding import Finding
 from hippo_nnunet.data.layout import Dataset
 from hippo_nnunet.data.subjects import TABLE
 from hippo_nnunet.errors import ConfigError, DataError, UpstreamError
-from hippo_nnunet.files import staged
+from hippo_nnunet.outputs import staged
 from hippo_nnunet.processes import python_command, run_watched
 
 logger = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 _TASK = re.compile(r"Task(\d{1,3})_(.+)")
 _CONVERTER = "from nnunetv2.dataset_conversion.convert_MSD_dataset import entry_point; entry_point()"
 _DEFAULT_ID = 4
+_CONTENT = r"dataset\.json|(imagesTr|labelsTr|imagesTs)/[^/]+\.nii\.gz"
 
 
 def convert_msd(
@@ -41,7 +42,7 @@ def convert_msd(
         source: the task's folder (``Task04_Hippocampus``) or the published ``.tar`` (also ``.tar.gz``).
         raw_root: the folder that ``nnUNet_raw`` names; created if missing.
         dataset_id: 1 to 999; None for the number in the task's folder name, else 4.
-        overwrite: replace an existing dataset of the same id and name.
+        overwrite: replace a dataset of the same id and name, but no folder with other files than a conversion's.
         show_progress: show a progress bar on stderr.
 
     Returns:
@@ -65,11 +66,13 @@ def convert_msd(
             dataset_id = number
         target = raw_root / f"Dataset{dataset_id:03d}_{name}"
         _refuse_taken_id(target, dataset_id)
-        with staged(target, overwrite) as fresh:
+        subjects = dataset.folder / TABLE
+        content = f"{_CONTENT}|{re.escape(TABLE)}" if subjects.is_file() else _CONTENT
+        with staged(target, overwrite, content) as fresh:
             _refuse_errors(Path(source), dataset.folder, check_dataset(dataset.folder, show_progress))
             _run_converter(dataset, dataset_id, fresh)
-            if (dataset.folder / TABLE).is_file():
-                shutil.copyfile(dataset.folder / TABLE, fresh / TABLE)
+            if subjects.is_file():
+                shutil.copyfile(subjects, fresh / TABLE)
     logger.info("wrote %s: %d training and %d test cases", target, len(dataset.training), len(dataset.test))
     return target
 

@@ -13,12 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from hippo_nnunet.data.phantom import make_case
-from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.files import staged
+from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.files import read_object
+from hippo_nnunet.outputs import staged
 
 # Training ids count from 1 and test ids from here, so that adding training cases renames no test case.
 _FIRST_TEST_ID = 901
 _MOST_TEST = 99
+_CONTENT = r"dataset\.json|(images|labels)T[rs]/[a-z0-9]+_\d{3}\.nii\.gz"
+_REFERENCE = "hippo_nnunet"
+_MOVE = "choose another folder, or move it away"
 
 
 def make_phantom(
@@ -38,7 +42,7 @@ def make_phantom(
         num_training: labelled cases, 1 to 900.
         num_test: images without label, 0 to 99.
         seed: chooses the cases; at least 0.
-        overwrite: replace a task folder of this name.
+        overwrite: replace a phantom dataset of this name, but no folder with other files.
         name: the task folder's name, TaskXX_Name.
 
     Returns:
@@ -46,7 +50,7 @@ def make_phantom(
 
     Raises:
         ConfigError: a number or the name is out of range.
-        DataError: the folder exists and ``overwrite`` is False, or it cannot be written.
+        DataError: the folder exists and is not to be replaced, or it cannot be written.
 
     Source: ours; see ``phantom.make_case``.
     """
@@ -60,7 +64,9 @@ def make_phantom(
     training = [f"{title.lower()}_{index + 1:03d}" for index in range(num_training)]
     test = [f"{title.lower()}_{index + _FIRST_TEST_ID:03d}" for index in range(num_test)]
     target = Path(target_dir) / name
-    with staged(target, overwrite) as folder:
+    if overwrite and target.is_dir():
+        _check_phantom(target)
+    with staged(target, overwrite, _CONTENT) as folder:
         for part in ("imagesTr", "labelsTr", "imagesTs"):
             (folder / part).mkdir(parents=True)
         for part, ids in (("Tr", training), ("Ts", test)):
@@ -74,11 +80,18 @@ def make_phantom(
     return target
 
 
+def _check_phantom(task: Path) -> None:
+    """Refuse a folder whose dataset.json is not of `make_phantom`; one without is replaced if it holds nothing else."""
+    description = task / "dataset.json"
+    if description.exists() and read_object(description, _MOVE).get("reference") != _REFERENCE:
+        raise DataError(f"{description} is of no synthetic dataset, so {task} is not replaced; {_MOVE}")
+
+
 def _description(title: str, seed: int, training: list[str], test: list[str]) -> dict[str, Any]:
     return {
         "name": title,
         "description": f"Synthetic head-and-tail structures in the form of Task04_Hippocampus, seed {seed}",
-        "reference": "hippo_nnunet",
+        "reference": _REFERENCE,
         "licence": "CC0 1.0",
         "release": "1.0",
         "tensorImageSize": "3D",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,41 @@ import numpy as np
 import numpy.typing as npt
 
 from hippo_nnunet.data.nifti import small_labels
-from hippo_nnunet.files import output_file
+from hippo_nnunet.errors import DataError
 from hippo_nnunet.inference.explanation import Explanation
+from hippo_nnunet.outputs import output_file
 
 
-def file_name(label: str) -> str:
-    """Return a label's name without characters that a file name should not have."""
-    return re.sub(r"[^\w.-]+", "-", label).strip("-") or "label"
+def file_names(labels: Iterable[str]) -> dict[str, str]:
+    """Return each label's name without characters that a file name should not have; no two are equal in any case."""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for label in dict.fromkeys(labels):
+        base = re.sub(r"[^\w.-]+", "-", label).strip("-") or "label"
+        numbered = (base, *(f"{base}-{number}" for number in range(2, 2 + len(taken))))
+        names[label] = next(name for name in numbered if name.casefold() not in taken)
+        taken.add(names[label].casefold())
+    return names
+
+
+def check_map_names(cases: Iterable[str], labels: Iterable[str]) -> None:
+    """Refuse cases of which two would have a map of one name: `a` and `a_errors_b` with labels `c`, `b_errors_c`.
+
+    Raises:
+        DataError: Names both.
+    """
+    names = file_names(labels).values()
+    of_labels = [f"{kind}_{name}" for kind in ("similarity", "probability", "errors") for name in names]
+    kinds = ("prediction", "prediction_changed", *of_labels)
+    written: dict[str, str] = {}
+    for case in cases:
+        for name in (f"{case}_{kind}" for kind in kinds):
+            if name in written:
+                raise DataError(
+                    f"cases {written[name]} and {case}: a map of each would be called {name}.nii.gz: explain them into "
+                    "different folders"
+                )
+            written[name] = case
 
 
 def write_maps(explanation: Explanation, folder: Path) -> list[Path]:
@@ -35,18 +64,19 @@ def write_maps(explanation: Explanation, folder: Path) -> list[Path]:
     Raises:
         DataError: A file cannot be written.
     """
+    shown = file_names((*explanation.similarity, *explanation.labels))
     maps: dict[str, npt.NDArray[Any]] = {
         "prediction": small_labels(explanation.segmentation),
         **{f"attention_level{level}": m for level, m in enumerate(explanation.attention, start=1)},
-        **{f"similarity_{file_name(name)}": m for name, m in explanation.similarity.items()},
-        **{f"probability_{file_name(name)}": m for name, m in explanation.probabilities.items()},
+        **{f"similarity_{shown[name]}": m for name, m in explanation.similarity.items()},
+        **{f"probability_{shown[name]}": m for name, m in explanation.probabilities.items()},
     }
     if explanation.changed is not None:
         maps["prediction_changed"] = small_labels(explanation.changed)
     for label in explanation.labels:
         errors = explanation.errors(label)
         if errors is not None:
-            maps[f"errors_{file_name(label)}"] = errors
+            maps[f"errors_{shown[label]}"] = errors
     return [
         write_nifti(array, explanation.image.path, folder / f"{explanation.case}_{name}.nii.gz")
         for name, array in maps.items()

@@ -16,12 +16,13 @@ from hippo_nnunet.data.cases import InputCase, check_images, find_cases
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.postprocessing import POSTPROCESSINGS, postprocess
 from hippo_nnunet.evaluation.segmentation_shape import Segmentation
-from hippo_nnunet.files import output_file, read_json
-from hippo_nnunet.inference.members import Member, find_members, load_member
+from hippo_nnunet.inference.members import find_members, load_member
 from hippo_nnunet.inference.overlap import in_background
+from hippo_nnunet.inference.prediction_files import check_output, descriptions, holds
 from hippo_nnunet.memory import free_memory
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.nnunet.paths import folder_problem
+from hippo_nnunet.outputs import output_file
 from hippo_nnunet.progress import tracked
 from hippo_nnunet.threads import AdaptiveThreads
 
@@ -43,7 +44,8 @@ class PredictOptions:
         folds: Folds of each model; None for all that are trained.
         device: `auto`, `cpu`, `cuda` or `mps`.
         checkpoint: File name in each fold's folder.
-        overwrite: Replace existing segmentations.
+        overwrite: Replace existing segmentations with labels of this model, or of the model in the folder's
+            dataset.json. Nothing else is replaced.
         save_probabilities: Also write `<case>.npz` (float32, (c, z, y, x)) and nnU-Net's `<case>.pkl`.
         use_mirroring: Average over mirrored images, along the axes that the training allowed.
         postprocessing: One of POSTPROCESSINGS.
@@ -51,6 +53,7 @@ class PredictOptions:
         backend: `auto`, `torch` or `openvino`: see `hippo_nnunet.inference.backends.choose_runs`.
         trust_checkpoint: Load checkpoints and plans of folders that could run code.
         observe: Called with each case after it is written, in a thread, one case at a time.
+        other_outputs: Files that the caller writes: they must not be any of the files written here.
     """
 
     folds: Sequence[int | str] | None = None
@@ -64,6 +67,7 @@ class PredictOptions:
     backend: str = "auto"
     trust_checkpoint: bool = False
     observe: Callable[[Segmentation], None] | None = None
+    other_outputs: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def predict(
         )
     members = find_members(models, options.folds, options.checkpoint, options.trust_checkpoint)
     cases = find_cases(inputs, members[0].channels)
-    _check_output(cases, output, members[0], options)
+    check_output(cases, output, members[0], options.overwrite, options.save_probabilities, options.other_outputs)
     voxels = [check_images(case).voxels for case in tracked(cases, "checking", show=options.show_progress)]
     limit_processes()
     import torch
@@ -129,9 +133,10 @@ def predict(
         raise DataError(
             f"{output}: cannot write there ({problem}): make room or correct its permissions, or choose another folder"
         )
-    for name, content in _descriptions(members[0]).items():
-        with output_file(output / name) as path:
-            path.write_text(json.dumps(content, indent=4))
+    for name, content in descriptions(members[0]).items():
+        if not holds(output / name, content):
+            with output_file(output / name) as path:
+                path.write_text(json.dumps(content, indent=4))
 
     def prepare(case: InputCase) -> _Prepared:
         return _prepare(case, predictors)
@@ -150,41 +155,6 @@ def predict(
     finished = in_background(finish, zip(for_cases, zip(*logits, strict=True), strict=True), ahead)
     with threads:
         return list(tracked(finished, "predicting", len(cases), options.show_progress))
-
-
-def _descriptions(member: Member) -> dict[str, dict[str, Any]]:
-    return {"dataset.json": member.dataset_json, "plans.json": member.plans}
-
-
-def _check_output(cases: Sequence[InputCase], output: Path, member: Member, options: PredictOptions) -> None:
-    """Refuse an output folder with files that would be overwritten, or that belong to another model."""
-    try:
-        dangling = output.is_symlink() and not output.exists()
-        target = output.resolve()
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"{output}: cannot be found ({error}): choose another folder") from error
-    if dangling:
-        raise DataError(f"{output} is a broken link: choose another folder")
-    if target in {file.parent.resolve() for case in cases for file in case.files}:
-        raise DataError(f"{output} is the folder of the images: choose another one for the segmentations")
-    if output.exists() and not output.is_dir():
-        raise DataError(f"{output} is a file: choose another folder for the segmentations")
-    if options.overwrite:
-        return
-    remedy = "choose another folder, or give --overwrite"
-    for case in cases:
-        for ending in (member.dataset_json["file_ending"], *((".npz", ".pkl") if options.save_probabilities else ())):
-            if (output / f"{case.case}{ending}").exists():
-                raise DataError(f"{output / f'{case.case}{ending}'} exists already: {remedy}")
-    for name, content in _descriptions(member).items():
-        if not (output / name).exists():
-            continue
-        try:
-            same = read_json(output / name) == content
-        except DataError:
-            same = False
-        if not same:
-            raise DataError(f"{output / name} exists already and is not of this model: {remedy}")
 
 
 def _prepare(case: InputCase, predictors: Sequence[BatchedPredictor]) -> _Prepared:

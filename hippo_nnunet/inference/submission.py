@@ -27,7 +27,8 @@ from hippo_nnunet.data.nifti import place_difference
 from hippo_nnunet.data.nifti_file import open_image
 from hippo_nnunet.data.nifti_header import InputHeader, byte_order, read_input_header
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.files import output_file, zip_entry
+from hippo_nnunet.files import zip_entry
+from hippo_nnunet.outputs import check_target, output_file
 
 TASK_NAME = "Task04_Hippocampus"
 
@@ -114,7 +115,7 @@ def write_submission(
         images: See `case_images`.
         archive: Target, `.zip`.
         task_name: Folder in the archive.
-        overwrite: Replace an existing archive.
+        overwrite: Replace an earlier submission.
         labels: Allowed label values; None: those of dataset.json beside the predictions or above the images.
 
     Returns:
@@ -129,8 +130,7 @@ def write_submission(
         raise ConfigError(f"{archive}: a submission is a .zip file: give such a name")
     if not re.fullmatch(r"\w[\w.-]*", task_name):
         raise ConfigError(f"task name {task_name!r}: give a plain folder name such as {TASK_NAME}")
-    if archive.exists() and not overwrite:
-        raise DataError(f"{archive} exists already: choose another name, or give --overwrite")
+    check_target(archive, overwrite, "a submission", _is_submission)
     inputs = case_images(images)
     found = _stems(predictions)
     for cases, what in ((set(inputs) - set(found), "no prediction for"), (set(found) - set(inputs), "no image for")):
@@ -149,6 +149,22 @@ def write_submission(
         if problems:
             raise DataError(f"{archive}: not written, it fails its own verification ({problems[0]}): report this")
     return list(inputs)
+
+
+def _is_submission(path: Path) -> bool:
+    """Tell whether an archive is one of `write_submission`, by the fixed date and storage of its entries."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except _READ_ERRORS:
+        return False
+    ours = zip_entry("")
+    return all(
+        (entry.date_time, entry.compress_type, entry.external_attr)
+        == (ours.date_time, ours.compress_type, ours.external_attr)
+        and re.fullmatch(rf"[^/]+/[^/]+{re.escape(_ENDING)}", entry.filename)
+        for entry in entries
+    )
 
 
 def verify_submission(archive: Path, images: Path, labels: Collection[int], task_name: str = TASK_NAME) -> list[str]:

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from hippo_nnunet import outputs
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.files import output_file, zip_entry
+from hippo_nnunet.files import zip_entry
+from hippo_nnunet.outputs import output_file
 
 SUFFIX = ".hippo"
 MANIFEST = "MANIFEST.json"
@@ -160,11 +162,18 @@ def write_container(
 
 
 def check_target(target: Path, overwrite: bool) -> None:
-    """Refuse a target that does not end in `.hippo` (ConfigError), or exists without `overwrite` (DataError)."""
+    """Refuse a target that does not end in `.hippo` (ConfigError), or that exists: see `outputs.check_target`."""
     if target.suffix != SUFFIX or target.is_dir():
         raise ConfigError(f"{target}: a shared model is a {SUFFIX} file: give such a name")
-    if target.exists() and not overwrite:
-        raise DataError(f"{target} exists already: choose another name, or give --overwrite")
+    outputs.check_target(target, overwrite, "a shared model", _is_container)
+
+
+def _is_container(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _manifest(path, archive.read(MANIFEST)) is not None
+    except (KeyError, *_READ_ERRORS):
+        return False
 
 
 def as_json(content: Any) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.files import staged
+from hippo_nnunet.outputs import staged
+
+PAGE = "index.html"
 
 
 def render_template(page: str, name: str, filters: dict[str, Callable[..., str]] | None = None, **values: Any) -> str:
@@ -40,22 +43,19 @@ def read_template(page: str, name: str) -> str:
 
 
 @contextmanager
-def page_folder(output: Path, content: Collection[str], overwrite: bool) -> Iterator[Path]:
+def page_folder(output: Path, content: str, overwrite: bool) -> Iterator[Path]:
     """Yield a path that becomes the output folder if the block ends without an error; see `staged`.
 
     Args:
         output: The folder to create.
-        content: What an earlier output may hold. A folder with anything else is never replaced.
+        content: What an earlier output may hold beside the page, figures and tables: see `staged`.
         overwrite: Replace an earlier output.
 
     Raises:
         DataError: The output exists and is not to be replaced, or it cannot be written.
     """
-    if overwrite and output.is_dir():
-        others = sorted({path.name for path in output.iterdir()} - set(content))
-        if others:
-            raise DataError(f"{output}: holds '{others[0]}', which this command does not write; choose another folder")
-    if overwrite and output.is_file():
-        raise DataError(f"{output}: is a file; choose a folder")
-    with staged(output, overwrite) as fresh:
+    page = output / PAGE
+    if overwrite and page.is_file() and b"hippo_nnunet" not in page.read_bytes():
+        raise DataError(f"{page} is no page of hippo_nnunet, so {output} is not replaced: choose another folder")
+    with staged(output, overwrite, rf"{re.escape(PAGE)}|figures/[^/]+\.(png|svg)|{content}") as fresh:
         yield fresh

@@ -30,6 +30,21 @@ log = logging.getLogger(__name__)
 PROFILES = Path(__file__).parent / "profiles"
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that is no experiment, but holds files that a run would replace.
+
+    Raises:
+        ConfigError: Names one of them.
+    """
+    paths = ExperimentPaths(folder)
+    if paths.request.exists() or (folder / DONE).exists():
+        return
+    written = (paths.manifest, paths.metrics, paths.choice.parent, paths.predictions, paths.report.parent)
+    for path in (*written, folder / "submission"):
+        if os.path.lexists(path):
+            raise ConfigError(f"{path} exists, though {folder} is no experiment: choose a new folder, or move it away")
+
+
 def check_profile(profile: str) -> None:
     """Refuse a profile that does not exist, or whose packages are missing.
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hippo_nnunet.data.layout import ENDINGS
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.experiment.experiment import Cell, Experiment
@@ -156,18 +157,26 @@ def predict(experiment: Experiment, folders: NnunetFolders, folder: Path, varian
         models, postprocessing = choice.members, choice.postprocessing
     else:
         models, postprocessing = [experiment.model(variant, c) for c in configurations], "none"
+    output = paths.predictions / variant
+    _delete_predictions(output)
     predict_images(
         folders.raw / experiment.dataset / "imagesTs",
-        paths.predictions / variant,
+        output,
         [folders.results / experiment.dataset / model for model in models],
         PredictOptions(
             experiment.folds[configurations[0]],
             device,
-            overwrite=True,
             postprocessing=postprocessing,
             show_progress=True,
         ),
     )
+
+
+def _delete_predictions(folder: Path) -> None:
+    """Delete what an earlier run has predicted, damaged files included, which `predict` would not replace."""
+    for path in folder.glob("*") if folder.is_dir() else ():
+        if path.is_file() and path.name.endswith((*ENDINGS, "dataset.json", "plans.json")):
+            path.unlink()
 
 
 def submission(experiment: Experiment, folders: NnunetFolders, folder: Path) -> None:
@@ -175,12 +184,13 @@ def submission(experiment: Experiment, folders: NnunetFolders, folder: Path) -> 
     from hippo_nnunet.inference.submission import dataset_labels, write_submission
 
     paths, raw = ExperimentPaths(folder), folders.raw / experiment.dataset
+    archive = paths.submission(experiment.task)
+    archive.unlink(missing_ok=True)  # it may be damaged, and is then not replaced
     cases = write_submission(
         paths.predictions / ENSEMBLE,
         raw / "imagesTs",
-        paths.submission(experiment.task),
+        archive,
         task_name=experiment.task,
-        overwrite=True,
         labels=dataset_labels(raw / "dataset.json"),
     )
     log.info("%d cases are in the archive", len(cases))
@@ -190,4 +200,5 @@ def report(folder: Path) -> None:
     """Write the report of everything else, in the place of an earlier one."""
     from hippo_nnunet.pages.report.page import write_report
 
+    ExperimentPaths(folder).report.unlink(missing_ok=True)  # it may be damaged, and is then not replaced
     log.info("%s", write_report(folder, overwrite=True))

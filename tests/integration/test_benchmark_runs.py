@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from benchmarks.__main__ import app
 from benchmarks.contention import SIDES
 from benchmarks.document import OURS, STOCK, Result, read_document
-from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.errors import DataError
 
 pytestmark = pytest.mark.slow
 
@@ -109,5 +109,5 @@ def test_contention_measures_each_kind_of_work_on_each_side(in_tiny: TinyDataset
 
 def test_a_target_that_is_there_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
     (tmp_path / "out.json").write_text("{}")
-    with pytest.raises(ConfigError, match="--overwrite"):
+    with pytest.raises(DataError, match="--overwrite"):
         benchmark(tmp_path, "startup")

@@ -102,22 +102,25 @@ def test_relative_source(source: Path, tmp_path: Path, monkeypatch: pytest.Monke
 def test_existing_target(source: Path, tmp_path: Path) -> None:
     old = tmp_path / "raw" / "Dataset004_Hippocampus"
     old.mkdir(parents=True)
-    (old / "mine.txt").write_text("kept")
+    (old / "subjects.csv").write_text("kept")
     with pytest.raises(DataError, match="--overwrite"):
         convert_msd(source, tmp_path / "raw")
-    assert [p.name for p in old.iterdir()] == ["mine.txt"]
+    with pytest.raises(DataError, match=r"holds 'subjects\.csv', which this command does not write"):
+        convert_msd(source, tmp_path / "raw", overwrite=True)
+    assert [p.name for p in old.iterdir()] == ["subjects.csv"]
+    (old / "subjects.csv").rename(old / "dataset.json")
     (source / "labelsTr" / "hippocampus_001.nii.gz").unlink()
     with pytest.raises(DataError, match="missing"):
         convert_msd(source, tmp_path / "raw", overwrite=True)
-    assert [p.name for p in old.iterdir()] == ["mine.txt"]
+    assert [p.name for p in old.iterdir()] == ["dataset.json"]
 
 
 def test_overwrite(source: Path, tmp_path: Path) -> None:
     old = tmp_path / "raw" / "Dataset004_Hippocampus"
-    old.mkdir(parents=True)
-    (old / "mine.txt").write_text("gone")
+    (old / "imagesTr").mkdir(parents=True)
+    (old / "imagesTr" / "other_0000.nii.gz").write_text("gone")
     assert convert_msd(source, tmp_path / "raw", overwrite=True) == old
-    assert not (old / "mine.txt").exists()
+    assert not (old / "imagesTr" / "other_0000.nii.gz").exists()
     assert [p.name for p in (tmp_path / "raw").iterdir()] == [old.name]
 
 

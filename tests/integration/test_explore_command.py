@@ -124,7 +124,10 @@ def test_an_archive_with_one_unlabelled_case(phantom: Path, tmp_path: Path) -> N
         tar.add(folder, arcname=folder.name)
     output = tmp_path / "out"
     (output / "figures").mkdir(parents=True)
-    (output / "index.html").write_text("old")
+    (output / "index.html").write_text("another page")
+    with pytest.raises(DataError, match="is no page of hippo_nnunet"):
+        run(archive, "--output", output, "--overwrite")
+    (output / "index.html").write_text("old, by hippo_nnunet")
     text = run(archive, "--output", output, "--overwrite").read_text()
     assert "No label could be measured" in text
     assert "too few to call one of them an outlier" in text

@@ -181,8 +181,8 @@ def test_installed_for_nnunet(trained: TinyDataset, shared: Path, tmp_path: Path
 
 def test_installing_replaces_nothing_unasked(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = install_model(shared, tmp_path)
-    marker = folder / "mine.txt"
-    marker.write_text("mine")
+    card = folder / "README.md"
+    card.write_text("earlier")
     with pytest.raises(DataError, match="exists already"):
         install_model(shared, tmp_path)
 
@@ -192,10 +192,15 @@ def test_installing_replaces_nothing_unasked(shared: Path, tmp_path: Path, monke
     with monkeypatch.context() as patch, pytest.raises(DataError, match="nothing was changed there"):
         patch.setattr(torch, "save", full)
         install_model(shared, tmp_path, overwrite=True)
-    assert marker.is_file()
+    assert card.read_text() == "earlier"
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     install_model(shared, tmp_path, overwrite=True)
-    assert not marker.exists()
+    assert card.read_text() != "earlier"
+    log = folder / "fold_0" / "training_log_2026_1_1_00_00_00.txt"
+    log.write_text("epochs")
+    with pytest.raises(DataError, match="was trained, not imported, and is not replaced"):
+        install_model(shared, tmp_path, overwrite=True)
+    assert log.is_file()
     monkeypatch.delenv("nnUNet_results", raising=False)
     with pytest.raises(ConfigError, match="--root"):
         install_model(shared)

@@ -12,7 +12,6 @@ import pytest
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.files import (
     atomic_path,
-    output_file,
     read_csv,
     read_json,
     read_object,
@@ -21,6 +20,7 @@ from hippo_nnunet.files import (
     write_table,
     zip_entry,
 )
+from hippo_nnunet.outputs import output_file
 
 
 def test_a_failed_write_leaves_the_earlier_content(tmp_path: Path) -> None:

@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
-from hippo_nnunet.clip.prompts import override_prompts
+from hippo_nnunet.clip.prompts import class_names, override_prompts
 from hippo_nnunet.data.cases import InputCase, check_images, find_cases
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.evaluation.side_by_side import extreme_cases
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
-from hippo_nnunet.files import output_file, write_table
+from hippo_nnunet.files import write_table
 from hippo_nnunet.inference.explanation import clip_networks, explain_case, text_similarities
 from hippo_nnunet.inference.explanation_files import dice_rows, write_maps
 from hippo_nnunet.inference.members import Member, find_members, load_member
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.splits import read_splits
+from hippo_nnunet.outputs import check_target, first_line, output_file
+from hippo_nnunet.pages.explanation.earlier import DICE_TABLE, TEXT_TABLE, earlier_files
 from hippo_nnunet.progress import tracked
 from hippo_nnunet.training.recipes import CLIP_BASE, parse
 
@@ -34,9 +36,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "explain"
 """Where an experiment's explanations go, below its folder."""
-TEXT_TABLE, DICE_TABLE, CASES_TABLE = "text_similarity.csv", "dice.csv", "cases.csv"
-_MAPS = ("attention_level", "similarity_", "probability_", "prediction", "errors_")
-_FIGURES = ("attention", "similarity", "probability", "errors", "prompt")
+CASES_TABLE = "cases.csv"
 
 
 @dataclass(frozen=True)
@@ -165,12 +165,16 @@ def explain_experiment(
             heading = f"{variant} {configuration}, fold {fold}: {rank}, Dice {dice:.3f}"
             jobs.append(_Job(images, _reference(raw / "labelsTr", case, member), heading))
         work.setdefault(output / model.name, []).append(_Part(member, jobs, prompts))
+    table = output / CASES_TABLE
+    check_target(
+        table, settings.overwrite, "a table of explained cases", lambda p: first_line(p) == ",".join(map(str, chosen))
+    )
     for target, parts in work.items():
         _earlier(parts, target, settings.overwrite)
     written: list[Path] = []
     for target, parts in work.items():
         written += _explain(parts, target, settings)
-    return [write_table(chosen, output / CASES_TABLE), *written]
+    return [write_table(chosen, table), *written]
 
 
 def _explain(parts: Sequence[_Part], output: Path, settings: Settings) -> list[Path]:
@@ -256,15 +260,5 @@ def _check_unseen(chosen: pd.DataFrame, experiment: Experiment, folders: NnunetF
 
 
 def _earlier(parts: Sequence[_Part], output: Path, overwrite: bool) -> set[Path]:
-    """Return the files of an earlier explanation of these cases; refuse them unless `overwrite` is set."""
     cases = [job.case for part in parts for job in part.jobs]
-    if output.resolve() in {file.parent.resolve() for case in cases for file in case.files}:
-        raise DataError(f"{output} is the folder of the images: choose another one for the explanations")
-    found = [output / name for name in (TEXT_TABLE, DICE_TABLE) if (output / name).is_file()]
-    for case in cases:
-        patterns = [f"{case.case}_{kind}*.nii.gz" for kind in _MAPS]
-        for pattern in [*patterns, *(f"figures/{case.case}_{kind}.*" for kind in _FIGURES)]:
-            found += sorted(output.glob(pattern))
-    if found and not overwrite:
-        raise DataError(f"{found[0]} exists already: choose another folder, or pass --overwrite")
-    return set(found)
+    return earlier_files(cases, class_names(parts[0].member.dataset_json), output, overwrite)

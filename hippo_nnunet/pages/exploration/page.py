@@ -23,11 +23,11 @@ from hippo_nnunet.nnunet.example_case import PreprocessedCase, computed_case, pl
 from hippo_nnunet.pages.exploration.figures import exploration_figures
 from hippo_nnunet.pages.exploration.slices import View, example_figure, outlier_figure
 from hippo_nnunet.pages.figure import COLOURS, Figure, inline_svg, save_figure
-from hippo_nnunet.pages.templating import page_folder, render_template
+from hippo_nnunet.pages.templating import PAGE, page_folder, render_template
 
 logger = logging.getLogger(__name__)
 
-_CONTENT = {"index.html", "cases.csv", "summary.json", "figures"}
+_CONTENT = r"cases\.csv|summary\.json"
 _MOST_PICTURED = 6
 _MOST_REASONS = 3
 _MOST_NOTES = 20
@@ -67,8 +67,8 @@ def write_exploration(source: Path, output: Path, overwrite: bool = False, show_
         summary = _summary(exploration, screening, [*notes, *more_notes])
         text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
         write_text(fresh / "summary.json", text)
-        write_text(fresh / "index.html", _render(summary, exploration, screening, figures))
-    return output / "index.html"
+        write_text(fresh / PAGE, _render(summary, exploration, screening, figures))
+    return output / PAGE
 
 
 def _notes(exploration: Exploration, dataset: Dataset) -> list[str]:

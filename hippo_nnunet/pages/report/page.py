@@ -11,7 +11,7 @@ from hippo_nnunet.analysis.verdicts import headline
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.side_by_side import MEAN
-from hippo_nnunet.experiment.paths import RELATIVE, ExperimentPaths
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import write_text
 from hippo_nnunet.pages.figure import save_figure
 from hippo_nnunet.pages.report import words
@@ -22,14 +22,13 @@ from hippo_nnunet.pages.report.forest import QUESTIONS, prepare_forest, verdict_
 from hippo_nnunet.pages.report.notebook import MEASURED, MEASURED_DATASET
 from hippo_nnunet.pages.report.style import SERIES_DARK, SERIES_LIGHT
 from hippo_nnunet.pages.report.tables import write_table
-from hippo_nnunet.pages.templating import page_folder, read_template, render_template
+from hippo_nnunet.pages.templating import PAGE, page_folder, read_template, render_template
 from hippo_nnunet.progress import duration
 
 if TYPE_CHECKING:
     from hippo_nnunet.pages.report.viewers import ViewerFragment
 
-PAGE = RELATIVE.report.name
-_CONTENT = {PAGE, "figures", "tables"}
+_CONTENT = r"tables/[^/]+\.(csv|md|tex)"
 _SECTIONS = {
     "verdict": "Verdict",
     "table": "The table",

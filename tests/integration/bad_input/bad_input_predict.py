@@ -237,6 +237,22 @@ ROWS = (
         ("dataset.json exists already and is not of this model", "--overwrite"),
         (text("{out}/dataset.json", "{}"),),
     ),
+    Bad(
+        "volumes in the place of a scan",
+        PREDICT + f" --calibration none --volumes {IMAGE} --overwrite",
+        (IMAGE, "is not a table of volumes, so it is not replaced"),
+    ),
+    Bad(
+        "volumes in the place of a segmentation",
+        PREDICT + " --calibration none --volumes {out}/phantom_901.nii.gz",
+        ("{out}/phantom_901.nii.gz would be written twice", "choose another name"),
+    ),
+    Bad(
+        "output in the folder of a model",
+        PREDICT.replace("{out}", "{base}/other") + " --overwrite",
+        ("{base}/other/plans.json is not replaced", "holds 'fold_0'", "choose another folder"),
+        (_other_model,),
+    ),
     Bad("device that is not there", PREDICT + " --device tpu", ("device 'tpu' is unknown", "auto, cpu, cuda or mps")),
     Bad(
         "backend that is unknown",

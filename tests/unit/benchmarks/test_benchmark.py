@@ -181,7 +181,7 @@ def test_a_document_comes_back_and_holds_the_ratios(tmp_path: Path) -> None:
         "least": 4.0,
         "relative_to_first": {"median": 0.375, "lowest": 5 / 14, "highest": 0.4},
     }
-    with pytest.raises(ConfigError, match="--overwrite"):
+    with pytest.raises(DataError, match="--overwrite"):
         write_document(file, {}, [])
     write_document(file, {}, [], overwrite=True)
     assert read_document(file) == ({}, [])

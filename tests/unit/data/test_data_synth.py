@@ -100,14 +100,27 @@ def test_form_is_that_of_task04(tmp_path: Path) -> None:
 
 def test_no_overwrite_unasked(tmp_path: Path) -> None:
     folder = make_phantom(tmp_path, 1, 0)
-    (folder / "mine.txt").write_text("kept")
     with pytest.raises(DataError, match="--overwrite"):
         make_phantom(tmp_path, 1, 0, seed=1)
-    assert (folder / "mine.txt").exists()
     before = contents(folder)
+    (folder / "imagesTr" / "mine.txt").write_text("kept")
+    with pytest.raises(DataError, match=r"holds 'imagesTr/mine\.txt', which this command does not write"):
+        make_phantom(tmp_path, 1, 0, seed=1, overwrite=True)
+    (folder / "imagesTr" / "mine.txt").unlink()
+    assert contents(folder) == before
     make_phantom(tmp_path, 1, 0, seed=1, overwrite=True)
     assert contents(folder) != before
     assert [p.name for p in tmp_path.iterdir()] == ["Task04_Phantom"]
+
+
+def test_a_real_dataset_is_not_replaced(tmp_path: Path) -> None:
+    folder = make_phantom(tmp_path, 1, 0)
+    description = folder / "dataset.json"
+    description.write_text(description.read_text().replace('"reference": "hippo_nnunet"', '"reference": "us"'))
+    before = contents(folder)
+    with pytest.raises(DataError, match=r"dataset\.json is of no synthetic dataset"):
+        make_phantom(tmp_path, 1, 0, overwrite=True)
+    assert contents(folder) == before
 
 
 @pytest.mark.parametrize(("training", "test", "seed"), [(0, 0, 0), (901, 0, 0), (1, 100, 0), (1, -1, 0), (1, 1, -1)])

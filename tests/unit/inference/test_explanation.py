@@ -22,7 +22,7 @@ from hippo_nnunet.evaluation.side_by_side import extreme_cases
 from hippo_nnunet.inference import explanation_maps
 from hippo_nnunet.inference.batched_predictor import BatchedPredictor
 from hippo_nnunet.inference.explanation import Explanation, other_prompts, text_similarities
-from hippo_nnunet.inference.explanation_files import dice_rows, file_name, write_maps
+from hippo_nnunet.inference.explanation_files import check_map_names, dice_rows, file_names, write_maps
 from hippo_nnunet.inference.explanation_maps import (
     image_maps,
     in_file_order,
@@ -297,7 +297,11 @@ def test_wrong_usage(options: list[str], message: str) -> None:
 
 
 def test_labels_and_names(tmp_path: Path) -> None:
-    assert file_name("posterior/tail (left)") == "posterior-tail-left"
+    assert file_names(["posterior/tail (left)"]) == {"posterior/tail (left)": "posterior-tail-left"}
+    assert list(file_names(["a b", "a-b", "A/b", "?", "*"]).values()) == ["a-b", "a-b-2", "A-b-3", "label", "label-2"]
+    check_map_names(["a", "a_errors_b"], ["c"])
+    with pytest.raises(DataError, match=r"cases (a|a_errors_b) and .* a_errors_b_errors_c\.nii\.gz"):
+        check_map_names(["a", "a_errors_b"], ["c", "b_errors_c"])
     with pytest.raises(ConfigError, match="is missing"):
         explain_images(tmp_path / "none", [tmp_path], tmp_path / "out")
     with pytest.raises(DataError, match="nothing to explain"):

@@ -17,6 +17,7 @@ from hippo_nnunet.data.cases import InputCase, check_images, find_cases
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.inference.members import find_members
 from hippo_nnunet.inference.predict import PredictOptions, predict
+from hippo_nnunet.inference.prediction_files import check_output
 
 CHECKPOINT = "checkpoint_final.pth"
 
@@ -223,6 +224,66 @@ def test_somebody_elses_dataset_json_is_kept(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"task/dataset\.json exists already and is not of this model"):
         predict(images, tmp_path / "task", [model])
     assert json.loads((tmp_path / "task" / "dataset.json").read_text()) == {"name": "Hippocampus"}
+
+
+def predictions(folder: Path, model: Path, labels: np.ndarray) -> Path:
+    """A folder of predictions, of the case a."""
+    write(folder / "a.nii.gz", labels)
+    for name in ("dataset.json", "plans.json"):
+        (folder / name).write_text((model / name).read_text())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda out: write(out / "a.nii.gz"), r"a\.nii\.gz is not a segmentation of 'predict'"),
+        (lambda out: write(out / "a.nii.gz", np.full((3, 4, 5), 9, np.uint8)), "is not a segmentation of 'predict'"),
+        (lambda out: (out / "a.nii.gz").write_bytes(b"cut off"), "is not a segmentation of 'predict'"),
+        (lambda out: (out / "plans.json").unlink(), "is not a segmentation of 'predict'"),
+        (lambda out: (out / "imagesTr").mkdir(), "is not a segmentation of 'predict'"),
+        (lambda out: (out / "a.nii.gz").rename(out / "b") and (out / "a.nii.gz").symlink_to("b"), "is a link to .*/b"),
+    ],
+    ids=["scan", "other labels", "damaged", "labels of a dataset", "dataset", "link"],
+)
+def test_overwriting_keeps_other_files(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
+    images, model = tmp_path / "images", make_model(tmp_path / "m")
+    write(images / "a.nii.gz")
+    out = predictions(tmp_path / "out", model, np.ones((3, 4, 5), np.uint8))
+    (member,) = find_members([model], None, CHECKPOINT)
+
+    def checked() -> None:
+        check_output(find_cases(images, 1), out, member, overwrite=True, save_probabilities=False)
+
+    checked()
+    change(out)
+    with pytest.raises(DataError, match=message):
+        checked()
+
+
+def test_the_folder_of_another_model_is_kept(tmp_path: Path) -> None:
+    images, model = touch(tmp_path / "images", "a_0000.nii.gz"), make_model(tmp_path / "m")
+    other = make_model(tmp_path / "other", "Dataset902_Other")
+    with pytest.raises(DataError, match=r"plans\.json is not replaced, as .*other holds 'fold_.', so it is no folder"):
+        predict(images, other, [model], PredictOptions(overwrite=True))
+
+
+def test_the_original_of_a_linked_scan_is_kept(tmp_path: Path) -> None:
+    scan = write(tmp_path / "real" / "a.nii.gz")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a.nii.gz").symlink_to(scan)
+    with pytest.raises(DataError, match="real is the folder of the images"):
+        predict(tmp_path / "links", tmp_path / "real", [make_model(tmp_path / "m")], PredictOptions(overwrite=True))
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "dataset.json", "plans.json", ".", "a.nii.gz/v.csv"])
+def test_the_table_of_volumes_is_none_of_the_segmentations(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "images" / "a.nii.gz")
+    model, out = make_model(tmp_path / "m"), tmp_path / "out"
+    options = ("--input", tmp_path / "images", "--output", out, "--model", model, "--calibration", "none")
+    result = command(*options, "--volumes", out / name)
+    assert isinstance(result.exception, DataError)
+    assert "would be" in str(result.exception) or "is a folder" in str(result.exception), result.exception
 
 
 def test_a_bad_image_is_found_before_anything_is_written(tmp_path: Path) -> None:

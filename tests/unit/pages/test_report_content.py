@@ -219,9 +219,13 @@ def test_the_folder_is_written_whole_and_replaced_only_on_demand(folder: Path) -
     assert tables == {f"{name}.{end}" for name in ("results", "comparison", "volumes") for end in ("csv", "md", "tex")}
     with pytest.raises(DataError, match="--overwrite"):
         write_report(folder, figures=False, options=FAST)
-    page.write_text("old")
+    page.write_text("old, of hippo_nnunet")
     write_report(folder, figures=False, overwrite=True, options=FAST)
-    assert page.read_text() != "old"
+    assert page.read_text() != "old, of hippo_nnunet"
+    page.write_text("another page")
+    with pytest.raises(DataError, match="is no page of hippo_nnunet"):
+        write_report(folder, figures=False, overwrite=True, options=FAST)
+    page.write_text("old, of hippo_nnunet")
     (folder / "report" / "mine.txt").touch()
     with pytest.raises(DataError, match=r"mine\.txt"):
         write_report(folder, figures=False, overwrite=True, options=FAST)
