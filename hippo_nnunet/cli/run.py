@@ -43,6 +43,12 @@ def run(
     iterations: Annotated[
         int | None, typer.Option("--iterations", help="Overrides the preset's iterations per epoch.")
     ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--seeds", min=1, max=100, help="Trainings of each recipe; the others are its repeats _seed1, ..."
+        ),
+    ] = None,
     device: Device = "auto",
     jobs: Annotated[
         int,
@@ -71,7 +77,7 @@ def run(
     from hippo_nnunet.workflow.main import perform
     from hippo_nnunet.workflow.status import read_status
 
-    request = Request(task, dataset, variants, configurations, folds, preset, epochs, iterations)
+    request = Request(task, dataset, variants, configurations, folds, preset, epochs, iterations, seeds)
     if as_json and not status:
         raise typer.BadParameter("--json goes with --status")
     if status and (dry_run or request != Request()):

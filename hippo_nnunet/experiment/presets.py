@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.evaluation.pairing import recipe_of
 from hippo_nnunet.training import recipes
 
 
@@ -79,6 +81,29 @@ def canonical_variant(variant: str) -> str:
     if trainer not in recipes.bases():
         return variant
     return recipes.compose(trainer, words).replace("Trainer", "", 1)
+
+
+def with_repeats(variants: Iterable[str], seeds: int) -> tuple[str, ...]:
+    """Add repeats with other seeds to variants.
+
+    Args:
+        variants: Canonical names.
+        seeds: Trainings of each recipe; 1 adds nothing.
+
+    Returns:
+        Every variant, each without a seed word followed by its repeats `_seed1` to `_seed<seeds - 1>`.
+
+    Raises:
+        ConfigError: `seeds` below 1.
+    """
+    if seeds < 1:
+        raise ConfigError(f"--seeds {seeds}: at least 1 is needed")
+    repeated = []
+    for variant in variants:
+        repeated.append(variant)
+        if recipe_of(variant) == variant:
+            repeated += [f"{variant}_seed{number}" for number in range(1, seeds)]
+    return tuple(dict.fromkeys(repeated))
 
 
 def trainer_name(variant: str, preset_name: str, epochs: int | None = None, iterations: int | None = None) -> str:

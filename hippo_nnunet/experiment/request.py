@@ -11,7 +11,7 @@ from pathlib import Path
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
-from hippo_nnunet.experiment.presets import AUTO, PRESETS, canonical_variant, preset_for_device
+from hippo_nnunet.experiment.presets import AUTO, PRESETS, canonical_variant, preset_for_device, with_repeats
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.plans import configuration_of, read_plans
 from hippo_nnunet.nnunet.preprocessed import dataset_name
@@ -39,6 +39,7 @@ class Request:
     preset: str | None = None
     epochs: int | None = None
     iterations: int | None = None
+    seeds: int | None = None
 
 
 def resolve(request: Request, experiment: Path, folders: NnunetFolders, device: str) -> Experiment:
@@ -72,7 +73,7 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders, device: 
     new = Experiment(
         dataset=dataset,
         preset=_preset(request.preset, old, device),
-        variants=tuple(dict.fromkeys(map(canonical_variant, _names(variants)))),
+        variants=with_repeats(map(canonical_variant, _names(variants)), request.seeds or 1),
         folds=folds,
         number_of_folds=number,
         epochs=request.epochs if request.epochs is not None else (old.epochs if old else None),

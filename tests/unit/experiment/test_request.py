@@ -59,6 +59,25 @@ def test_trainer_of_a_variant(variant: str, preset: str, lengths: dict[str, int]
     assert trainer_name(variant, preset, **lengths) == expected
 
 
+def test_seeds_add_repeats_of_each_recipe(tmp_path: Path, task: Path, folders: NnunetFolders) -> None:
+    asked = Request(task=task, variants="UNet,AttentionUNet_flip,CLIPGuidedUNet_seed7", seeds=3)
+    made = resolve(asked, tmp_path / "e", folders, CPU)
+    assert made.variants == (
+        *("UNet", "UNet_seed1", "UNet_seed2", "AttentionUNet_flip", "AttentionUNet_flip_seed1"),
+        *("AttentionUNet_flip_seed2", "CLIPGuidedUNet_seed7"),
+    )
+    assert made.trainer("UNet_seed2") == "UNetTrainer_fast_seed2"
+
+
+def test_seeds_extend_an_experiment(tmp_path: Path, folders: NnunetFolders) -> None:
+    (tmp_path / "e").mkdir()
+    experiment(variants=("UNet", "UNet_seed1")).save(tmp_path / "e" / "experiment.yaml")
+    assert resolve(Request(seeds=2), tmp_path / "e", folders, CPU).variants == ("UNet", "UNet_seed1")
+    assert resolve(Request(), tmp_path / "e", folders, CPU).variants == ("UNet", "UNet_seed1")
+    extended = resolve(Request(seeds=3), tmp_path / "e", folders, CPU).variants
+    assert extended == ("UNet", "UNet_seed1", "UNet_seed2")
+
+
 @pytest.mark.parametrize(
     ("variant", "preset", "epochs", "says"),
     [
