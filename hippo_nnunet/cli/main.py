@@ -28,7 +28,6 @@ from hippo_nnunet.cli import (
 )
 from hippo_nnunet.cli.options import NnunetStyle
 from hippo_nnunet.errors import HippoError
-from hippo_nnunet.processes import SAFE_PATH
 
 app = typer.Typer(
     name="hippo-nnunet",
@@ -89,7 +88,7 @@ def main() -> None:
 
 def run_program(program: typer.Typer) -> None:
     """Run a program: exit code 0 for success, 1 for an error in one line, 2 for wrong usage; `--debug` raises."""
-    os.environ[SAFE_PATH] = "1"  # for worker processes, also those of nnU-Net and torch
+    os.environ["PYTHONSAFEPATH"] = "1"  # `processes.SAFE_PATH`: for worker processes, also those of nnU-Net and torch
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file may be called anything

@@ -111,7 +111,7 @@ def test_train_takes_the_preset_that_is_planned(root: Path, calls: list[tuple[An
     ],
 )
 def test_plan(root: Path, calls: list[tuple[Any, ...]], options: str, expected: tuple[Any, ...]) -> None:
-    assert did(calls, f"plan -d 4 {options}") == expected
+    assert did(calls, f"plan -d 4 {options}") == (*expected, False)
 
 
 def test_plan_follows_the_device(root: Path, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
