@@ -9,8 +9,12 @@ class HippoError(Exception):
     """Base of every error that is addressed to the user."""
 
     def __str__(self) -> str:
-        """Return the message on one line, without what a terminal would obey, whatever a file's name or content is."""
-        return "".join(letter if letter.isprintable() else " " for letter in super().__str__())
+        """Return the message on one line, without what a terminal would obey, whatever a file's name or content is.
+
+        Surrogates (bytes of a name that are not UTF-8) are kept; `errors="backslashreplace"` shows them.
+        """
+        text = super().__str__()
+        return "".join(letter if letter.isprintable() or "\ud800" <= letter <= "\udfff" else " " for letter in text)
 
 
 class ConfigError(HippoError):

@@ -52,6 +52,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def is_utf8(path: Path | str) -> bool:
+    """Tell whether a path can be written in UTF-8: Python keeps other bytes as surrogates, which libraries refuse."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in str(path))
+
+
 def zip_entry(name: str) -> zipfile.ZipInfo:
     """Return an uncompressed regular file's ZIP entry with a fixed date, so that equal content gives equal bytes."""
     entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
@@ -60,9 +65,9 @@ def zip_entry(name: str) -> zipfile.ZipInfo:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a text file atomically, in UTF-8."""
+    """Write a text file atomically, in UTF-8; surrogates, for names that are not UTF-8, as backslash escapes."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -146,7 +151,7 @@ def write_table(table: pd.DataFrame, path: Path) -> Path:
     """
     try:
         with atomic_path(path) as temporary:
-            table.to_csv(temporary, index=False)
+            table.to_csv(temporary, index=False, errors="backslashreplace")
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror}): make its folder writable") from error
     return path

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,7 +28,8 @@ from hippo_nnunet.cli import (
     train,
 )
 from hippo_nnunet.cli.options import NnunetStyle
-from hippo_nnunet.errors import HippoError
+from hippo_nnunet.errors import ConfigError, HippoError
+from hippo_nnunet.files import is_utf8
 
 app = typer.Typer(
     name="hippo-nnunet",
@@ -93,12 +95,23 @@ def run_program(program: typer.Typer) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file may be called anything
     try:
+        _check_names()
         program()
     except Exception as error:
         if "--debug" in sys.argv:
             raise
         typer.echo(f"error: {_describe(error)}", err=True)
         raise SystemExit(1) from None
+
+
+def _check_names() -> None:
+    """Refuse arguments and folders that are not UTF-8: nnU-Net and SimpleITK would end this process."""
+    named = {"the current folder": str(Path.cwd())} if Path().exists() else {}
+    named |= {name: value for name, value in os.environ.items() if name.startswith("nnUNet_")}
+    named |= {f"argument {number}": word for number, word in enumerate(sys.argv[1:], 1)}
+    for what, text in named.items():
+        if not is_utf8(text):
+            raise ConfigError(f"{what}, {text}: not UTF-8, which SimpleITK cannot open: rename the file or folder")
 
 
 def _describe(error: Exception) -> HippoError:

@@ -12,6 +12,7 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.openers import ImageOpener
 
 from hippo_nnunet.data.finding import Finding, FoundProblem
+from hippo_nnunet.files import is_utf8
 
 AGAIN = "copy or download it again"
 """Remedy for an incomplete file."""
@@ -34,12 +35,14 @@ def open_image(path: Path, case: str | None = None) -> nib.Nifti1Image:
         nibabel's image, voxels not loaded.
 
     Raises:
-        FoundProblem: the file is missing, empty, truncated, damaged, or no NIfTI-1 image.
+        FoundProblem: the file is missing, empty, truncated, damaged, or no NIfTI-1 image, or its name is not UTF-8.
     """
 
     def problem(code: str, message: str, remedy: str = AGAIN) -> FoundProblem:
         return FoundProblem(Finding(path, case, code, message, remedy))
 
+    if not is_utf8(path):
+        raise problem("name", "its name or folder is not UTF-8, which SimpleITK cannot open", "rename it")
     if path.is_dir():
         raise problem("missing-file", "is a folder, not a file", "put the file in its place")
     if not path.is_file():

@@ -211,6 +211,8 @@ def _label_image(prediction: Path, header: InputHeader, allowed: frozenset[int])
     try:
         image = open_image(prediction)
     except FoundProblem as error:
+        if error.finding.problem == "name":
+            raise
         reason = error.finding.message
         raise DataError(f"{prediction}: cannot be read ({reason}): delete it and predict this case again") from error
     if image.shape != header.shape:

@@ -12,12 +12,14 @@ import pytest
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.files import (
     atomic_path,
+    is_utf8,
     read_csv,
     read_json,
     read_object,
     read_table,
     write_json,
     write_table,
+    write_text,
     zip_entry,
 )
 from hippo_nnunet.outputs import output_file
@@ -93,6 +95,15 @@ def test_json_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> None
         read_json(path)
     with pytest.raises(DataError, match=r"; plan again$"):
         read_json(path, "plan again")
+
+
+def test_names_that_are_not_utf8_are_escaped(tmp_path: Path) -> None:
+    """In notes of pages and in tables, where they may be read from dataset.json."""
+    bad = "k\udcf6pf"
+    assert not is_utf8(bad) and is_utf8("köpf")
+    assert write_text(tmp_path / "a.txt", bad).read_text() == r"k\udcf6pf"
+    assert r"k\udcf6pf" in write_table(pd.DataFrame({"case": [bad]}), tmp_path / "a.csv").read_text()
+    assert str(DataError(f"{bad}\n\x1b[2J: missing")) == f"{bad}  [2J: missing"
 
 
 def test_json_that_is_missing_or_no_object(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hippo_nnunet import __version__
+from hippo_nnunet.cli import main
 
 COMMANDS = [
     "clip",
@@ -43,6 +44,23 @@ def program(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("where", ["argument", "folder", "nnUNet_raw"])
+def test_names_that_are_not_utf8_are_refused(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / os.fsdecode(b"k\xf6pf")
+    bad.mkdir()
+    monkeypatch.setattr(sys, "argv", ["hippo-nnunet", "data", "check", str(bad if where == "argument" else tmp_path)])
+    if where == "folder":
+        monkeypatch.chdir(bad)
+    if where == "nnUNet_raw":
+        monkeypatch.setenv(where, str(bad))
+    with pytest.raises(SystemExit) as end:
+        main.main()
+    assert end.value.code == 1
+    assert r"k\udcf6pf: not UTF-8, which SimpleITK cannot open: rename the file or folder" in capfd.readouterr().err
 
 
 def imported_by(*arguments: str) -> set[str]:

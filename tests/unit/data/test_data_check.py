@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -163,6 +164,19 @@ def test_sheared_image_is_refused_as_simpleitk_would(msd: Path) -> None:
     image.set_sform(affine, code=1)
     nib.save(image, msd / "imagesTs/t.nii.gz")
     assert "SimpleITK" in only(check_dataset(msd), "unreadable").message
+
+
+@pytest.mark.parametrize("form", ["msd", "raw"])
+def test_names_that_are_not_utf8(form: str, request: pytest.FixtureRequest) -> None:
+    """SimpleITK would abort the process."""
+    folder = request.getfixturevalue(form)
+    image = next((folder / "imagesTs").iterdir())
+    renamed = image.rename(image.with_name(os.fsdecode(b"k\xf6pf_0000.nii.gz" if form == "raw" else b"k\xf6pf.nii.gz")))
+    if form == "msd":
+        edit_json(folder, test=[f"./imagesTs/{renamed.name}"])
+    found = only([f for f in check_dataset(folder) if f.problem != "case-id"], "name")
+    assert found.path.name == renamed.name
+    assert "UTF-8" in found.message and "rename" in found.remedy
 
 
 @pytest.mark.parametrize("shape", [(*SHAPE, 2), (*SHAPE, 1), SHAPE[:2]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,15 @@ def test_a_bad_image_is_found_before_anything_is_written(tmp_path: Path) -> None
     write(tmp_path / "images" / "a.nii.gz")
     truncated(tmp_path / "images" / "b.nii.gz")
     with pytest.raises(DataError, match=r"b\.nii\.gz: truncated or damaged"):
+        predict(tmp_path / "images", tmp_path / "out", [make_model(tmp_path / "m")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    """SimpleITK would abort the process."""
+    name = os.fsdecode(b"k\xf6pf.nii.gz")
+    write(tmp_path / "images" / name)
+    with pytest.raises(DataError, match=r"its name or folder is not UTF-8.*rename it"):
         predict(tmp_path / "images", tmp_path / "out", [make_model(tmp_path / "m")])
     assert not (tmp_path / "out").exists()
 
