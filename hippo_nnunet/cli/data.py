@@ -62,7 +62,7 @@ def check(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="MSD task folder or .tar, such as Task04_Hippocampus.tar.")],
+    source: Annotated[Path, typer.Argument(help="MSD task folder, .tar or .zip, such as Task04_Hippocampus.tar.")],
     root: Root = None,
     dataset_id: Annotated[
         int | None, typer.Option("--dataset-id", "-d", help="nnU-Net's dataset id. Default: the task's number.")

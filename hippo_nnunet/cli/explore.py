@@ -11,7 +11,9 @@ from hippo_nnunet.cli.options import Overwrite
 
 
 def explore(
-    source: Annotated[Path, typer.Argument(help="Dataset folder of nnUNet_raw, MSD task folder, or .tar of one.")],
+    source: Annotated[
+        Path, typer.Argument(help="Dataset folder of nnUNet_raw, MSD task folder, or .tar or .zip of one.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for page, figures and table.")],
     overwrite: Overwrite = False,
 ) -> None:

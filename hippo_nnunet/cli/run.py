@@ -12,7 +12,9 @@ from hippo_nnunet.cli.options import Device
 
 def run(
     experiment: Annotated[Path, typer.Argument(help="Folder of the experiment; created, or resumed.")],
-    task: Annotated[Path | None, typer.Option("--task", help="Decathlon task to convert: its folder or .tar.")] = None,
+    task: Annotated[
+        Path | None, typer.Option("--task", help="Decathlon task to convert: its folder, .tar or .zip.")
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option("--dataset", "-d", help="Or: id or name of a dataset in nnUNet_raw.")
     ] = None,

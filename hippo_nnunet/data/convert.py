@@ -39,7 +39,7 @@ def convert_msd(
     behind when it fails: it gets a checked task, and writes to a temporary folder.
 
     Args:
-        source: the task's folder (``Task04_Hippocampus``) or the published ``.tar`` (also ``.tar.gz``).
+        source: the task's folder (``Task04_Hippocampus``) or an archive of it, such as the published ``.tar``.
         raw_root: the folder that ``nnUNet_raw`` names; created if missing.
         dataset_id: 1 to 999; None for the number in the task's folder name, else 4.
         overwrite: replace a dataset of the same id and name, but no folder with other files than a conversion's.
@@ -53,7 +53,6 @@ def convert_msd(
         ConfigError: the id is out of range, or another dataset has it.
         DataError: the source is not an MSD task or has errors (nothing is written), or the target exists or is
             read-only.
-        DependencyError: this Python cannot extract archives safely.
         UpstreamError: nnU-Net's converter failed on checked data.
 
     Source: ``nnunetv2/dataset_conversion/convert_MSD_dataset.py``.

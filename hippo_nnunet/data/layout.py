@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Mapping
@@ -148,12 +149,16 @@ def _read_description(folder: Path) -> dict[str, Any]:
             message, remedy = "the folder is empty", "fetch the data with: hippo-nnunet data fetch"
         raise _problem(folder, "no-dataset-json", message, remedy)
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        description = json.loads(content.decode("utf-8-sig"))
     except (IsADirectoryError, ValueError, RecursionError) as error:
         message = f"cannot be read as JSON ({error})"
-        raise _problem(path, "dataset-json", message, "restore it from the source") from error
+        raise _problem(path, "dataset-json", message, "restore it from the source, as JSON in UTF-8") from error
     if not isinstance(description, dict):
         raise _problem(path, "dataset-json", "holds no JSON object", "restore it from the source")
+    if content.startswith(codecs.BOM_UTF8) and "channel_names" in description:
+        message = "begins with a byte order mark, with which nnU-Net cannot read it"
+        raise _problem(path, "dataset-json", message, "save it as UTF-8 without BOM")
     return description
 
 

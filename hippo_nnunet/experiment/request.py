@@ -163,7 +163,9 @@ def _dataset(request: Request, old: Experiment | None, folders: NnunetFolders) -
     if request.dataset is not None:
         return dataset_name(request.dataset, folders)
     if old is None:
-        raise ConfigError("no data named: pass --task with an MSD folder or .tar, or --dataset with a dataset's id")
+        raise ConfigError(
+            "no data named: pass --task with an MSD folder, .tar or .zip, or --dataset with a dataset's id"
+        )
     return old.dataset
 
 
@@ -174,7 +176,7 @@ def dataset_of_task(source: Path) -> str:
         ConfigError: There is no such folder or archive, or its name is not a task's.
     """
     if not source.exists():
-        raise ConfigError(f"--task {source}: no such folder or .tar; get it with: hippo-nnunet data fetch")
+        raise ConfigError(f"--task {source}: no such folder, .tar or .zip; get it with: hippo-nnunet data fetch")
     match = re.fullmatch(r"Task(\d{1,3})_([A-Za-z0-9_-]+)(\..*)?", source.resolve().name)
     if match is None:
         raise ConfigError(f"--task {source}: the name is not of the form Task04_Hippocampus, with or without .tar")

@@ -75,7 +75,7 @@ def dataset_labels(dataset_json: Path) -> frozenset[int]:
         DataError: The file is missing or holds no labels.
     """
     try:
-        labels = json.loads(dataset_json.read_text(encoding="utf-8"))["labels"]
+        labels = json.loads(dataset_json.read_text(encoding="utf-8-sig"))["labels"]
         values: set[int] = {0}
         for key, value in labels.items():
             if key != "ignore":

@@ -25,7 +25,7 @@ LABELS = frozenset({0, 1, 2})
 
 
 def _task() -> bytes:
-    """A small task with a file, a folder and links, in a tar."""
+    """A small task of two files, in a tar."""
     description = {"modality": {"0": "MRI"}, "labels": {"0": "background"}, "training": [], "numTraining": 0}
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -33,10 +33,6 @@ def _task() -> bytes:
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
-        for name, kind in (("Task04_X/soft", tarfile.SYMTYPE), ("Task04_X/hard", tarfile.LNKTYPE)):
-            entry = tarfile.TarInfo(name)
-            entry.type, entry.linkname = kind, "dataset.json" if kind == tarfile.SYMTYPE else "Task04_X/dataset.json"
-            archive.addfile(entry)
     return packed.getvalue()
 
 

@@ -37,7 +37,7 @@ def write_exploration(source: Path, output: Path, overwrite: bool = False, show_
     """Measure a dataset and write ``index.html``, ``cases.csv``, ``summary.json`` and ``figures/``.
 
     Args:
-        source: an MSD task folder, a dataset folder of nnUNet_raw, or a ``.tar`` of one.
+        source: an MSD task folder, a dataset folder of nnUNet_raw, or a ``.tar`` or ``.zip`` of one.
         output: the folder to write; it appears whole or not at all.
         overwrite: replace an earlier exploration.
         show_progress: show a progress bar on stderr.
