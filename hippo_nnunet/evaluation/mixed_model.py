@@ -1,0 +1,86 @@
+"""The difference of two recipes, each trained several times, by a mixed model of cases, subjects and trainings."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from hippo_nnunet.evaluation.statistics import ALPHA
+
+MIN_TRAININGS = 4
+"""Fewer pairs of trainings do not tell how much luck is in one."""
+
+
+@dataclass(frozen=True)
+class MixedResult:
+    """The estimate for two recipes, trained again and tested on further subjects; NaN where it cannot be made.
+
+    Attributes:
+        mean: Difference of the recipes, in the metric's unit.
+        low: Lower end of its `1 - alpha` interval.
+        high: Upper end.
+        p: Two-sided p of no difference.
+        training_sd: Standard deviation that training a pair once more would give, whatever the cases.
+        case_sd: Standard deviation between cases, of one subject or several, whatever the training.
+    """
+
+    mean: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    p: float = np.nan
+    training_sd: float = np.nan
+    case_sd: float = np.nan
+
+
+def mixed_result(differences: pd.DataFrame, alpha: float = ALPHA) -> MixedResult:
+    """Estimate the difference of two recipes from several pairs of trainings.
+
+    `difference = mean + subject + case + training + rest`, where `training` is one pair of trainings: a repeat in a
+    fold. For the test of the folds' means (`hippo_nnunet.evaluation.fold_means`), more repeats are no further evidence;
+    here they are.
+
+    Args:
+        differences: A row for each case and pair of repeats: `difference`, finite; `case`, `subject`, `fold`, `repeat`.
+        alpha: Two-sided error.
+
+    Returns:
+        The estimate; NaN with fewer than two repeats or MIN_TRAININGS pairs of trainings.
+
+    Source:
+        Linear mixed model by restricted maximum likelihood (statsmodels MixedLM). Its interval takes Student's t with
+        the number of pairs of trainings less one as degrees of freedom: exact for balanced data where the training is
+        what matters, cautious where it does not. That folds share training cases is not in the model.
+    """
+    import statsmodels.formula.api as formula
+
+    trainings = len(differences.groupby(["fold", "repeat"]))
+    if differences["repeat"].nunique() < 2 or trainings < MIN_TRAININGS:
+        return MixedResult()
+    if np.ptp(differences["difference"]) == 0:
+        mean = float(differences["difference"].iloc[0])
+        return MixedResult(mean, mean, mean, float(mean == 0), 0.0, 0.0)
+    effects = {"training": "0 + C(repeat)", "case": "0 + C(case)"}
+    if differences["subject"].nunique() < differences["case"].nunique():
+        effects["subject"] = "0 + C(subject)"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # variances that are estimated as zero are a result, not a failure
+        # folds have neither cases nor trainings in common
+        model = formula.mixedlm("difference ~ 1", differences, groups="fold", vc_formula=effects)
+        fit = model.fit(reml=True, method="powell")  # lbfgs stops short of variances that are zero
+    mean, error = float(fit.params.iloc[0]), float(fit.bse.iloc[0])
+    if not np.isfinite(error) or error <= 0:
+        return MixedResult(mean)
+    variances = dict(zip(model.exog_vc.names, fit.vcomp, strict=True))
+    half = stats.t.ppf(1 - alpha / 2, trainings - 1) * error
+    return MixedResult(
+        mean=mean,
+        low=mean - half,
+        high=mean + half,
+        p=float(2 * stats.t.sf(abs(mean) / error, trainings - 1)),
+        training_sd=float(np.sqrt(variances["training"])),
+        case_sd=float(np.sqrt(variances["case"] + variances.get("subject", 0.0))),
+    )
