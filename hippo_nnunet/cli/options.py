@@ -21,6 +21,14 @@ Preset = Annotated[
     str,
     typer.Option("--preset", help="auto (gpu if there is a CUDA device, else laptop), laptop, gpu, standard or paper."),
 ]
+Subjects = Annotated[
+    str,
+    typer.Option(
+        "--subjects",
+        help="Cases that stay in one fold: auto (by subjects.csv beside dataset.json, else crops of one scan), a CSV "
+        "file with case,subject, or none (nnU-Net's own folds).",
+    ),
+]
 Device = Annotated[
     str, typer.Option("--device", "-device", help="auto (CUDA if there is a device, else the CPU), cpu, cuda or mps.")
 ]

@@ -51,6 +51,14 @@ def run(
             "--seeds", min=1, max=100, help="Trainings of each recipe; the others are its repeats _seed1, ..."
         ),
     ] = None,
+    subjects: Annotated[
+        str | None,
+        typer.Option(
+            "--subjects",
+            help="Cases that stay in one fold: auto (by subjects.csv beside dataset.json, else crops of one scan), a "
+            "CSV file with case,subject, or none (nnU-Net's own folds). Default: the experiment's; in a new one auto.",
+        ),
+    ] = None,
     device: Device = "auto",
     jobs: Annotated[
         int,
@@ -79,7 +87,7 @@ def run(
     from hippo_nnunet.workflow.main import perform
     from hippo_nnunet.workflow.status import read_status
 
-    request = Request(task, dataset, variants, configurations, folds, preset, epochs, iterations, seeds)
+    request = Request(task, dataset, variants, configurations, folds, preset, epochs, iterations, seeds, subjects)
     if as_json and not status:
         raise typer.BadParameter("--json goes with --status")
     if status and (dry_run or request != Request()):

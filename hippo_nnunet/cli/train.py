@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hippo_nnunet.cli.options import Dataset, Device, Preset, Root, TrustCheckpoint, stdout_to_stderr
+from hippo_nnunet.cli.options import Dataset, Device, Preset, Root, Subjects, TrustCheckpoint, stdout_to_stderr
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ def plan(
         int | None, typer.Option("--processes", "-np", min=1, help="Worker processes. Default: one per CPU.")
     ] = None,
     trust_checkpoint: TrustCheckpoint = False,
+    subjects: Subjects = "auto",
     root: Root = None,
 ) -> None:
     """Fingerprint, plan, split and preprocess what is not done yet. Prints the plans' name."""
@@ -43,7 +44,7 @@ def plan(
     activate(root)
     names = [name.strip() for name in configurations.split(",") if name.strip()]
     with stdout_to_stderr():
-        plans = plan_and_preprocess(dataset, planner, names, processes, trust_checkpoint)
+        plans = plan_and_preprocess(dataset, planner, names, processes, trust_checkpoint, subjects)
     typer.echo(plans)
 
 

@@ -10,11 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
+
+from hippo_nnunet.progress import tracked
 
 SHARED = 0.5
 """Share of distinct values, of the case that has fewer, from which two cases count as crops of one scan."""
@@ -132,6 +136,17 @@ def find_same_scan(values: Mapping[str, npt.NDArray[np.float32] | None]) -> Same
     return SameScan(groups, inside, others)
 
 
+def same_scan_cases(images: Mapping[str, Path]) -> SameScan | None:
+    """Find cases of one scan among images: see `find_same_scan`; images that are no readable NIfTI prove nothing."""
+    return find_same_scan({case: _values_of(path) for case, path in tracked(images.items(), "comparing images")})
+
+
+def subjects_of_groups(groups: Iterable[Sequence[str]], cases: Iterable[str]) -> dict[str, str]:
+    """Return the subject of every case, named after the first case of its group; others are subjects of their own."""
+    first = {case: group[0] for group in groups for case in group}
+    return {case: first.get(case, case) for case in sorted(cases)}
+
+
 def _shares(values: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float64]:
     """Share of distinct values that two cases have in common, of the case that has fewer: shape (cases, cases)."""
     sizes = np.array([len(of_case) for of_case in values])
@@ -139,6 +154,16 @@ def _shares(values: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float64
     row = np.repeat(np.arange(len(values)), sizes)
     holds = csr_matrix((np.ones(len(row)), (row, column.ravel())), shape=(len(values), len(known)))
     return np.asarray((holds @ holds.T).toarray() / np.minimum.outer(sizes, sizes))
+
+
+def _values_of(path: Path) -> npt.NDArray[np.float32] | None:
+    try:
+        image = nib.load(path)
+        if image.get_data_dtype().kind in "iu" and (image.dataobj.slope, image.dataobj.inter) == (1.0, 0.0):
+            return None  # spares reading the voxels
+        return distinct_values(np.asarray(image.dataobj))
+    except Exception:  # nibabel raises various exceptions; other checks report unreadable files
+        return None
 
 
 def _pairs(names: Sequence[str], which: npt.NDArray[np.bool_]) -> list[tuple[str, str]]:
@@ -158,9 +183,3 @@ def _grouped(keys: Mapping[str, object]) -> list[tuple[str, ...]]:
         if keys[case] is not None:
             groups.setdefault(keys[case], []).append(case)
     return [tuple(group) for group in groups.values() if len(group) > 1]
-
-
-def subjects_of_groups(groups: Iterable[Sequence[str]], cases: Iterable[str]) -> dict[str, str]:
-    """Return the subject of every case, named after the first case of its group; others are subjects of their own."""
-    first = {case: group[0] for group in groups for case in group}
-    return {case: first.get(case, case) for case in sorted(cases)}

@@ -13,14 +13,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
-
-from hippo_nnunet.data.finding import Finding, FoundProblem
-from hippo_nnunet.data.same_scan import SameScan, distinct_values, find_same_scan, subjects_of_groups
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.files import write_text
-from hippo_nnunet.progress import tracked
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +22,8 @@ TABLE = "subjects.csv"
 """The table's name, beside dataset.json and in an experiment's folder."""
 AUTO, NONE = "auto", "none"
 """Values of `--subjects` other than a file: the dataset's table or else its images decide; nnU-Net's own folds."""
+FILE = "file"
+"""What an experiment records in the place of a table's path."""
 SEED = 12345
 """nnU-Net's own seed for splits."""
 
@@ -50,6 +46,8 @@ def read_subjects(path: Path, cases: Collection[str] = (), further: Collection[s
         FoundProblem: It cannot be read, a column or a value is missing, a case stands twice or is unknown, or a case
             has no subject.
     """
+
+    from hippo_nnunet.data.finding import Finding, FoundProblem
 
     def problem(message: str, remedy: str) -> FoundProblem:
         return FoundProblem(Finding(path, None, "subjects", message, remedy))
@@ -112,10 +110,11 @@ def dataset_subjects(raw: Path, cases: Collection[str], ending: str) -> dict[str
     Raises:
         FoundProblem: The table is wrong.
     """
+    from hippo_nnunet.data.same_scan import same_scan_cases, subjects_of_groups
+
     table = raw / TABLE
     if table.is_file():
-        test = {path.name.removesuffix(ending)[:-5] for path in (raw / "imagesTs").glob(f"[!.]*{ending}")}
-        subjects = read_subjects(table, cases, test)
+        subjects = read_subjects(table, cases, unlabelled_cases(raw, ending))
         log.info("%s: %d cases of %d subjects", table, len(cases), len({*subjects.values()}))
         return subjects
     found = same_scan_cases({case: raw / "imagesTr" / f"{case}_0000{ending}" for case in sorted(cases)})
@@ -126,9 +125,9 @@ def dataset_subjects(raw: Path, cases: Collection[str], ending: str) -> dict[str
     return subjects_of_groups(found.groups, cases)
 
 
-def same_scan_cases(images: Mapping[str, Path]) -> SameScan | None:
-    """Find cases of one scan among images: see `find_same_scan`; images that are no readable NIfTI prove nothing."""
-    return find_same_scan({case: _values(path) for case, path in tracked(images.items(), "comparing images")})
+def unlabelled_cases(raw: Path, ending: str) -> set[str]:
+    """Return the test cases of a dataset of nnUNet_raw: the names of their images without channel and ending."""
+    return {path.name.removesuffix(ending)[:-5] for path in (raw / "imagesTs").glob(f"[!.]*{ending}")}
 
 
 def grouped_splits(subjects: Subjects, folds: int) -> list[dict[str, list[str]]]:
@@ -148,6 +147,7 @@ def grouped_splits(subjects: Subjects, folds: int) -> list[dict[str, list[str]]]
     Raises:
         DataError: There are fewer subjects than folds.
     """
+    import numpy as np
     from sklearn.model_selection import StratifiedGroupKFold
 
     cases = sorted(subjects)
@@ -177,16 +177,6 @@ def broken_subject(subjects: Subjects, splits: Collection[Mapping[str, Collectio
             if (subject := subjects.get(case)) in trained:
                 return f"fold {fold} validates '{case}' and trains on '{trained[subject]}' of the same subject"
     return None
-
-
-def _values(path: Path) -> np.ndarray | None:
-    try:
-        image = nib.load(path)
-        if image.get_data_dtype().kind in "iu" and (image.dataobj.slope, image.dataobj.inter) == (1.0, 0.0):
-            return None  # spares reading the voxels
-        return distinct_values(np.asarray(image.dataobj))
-    except Exception:  # nibabel raises various exceptions; other checks report unreadable files
-        return None
 
 
 def _quoted(text: str) -> str:

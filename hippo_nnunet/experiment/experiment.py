@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from hippo_nnunet.data.subjects import NONE
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.experiment.presets import preset, trainer_name
@@ -46,6 +47,8 @@ class Experiment:
         number_of_folds: Folds of the split: a configuration with all of them can be ensembled.
         epochs: Replaces the preset's; None keeps it.
         iterations: Replaces the preset's; None keeps it.
+        subjects: How cases were split: AUTO, NONE, or FILE for a table of the user's. Experiments of versions that did
+            not record it have nnU-Net's own folds.
     """
 
     dataset: str
@@ -55,6 +58,7 @@ class Experiment:
     number_of_folds: int = 5
     epochs: int | None = None
     iterations: int | None = None
+    subjects: str = NONE
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
@@ -126,7 +130,7 @@ class Experiment:
     def difference(self, old: Experiment) -> str | None:
         """Return why this request cannot continue in the folder of an earlier one; None if it is the same or only
         adds."""
-        for name in ("dataset", "preset", "epochs", "iterations", "number_of_folds"):
+        for name in ("dataset", "preset", "epochs", "iterations", "number_of_folds", "subjects"):
             mine, theirs = getattr(self, name), getattr(old, name)
             if mine != theirs:
                 return f"{name.replace('_', ' ')} is {theirs or 'the default'} there, {mine or 'the default'} now"

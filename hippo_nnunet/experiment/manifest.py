@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections import Counter
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from hippo_nnunet.data.subjects import NONE, read_subjects
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
@@ -59,11 +61,24 @@ def build_manifest(experiment: Experiment, folder: Path, folders: NnunetFolders,
             "splits": file_hash(preprocessed / "splits_final.json"),
             "plans": file_hash(preprocessed / f"{experiment.plans}.json"),
             "fingerprint": file_hash(preprocessed / "dataset_fingerprint.json"),
+            "subjects": file_hash(ExperimentPaths(folder).subjects),
             **{path.as_posix(): file_hash(folder / path) for path in HASHED},
         },
+        "subjects": _subjects(experiment, folder),
         "folds": [_fold(experiment, cell, folders) for cell in experiment.cells()],
         "not_ensembled": [c for c in experiment.folds if c not in experiment.complete_configurations()],
         "ensemble": {key: chosen.get(key) for key in _OF_ENSEMBLE} if chosen is not None else None,
+    }
+
+
+def _subjects(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """Say how cases were split, and how many subjects are known: None where every case counts as one."""
+    table = ExperimentPaths(folder).subjects
+    sizes = Counter(read_subjects(table).values()) if table.is_file() else {}
+    return {
+        "folds": "by case" if experiment.subjects == NONE or not sizes else "by subject",
+        "number": len(sizes) or None,
+        "of_several_cases": sum(size > 1 for size in sizes.values()) or None,
     }
 
 

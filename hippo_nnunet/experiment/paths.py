@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hippo_nnunet.data.subjects import TABLE
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
 
 DONE = Path(".done")
@@ -21,6 +22,7 @@ class ExperimentPaths:
         request: The request: the file of `Experiment`.
         manifest: Versions, hardware, hashes, and the folds as trained.
         split: The experiment's own copy of its split.
+        subjects: The subject of every case; missing where no cases are known to belong together.
         metrics: Folder of the tables of metrics.
         per_case: Metrics of every case: see `per_case.COLUMNS`.
         summary: Means of the metrics.
@@ -42,6 +44,7 @@ class ExperimentPaths:
         self.request = folder / "experiment.yaml"
         self.manifest = folder / "manifest.json"
         self.split = folder / DONE / "splits_final.json"
+        self.subjects = folder / TABLE
         self.metrics = folder / "metrics"
         self.per_case = self.metrics / "per_case.csv"
         self.summary = self.metrics / "summary.json"

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hippo_nnunet.data.subjects import AUTO as AUTO_SUBJECTS
+from hippo_nnunet.data.subjects import FILE, NONE
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
@@ -40,6 +42,7 @@ class Request:
     epochs: int | None = None
     iterations: int | None = None
     seeds: int | None = None
+    subjects: str | None = None
 
 
 def resolve(request: Request, experiment: Path, folders: NnunetFolders, device: str) -> Experiment:
@@ -78,6 +81,7 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders, device: 
         number_of_folds=number,
         epochs=request.epochs if request.epochs is not None else (old.epochs if old else None),
         iterations=request.iterations if request.iterations is not None else (old.iterations if old else None),
+        subjects=_subjects(request.subjects) or (old.subjects if old else AUTO_SUBJECTS),
     )
     _check_configurations(new.folds, dataset, new.plans, folders)
     difference = new.difference(old) if old else None
@@ -99,6 +103,10 @@ def _preset(requested: str | None, old: Experiment | None, device: str) -> str:
     plans, words = PRESETS[name].plans, " ".join(PRESETS[name].words)
     log.info("preset %s (%s, %s) for device %s; --preset takes another", name, plans, words, device)
     return name
+
+
+def _subjects(requested: str | None) -> str | None:
+    return requested if requested in (None, AUTO_SUBJECTS, NONE) else FILE
 
 
 def parse_folds(text: str, configurations: list[str], number: int) -> dict[str, tuple[int, ...]]:

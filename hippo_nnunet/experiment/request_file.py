@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from hippo_nnunet.data.subjects import AUTO, FILE, NONE
+
 CONFIGURATION = re.compile(r"[A-Za-z0-9][\w.+-]*")
 """Valid names of a configuration, which becomes part of paths."""
 
@@ -95,5 +97,6 @@ _ENTRIES: dict[str, tuple[Callable[[Any], object], str, bool]] = {
     "number_of_folds": (_is_number, "a whole number", True),
     "epochs": (lambda v: v is None or _is_number(v), "a whole number or null", True),
     "iterations": (lambda v: v is None or _is_number(v), "a whole number or null", True),
+    "subjects": (lambda v: v in (AUTO, NONE, FILE), f"{AUTO}, {NONE} or {FILE}", True),
 }
 """Entry to: a check of its value, the expected value in words, and whether it is optional."""

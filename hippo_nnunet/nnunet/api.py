@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hippo_nnunet.data.description import read_description
+from hippo_nnunet.data.subjects import NONE
 from hippo_nnunet.errors import ConfigError, DependencyError
 from hippo_nnunet.files import read_object
-from hippo_nnunet.nnunet import partial, preprocessed, splits
+from hippo_nnunet.nnunet import folds, partial, preprocessed, splits
 from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_descriptions
 from hippo_nnunet.nnunet.fold_lock import fold_lock
 from hippo_nnunet.nnunet.integrity import check_integrity
@@ -141,6 +142,7 @@ def plan_and_preprocess(
     configurations: Sequence[str] = ("2d",),
     num_processes: int | None = None,
     trust: bool = False,
+    subjects: str | None = None,
 ) -> str:
     """Run the missing steps of nnUNetv2_plan_and_preprocess, and write the cross-validation splits.
 
@@ -152,12 +154,15 @@ def plan_and_preprocess(
         configurations: Configurations to preprocess; empty: plan only.
         num_processes: Worker processes; None for the number of CPUs, at most 8.
         trust: Use existing plans that could run code.
+        subjects: `auto`, `none` or the path of a table: see `find_subjects`. None keeps existing splits as they are,
+            and else makes nnU-Net's own.
 
     Returns:
         The name of the plans.
 
     Raises:
-        ConfigError: No such dataset, planner or configuration.
+        ConfigError: No such dataset, planner or configuration, or existing splits or trained folds that contradict the
+            subjects.
         DataError: nnU-Net's integrity check fails, there are fewer cases than folds, or existing plans could run code.
     """
     limit_processes()
@@ -174,6 +179,9 @@ def plan_and_preprocess(
     if splits.read_splits(name, folders) is None:
         splits.check_number_of_cases(name, len(cases))
     splits.check_cases(name, cases, folders)
+    found = folds.find_subjects(name, subjects, folders) if subjects else None
+    if found:
+        folds.check_subject_folds(name, found, subjects != NONE, folders)
 
     fingerprint = folders.preprocessed / name / "dataset_fingerprint.json"
     if not fingerprint.is_file():
@@ -199,7 +207,7 @@ def plan_and_preprocess(
         upstream.preprocess_dataset(number, plans_name, missing, [processes] * len(missing), show_progress_bar=bars)
     for configuration in missing:
         partial.end(plans, configuration, folders)
-    splits.make_splits(name, cases, folders)
+    folds.make_splits(name, cases, folders, None if subjects == NONE else found)
     return plans_name
 
 

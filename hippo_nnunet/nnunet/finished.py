@@ -89,7 +89,7 @@ def check_finished(
             raise ConfigError(f"{folder} was trained with other plans: {difference}; delete it to train again")
     record = read_object(folder / SUMMARY) if recipes.is_ours(trainer) and (folder / SUMMARY).is_file() else None
     if split is not None:
-        _check_split(folder, record or {}, split)
+        check_trained_split(folder, split)
     if record is not None:
         recipe = recipes.parse(trainer)
         schedule = record.get("schedule", {})
@@ -108,13 +108,17 @@ def check_finished(
             )
 
 
-def _check_split(folder: Path, record: dict[str, Any], split: Split) -> None:
-    """Refuse a fold that was trained or validated with other cases.
+def check_trained_split(folder: Path, split: Split) -> None:
+    """Refuse a trained fold that was trained or validated with other cases.
 
     Folds of nnU-Net's own trainers, and of versions that did not record the split, are compared by the cases that they
     were validated with.
+
+    Raises:
+        ConfigError: Names the first case that moved.
+        DataError: The record of the training cannot be read.
     """
-    stored = record.get("split")
+    stored = read_object(folder / SUMMARY).get("split") if (folder / SUMMARY).is_file() else None
     if stored is None:
         try:
             ending = str(read_object(folder.parent / "dataset.json")["file_ending"])

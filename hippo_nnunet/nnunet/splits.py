@@ -11,7 +11,7 @@ from typing import Any
 
 from hippo_nnunet.data.layout import CHANNEL, ENDINGS
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.files import read_json, write_json
+from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.paths import NnunetFolders
 
 DEFAULT_FOLDS = 5
@@ -117,17 +117,6 @@ def split_difference(stored: Mapping[str, Any], current: Split) -> str:
         for case in sorted(before ^ now):
             return f"'{case}' is {'no longer' if case in before else 'now'} in {part}"
     return ""
-
-
-def make_splits(dataset: str, cases: set[str], folders: NnunetFolders) -> None:
-    """Write nnU-Net's default splits if there are none; folds that start together would race to write them."""
-    from nnunetv2.utilities.crossval_split import generate_crossval_split
-
-    if read_splits(dataset, folders) is not None:
-        return
-    splits = generate_crossval_split(sorted(cases), seed=12345, n_splits=DEFAULT_FOLDS)
-    plain = [{part: [str(case) for case in split[part]] for part in ("train", "val")} for split in splits]
-    write_json(splits_file(dataset, folders), plain, indent=4)
 
 
 def check_fold(dataset: str, fold: int, cases: int, folders: NnunetFolders) -> Split | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from hippo_nnunet.data.subjects import Subjects, write_subjects
 from hippo_nnunet.errors import ConfigError, HippoError
 from hippo_nnunet.experiment import markers, stale
 from hippo_nnunet.experiment.experiment import Experiment
@@ -51,12 +52,14 @@ class Settings:
         parallel: Trainings at the same time.
         profile: `local`, `slurm`, or a folder with a Snakemake profile.
         source: MSD folder or archive, needed until the dataset is converted.
+        subjects: The subject of every case, from the user's own table; None without one.
     """
 
     device: str
     parallel: int = 1
     profile: str = "local"
     source: Path | None = None
+    subjects: Subjects | None = None
 
 
 def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders, settings: Settings) -> None:
@@ -86,6 +89,8 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
     try:
         with exclusive(folder / DONE / "run.lock", f"{folder}: another run is at work there"):
             prepare(experiment, folder, folders)
+            if settings.subjects is not None:
+                write_subjects(settings.subjects, ExperimentPaths(folder).subjects)
             products = markers.products_of(folders.raw / experiment.dataset, settings.source)
             recorded = {  # what `run --status` needs, from wherever it is called
                 "device": settings.device,

@@ -16,6 +16,7 @@ from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.experiment.request import Request, resolve
+from hippo_nnunet.experiment.subjects import check_subjects
 from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES, activate, at_home, folders_for
@@ -55,7 +56,8 @@ def perform(
     folders = folders_for(root)
     here = device if device == "auto" and profile != "local" else resolve_device(device)
     experiment = resolve(request, folder, folders, "cuda" if here == "auto" else here)  # clusters have GPUs
-    settings = launch.Settings(here, parallel, profile, request.task)
+    subjects = check_subjects(experiment, folders, folder, request.subjects, request.task)
+    settings = launch.Settings(here, parallel, profile, request.task, subjects)
     left = remaining_trainings(experiment, missing_trainings(experiment, folder), folders.results, here)
     seconds = wall_clock_seconds((item.seconds for item in left.values()), parallel)
     if dry_run:

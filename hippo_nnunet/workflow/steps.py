@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hippo_nnunet.data.layout import ENDINGS
+from hippo_nnunet.data.subjects import NONE
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.experiment.presets import preset
 from hippo_nnunet.experiment.split_copy import save_split
+from hippo_nnunet.experiment.subjects import keep_subjects
 from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet import api
 from hippo_nnunet.nnunet.paths import NnunetFolders
@@ -52,8 +54,11 @@ def data(experiment: Experiment, folders: NnunetFolders, source: Path | None) ->
 
 
 def plan(experiment: Experiment, folders: NnunetFolders, folder: Path) -> None:
-    """Extract the fingerprint, plan, and make the splits, of which the experiment keeps a copy."""
-    api.plan_and_preprocess(experiment.dataset, preset(experiment.preset).planner, ())
+    """Extract the fingerprint, plan, and make the splits; the experiment keeps a copy of them and of the subjects."""
+    known = keep_subjects(experiment, folders, folder)
+    by_case = known is None or experiment.subjects == NONE
+    subjects = None if by_case else str(ExperimentPaths(folder).subjects)
+    api.plan_and_preprocess(experiment.dataset, preset(experiment.preset).planner, (), subjects=subjects)
     save_split(experiment, folders, folder)
 
 

@@ -12,8 +12,8 @@ import pytest
 from hippo_nnunet.data.check import check_dataset
 from hippo_nnunet.data.convert import convert_msd
 from hippo_nnunet.data.layout import read_dataset
-from hippo_nnunet.data.same_scan import subjects_of_groups
-from hippo_nnunet.data.subjects import grouped_splits, same_scan_cases
+from hippo_nnunet.data.same_scan import same_scan_cases, subjects_of_groups
+from hippo_nnunet.data.subjects import grouped_splits
 
 pytestmark = pytest.mark.real
 

@@ -15,13 +15,12 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from hippo_nnunet.data.check import check_dataset
 from hippo_nnunet.data.finding import FoundProblem
-from hippo_nnunet.data.same_scan import distinct_values, find_same_scan, subjects_of_groups
+from hippo_nnunet.data.same_scan import distinct_values, find_same_scan, same_scan_cases, subjects_of_groups
 from hippo_nnunet.data.subjects import (
     broken_subject,
     dataset_subjects,
     grouped_splits,
     read_subjects,
-    same_scan_cases,
     write_subjects,
 )
 from hippo_nnunet.errors import DataError
