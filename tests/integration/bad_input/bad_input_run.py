@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bad_input import Bad, Damage, World, closed, folder, text
+from bad_input import CASES, Bad, Damage, World, closed, folder, text
 
 RUN = "run {experiment} --dry-run"
 NEW = "run {out} --task {task} --dry-run"
@@ -26,7 +26,83 @@ def _yaml(**changes: object) -> Damage:
     return change
 
 
+TABLE = "{base}/subjects.csv"
+
+
+def _subjects(*subjects: str, cases: tuple[str, ...] = CASES, place: str = TABLE) -> Damage:
+    """Write a table of subjects."""
+    rows = (f"{case},{subject}\n" for case, subject in zip(cases, subjects, strict=False))
+    return text(place, "case,subject\n" + "".join(rows))
+
+
 ROWS = (
+    Bad("subjects that are not there", NEW + " --subjects {base}/no.csv", ("{base}/no.csv: no such file",)),
+    Bad(
+        "subjects of an unknown case",
+        NEW + f" --subjects {TABLE}",
+        ("subjects.csv: names 1 unknown cases, first 'phantom_099'", "correct or remove"),
+        (_subjects(*"aabbcde", cases=(*CASES, "phantom_099")),),
+    ),
+    Bad(
+        "subjects of an unknown case of an archive",
+        f"run {{out}} --task {{base}}/Task04_Phantom.tar --dry-run --subjects {TABLE}",
+        ("subjects.csv: names 1 unknown cases, first 'phantom_099'",),
+        (_subjects(*"aabbcde", cases=(*CASES, "phantom_099")),),
+    ),
+    Bad(
+        "subjects with a gap",
+        NEW + f" --subjects {TABLE}",
+        ("subjects.csv: lacks 1 of 6 cases, first 'phantom_006'", "a subject of its own"),
+        (_subjects(*"abcde"),),
+    ),
+    Bad(
+        "subjects with an empty field",
+        NEW + f" --subjects {TABLE}",
+        ("subjects.csv: row 4 has no subject",),
+        (_subjects("a", "b", "", "d", "e", "f"),),
+    ),
+    Bad(
+        "fewer subjects than folds",
+        NEW + f" --subjects {TABLE}",
+        ("6 cases of 4 subjects, fewer than the 5 folds", "--subjects none"),
+        (_subjects(*"aabbcd"),),
+    ),
+    Bad(
+        "subjects beside dataset.json with a gap",
+        NEW,
+        ("subjects.csv: lacks 1 of 6 cases",),
+        (_subjects(*"abcde", place="{task}/subjects.csv"),),
+    ),
+    Bad(
+        "split that breaks subjects apart",
+        "run {out} --root {root} --dataset 4 --dry-run",
+        ("splits_final.json: fold", "of the same subject", "--subjects none to keep it"),
+        (_subjects(*"aabcde", place="{raw}/subjects.csv"),),
+    ),
+    Bad(
+        "split that breaks subjects apart, planned",
+        "plan --root {root} --dataset 4 -c 2d --planner CompactPlanner",
+        ("splits_final.json: fold", "of the same subject", "--subjects none to keep it"),
+        (_subjects(*"aabcde", place="{raw}/subjects.csv"),),
+    ),
+    Bad(
+        "subjects with a gap, planned",
+        f"plan --root {{root}} --dataset 4 -c 2d --planner CompactPlanner --subjects {TABLE}",
+        ("subjects.csv: lacks 1 of 6 cases",),
+        (_subjects(*"abcde"),),
+    ),
+    Bad(
+        "experiment that was split in another way",
+        RUN + " --subjects auto",
+        ("subjects is none there, auto now", "take another folder"),
+    ),
+    Bad(
+        "experiment whose table of subjects is gone",
+        RUN,
+        ("subjects.csv is missing", "--subjects FILE"),
+        (_yaml(subjects="file"),),
+    ),
+    Bad("experiment file with unknown subjects", RUN, (*NO_EXPERIMENT, "subjects"), (_yaml(subjects="x"),)),
     Bad("experiment without data", "run {out} --dry-run", ("no data named", "--task", "--dataset")),
     Bad("experiment with data named twice", NEW + " --dataset 4", ("--task and --dataset", "give one of them")),
     Bad("task that is not there", "run {out} --task {base}/no --dry-run", ("--task {base}/no", "data fetch")),

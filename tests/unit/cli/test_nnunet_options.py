@@ -105,13 +105,13 @@ def test_train_takes_the_preset_that_is_planned(root: Path, calls: list[tuple[An
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("", ("4", "CompactPlanner", ["2d", "3d_fullres"], None, "auto")),
-        ("-c 2d -pl AttentionUNetPlanner -np 2", ("4", "AttentionUNetPlanner", ["2d"], 2, "auto")),
-        ("-c 2d 3d_lowres --preset gpu", ("4", "ExperimentPlanner", ["2d", "3d_lowres"], None, "auto")),
+        ("", ("4", "CompactPlanner", ["2d", "3d_fullres"], None)),
+        ("-c 2d -pl AttentionUNetPlanner -np 2", ("4", "AttentionUNetPlanner", ["2d"], 2)),
+        ("-c 2d 3d_lowres --preset gpu", ("4", "ExperimentPlanner", ["2d", "3d_lowres"], None)),
     ],
 )
 def test_plan(root: Path, calls: list[tuple[Any, ...]], options: str, expected: tuple[Any, ...]) -> None:
-    assert did(calls, f"plan -d 4 {options}") == (*expected, False)
+    assert did(calls, f"plan -d 4 {options}") == (*expected, False, "auto")
 
 
 def test_plan_follows_the_device(root: Path, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
