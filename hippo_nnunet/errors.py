@@ -29,5 +29,9 @@ class DependencyError(HippoError):
     """A missing package, compiler, device or disk space; the message names the exact remedy."""
 
 
+class TrainingError(HippoError):
+    """A training that cannot go on."""
+
+
 class UpstreamError(HippoError):
     """nnU-Net behaves differently from the tested version."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from hippo_nnunet.errors import TrainingError
 from hippo_nnunet.nnunet.checkpoints import (
     TrainingRecord,
     check_same_plans,
@@ -92,8 +93,26 @@ class ResumableTrainer(nnUNetTrainer):
             self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
         self.termination.exit_if_requested()
 
+    def check_weights(self) -> None:
+        """Refuse weights that are not finite, before a checkpoint of them replaces a good one.
+
+        Raises:
+            TrainingError: The training has diverged.
+        """
+        finite = torch.stack([parameter.detach().isfinite().all() for parameter in self.network.parameters()])
+        if bool(finite.all()):
+            return
+        kept = [name for name in ("latest", "best") if (Path(self.output_folder) / f"checkpoint_{name}.pth").is_file()]
+        checkpoints = " and ".join(f"checkpoint_{name}.pth" for name in kept) or "no checkpoint"
+        raise TrainingError(
+            f"{self.output_folder}: the training diverged in epoch {self.current_epoch} (weights are NaN or infinite); "
+            f"{checkpoints} from before it remains. Train with another seed (recipe word seed1), or, on a CPU, in "
+            "float32 (HIPPO_PRECISION=float32)"
+        )
+
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        """Log the loss over the whole epoch, including the part before a resume."""
+        """Log the loss over the whole epoch, including the part before a resume; refuse weights that are not finite."""
+        self.check_weights()
         losses = [torch.as_tensor(output["loss"], device=self.device) for output in self.record.epoch_outputs]
         super().on_train_epoch_end([{"loss": loss} for loss in torch.stack(losses).tolist()])
         self.num_iterations_per_epoch = self.record.schedule["iterations"]
@@ -106,7 +125,8 @@ class ResumableTrainer(nnUNetTrainer):
         self.print_to_log_file(epochs_left(starts, ends, self.num_epochs - self.current_epoch))
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write nnU-Net's checkpoint with our record, atomically."""
+        """Write nnU-Net's checkpoint with our record, atomically; refuse weights that are not finite."""
+        self.check_weights()
         if self.local_rank != 0:
             return
         now = time.monotonic()

@@ -17,7 +17,7 @@ import torch
 from tiny_dataset import TinyDataset
 
 from hippo_nnunet import processes as watched
-from hippo_nnunet.errors import ConfigError, DataError, UpstreamError
+from hippo_nnunet.errors import ConfigError, DataError, TrainingError, UpstreamError
 from hippo_nnunet.nnunet.checkpoints import checkpoint_interval_s
 from hippo_nnunet.nnunet.finished import is_finished, lacks_descriptions
 from hippo_nnunet.nnunet.fold_lock import LOCK, fold_lock
@@ -57,6 +57,27 @@ def wait_for_epoch(folder: Path, of: subprocess.Popen[str]) -> None:
         assert of.poll() is None, of.stderr.read() if of.stderr else ""
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_training_that_diverges_ends_and_keeps_its_last_good_checkpoint(in_tiny: TinyDataset) -> None:
+    trainer = in_tiny.trainer("UNetTrainer_fast_3epochs_2iters_seed4", "2d", 0)
+    own_step = type(trainer).train_step
+
+    def train_step(batch: dict) -> dict:
+        if trainer.current_epoch == 1:
+            batch["data"] = batch["data"] * float("nan")
+        return own_step(trainer, batch)
+
+    trainer.train_step = train_step
+    with pytest.raises(
+        TrainingError, match=r"fold_0: the training diverged in epoch 1 .*checkpoint_best.pth from before"
+    ):
+        trainer.run_training()
+    folder = Path(trainer.output_folder)
+    assert not (folder / "checkpoint_final.pth").exists()
+    kept = torch.load(folder / "checkpoint_best.pth", weights_only=False)
+    assert kept["current_epoch"] == 1
+    assert all(weights.isfinite().all() for weights in kept["network_weights"].values())
 
 
 def test_sigterm_saves_a_checkpoint_and_the_fold_is_free_for_the_next(in_tiny: TinyDataset) -> None:
