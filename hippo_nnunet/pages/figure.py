@@ -45,7 +45,7 @@ STYLE: Any = {
     "axes.linewidth": 0.8,
     "axes.facecolor": "none",
     "axes.axisbelow": True,
-    "axes.formatter.use_mathtext": True,
+    "text.parse_math": False,  # names may hold any characters, also two dollars
     "axes.formatter.limits": (-4, 5),
     "text.color": INK,
     "xtick.color": INK,
@@ -109,8 +109,18 @@ def label_colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
+def drawable(name: str) -> str:
+    """Return a name without characters that matplotlib cannot draw, and with a space before an underscore.
+
+    Matplotlib leaves names that begin with an underscore out of legends.
+    """
+    name = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    return f" {name}" if name.startswith("_") else name
+
+
 def short(name: str) -> str:
-    """Truncate a name that would take the space of the data."""
+    """Truncate a name that would take the space of the data; also see `drawable`."""
+    name = drawable(name)
     return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
 
 

@@ -15,7 +15,7 @@ from hippo_nnunet.data.exploration import Exploration
 from hippo_nnunet.data.exploration_case import AXES
 from hippo_nnunet.data.outliers import Screening
 from hippo_nnunet.pages.exploration.label_figures import label_figures
-from hippo_nnunet.pages.figure import COLOURS, GREY, PAPER, STEPS, Figure, Panel
+from hippo_nnunet.pages.figure import COLOURS, GREY, PAPER, STEPS, Figure, Panel, short
 
 PARTS = {"training": GREY, "test": COLOURS[3]}
 _LOGARITHMIC_FROM = 30.0
@@ -131,7 +131,7 @@ def _draw_intensities(exploration: Exploration, channel: int, z_scored: bool, fi
         axes.set_yscale("log")
         axes.set_ylim(bottom=quartile.min() / 10)
     name = exploration.channels[channel]
-    axes.set_title(f"{name}, after z-score" if z_scored else f"{name}, as in the file")
+    axes.set_title(f"{short(name)}, after z-score" if z_scored else f"{short(name)}, as in the file")
     axes.set_xlabel("image, in order of the median in the file")
     axes.set_ylabel("standard deviations from the mean" if z_scored else "intensity (units of the file)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=STEPS))

@@ -162,9 +162,10 @@ def _draw_pair(first: Values, second: Values, names: Sequence[str], marked: Any,
     both = [max(first.min(), second.min()), min(first.max(), second.max())]
     if both[0] < both[1]:
         axes.plot(both, both, color=INK, lw=0.8, ls=(0, (4, 3)), zorder=0)
-    axes.set_title(f"{names[1]} against {names[0]}")
-    axes.set_xlabel(f"{names[0]} (mm³)")
-    axes.set_ylabel(f"{names[1]} (mm³)")
+    first_name, second_name = map(short, names)
+    axes.set_title(f"{second_name} against {first_name}")
+    axes.set_xlabel(f"{first_name} (mm³)")
+    axes.set_ylabel(f"{second_name} (mm³)")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=STEPS))
         axis.set_major_formatter(_THOUSANDS)
@@ -189,7 +190,7 @@ def _centres(exploration: Exploration, screening: Screening) -> Figure:
         for index, name in enumerate(names):
             x, y = (labelled[f"centre_{DIRECTIONS[way]}_mm_{name}"].to_numpy(float) for way in (across, up))
             marker = _MARKERS[index % len(_MARKERS)]
-            axes.plot(x, y, marker, color=colours[name], ms=3.6, mew=0, alpha=0.65, label=name)
+            axes.plot(x, y, marker, color=colours[name], ms=3.6, mew=0, alpha=0.65, label=short(name))
             axes.plot(x[flagged], y[flagged], "o", ms=7, mfc="none", mec=MARK, mew=1.2)
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
         axes.set_title(title)

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hippo_nnunet.analysis.tables import number
 from hippo_nnunet.evaluation.metrics import QUALITY
-from hippo_nnunet.pages.figure import GREY, INK, LINE, PAPER, Figure, Panel, short
+from hippo_nnunet.pages.figure import GREY, INK, LINE, PAPER, Figure, Panel, drawable, short
 from hippo_nnunet.pages.report.charts import chart_data
 from hippo_nnunet.pages.report.content import Content
 from hippo_nnunet.pages.report.forest import QUESTIONS, Forest, prepare_forest
@@ -70,7 +70,8 @@ def _draw_forest(figure: FigureBase, forest: Forest) -> None:
         labels.append((place, QUESTIONS[kind], "bold"))
         for row in rows:
             place += 1
-            labels.append((place, f"{row.one} against {row.other}" if row.first else row.scope, "normal"))
+            text = f"{row.one} against {row.other}" if row.first else row.scope
+            labels.append((place, drawable(text), "normal"))
             size = 6.5 if row.first else 4.5
             axes.plot([row.low, row.high], [place] * 2, color=INK, lw=0.9)
             axes.plot([row.narrow_low, row.narrow_high], [place] * 2, color=INK, lw=2.4, solid_capstyle="butt")
@@ -166,7 +167,7 @@ def _draw_curves(
 
 
 def _volume_figures(entries: list[dict[str, Any]], labels: list[str]) -> list[Figure]:
-    figures = []
+    figures: list[Figure] = []
     for position, label in enumerate(labels):
         reach = _reach(entries, position)
         panels = [
@@ -179,6 +180,8 @@ def _volume_figures(entries: list[dict[str, Any]], labels: list[str]) -> list[Fi
             for column, entry in enumerate(entries)
         ]
         name = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or str(position + 1)
+        if f"volumes-{name}" in {figure.name for figure in figures}:
+            name += f"-{position + 1}"
         caption = "Predicted minus reference volume against their mean; line: bias; dashed: limits of agreement."
         figures.append(Figure(f"volumes-{name}", f"Volumes, {label}", caption, panels))
     return figures
@@ -209,7 +212,7 @@ def _draw_volume(figure: FigureBase, entry: dict[str, Any], position: int, reach
             number(value, "+.0f"), (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", size=7.5
         )
     axes.scatter(own["mean"], own["difference"], s=12, alpha=0.7, lw=0, **_look(entry["model"]))
-    axes.set(ylim=(-reach, reach), title=f"{short(entry['name'])}, {own['label']}")
+    axes.set(ylim=(-reach, reach), title=f"{short(entry['name'])}, {short(own['label'])}")
     axes.set(xlabel="mean of both, mm³", ylabel="predicted - reference, mm³")
     axes.grid(color=LINE)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from hippo_nnunet import files
 from hippo_nnunet.analysis.tables import ShownTable
 
 _LATEX = {
@@ -22,10 +23,9 @@ _LATEX = {
 
 def write_table(table: ShownTable, folder: Path) -> None:
     """Write `NAME.csv` (unrounded), `NAME.md` and `NAME.tex`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    table.data.to_csv(folder / f"{table.name}.csv", index=False)
-    (folder / f"{table.name}.md").write_text(markdown(table), encoding="utf-8")
-    (folder / f"{table.name}.tex").write_text(latex(table), encoding="utf-8")
+    files.write_table(table.data, folder / f"{table.name}.csv")
+    files.write_text(folder / f"{table.name}.md", markdown(table))
+    files.write_text(folder / f"{table.name}.tex", latex(table))
 
 
 def markdown(table: ShownTable) -> str:

@@ -36,6 +36,7 @@ from hippo_nnunet.networks.attention_unet import AttentionUNet
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 from hippo_nnunet.pages.explanation.explain import explain_images
 from hippo_nnunet.pages.explanation.figures import explanation_figures
+from hippo_nnunet.pages.figure import save_figure
 
 CPU = torch.device("cpu")
 LABELS = {"background": 0, "anterior": 1, "posterior": 2}
@@ -261,6 +262,20 @@ def test_figures_show_what_there_is(explanation: Explanation) -> None:
     alt = explanation_figures(explanation)[0].panels[0].alt
     assert "gate 1 (finest)" in alt
     assert "gate 2 (coarsest)" in alt
+
+
+def test_names_are_not_read_as_mathematics(explanation: Explanation, tmp_path: Path) -> None:
+    name = "a $\\undefined$"
+    odd = dataclasses.replace(
+        explanation,
+        case=name,
+        labels={name: 1, "_$x^2$\ud800": 2},
+        probabilities={name: explanation.probabilities["anterior"]},
+        similarity={},
+        prompts={name: ["$\\undefined$"]},
+    )
+    for figure in explanation_figures(odd, name)[1::2]:  # probability and prompt
+        save_figure(figure, tmp_path)
 
 
 def test_worst_and_best_of_each_model() -> None:

@@ -20,9 +20,11 @@ from hippo_nnunet.cli.report import report
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.notes import Note, NoteKind
+from hippo_nnunet.pages.figure import inline_svg
 from hippo_nnunet.pages.report import content as report_content
 from hippo_nnunet.pages.report import page as report_page
 from hippo_nnunet.pages.report.content import Content, gather
+from hippo_nnunet.pages.report.figures import report_figures
 from hippo_nnunet.pages.report.page import render, write_report
 from hippo_nnunet.pages.report.words import comparison_notes
 
@@ -210,6 +212,16 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     data = charts(page)
     assert data["cases"]["cases"][0] == f"{evil}0"
     assert [label["label"] for label in data["volumes"][0]["labels"]] == ["<b>x", "50%_{}"]
+
+
+def test_names_are_not_read_as_mathematics_and_get_files_of_their_own(tmp_path: Path) -> None:
+    labels = ("a $\\undefined$", "A $ \\undefined$", "_$x^2$")
+    write_experiment(tmp_path / "exp", ["UNet", "AttentionUNet"], cases=6, labels=labels)
+    figures = {figure.name: figure for figure in report_figures(gather(tmp_path / "exp", options=FAST))}
+    volumes = [name for name in figures if name.startswith("volumes-")]
+    assert volumes == ["volumes-a-undefined", "volumes-a-undefined-2", "volumes-x-2"]
+    for name in (*volumes, "differences"):
+        inline_svg(figures[name].panels[0])
 
 
 def test_the_folder_is_written_whole_and_replaced_only_on_demand(folder: Path) -> None:
