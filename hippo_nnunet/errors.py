@@ -5,16 +5,24 @@ The command line turns them into exit code 1; any other exception is a bug.
 """
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Replace each character that a terminal would obey, such as ESC or a change of the writing direction, by a space.
+
+    Surrogates (bytes of a name that are not UTF-8) are kept; `errors="backslashreplace"` shows them.
+
+    Args:
+        text: Any text.
+        keep: Control characters to keep.
+    """
+    return "".join(c if c.isprintable() or c in keep or "\ud800" <= c <= "\udfff" else " " for c in text)
+
+
 class HippoError(Exception):
     """Base of every error that is addressed to the user."""
 
     def __str__(self) -> str:
-        """Return the message on one line, without what a terminal would obey, whatever a file's name or content is.
-
-        Surrogates (bytes of a name that are not UTF-8) are kept; `errors="backslashreplace"` shows them.
-        """
-        text = super().__str__()
-        return "".join(letter if letter.isprintable() or "\ud800" <= letter <= "\udfff" else " " for letter in text)
+        """Return the message on one line, without what a terminal would obey, whatever a file's name or content is."""
+        return printable(super().__str__())
 
 
 class ConfigError(HippoError):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hippo_nnunet.cli.options import Coverage, ExperimentRoot
+from hippo_nnunet.cli.output import Printable
 
 
 def compare(
@@ -65,8 +66,8 @@ def compare(
     console = Console()
     wide = console if console.is_terminal else Console(width=200)
     for part in (full_parts if full else short_parts)(comparison, gain):
-        (wide if full else console).print(part, highlight=False, markup=False)
+        (wide if full else console).print(Printable(part), highlight=False, markup=False)
     for part in check_parts(checks) if checks else ():
-        wide.print(part, highlight=False, markup=False)
+        wide.print(Printable(part), highlight=False, markup=False)
     if written:
         typer.echo(f"comparison: {written}")

@@ -18,6 +18,7 @@ from hippo_nnunet.cli.options import (
     fold_numbers,
     stdout_to_stderr,
 )
+from hippo_nnunet.cli.output import echo
 
 
 def explain(
@@ -78,4 +79,4 @@ def explain(
             assert output is not None
             written = explain_images(model, input_ or [], output, numbers, labels, settings)
     for path in written:
-        typer.echo(path)
+        echo(path)

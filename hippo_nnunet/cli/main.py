@@ -28,6 +28,7 @@ from hippo_nnunet.cli import (
     train,
 )
 from hippo_nnunet.cli.options import NnunetStyle
+from hippo_nnunet.cli.output import LogFormatter
 from hippo_nnunet.errors import ConfigError, HippoError
 from hippo_nnunet.files import is_utf8
 
@@ -76,11 +77,9 @@ def options(
     ] = False,
 ) -> None:
     """Configure logging once, before any command."""
-    logging.basicConfig(
-        level=logging.DEBUG if debug or verbose else logging.INFO,
-        format="%(levelname)s %(message)s",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if debug or verbose else logging.INFO, handlers=[handler])
 
 
 def main() -> None:

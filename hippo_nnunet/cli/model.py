@@ -17,6 +17,7 @@ from hippo_nnunet.cli.options import (
     fold_numbers,
     stdout_to_stderr,
 )
+from hippo_nnunet.cli.output import echo
 
 app = typer.Typer(help="Share a trained model as one file that cannot run code.", no_args_is_help=True)
 
@@ -56,7 +57,7 @@ def verify(file: File, device: Device = "cpu") -> None:
     with stdout_to_stderr():
         found = verify_model(file, device)
     for line in found.lines:
-        typer.echo(line)
+        echo(line)
     found.check()
 
 

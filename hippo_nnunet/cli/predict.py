@@ -19,6 +19,7 @@ from hippo_nnunet.cli.options import (
     fold_numbers,
     stdout_to_stderr,
 )
+from hippo_nnunet.cli.output import echo
 
 
 def predict(
@@ -124,6 +125,6 @@ def predict(
     with stdout_to_stderr():
         written = predict_images(input_, output, models, options)
     for path in written:
-        typer.echo(path)
+        echo(path)
     if table:
-        typer.echo(table.write())
+        echo(table.write())

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hippo_nnunet.cli.options import Device
+from hippo_nnunet.cli.output import Printable
 
 
 def run(
@@ -100,4 +101,4 @@ def run(
     else:
         parts = perform(experiment, request, root, device, jobs, profile, dry_run)
     for part in parts:
-        wide.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))
+        wide.print(Printable(part), highlight=False, markup=False, soft_wrap=isinstance(part, str))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hippo_nnunet.cli.options import Overwrite
+from hippo_nnunet.cli.output import echo
 
 
 def submit(
@@ -37,7 +38,7 @@ def submit(
         labels = dataset_labels(dataset_json) if dataset_json else nearby_labels(images.resolve().parent)
         problems = verify_submission(verify, images, labels, task_name)
         for problem in problems:
-            typer.echo(problem)
+            echo(problem)
         if problems:
             raise DataError(f"{verify}: refused, {len(problems)} problems, listed on stdout: write it with submit")
         typer.echo(f"{verify}: right")

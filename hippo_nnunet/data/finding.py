@@ -10,7 +10,7 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from hippo_nnunet.errors import DataError
+from hippo_nnunet.errors import DataError, printable
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,11 @@ def print_findings(findings: list[Finding], folder: Path) -> None:
         for finding in findings:
             path = finding.path.relative_to(folder) if finding.path.is_relative_to(folder) else finding.path
             row = (finding.severity, str(path), finding.problem, finding.message, finding.remedy)
-            table.add_row(*(_printable(cell).replace("[", r"\[") for cell in row))
+            table.add_row(*(printable(cell).replace("[", r"\[") for cell in row))
         console.print(table)
     errors = sum(finding.severity == "error" for finding in findings)
-    summary = f"{_printable(str(folder))}: {errors} errors, {len(findings) - errors} warnings"
+    summary = f"{printable(str(folder))}: {errors} errors, {len(findings) - errors} warnings"
     console.print(summary, markup=False, highlight=False)
-
-
-def _printable(text: str) -> str:
-    """Replace control and unprintable characters, which file names may contain."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def findings_json(findings: list[Finding]) -> str:
