@@ -34,7 +34,11 @@ Device = Annotated[
 ]
 Folds = Annotated[
     str | None,
-    typer.Option("--folds", "-f", help="Such as 0,1,2; 'all' is nnU-Net's fold of that name. Default: every fold."),
+    typer.Option(
+        "--folds",
+        "-f",
+        help="Such as 0,1,2; 'all' is nnU-Net's fold of that name. Default: every numbered one, else 'all'.",
+    ),
 ]
 Checkpoint = Annotated[str, typer.Option("--checkpoint", "-chk", help="File in each fold's folder.")]
 TrustCheckpoint = Annotated[

@@ -54,7 +54,8 @@ def find_members(
 
     Args:
         models: nnU-Net's model folders, or files of `hippo-nnunet model export`; several are an ensemble.
-        folds: Folds of each model; None for all with the checkpoint except the fold `all`, as in nnU-Net.
+        folds: Folds of each model; None for every numbered fold with the checkpoint, or the fold `all` if only that one
+            has it.
         checkpoint: File name in each fold's folder; ignored for model files.
         trust: Load checkpoints and plans of folders that could run code.
 
@@ -150,10 +151,10 @@ def _selected(
 ) -> tuple[int | str, ...]:
     there = ", ".join(sorted(trained)) or "none"
     if folds is None:
-        numbered = sorted(int(fold) for fold in trained if fold.isdigit())
-        if not numbered:
+        numbered = sorted(int(fold) for fold in trained if fold.isdecimal() and fold == str(int(fold)))
+        if not numbered and "all" not in trained:
             raise ConfigError(f"{model}: no numbered fold has {checkpoint} (folds that have it: {there}): train it")
-        return tuple(numbered)
+        return tuple(numbered) or ("all",)
     missing = [fold for fold in folds if str(fold) not in trained]
     if missing or not folds:
         named = model / f"fold_{missing[0]}" / checkpoint if missing else model

@@ -36,7 +36,7 @@ from hippo_nnunet.networks.attention_unet import AttentionUNet
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 from hippo_nnunet.pages.explanation.explain import explain_images
 from hippo_nnunet.pages.explanation.figures import explanation_figures
-from hippo_nnunet.pages.figure import save_figure
+from hippo_nnunet.pages.figure import inline_svg
 
 CPU = torch.device("cpu")
 LABELS = {"background": 0, "anterior": 1, "posterior": 2}
@@ -264,7 +264,7 @@ def test_figures_show_what_there_is(explanation: Explanation) -> None:
     assert "gate 2 (coarsest)" in alt
 
 
-def test_names_are_not_read_as_mathematics(explanation: Explanation, tmp_path: Path) -> None:
+def test_names_are_not_read_as_mathematics(explanation: Explanation) -> None:
     name = "a $\\undefined$"
     odd = dataclasses.replace(
         explanation,
@@ -275,7 +275,7 @@ def test_names_are_not_read_as_mathematics(explanation: Explanation, tmp_path: P
         prompts={name: ["$\\undefined$"]},
     )
     for figure in explanation_figures(odd, name)[1::2]:  # probability and prompt
-        save_figure(figure, tmp_path)
+        inline_svg(dataclasses.replace(figure.panels[0], name="panel"))
 
 
 def test_worst_and_best_of_each_model() -> None:

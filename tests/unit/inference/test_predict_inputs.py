@@ -153,6 +153,8 @@ def test_folds_by_default_are_the_numbered_ones_with_the_checkpoint(tmp_path: Pa
     touch(model / "fold_3", "checkpoint_latest.pth")
     assert find_members([model], None, CHECKPOINT)[0].folds == (2, 10)
     assert find_members([model], ["all"], CHECKPOINT)[0].folds == ("all",)
+    only_all = make_model(tmp_path / "n", folds=("all", "²", "00"))
+    assert find_members([only_all], None, CHECKPOINT)[0].folds == ("all",)
     assert find_members([model], None, "checkpoint_latest.pth")[0].folds == (3,)
 
 

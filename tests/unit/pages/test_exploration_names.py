@@ -31,5 +31,4 @@ def test_names_are_not_read_as_mathematics(tmp_path: Path) -> None:
         outlier_figure({"$\\undefined$": (view, "x")}, ""),
     ]
     for figure in figures:
-        for panel in figure.panels:
-            inline_svg(panel)
+        inline_svg(figure.panels[0])
