@@ -80,6 +80,7 @@ def options(
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.DEBUG if debug or verbose else logging.INFO, handlers=[handler])
+    logging.getLogger("numexpr").setLevel(logging.WARNING)  # it announces its number of threads
 
 
 def main() -> None:
