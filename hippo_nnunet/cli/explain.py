@@ -68,15 +68,22 @@ def explain(
             raise typer.BadParameter("write CLASS=DESCRIPTION, such as 'posterior=the tail'", param_hint="--prompt")
         prompts.setdefault(name.strip(), []).append(description.strip())
 
+    from hippo_nnunet.inference.scans import FailedScans
     from hippo_nnunet.pages.explanation.explain import Settings, explain_experiment, explain_images
 
     settings = Settings(device, checkpoint, prompts, overwrite, trust_checkpoint)
+    failed = None
     with stdout_to_stderr():
-        if experiment is not None:
-            written = explain_experiment(experiment, worst, best, output, root, settings)
-        else:
-            assert model is not None
-            assert output is not None
-            written = explain_images(model, input_ or [], output, numbers, labels, settings)
+        try:
+            if experiment is not None:
+                written = explain_experiment(experiment, worst, best, output, root, settings)
+            else:
+                assert model is not None
+                assert output is not None
+                written = explain_images(model, input_ or [], output, numbers, labels, settings)
+        except FailedScans as error:
+            written, failed = error.written, error
     for path in written:
         echo(path)
+    if failed:
+        raise failed

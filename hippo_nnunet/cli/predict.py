@@ -93,6 +93,7 @@ def predict(
 
     from hippo_nnunet.inference.predict import PredictOptions
     from hippo_nnunet.inference.predict import predict as predict_images
+    from hippo_nnunet.inference.scans import FailedScans
 
     models, postprocessing = tuple(model or ()), "none"
     if experiment is not None:
@@ -122,9 +123,15 @@ def predict(
         observe=table.add if table else None,
         other_outputs=[volumes] if volumes else [],
     )
+    failed = None
     with stdout_to_stderr():
-        written = predict_images(input_, output, models, options)
+        try:
+            written = predict_images(input_, output, models, options)
+        except FailedScans as error:
+            written, failed = error.written, error
     for path in written:
         echo(path)
-    if table:
+    if table and written:
         echo(table.write())
+    if failed:
+        raise failed

@@ -53,6 +53,15 @@ class CheckedCase:
     spacing_mm: tuple[float, ...]
     axis_codes: str
 
+    @classmethod
+    def of(cls, case: InputCase, volumes: Sequence[Volume]) -> CheckedCase:
+        """Describe a case whose channels were read."""
+        first = volumes[0]
+        nonzero = np.any([volume.array != 0 for volume in volumes], axis=0)
+        (box,) = find_objects(nonzero.view(np.uint8))
+        sizes = tuple(part.stop - part.start for part in box)
+        return cls(case, first.array.shape, sizes, first.spacing_mm[::-1], first.axis_codes)
+
     @property
     def voxels(self) -> int:
         """Number of voxels of one channel."""
@@ -96,39 +105,40 @@ def find_cases(inputs: Path | Sequence[Path], channels: int) -> list[InputCase]:
 
 
 def check_images(case: InputCase, reader: str = SIMPLE_ITK) -> CheckedCase:
+    """Read the images of a case and refuse what nnU-Net would silently misread: see `read_images`."""
+    return CheckedCase.of(case, read_images(case, reader))
+
+
+def read_images(case: InputCase, reader: str = SIMPLE_ITK) -> list[Volume]:
     """Read the images of a case and refuse what nnU-Net would silently misread; log what their headers leave open.
 
     Args:
         case: The case.
         reader: nnU-Net's reader of the model: see `read_volume`.
 
+    Returns:
+        One volume for each channel.
+
     Raises:
         DataError: An image is refused by `read_volume`, is empty or holds a NaN or an infinite voxel, or the channels
             lie on different grids.
     """
-    first: Volume | None = None
-    nonzero: np.ndarray | None = None
+    volumes: list[Volume] = []
     for path in case.files:
         volume = read_volume(path, case.case, reader)
         if volume.non_finite:
             raise DataError(
                 f"{path}: {volume.non_finite} voxels are NaN or infinite: replace them by finite intensities"
             )
-        found = volume.array != 0
-        if not found.any():
+        if not volume.array.any():
             raise DataError(f"{path}: every voxel is 0: replace the file")
-        first = first or volume
-        difference = grid_difference(volume.grid, first.grid, str(first.path))
+        volumes.append(volume)
+        difference = grid_difference(volume.grid, volumes[0].grid, str(volumes[0].path))
         if difference:
             raise DataError(f"{path}: {difference.text}: resample the channels of a case to one grid")
-        nonzero = found if nonzero is None else nonzero | found
         for warning in volume.warnings:
             log.warning(warning.describe())
-    assert first is not None and nonzero is not None
-    (box,) = find_objects(nonzero.view(np.uint8))
-    return CheckedCase(
-        case, first.array.shape, tuple(part.stop - part.start for part in box), first.spacing_mm[::-1], first.axis_codes
-    )
+    return volumes
 
 
 def _files(inputs: Iterable[Path]) -> list[Path]:

@@ -18,7 +18,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from torch import nn
 
 from hippo_nnunet.inference.backends import Run, choose_runs
-from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage, Window
+from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage, Window, check_finite
 from hippo_nnunet.nnunet.memory_cases import free_device_memory
 from hippo_nnunet.threads import AdaptiveThreads
 from hippo_nnunet.training.recipes import CLIP_BASE, is_ours, parse
@@ -156,9 +156,12 @@ class BatchedPredictor:
 
         Returns:
             Logits (head, z, y, x), float32, on the CPU.
+
+        Raises:
+            DataError: They hold infinity or NaN.
         """
         (logits,) = self.predict_images([image], image.voxels[0].numel())
-        return logits
+        return check_finite(logits)
 
     @torch.inference_mode()
     def predict_images(self, images: Iterable[PreprocessedImage], voxels: int | None = None) -> Iterator[torch.Tensor]:
@@ -169,10 +172,9 @@ class BatchedPredictor:
             voxels: Their approximate total number of voxels; None for many.
 
         Yields:
-            Logits of each, float32 (head, z, y, x), on the CPU.
+            Logits of each, float32 (head, z, y, x), on the CPU; not checked for infinity and NaN: see `check_finite`.
 
         Raises:
-            DataError: A network returned infinity or NaN.
             UpstreamError: See `choose_runs`.
         """
         size = self._patches_per_batch()

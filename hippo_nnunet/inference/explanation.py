@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hippo_nnunet.clip.prompts import class_names
-from hippo_nnunet.data.cases import InputCase
+from hippo_nnunet.data.cases import CheckedCase, InputCase, read_images
 from hippo_nnunet.data.grid import grid_difference
 from hippo_nnunet.data.nifti import Volume, read_volume
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.labels import named_labels
 from hippo_nnunet.evaluation.metrics import Label, mask_dice
+from hippo_nnunet.inference.scans import check_size
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +92,7 @@ def explain_case(
 
     Args:
         predictor: A loaded model with the torch backend, so that its text can be changed.
-        case: The image, checked.
+        case: The image.
         reference: File of reference labels.
         prompts: Other descriptions by class name; for models with CLIP only.
 
@@ -100,7 +101,8 @@ def explain_case(
 
     Raises:
         ConfigError: Prompts for a model without CLIP, or for an unknown class.
-        DataError: The reference is unreadable or on another grid than the image.
+        DataError: The image is refused by `read_images` or `check_size`, or the reference is unreadable or on another
+            grid than the image.
     """
     from hippo_nnunet.inference.explanation_maps import image_maps, in_file_order, on_image_grid, reader_of
     from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
@@ -108,7 +110,9 @@ def explain_case(
     network = predictor.networks[0]
     labels, ignore_label = named_labels(predictor.dataset_json)
     reader = predictor.plans_manager.plans["image_reader_writer"]
-    volume = read_volume(case.files[0], case.case, reader)
+    volumes = read_images(case, reader)
+    check_size(CheckedCase.of(case, volumes), predictor)
+    volume = volumes[0]
     expected = None if reference is None else _read_reference(reference, volume, case.case, reader)
     image, properties = predictor.preprocess(case.files)
     segmentation, probabilities = _predict(predictor, image, properties)

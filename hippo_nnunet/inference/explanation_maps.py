@@ -15,7 +15,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from torch import nn
 
 from hippo_nnunet.inference.batched_predictor import VOXELS_PER_BATCH, BatchedPredictor
-from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage
+from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage, check_finite
 from hippo_nnunet.networks.attention_unet import AttentionUNet
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 
@@ -77,7 +77,7 @@ def image_maps(predictor: BatchedPredictor, image: PreprocessedImage, read: Read
         for window, of_patch in zip(part, maps, strict=True):
             opened.add(window, of_patch)
     assert opened is not None
-    return opened.logits()
+    return check_finite(opened.logits())
 
 
 def on_image_grid(

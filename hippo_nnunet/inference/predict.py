@@ -6,19 +6,21 @@ import json
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hippo_nnunet.data.cases import InputCase, check_images, find_cases
+from hippo_nnunet.data.cases import CheckedCase, InputCase, check_images, find_cases
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.postprocessing import POSTPROCESSINGS, postprocess
 from hippo_nnunet.evaluation.segmentation_shape import Segmentation
 from hippo_nnunet.inference.members import find_members, load_member
 from hippo_nnunet.inference.overlap import in_background
 from hippo_nnunet.inference.prediction_files import check_output, descriptions, holds
+from hippo_nnunet.inference.scans import Attempts, FailedScans, check_size
 from hippo_nnunet.memory import free_memory
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.nnunet.paths import folder_problem
@@ -89,7 +91,7 @@ def predict(
 
     The logits of a model's folds are averaged, then the probabilities of the models, with equal weights: the result of
     `nnUNetv2_predict --save_probabilities` and `nnUNetv2_ensemble` but for rounding (sums are kept in single
-    precision). All names and images are checked before a network runs.
+    precision). All names and images are checked before a network runs; invalid images are left out.
 
     Args:
         inputs: Folders or files: see `find_cases`. 3D NIfTI images; arrays are (z, y, x) inside.
@@ -104,7 +106,8 @@ def predict(
     Raises:
         ConfigError: An unknown model, fold, checkpoint, device, backend or postprocessing, or models that do not
             belong together.
-        DataError: An invalid image, an existing target, or a folder that cannot be written to.
+        DataError: An existing target, or a folder that cannot be written to.
+        FailedScans: Some images are invalid or cannot be predicted; all others are.
         DependencyError: The device or the backend is not available.
         UpstreamError: The requested backend does not reproduce torch's output.
     """
@@ -116,7 +119,12 @@ def predict(
     members = find_members(models, options.folds, options.checkpoint, options.trust_checkpoint)
     cases = find_cases(inputs, members[0].channels)
     check_output(cases, output, members[0], options.overwrite, options.save_probabilities, options.other_outputs)
-    voxels = [check_images(case).voxels for case in tracked(cases, "checking", show=options.show_progress)]
+    attempts = Attempts(len(cases))
+    reader = members[0].plans["image_reader_writer"]
+    steps = tracked(cases, "checking", show=options.show_progress)
+    checked = [done for case in steps if (done := attempts.run(case, partial(check_images, case, reader)))]
+    if not checked:
+        raise FailedScans(attempts)
     limit_processes()
     import torch
 
@@ -128,6 +136,10 @@ def predict(
     predictors = [load_member(member, device, options.use_mirroring, options.backend) for member in members]
     for predictor in predictors:
         predictor.threads = threads
+    sizes = {one: attempts.run(one.case, partial(_check_sizes, one, predictors)) for one in checked}
+    voxels = {one.case: size for one, size in sizes.items() if size is not None}
+    if not voxels:
+        raise FailedScans(attempts)
     problem = folder_problem(output)
     if problem:
         raise DataError(
@@ -138,23 +150,28 @@ def predict(
             with output_file(output / name) as path:
                 path.write_text(json.dumps(content, indent=4))
 
-    def prepare(case: InputCase) -> _Prepared:
-        return _prepare(case, predictors)
+    def prepare(case: InputCase) -> _Prepared | None:
+        return attempts.run(case, partial(_prepare, case, predictors))
 
-    def finish(predicted: tuple[_Prepared, tuple[Tensor, ...]]) -> Path:
-        return _finish(*predicted, predictors, output, options)
+    def finish(predicted: tuple[_Prepared, tuple[Tensor, ...]]) -> Path | None:
+        done = attempts.run(predicted[0].case, partial(_segment, *predicted, predictors, options))
+        return None if done is None else _write(predicted[0], done, predictors[0], output, options)
 
-    values = max(voxels) * (members[0].channels + predictors[0].label_manager.num_segmentation_heads)
+    values = max(voxels.values()) * (members[0].channels + predictors[0].label_manager.num_segmentation_heads)
     ahead = max(1, min(MOST_AHEAD, free_memory() // (16 * 4 * values)))  # cases before and after the networks
-    for_cases, *for_models = tee(in_background(prepare, cases, ahead), 1 + len(predictors))
+    prepared_cases = (done for done in in_background(prepare, voxels, ahead) if done is not None)
+    for_cases, *for_models = tee(prepared_cases, 1 + len(predictors))
 
     def images(index: int) -> Iterator[PreprocessedImage]:
         return (prepared.images[index] for prepared in for_models[index])
 
-    logits = [predictor.predict_images(images(i), sum(voxels)) for i, predictor in enumerate(predictors)]
+    logits = [predictor.predict_images(images(i), sum(voxels.values())) for i, predictor in enumerate(predictors)]
     finished = in_background(finish, zip(for_cases, zip(*logits, strict=True), strict=True), ahead)
     with threads:
-        return list(tracked(finished, "predicting", len(cases), options.show_progress))
+        written = [path for path in tracked(finished, "predicting", len(voxels), options.show_progress) if path]
+    if attempts.reasons:
+        raise FailedScans(attempts, written)
+    return written
 
 
 def _prepare(case: InputCase, predictors: Sequence[BatchedPredictor]) -> _Prepared:
@@ -165,6 +182,11 @@ def _prepare(case: InputCase, predictors: Sequence[BatchedPredictor]) -> _Prepar
         if key not in done:
             done[key] = predictor.preprocess(case.files)
     return _Prepared(case, [done[key][0] for key in keys], [done[key][1] for key in keys])
+
+
+def _check_sizes(checked: CheckedCase, predictors: Sequence[BatchedPredictor]) -> int:
+    """Return the voxels of a scan on the finest grid of the models: see `check_size`."""
+    return max(check_size(checked, predictor) for predictor in predictors)
 
 
 def _preprocessing(predictor: BatchedPredictor) -> str:
@@ -180,30 +202,35 @@ def _preprocessing(predictor: BatchedPredictor) -> str:
     return json.dumps([plans, configuration], sort_keys=True, default=str)
 
 
-def _finish(
-    prepared: _Prepared,
-    logits: Sequence[Tensor],
-    predictors: Sequence[BatchedPredictor],
-    output: Path,
-    options: PredictOptions,
-) -> Path:
-    """Average the models' probabilities of a case, and write its files, the segmentation last."""
-    case, properties, first = prepared.case.case, prepared.properties[0], predictors[0]
-    manager = first.label_manager
+def _segment(
+    prepared: _Prepared, logits: Sequence[Tensor], predictors: Sequence[BatchedPredictor], options: PredictOptions
+) -> Segmentation:
+    """Average the models' probabilities of a case."""
+    manager = predictors[0].label_manager
     probabilities, of_models = _probabilities(prepared, logits, predictors)
     unprocessed = np.asarray(manager.convert_probabilities_to_segmentation(probabilities))
     segmentation = postprocess(unprocessed, options.postprocessing, manager)
-    if options.save_probabilities:
+    spacing = prepared.properties[0]["spacing"]
+    return Segmentation(
+        prepared.case.case, segmentation, spacing, probabilities, unprocessed, of_models, manager.has_regions
+    )
+
+
+def _write(
+    prepared: _Prepared, done: Segmentation, first: BatchedPredictor, output: Path, options: PredictOptions
+) -> Path:
+    """Write the files of a case, the segmentation last."""
+    case, properties = done.case, prepared.properties[0]
+    if done.probabilities is not None and options.save_probabilities:
         with output_file(output / f"{case}.npz") as path:
-            np.savez_compressed(path, probabilities=probabilities)
+            np.savez_compressed(path, probabilities=done.probabilities)
         with output_file(output / f"{case}.pkl") as path:
             path.write_bytes(pickle.dumps(properties))
     target = output / f"{case}{first.dataset_json['file_ending']}"
     with output_file(target, errors=(OSError, RuntimeError)) as path:  # SimpleITK raises RuntimeError
-        first.plans_manager.image_reader_writer_class().write_seg(segmentation, str(path), properties)
+        first.plans_manager.image_reader_writer_class().write_seg(done.array, str(path), properties)
     if options.observe is not None:
-        spacing, regions = properties["spacing"], manager.has_regions
-        options.observe(Segmentation(case, segmentation, spacing, probabilities, unprocessed, of_models, regions))
+        options.observe(done)
     return target
 
 
@@ -215,9 +242,9 @@ def _probabilities(
     segmentations: list[np.ndarray] = []
     for of_model, properties, predictor in zip(logits, prepared.properties, predictors, strict=True):
         segmentation, probabilities = predictor.to_image_grid(of_model, properties)
-        if not np.isfinite(probabilities).all():
+        if not of_model.isfinite().all() or not np.isfinite(probabilities).all():
             raise DataError(
-                f"case {prepared.case.case}: {predictor.trainer_name} predicts probabilities that are NaN or infinite: "
+                f"case {prepared.case.case}: {predictor.trainer_name} predicts numbers that are NaN or infinite: "
                 f"check its weights and {prepared.case.files[0]} for extreme values"
             )
         total = probabilities if total is None else total + probabilities

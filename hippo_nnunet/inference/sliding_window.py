@@ -86,15 +86,19 @@ class OpenImage:
         self.waiting -= 1
 
     def logits(self) -> torch.Tensor:
-        """Return the image's logits, float32 (head, z, y, x), on the CPU, without the padding.
+        """Return the image's logits, float32 (head, z, y, x), on the CPU, without the padding; see `check_finite`."""
+        return (self._sum / self._weights)[self._inner].cpu()
 
-        Raises:
-            DataError: The network returned infinity or NaN.
-        """
-        logits = (self._sum / self._weights)[self._inner].cpu()
-        if not torch.isfinite(logits).all():
-            raise DataError(
-                "the network returned infinite numbers or NaN: the image holds such numbers, or the training diverged; "
-                "check the image, else train again for longer or in float32"
-            )
+
+def check_finite(logits: torch.Tensor) -> torch.Tensor:
+    """Return logits unchanged.
+
+    Raises:
+        DataError: They hold infinity or NaN.
+    """
+    if torch.isfinite(logits).all():
         return logits
+    raise DataError(
+        "the network returned infinite numbers or NaN: the image holds such numbers, or the training diverged; "
+        "check the image, else train again for longer or in float32"
+    )

@@ -15,7 +15,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from hippo_nnunet.files import atomic_path
 from hippo_nnunet.inference.batched_predictor import BatchedPredictor
 from hippo_nnunet.inference.overlap import in_background
-from hippo_nnunet.inference.sliding_window import PreprocessedImage
+from hippo_nnunet.inference.sliding_window import PreprocessedImage, check_finite
 from hippo_nnunet.nnunet.memory_cases import read_case, shapes
 from hippo_nnunet.progress import tracked
 
@@ -77,7 +77,7 @@ def _predict(trainer: Any, folder: Path, save_probabilities: bool) -> None:
     def write(predicted: tuple[tuple[str, PreprocessedImage, dict[str, Any]], torch.Tensor]) -> None:
         (key, _, properties), logits = predicted
         export_prediction_from_logits(
-            logits,
+            check_finite(logits),
             properties,
             trainer.configuration_manager,
             trainer.plans_manager,

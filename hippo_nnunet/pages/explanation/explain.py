@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +22,7 @@ from hippo_nnunet.files import write_table
 from hippo_nnunet.inference.explanation import clip_networks, explain_case, text_similarities
 from hippo_nnunet.inference.explanation_files import dice_rows, write_maps
 from hippo_nnunet.inference.members import Member, find_members, load_member
+from hippo_nnunet.inference.scans import Attempts, FailedScans
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.splits import read_splits
@@ -100,7 +102,8 @@ def explain_images(
     Raises:
         ConfigError: A model, fold, checkpoint or device does not exist, or a prompt is for an unknown class or for a
             model without CLIP.
-        DataError: An image or a label is invalid or missing, or a target exists.
+        DataError: A label is missing, or a target exists.
+        FailedScans: Some images or their labels are invalid; all others are explained.
     """
     settings = settings or Settings()
     (member,) = find_members([model], folds, settings.checkpoint, settings.trust_checkpoint)
@@ -109,9 +112,14 @@ def explain_images(
     jobs = [_Job(case, _reference(labels, case.case, member), _trainer(member)) for case in cases]
     part = _Part(member, jobs, settings.prompts)
     _earlier([part], output, settings.overwrite)
-    for case in cases:
-        check_images(case)
-    return _explain([part], output, settings)
+    attempts, reader = Attempts(len(cases)), member.plans["image_reader_writer"]
+    good = [job for job in jobs if attempts.run(job.case, partial(check_images, job.case, reader))]
+    if not good:
+        raise FailedScans(attempts)
+    written = _explain([_Part(member, good, settings.prompts)], output, settings, attempts)
+    if attempts.reasons:
+        raise FailedScans(attempts, written)
+    return written
 
 
 def explain_experiment(
@@ -171,14 +179,18 @@ def explain_experiment(
     )
     for target, parts in work.items():
         _earlier(parts, target, settings.overwrite)
+    attempts = Attempts(chosen["case"].nunique())
     written: list[Path] = []
     for target, parts in work.items():
-        written += _explain(parts, target, settings)
-    return [write_table(chosen, table), *written]
+        written += _explain(parts, target, settings, attempts)
+    written = [write_table(chosen, table), *written]
+    if attempts.reasons:
+        raise FailedScans(attempts, written)
+    return written
 
 
-def _explain(parts: Sequence[_Part], output: Path, settings: Settings) -> list[Path]:
-    """Explain cases by folds of one model; files of an earlier explanation are deleted once all is written."""
+def _explain(parts: Sequence[_Part], output: Path, settings: Settings, attempts: Attempts) -> list[Path]:
+    """Explain cases by folds of one model; files of an earlier explanation are deleted unless a case has failed."""
     limit_processes()
     import torch
 
@@ -196,7 +208,11 @@ def _explain(parts: Sequence[_Part], output: Path, settings: Settings) -> list[P
             clip_networks(predictor)
         _log_missing_maps(predictor)
         for job in tracked(jobs, f"explaining {_trainer(member)}"):
-            explanation = explain_case(predictor, job.case, job.reference, part.prompts)
+            explanation = attempts.run(
+                job.case, partial(explain_case, predictor, job.case, job.reference, part.prompts)
+            )
+            if explanation is None:
+                continue
             written += write_maps(explanation, output)
             for figure in explanation_figures(explanation, job.heading):
                 save_figure(figure, output / "figures")
@@ -207,9 +223,9 @@ def _explain(parts: Sequence[_Part], output: Path, settings: Settings) -> list[P
             with output_file(output / TEXT_TABLE) as path:
                 similarities.to_csv(path)
             written.append(output / TEXT_TABLE)
-    if any(part.prompts or job.reference for part in parts for job in part.jobs):
+    if rows and any(part.prompts or job.reference for part in parts for job in part.jobs):
         written.append(write_table(pd.DataFrame(rows), output / DICE_TABLE))
-    for file in earlier - set(written):
+    for file in earlier - set(written) if not attempts.reasons else ():
         file.unlink()
     return list(dict.fromkeys(written))
 

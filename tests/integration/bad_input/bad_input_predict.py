@@ -7,6 +7,7 @@ from bad_input import SHAPE, Bad, World, closed, cut, data, edited, gone, image,
 
 PREDICT = "predict --input {images} --output {out} --model {model}"
 IMAGE = "{images}/phantom_901_0000.nii.gz"
+PREDICT_ONE = f"predict --input {IMAGE} --output {{out}} --model {{model}}"
 ONES = np.ones(SHAPE, np.float32)
 
 
@@ -173,26 +174,29 @@ ROWS = (
         ("got the channels 0000, but the model takes 2", "give _0000 to _0001"),
         (_second_channel,),
     ),
-    Bad("image to predict is empty", PREDICT, (IMAGE, "copy or download it again"), (text(IMAGE, ""),)),
-    Bad("image to predict is cut off", PREDICT, (IMAGE, "truncated or damaged", "again"), (cut(IMAGE),)),
+    Bad("image to predict is empty", PREDICT_ONE, (IMAGE, "copy or download it again"), (text(IMAGE, ""),)),
+    Bad("image to predict is cut off", PREDICT_ONE, (IMAGE, "truncated or damaged", "again"), (cut(IMAGE),)),
     Bad(
         "image to predict is 4D",
-        PREDICT,
+        PREDICT_ONE,
         (IMAGE, "4D image", "split the channels"),
         (image(IMAGE, np.ones((*SHAPE, 2), np.float32)),),
     ),
     Bad(
         "image to predict is infinite",
-        PREDICT,
+        PREDICT_ONE,
         (IMAGE, "1 voxels are NaN or infinite", "replace them"),
         (image(IMAGE, _bad_numbers()),),
     ),
     Bad(
-        "image to predict is black", PREDICT, (IMAGE, "every voxel is 0", "replace the file"), (image(IMAGE, 0 * ONES),)
+        "image to predict is black",
+        PREDICT_ONE,
+        (IMAGE, "every voxel is 0", "replace the file"),
+        (image(IMAGE, 0 * ONES),),
     ),
     Bad(
         "image to predict cannot be read",
-        PREDICT,
+        PREDICT_ONE,
         (IMAGE, "cannot be read (Permission denied)", "permissions"),
         (closed(IMAGE),),
         unprivileged=True,

@@ -290,7 +290,7 @@ def test_the_table_of_volumes_is_none_of_the_segmentations(tmp_path: Path, name:
 
 
 def test_a_bad_image_is_found_before_anything_is_written(tmp_path: Path) -> None:
-    write(tmp_path / "images" / "a.nii.gz")
+    (tmp_path / "images").mkdir()
     truncated(tmp_path / "images" / "b.nii.gz")
     with pytest.raises(DataError, match=r"b\.nii\.gz: truncated or damaged"):
         predict(tmp_path / "images", tmp_path / "out", [make_model(tmp_path / "m")])
