@@ -23,7 +23,7 @@ from hippo_nnunet.evaluation.per_case import read_per_case, read_published
 from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
-from hippo_nnunet.files import read_object, write_table
+from hippo_nnunet.files import read_csv, read_object, read_table, write_table
 from hippo_nnunet.nnunet.paths import NnunetFolders
 
 log = logging.getLogger(__name__)
@@ -89,17 +89,26 @@ def read_choice(folder: Path) -> dict[str, Any] | None:
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> Path | None:
-    """Write `metrics/volumetry.csv` and `metrics/comparison.csv` atomically, replacing older ones.
+    """Write `metrics/volumetry.csv` and `metrics/comparison.csv` atomically.
+
+    `comparison.csv` keeps the rows of other metrics that are there already.
 
     Returns:
         The file of the comparison; None if there is no pair to write.
 
     Raises:
-        DataError: One cannot be written.
+        DataError: One cannot be written, or an older comparison cannot be read.
     """
     paths = ExperimentPaths(folder)
     write_table(comparison.volumes, paths.volumetry)
-    return None if comparison.pairs.empty else write_table(comparison.pairs, paths.comparison)
+    pairs = comparison.pairs
+    if pairs.empty:
+        return None
+    if read_table(paths.comparison, ["metric"]) is not None:
+        earlier = read_csv(paths.comparison).reindex(columns=pairs.columns)
+        others = earlier[earlier["metric"] != comparison.options.metric]
+        pairs = pd.concat([others, pairs]) if len(others) else pairs
+    return write_table(pairs, paths.comparison)
 
 
 def save_scores_and_times(folder: Path, root: Path | None = None) -> None:
@@ -167,4 +176,5 @@ def as_json(comparison: Comparison, checks: VolumeChecks | None = None) -> str:
 
 
 def _rows(table: pd.DataFrame) -> Any:
-    return json.loads(table.to_json(orient="records"))
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return json.loads(json.dumps(rows, default=lambda number: number.item()))  # pandas would round a p of 1e-12 to 0

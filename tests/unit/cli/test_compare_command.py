@@ -13,10 +13,11 @@ import typer
 import yaml
 from typer.testing import CliRunner, Result
 
-from hippo_nnunet.analysis.compare import compare_experiment
+from hippo_nnunet.analysis.compare import as_json, compare_experiment
 from hippo_nnunet.cli.compare import compare
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.comparison import Options
+from hippo_nnunet.evaluation.comparison import compare as compare_table
 from hippo_nnunet.evaluation.metrics import case_metrics
 from hippo_nnunet.evaluation.notebook_dice import notebook_dice
 from hippo_nnunet.evaluation.notes import Note, NoteKind
@@ -120,7 +121,24 @@ def test_the_command_prints_and_writes(made: Path) -> None:
     assert found["options"]["rope"] == 0.1
     assert found["pairs"][0]["verdict"] in ("worse", "cannot tell")
     assert len(found["sentences"]) == 3
-    assert pd.read_csv(made / "metrics" / "comparison.csv")["metric"].unique() == ["hd95_mm"]
+    written = pd.read_csv(made / "metrics" / "comparison.csv")
+    assert written["metric"].tolist() == ["dice"] * 3 + ["hd95_mm"] * 3, "another metric is added"
+    program(str(made))
+    again = pd.read_csv(made / "metrics" / "comparison.csv")
+    assert again["metric"].tolist() == ["hd95_mm"] * 3 + ["dice"] * 3, "the same metric is replaced"
+
+
+def test_small_p_values_are_not_rounded_to_zero() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"case_{case}", case % 5, variant, "2d", label, 0.8 + gain + rng.normal(0, 0.01), 0.9, 1.0, 0.3, 900.0, 900.0)
+        for variant, gain in (("UNet", 0.0), ("AttentionUNet", 0.05))
+        for case in range(150)
+        for label in LABELS
+    ]
+    found = json.loads(as_json(compare_table(pd.DataFrame(rows, columns=list(COLUMNS)), FAST)))
+    assert 0 < found["pairs"][0]["p_wilcoxon"] < 1e-15
+    assert found["pairs"][0]["low_retrained"] > 0
 
 
 @pytest.mark.parametrize("columns", ["80", "60"])
