@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from hippo_nnunet.data.description import label_values, value_finding
@@ -165,8 +165,12 @@ def _read_description(folder: Path) -> dict[str, Any]:
 def _read_msd(folder: Path, description: dict[str, Any]) -> Dataset:
     path = folder / "dataset.json"
     try:
-        listed = {_case_id(e["image"]): (e["image"], _text(e["label"])) for e in description["training"]}
-        listed_test = {_case_id(entry): entry for entry in description.get("test", [])}
+        pairs = [
+            (_listed(path, e["image"], "imagesTr"), _listed(path, e["label"], "labelsTr"))
+            for e in description["training"]
+        ]
+        listed = {_case_id(pair[0]): pair for pair in pairs}
+        listed_test = {_case_id(entry): _listed(path, entry, "imagesTs") for entry in description.get("test", [])}
         named = {_text(name): int(value) for value, name in description["labels"].items()}
         channels = _count(description["modality"], "modality")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -240,6 +244,14 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value
+
+
+def _listed(path: Path, name: Any, part: str) -> str:
+    """Return a file that an MSD's dataset.json lists; refuse one outside of the folder where nnU-Net looks for it."""
+    if PurePosixPath(_text(name)).parts[:-1] != (part,):
+        remedy = f"list files of the task as ./{part}/CASE.nii.gz, and put them there"
+        raise _problem(path, "dataset-json", f"lists {name!r}, which is no file in {part}", remedy)
+    return str(name)
 
 
 def _case_id(name: str) -> str:

@@ -290,6 +290,22 @@ def test_regions_may_merge_labels(raw: Path) -> None:
     read_description(raw / "dataset.json")
 
 
+@pytest.mark.parametrize(
+    "name", ["../../x.nii.gz", "/etc/x.nii.gz", "./imagesTr/../../x.nii.gz", "x.nii.gz", "imagesTr/d/x.nii.gz"]
+)
+@pytest.mark.parametrize("part", ["image", "label", "test"])
+def test_files_outside_of_the_task_are_not_read(msd: Path, name: str, part: str) -> None:
+    content = json.loads((msd / "dataset.json").read_text())
+    if part == "test":
+        content["test"][0] = name
+    else:
+        content["training"][0][part] = name
+    (msd / "dataset.json").write_text(json.dumps(content))
+    finding = only(check_dataset(msd), "dataset-json")
+    assert f"lists {name!r}, which is no file in" in finding.message
+    assert finding.path == msd / "dataset.json"
+
+
 def test_modality_and_ignore_label_of_the_decathlon(msd: Path) -> None:
     edit_json(msd, modality=["MRI"])
     assert "modality is ['MRI']" in only(check_dataset(msd), "dataset-json").message
