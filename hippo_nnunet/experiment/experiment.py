@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,12 @@ class Experiment:
 
     @property
     def task(self) -> str:
-        """The dataset's name in the Medical Segmentation Decathlon's form: `Task04_Hippocampus`."""
+        """The dataset's name in the Medical Segmentation Decathlon's form: `Task04_Hippocampus`.
+
+        Characters that the name of a submission's folder cannot have become `_`.
+        """
         number, _, name = self.dataset.removeprefix("Dataset").partition("_")
-        return f"Task{int(number):02d}_{name}"
+        return f"Task{int(number):02d}_" + re.sub(r"[^\w.-]", "_", name)
 
     def trainer(self, variant: str) -> str:
         """Return the trainer of a variant."""

@@ -6,12 +6,15 @@ import json
 import logging
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.presets import preset_for_training, trainer_name
 from hippo_nnunet.experiment.request import Request, dataset_of_task, parse_folds, resolve
+from hippo_nnunet.inference.submission import write_submission
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.workflow.launch import Settings, run_experiment
 from hippo_nnunet.workflow.preparation import check_encoders
@@ -269,6 +272,17 @@ def test_cells_and_completeness() -> None:
     assert asked.configurations_to_predict() == ["2d"]
     assert experiment(folds={"2d": (0,)}).configurations_to_predict() == ["2d"]
     assert asked.task == "Task04_Hippocampus"
+
+
+def test_a_submission_of_a_dataset_with_an_unusual_name(tmp_path: Path) -> None:
+    """nnU-Net takes such names; the last job of an experiment must not be the first to refuse them."""
+    task = experiment(dataset="Dataset101_T1+T2(a,b)&ä").task
+    assert task == "Task101_T1_T2_a_b__ä"
+    for folder, array in (("images", np.ones((3, 4, 5), np.float32)), ("predictions", np.ones((3, 4, 5), np.uint8))):
+        (tmp_path / folder).mkdir()
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / folder / "a.nii.gz")
+    folders = tmp_path / "predictions", tmp_path / "images", tmp_path / "a.zip"
+    assert write_submission(*folders, task_name=task, labels={0, 1}) == ["a"]
 
 
 def test_refused_experiments() -> None:
