@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,51 @@ def usable_cpus() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def cpu_count() -> int:
+    """Return the number of CPUs that this process may use at once: those of its affinity, or its quota rounded up."""
+    return max(1, min(len(usable_cpus()), math.ceil(min(cpu_quota(), 1e6))))
+
+
+def cpu_quota(mounted: Path = Path("/sys/fs/cgroup"), of_process: Path = Path("/proc/self/cgroup")) -> float:
+    """Return how many CPUs' time the container or batch system grants this process; infinity without limit.
+
+    Args:
+        mounted: Where Linux shows control groups, of version 2 (`cpu.max`) or 1 (`cpu.cfs_quota_us`).
+        of_process: The control groups of this process: `0::/path`, or `4:cpu,cpuacct:/path` in version 1. Inside of a
+            container the path may be the host's, which does not exist there: its own group is then the root.
+    """
+    quotas = [math.inf]
+    with suppress(OSError, ValueError):
+        for line in of_process.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            root = mounted / (controllers if (mounted / controllers).is_dir() else "cpu")
+            group = root / path.lstrip("/")
+            # a limit of a group above counts too
+            quotas += [_group_quota(folder) for folder in (group, *group.parents) if folder.is_relative_to(root)]
+    return min(quotas)
+
+
+def _group_quota(folder: Path) -> float:
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return float(quota) / float(period) if quota.strip() != "max" and float(quota) > 0 else math.inf
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf
+
+
+def limit_threads() -> None:
+    """Let torch compute with as many threads as there are CPUs for this process; `OMP_NUM_THREADS` wins."""
+    import torch
+
+    if not os.environ.get("OMP_NUM_THREADS") and torch.get_num_threads() > cpu_count():
+        torch.set_num_threads(cpu_count())
 
 
 def read_cpu_times() -> CpuTimes | None:

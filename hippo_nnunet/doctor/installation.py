@@ -16,6 +16,7 @@ from hippo_nnunet.doctor.probe import PLANNER, TRAINER, Probe, probe
 from hippo_nnunet.errors import DependencyError
 from hippo_nnunet.nnunet.paths import EXT_VARIABLE, FOLDER_VARIABLES, environment
 from hippo_nnunet.nnunet.registration import EXT_TRAINERS, WITHOUT_REGISTRATION, Shim, shims
+from hippo_nnunet.threads import cpu_count
 
 GB = 1e9
 MINIMUM_DISK_GB = 2
@@ -61,7 +62,7 @@ class Surroundings:
         compiler: Path of a C compiler; None without one.
         python_headers: Whether `Python.h` is there, which torch.compile's compiled parts include.
         memory_gb: Memory that is free for us, in gigabytes (10^9 bytes).
-        cpus: Number of CPU cores that we may use.
+        cpus: Number of CPU cores that we may use, by affinity and quota.
     """
 
     environ: Mapping[str, str]
@@ -96,7 +97,7 @@ def survey(root: Path | None) -> Surroundings:
         compiler=next((path for name in compilers if name and (path := shutil.which(name))), None),
         python_headers=Path(sysconfig.get_paths()["include"], "Python.h").exists(),
         memory_gb=psutil.virtual_memory().available / GB,
-        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpus=cpu_count(),
     )
 
 

@@ -14,6 +14,7 @@ from hippo_nnunet.errors import ConfigError, DataError, HippoError
 from hippo_nnunet.files import read_object
 from hippo_nnunet.models.model_file import FOLDER_REMEDY, open_model
 from hippo_nnunet.nnunet.paths import EXT_VARIABLE, environment
+from hippo_nnunet.threads import limit_threads
 
 if TYPE_CHECKING:
     import torch
@@ -123,6 +124,7 @@ def load_member(member: Member, device: torch.device, use_mirroring: bool, backe
 
     # lets nnU-Net find our trainers without `hippo-nnunet register`
     os.environ[EXT_VARIABLE] = environment(member.folder)[EXT_VARIABLE]
+    limit_threads()
     predictor = BatchedPredictor(device, use_mirroring, backend)
     try:
         predictor.manual_initialization(**load_model(member.folder, member.folds, member.checkpoint, member.trust))

@@ -30,7 +30,7 @@ from hippo_nnunet.nnunet.plans import plans_file, read_plans
 from hippo_nnunet.nnunet.plans_check import check_file
 from hippo_nnunet.nnunet.train_job import TrainJob
 from hippo_nnunet.progress import counted
-from hippo_nnunet.threads import usable_cpus
+from hippo_nnunet.threads import cpu_count
 
 if TYPE_CHECKING:
     import torch
@@ -53,11 +53,6 @@ def limit_processes() -> None:
         number = os.environ.setdefault(variable, str(min(stock, cpu_count())))
         if not re.fullmatch(r"[0-9]{1,6}", number.strip()):
             raise ConfigError(f"{variable}={number}: expected a whole number of processes; correct or unset it")
-
-
-def cpu_count() -> int:
-    """Return the number of CPUs that this process may use."""
-    return len(usable_cpus())
 
 
 def resolve_device(device: str) -> str:

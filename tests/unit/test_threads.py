@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -236,3 +238,51 @@ def test_the_counters_of_this_system_tell_own_time_from_that_of_others(monkeypat
     assert after.own_s - before.own_s == pytest.approx(0.3, abs=0.1)
     assert after.busy_s - before.busy_s > after.own_s - before.own_s - 0.05
     assert len(threads.usable_cpus()) <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "quota"),
+    [
+        ("0::/", {"cpu.max": "200000 100000"}, 2.0),
+        ("0::/", {"cpu.max": "max 100000"}, math.inf),
+        ("0::/", {}, math.inf),
+        ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000", "cpu.max": "400000 100000"}, 1.5),
+        ("0::/docker/host", {"cpu.max": "50000 100000"}, 0.5),
+        ("0::/../x", {"cpu.max": "300000 100000"}, 3.0),
+        ("4:cpu,cpuacct:/a\n0::/", {"cpu,cpuacct/a/cpu.cfs_quota_us": "250000\n"}, 2.5),
+        ("4:cpuacct,cpu:/", {"cpu/cpu.cfs_quota_us": "250000\n"}, 2.5),
+        ("1:cpu:/docker/host", {"cpu/cpu.cfs_quota_us": "100000\n"}, 1.0),
+        ("1:cpu:/", {"cpu/cpu.cfs_quota_us": "-1\n"}, math.inf),
+        ("2:memory:/", {"memory/cpu.max": "1 1"}, math.inf),
+        ("0::/", {"cpu.max": "odd"}, math.inf),
+        ("odd", {"cpu.max": "1 1"}, math.inf),
+    ],
+)
+def test_quota_of_a_control_group(groups: str, files: dict[str, str], quota: float, tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text(groups + "\n")
+    for name, content in files.items():
+        file = tmp_path / "fs" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+        file.with_name("cpu.cfs_period_us").write_text("100000\n")
+    assert threads.cpu_quota(tmp_path / "fs", tmp_path / "cgroup") == quota
+    assert threads.cpu_quota(tmp_path / "fs", tmp_path / "missing") == math.inf
+
+
+def test_cpus_by_affinity_and_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "usable_cpus", lambda: list(range(8)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for quota, expected in ((math.inf, 8), (16.0, 8), (2.5, 3), (2.0, 2), (0.1, 1)):
+        monkeypatch.setattr(threads, "cpu_quota", lambda quota=quota: quota)
+        assert threads.cpu_count() == expected
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        threads.limit_threads()
+        assert torch.get_num_threads() == 1
+        torch.set_num_threads(4)
+        monkeypatch.setenv("OMP_NUM_THREADS", "4")
+        threads.limit_threads()
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
