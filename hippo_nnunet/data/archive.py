@@ -62,6 +62,11 @@ class _Entry:
     open: Callable[[], IO[bytes] | None] | None
 
 
+def archived_name(name: str) -> str:
+    """Return the name of an archive without its ending: that of the folder that it should hold."""
+    return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
+
+
 @contextmanager
 def open_dataset(source: Path) -> Iterator[Dataset]:
     """Read a dataset from its folder, or from an archive that is extracted to a temporary folder.
@@ -95,8 +100,7 @@ def task_folder(source: Path) -> Iterator[Path]:
         yield source.absolute()
         return
     with tempfile.TemporaryDirectory(prefix="hippo-task-") as scratch:
-        name = next((source.name.removesuffix(e) for e in _ENDINGS if source.name.endswith(e)), source.name)
-        folder = Path(scratch) / (name.strip(".") or "task")  # an archive without a folder is named like one
+        folder = Path(scratch) / (archived_name(source.name).strip(".") or "task")
         folder.mkdir()
         try:
             _extract(source, folder)

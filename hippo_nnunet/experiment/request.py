@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hippo_nnunet.data.archive import archived_name
 from hippo_nnunet.data.subjects import AUTO as AUTO_SUBJECTS
 from hippo_nnunet.data.subjects import FILE, NONE
 from hippo_nnunet.errors import ConfigError
@@ -185,7 +186,11 @@ def dataset_of_task(source: Path) -> str:
     """
     if not source.exists():
         raise ConfigError(f"--task {source}: no such folder, .tar or .zip; get it with: hippo-nnunet data fetch")
-    match = re.fullmatch(r"Task(\d{1,3})_([A-Za-z0-9_-]+)(\..*)?", source.resolve().name)
+    name = source.resolve().name
+    match = re.fullmatch(r"Task(\d{1,3})_([A-Za-z0-9_-]+)", archived_name(name) if source.is_file() else name)
     if match is None:
-        raise ConfigError(f"--task {source}: the name is not of the form Task04_Hippocampus, with or without .tar")
+        raise ConfigError(
+            f"--task {source}: the name is not of the form Task04_Hippocampus, with .tar or .zip for an "
+            "archive: rename it"
+        )
     return f"Dataset{int(match[1]):03d}_{match[2]}"

@@ -242,11 +242,13 @@ def test_data_is_named_exactly_once(task: Path, tmp_path: Path, folders: NnunetF
 
 
 def test_dataset_of_a_task(tmp_path: Path) -> None:
-    (tmp_path / "Task04_Hippocampus.tar").touch()
-    assert dataset_of_task(tmp_path / "Task04_Hippocampus.tar") == "Dataset004_Hippocampus"
-    (tmp_path / "hippo").mkdir()
-    with pytest.raises(ConfigError, match="form Task04_Hippocampus"):
-        dataset_of_task(tmp_path / "hippo")
+    for ending in ("tar", "tar.gz", "tgz", "zip"):
+        (tmp_path / f"Task04_Hippocampus.{ending}").touch()
+        assert dataset_of_task(tmp_path / f"Task04_Hippocampus.{ending}") == "Dataset004_Hippocampus"
+    for name in ("hippo", "Task04_Hip.pocampus", "Task04_T1+T2"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(ConfigError, match="form Task04_Hippocampus"):
+            dataset_of_task(tmp_path / name)
 
 
 def test_experiment_file_round_trip(tmp_path: Path) -> None:
