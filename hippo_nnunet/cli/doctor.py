@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hippo_nnunet.cli.options import Json
-from hippo_nnunet.cli.output import echo
+from hippo_nnunet.errors import printable
 
 COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red"}
 RESULT_COLOURS = {"pass": "green", "not run": "yellow", "fail": "red"}
@@ -55,9 +55,9 @@ def doctor(
         width = max(len(finding.check) for finding in findings)
         for finding in findings:
             level = typer.style(finding.level.ljust(7), fg=COLOURS[finding.level])
-            echo(f"{level}  {finding.check.ljust(width)}  {finding.finding}")
+            typer.echo(f"{level}  {finding.check.ljust(width)}  {printable(finding.finding)}")
             if finding.remedy:
-                echo(f"{'':7}  {'':{width}}  -> {finding.remedy}")
+                typer.echo(f"{'':7}  {'':{width}}  -> {printable(finding.remedy)}")
     if any(finding.level == "error" for finding in findings):
         raise typer.Exit(1)
 
