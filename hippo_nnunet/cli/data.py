@@ -11,20 +11,19 @@ from hippo_nnunet.cli.options import Json, Overwrite, Root
 
 app = typer.Typer(help="Get, check and convert datasets.", no_args_is_help=True)
 
-_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar"
-_MD5 = "9d24dba78a72977dbd1d2e110310f31b"
-
 
 @app.command()
 def fetch(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to download to.")],
-    url: Annotated[str, typer.Option(help="URL of the archive.")] = _URL,
-    md5: Annotated[str, typer.Option(help="MD5 of the archive.")] = _MD5,
+    url: Annotated[str | None, typer.Option(help="URL of another archive, or of a mirror.")] = None,
+    md5: Annotated[str | None, typer.Option(help="MD5 of another archive; without it, its length is verified.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Download the published Task04_Hippocampus.tar (28 MB), resumed and verified; prints its path."""
-    from hippo_nnunet.data.fetch import fetch_task04
+    from hippo_nnunet.data.fetch import TASK04_URL, fetch_task04, published_md5
 
+    url = TASK04_URL if url is None else url
+    md5 = published_md5(url) if md5 is None else md5
     typer.echo(fetch_task04(output, url=url, md5=md5, overwrite=overwrite, show_progress=True))
 
 

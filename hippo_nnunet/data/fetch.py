@@ -21,9 +21,13 @@ from hippo_nnunet.progress import counted
 
 logger = logging.getLogger(__name__)
 
+TASK04_URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar"
+
+_TASK04_MD5 = "9d24dba78a72977dbd1d2e110310f31b"
 _CHUNK = 1 << 16
 _LONGEST_NAME = 200
-_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+_NUMBER = "[0-9]{1,18}"
+_RANGE = re.compile(rf"bytes (?:({_NUMBER})-{_NUMBER}|\*)/({_NUMBER}|\*)")
 _RETRIED_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -79,7 +83,7 @@ def fetch_task04(
         The archive's path; no request is made if it exists with the right checksum.
 
     Raises:
-        ConfigError: the address is not an http address of a file.
+        ConfigError: the address is not an http address of a file, or the checksum is not an MD5.
         DataError: the server refuses, serves something else or keeps closing the connection, or the folder cannot be
             written.
         DependencyError: the disk has too little space.
@@ -87,6 +91,8 @@ def fetch_task04(
     Source: ours; ranges and status codes after RFC 9110, section 14.
     """
     target = Path(target_dir) / _file_name(url)
+    if md5 is not None and not re.fullmatch("[0-9a-fA-F]{32}", md5):
+        raise ConfigError(f"--md5 {md5!r}: expected 32 hexadecimal digits, as md5sum prints them")
     if _is_complete(target, md5, overwrite):
         return target
     part = target.with_name(f"{target.name}.part")
@@ -101,12 +107,20 @@ def fetch_task04(
             problem = _mismatch(part, md5, _download(url, part, retry, show_progress))
         if problem:
             part.unlink()
-            raise DataError(f"{url}: {problem}; check the address, or try again later")
+            remedy = "check the address, or give the checksum of that file with --md5" if md5 else "check the address"
+            raise DataError(f"{url}: {problem}; {remedy}, or try again later")
+        if md5 is None:
+            logger.warning("%s has the MD5 %s, compared with nothing: --md5 verifies it", target, _md5(part))
         part.replace(target)
     except OSError as error:
         remedy = "choose another folder or correct its permissions"
         raise DataError(f"{target}: could not be written ({error}); {remedy}") from error
     return target
+
+
+def published_md5(url: str) -> str | None:
+    """Return the MD5 of the file that an address names, if it is the published Task04, from any mirror; else None."""
+    return _TASK04_MD5 if _file_name(url) == _file_name(TASK04_URL) else None
 
 
 def _file_name(url: str) -> str:
@@ -131,7 +145,9 @@ def _is_complete(target: Path, md5: str | None, overwrite: bool) -> bool:
         return True
     if not overwrite:
         known = "another checksum" if md5 is not None else "no checksum to compare with"
-        raise DataError(f"{target}: exists already, with {known}; move it, or pass --overwrite to replace it")
+        raise DataError(
+            f"{target}: exists already, with {known}; move it, pass --overwrite to replace it, or its --md5"
+        )
     return False
 
 
@@ -193,7 +209,7 @@ def _request(url: str, part: Path, timeout_s: float, progress: Progress) -> _Ans
                 raise _RetryableError(f"asked for bytes from {have}, got {response.headers.get('Content-Range')!r}")
             start = have if response.status_code == 206 else 0
             length = response.headers.get("Content-Length", "")
-            total = start + int(length) if length.isdigit() else None
+            total = start + int(length) if re.fullmatch(_NUMBER, length) else None
             needed, free = (total or 0) - start, shutil.disk_usage(part.parent).free
             if needed > free:
                 raise DependencyError(

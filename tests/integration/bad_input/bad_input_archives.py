@@ -153,8 +153,18 @@ ROWS = (
     ),
     Bad(
         "fetched file that is another one",
-        "data fetch --output {base} --url https://example.org/Task04_Phantom.tar",
+        "data fetch --output {base} --url https://example.org/Task04_Phantom.tar --md5 " + "0" * 32,
         (TAR, "exists already, with another checksum", "--overwrite"),
+    ),
+    Bad(
+        "fetched file of which no checksum is known",
+        "data fetch --output {base} --url https://example.org/Task04_Phantom.tar",
+        (TAR, "exists already, with no checksum to compare with", "--overwrite", "--md5"),
+    ),
+    Bad(
+        "checksum that is none",
+        "data fetch --output {out} --md5 abc",
+        ("--md5 'abc'", "expected 32 hexadecimal digits"),
     ),
     Bad(
         "fetch to a file",

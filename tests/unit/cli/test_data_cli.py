@@ -88,9 +88,9 @@ def test_convert_writes_where_the_user_said(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_fetch_gets_the_published_archive_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    seen: list[tuple[str, str]] = []
+    seen: list[tuple[str, str | None]] = []
 
-    def fetched(folder: Path, url: str, md5: str, **options: object) -> Path:
+    def fetched(folder: Path, url: str, md5: str | None, **options: object) -> Path:
         seen.append((url.rsplit("/", 1)[-1], md5))
         return folder / "there.tar"
 
@@ -98,3 +98,6 @@ def test_fetch_gets_the_published_archive_by_default(monkeypatch: pytest.MonkeyP
     result = runner.invoke(app, ["fetch", "--output", str(tmp_path)])
     assert (result.exit_code, result.stdout.strip()) == (0, str(tmp_path / "there.tar"))
     assert seen == [("Task04_Hippocampus.tar", "9d24dba78a72977dbd1d2e110310f31b")]
+    for arguments in (["--url", "https://a/Task05_B.tar"], ["--url", "https://a/Task05_B.tar", "--md5", "0" * 32]):
+        runner.invoke(app, ["fetch", "--output", str(tmp_path), *arguments], catch_exceptions=False)
+    assert seen[1:] == [("Task05_B.tar", None), ("Task05_B.tar", "0" * 32)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hippo_nnunet.data.fetch import Retry, fetch_task04
+from hippo_nnunet.data.fetch import TASK04_URL, Retry, fetch_task04, published_md5
 from hippo_nnunet.errors import ConfigError, DataError
 
 CONTENT = bytes(range(256)) * 1200
@@ -56,7 +56,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             self.send_response(206 if start else 200)
             self.send_header("Content-Type", "text/html" if how == "something-else" else "application/x-tar")
             if how != "no-length":
-                self.send_header("Content-Length", str(length))
+                stated = {"odd-length": "²", "long-length": "9" * 5000}
+                self.send_header("Content-Length", stated.get(how, str(length)))
             if start:
                 claimed = start + 7 if how == "wrong-range" else start
                 self.send_header("Content-Range", f"bytes {claimed}-{len(body) - 1}/{len(body)}")
@@ -146,6 +147,11 @@ def test_server_that_states_no_length(server: Server, tmp_path: Path) -> None:
     assert fetch(server, tmp_path, "no-length").read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("how", ["odd-length", "long-length"])
+def test_server_that_states_no_number_as_length(server: Server, tmp_path: Path, how: str) -> None:
+    assert fetch(server, tmp_path, how).read_bytes() == CONTENT
+
+
 def test_server_that_serves_something_else(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="20 bytes of text/html"):
         fetch(server, tmp_path, "something-else")
@@ -191,6 +197,29 @@ def test_length_alone_where_there_is_no_checksum(server: Server, tmp_path: Path)
     assert fetch(server, tmp_path, "breaks-off", "right", md5=None).read_bytes() == CONTENT
     with pytest.raises(DataError, match="no checksum"):
         fetch(server, tmp_path, md5=None)
+
+
+def test_checksum_that_is_none(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--md5 'abc': expected 32 hexadecimal digits"):
+        fetch(server, tmp_path, md5="abc")
+    assert server.ranges == []
+
+
+def test_a_wrong_checksum_is_answered_by_the_option(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"wrong content: .* give the checksum of that file with --md5"):
+        fetch(server, tmp_path, md5="0" * 32)
+
+
+def test_a_download_without_a_checksum_says_which_it_has(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fetch(server, tmp_path, md5=None)
+    assert f"has the MD5 {MD5}, compared with nothing: --md5 verifies it" in caplog.text
+
+
+def test_only_task04_has_a_published_checksum() -> None:
+    assert published_md5(TASK04_URL) == published_md5("http://mirror/Task04_Hippocampus.tar") is not None
+    assert published_md5("http://mirror/Task05_Prostate.tar") is None
 
 
 def test_other_file_of_this_name_stays(server: Server, tmp_path: Path) -> None:
