@@ -141,18 +141,28 @@ def write_checkpoint(trainer: Any, record: TrainingRecord, path: Path) -> None:
         },
     }
     try:
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            torch.save(checkpoint, file)
+        with atomic_path(path) as temporary:
+            save_tensors(checkpoint, temporary)
+    except OSError as error:
+        raise DataError(
+            f"checkpoint {path} cannot be written ({error.strerror or error}): make room or make its folder writable, "
+            "then run again: the training resumes from the last checkpoint"
+        ) from error
+
+
+def save_tensors(content: Any, path: Path) -> None:
+    """Write a file of `torch.save`, and wait until it is on the disk.
+
+    Raises:
+        OSError: It cannot be written, for example on a full disk; torch itself raises an uninformative RuntimeError.
+    """
+    try:
+        with path.open("wb") as file:
+            torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:
-        # torch hides the system's error behind an uninformative one
-        system = error if isinstance(error, OSError) else error.__context__
-        reason = system.strerror if isinstance(system, OSError) else error
-        raise DataError(
-            f"checkpoint {path} cannot be written ({reason}): make room or make its folder writable, then run again: "
-            "the training resumes from the last checkpoint"
-        ) from error
+    except RuntimeError as error:
+        raise (error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error))) from error
 
 
 def read_record(path: Path) -> StoredRecord:

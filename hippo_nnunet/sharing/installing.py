@@ -45,6 +45,7 @@ def install_model(path: Path, root: Path | None = None, overwrite: bool = False)
     import torch
 
     from hippo_nnunet.inference.members import Member, load_member
+    from hippo_nnunet.nnunet.checkpoints import save_tensors
 
     load_member(Member(path, model.folds, "", model.dataset_json, model.plans), torch.device("cpu"), True, "torch")
     with staged(target, overwrite, _CONTENT) as folder:
@@ -65,5 +66,5 @@ def install_model(path: Path, root: Path | None = None, overwrite: bool = False)
                 },
             }
             (folder / f"fold_{fold}").mkdir()
-            torch.save(content, folder / f"fold_{fold}" / CHECKPOINT)
+            save_tensors(content, folder / f"fold_{fold}" / CHECKPOINT)
     return target
