@@ -26,6 +26,9 @@ PR_SET_PDEATHSIG = 1
 PARENT = "SNAKEMAKE_PROCESS"
 """Environment variable with the id of the process that starts the jobs of a workflow."""
 
+USER_CACHE = "HIPPO_USER_CACHE"
+"""Environment variable with the user's `XDG_CACHE_HOME`, perhaps empty, where Snakemake has to use another one."""
+
 PARENT_POLL_S = 1.0
 """Seconds between two checks of the parent on systems whose kernel sends no signal."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import io
 import logging
 import os
@@ -90,6 +91,10 @@ def main() -> None:
 
 def run_program(program: typer.Typer) -> None:
     """Run a program: exit code 0 for success, 1 for an error in one line, 2 for wrong usage; `--debug` raises."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # Snakemake and torch fail without a name
+        os.environ["USER"] = f"uid{os.getuid()}"
     os.environ["PYTHONSAFEPATH"] = "1"  # `processes.SAFE_PATH`: for worker processes, also those of nnU-Net and torch
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

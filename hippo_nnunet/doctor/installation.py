@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sysconfig
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Literal
 
 from hippo_nnunet.doctor.probe import PLANNER, TRAINER, Probe, probe
 from hippo_nnunet.errors import DependencyError
-from hippo_nnunet.nnunet.paths import EXT_VARIABLE, FOLDER_VARIABLES, environment
+from hippo_nnunet.nnunet.paths import EXT_VARIABLE, FOLDER_VARIABLES, environment, user_cache
 from hippo_nnunet.nnunet.registration import EXT_TRAINERS, WITHOUT_REGISTRATION, Shim, shims
 from hippo_nnunet.threads import cpu_count
 
@@ -181,6 +182,19 @@ def check_disk(at: Surroundings) -> list[Finding]:
     return [Finding("disk", "ok", f"{free_gb:.0f} GB free at {folder}")]
 
 
+def check_cache(at: Surroundings) -> list[Finding]:
+    """The folder of the user's caches is writable."""
+    cache = user_cache(at.environ)
+    remedy = "export XDG_CACHE_HOME=WRITABLE_FOLDER; until then, run keeps Snakemake's cache in the experiment's folder"
+    if cache is None:
+        return [Finding("cache", "warning", "unknown: HOME is not set, and this user has no home folder", remedy)]
+    try:
+        with tempfile.TemporaryFile(dir=_nearest_existing(cache)):
+            return [Finding("cache", "ok", str(cache))]
+    except OSError as error:
+        return [Finding("cache", "warning", f"{cache} is not writable ({error.strerror})", remedy)]
+
+
 def check_registration(at: Surroundings) -> list[Finding]:
     """nnU-Net finds our classes, by registration or by its variable for external trainers.
 
@@ -271,6 +285,7 @@ CHECKS: tuple[Callable[[Surroundings], list[Finding]], ...] = (
     check_nnunet,
     check_folders,
     check_disk,
+    check_cache,
     check_registration,
     check_trainer_lookup,
     check_planner_lookup,

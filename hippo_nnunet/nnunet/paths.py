@@ -148,6 +148,14 @@ def activate(root: Path | None) -> NnunetFolders:
     return folders_for(root)
 
 
+def user_cache(environ: Mapping[str, str]) -> Path | None:
+    """Return the folder of the user's caches, which may not exist; None if the home folder is unknown."""
+    try:
+        return Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME") or Path.home(), ".cache"))
+    except RuntimeError:
+        return None
+
+
 def trained_model(
     folders: NnunetFolders, dataset: str, configuration: str, trainer: str | None, plans: str | None
 ) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,8 @@ from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.experiment.split_copy import check_split
 from hippo_nnunet.locks import exclusive
 from hippo_nnunet.nnunet.api import cpu_count
-from hippo_nnunet.nnunet.paths import NnunetFolders, folder_problem
-from hippo_nnunet.processes import python_command
+from hippo_nnunet.nnunet.paths import NnunetFolders, folder_problem, user_cache
+from hippo_nnunet.processes import USER_CACHE, python_command
 from hippo_nnunet.training.precision_choice import requested_precision
 from hippo_nnunet.workflow import failures, job_state
 from hippo_nnunet.workflow.devices import visible_gpus
@@ -111,7 +112,9 @@ def _run_snakemake(
     snakemake_log = ExperimentPaths(folder).logs / "snakemake.log"
     snakemake_log.parent.mkdir(exist_ok=True)
     with snakemake_log.open("a") as stream:
-        process = subprocess.Popen(snakemake_command(folder, settings, products), stdout=stream, stderr=stream)
+        began = stream.tell()
+        command, environ = snakemake_command(folder, settings, products), snakemake_environment(folder)
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environ)
         try:
             _watch(process, markers.all_markers(experiment, products), folder)
         except KeyboardInterrupt:
@@ -119,7 +122,9 @@ def _run_snakemake(
             raise
     missing = [marker for marker in markers.final(experiment, products) if not (folder / marker).exists()]
     if process.returncode or missing:  # Snakemake may report success if it was asked to end
-        raise failure_of(folder, failures.written_to(folder, folders))
+        with snakemake_log.open(errors="replace") as stream:
+            stream.seek(began)
+            raise failure_of(folder, failures.written_to(folder, folders), snakemake_error(stream.read()))
 
 
 def _watch(process: subprocess.Popen[bytes], expected: Sequence[Path], folder: Path) -> None:
@@ -170,11 +175,12 @@ def dry_run(experiment: Experiment, folder: Path, folders: NnunetFolders, settin
                 (scratch / marker).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(folder / marker, scratch / marker)
         command = [*snakemake_command(scratch, settings, products), "--dry-run", "--quiet", "rules", "host"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
-        raise HippoError(f"Snakemake cannot determine the jobs of {folder}: {lines[-1]}")
+        environ = snakemake_environment(scratch)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=environ)
     output = done.stdout + done.stderr
+    if done.returncode:
+        reason = snakemake_error(output) or (output.strip().splitlines() or ["no message"])[-1]
+        raise HippoError(f"Snakemake cannot determine the jobs of {folder}: {reason}")
     table = output.partition("Job stats:\n")[2].partition("\n\n")[0]
     return table.strip() or "nothing is missing"
 
@@ -208,12 +214,36 @@ def snakemake_command(folder: Path, settings: Settings, products: Collection[str
     ]
 
 
-def failure_of(folder: Path, written_to: Sequence[Path]) -> HippoError:
+def snakemake_environment(folder: Path) -> dict[str, str]:
+    """Return the environment of Snakemake, with a cache in the experiment's folder if the user's is not writable."""
+    environ, cache, variable = dict(os.environ), user_cache(os.environ), "XDG_CACHE_HOME"
+    if cache is None or folder_problem(cache / "snakemake"):
+        environ[USER_CACHE] = environ.get(variable, "")
+        environ[variable] = str(folder / ".snakemake" / "cache")
+    return environ
+
+
+def snakemake_error(output: str) -> str:
+    """Return in one line why Snakemake itself ended; empty if one of its jobs failed, or if it does not say.
+
+    Args:
+        output: What it printed.
+    """
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [number for number, line in enumerate(lines) if re.match(r"[A-Za-z_.]*(Error|Exception)\b", line)]
+    if not errors or any(line.startswith("Error in rule") for line in lines):
+        return ""
+    first = lines[errors[-1]]
+    return " ".join(lines[errors[-1] :][: 2 if first.endswith(":") else 1])[:500]
+
+
+def failure_of(folder: Path, written_to: Sequence[Path], reason: str = "") -> HippoError:
     """Return the error that says why the workflow ended early: that of the first failed job, or which logs to read.
 
     Args:
         folder: The experiment's folder.
         written_to: Folders whose full disk would explain it.
+        reason: Why Snakemake itself ended; empty if it did not say.
     """
     for failed in job_state.failed_jobs(folder).values():
         return HippoError(f"{failed.job}: {failed.failure} (log: {folder / failed.log})")
@@ -221,9 +251,11 @@ def failure_of(folder: Path, written_to: Sequence[Path]) -> HippoError:
     if full:
         return HippoError(f"a job ended without an error message: {full}")
     snakemake_log = ExperimentPaths(folder).logs / "snakemake.log"
+    if reason:
+        return HippoError(f"Snakemake ended before its jobs: {reason} (log: {snakemake_log})")
     logs = [path for path in snakemake_log.parent.rglob("*.log") if path != snakemake_log]
-    newest = max(logs, key=lambda path: path.stat().st_mtime, default=snakemake_log)
+    newest = max(logs, key=lambda path: path.stat().st_mtime, default=None)
     return HippoError(
-        f"a job ended without an error message, perhaps killed or out of memory; see {newest} and {snakemake_log}, "
-        "then run again: it resumes where it stopped"
+        "a job ended without an error message, perhaps killed or out of memory; see "
+        f"{f'{newest} and ' if newest else ''}{snakemake_log}, then run again: it resumes where it stopped"
     )

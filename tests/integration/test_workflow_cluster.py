@@ -22,13 +22,16 @@ FIVE = (0, 1, 2, 3, 4)
 
 @pytest.fixture
 def task(tmp_path: Path) -> Path:
-    images = tmp_path / "Task04_Hippocampus" / "imagesTs"
+    images = tmp_path / "{x}" / "Task04_Hippocampus" / "imagesTs"  # no wildcard of Snakemake
     images.mkdir(parents=True)
     (images / "hippocampus_002.nii.gz").touch()
     return images.parent
 
 
-def test_the_pages_jobs_are_those_of_a_dry_run(task: Path, tmp_path: Path) -> None:
+def test_the_pages_jobs_are_those_of_a_dry_run(task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also without a home folder, where Snakemake has its cache."""
+    monkeypatch.setenv("HOME", "/proc/none")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     variants = ("UNet", "AttentionUNet", "CLIPGuidedUNet_mini")
     asked = Experiment("Dataset004_Hippocampus", "laptop", variants, {"2d": FIVE, "3d_fullres": FIVE})
     folders = NnunetFolders(*(tmp_path / name for name in ("raw", "preprocessed", "results")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import subprocess
@@ -61,6 +62,21 @@ def test_names_that_are_not_utf8_are_refused(
         main.main()
     assert end.value.code == 1
     assert r"k\udcf6pf: not UTF-8, which SimpleITK cannot open: rename the file or folder" in capfd.readouterr().err
+
+
+def test_a_user_without_a_name_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snakemake and torch fail without."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "")
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr(sys, "argv", ["hippo-nnunet", "--version"])
+    with pytest.raises(SystemExit):
+        main.main()
+    assert getpass.getuser() == f"uid{os.getuid()}"
 
 
 def imported_by(*arguments: str) -> set[str]:

@@ -34,7 +34,7 @@ GPU_PROBE = Probe(
 def healthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Surroundings:
     """A machine where nothing is wrong."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=50e9))
-    environ = {}
+    environ = {"HOME": str(tmp_path)}
     for name in ("raw", "preprocessed", "results"):
         (tmp_path / name).mkdir()
         environ[f"nnUNet_{name}"] = str(tmp_path / name)
@@ -149,6 +149,21 @@ def test_disk(healthy: Surroundings, monkeypatch: pytest.MonkeyPatch, free: floa
     (finding,) = doctor.check_disk(healthy)
     assert finding.level == level
     assert str(full) in finding.finding
+
+
+def test_cache(healthy: Surroundings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (ok,) = doctor.check_cache(healthy)
+    assert (ok.level, ok.finding) == ("ok", str(tmp_path / ".cache"))
+    assert not (tmp_path / ".cache").exists()
+    (tmp_path / "file").touch()
+    for environ in ({"HOME": str(tmp_path / "file")}, {"XDG_CACHE_HOME": "/proc/none", "HOME": str(tmp_path)}):
+        (found,) = doctor.check_cache(replace(healthy, environ=environ))
+        assert found.level == "warning"
+        assert "is not writable" in found.finding
+        assert "export XDG_CACHE_HOME=" in found.remedy
+    monkeypatch.setattr(Path, "home", classmethod(lambda cls: (_ for _ in ()).throw(RuntimeError("unknown user"))))
+    (found,) = doctor.check_cache(replace(healthy, environ={}))
+    assert found.finding.startswith("unknown")
 
 
 def test_not_registered(healthy: Surroundings) -> None:

@@ -105,7 +105,7 @@ def test_the_header_tells_versions_and_no_secrets() -> None:
 
 @pytest.mark.parametrize("name", ["plain", "a b: c #d", "Größe & 'co'", 'x"y', "{a}", "[1]", "1"])
 def test_snakemake_gets_the_path_of_the_task_as_it_is(name: str, tmp_path: Path) -> None:
-    assert 'source=unquote(str(config.get("source"' in launch.SNAKEFILE.read_text()
+    assert 'source=lambda wildcards: unquote(str(config.get("source"' in launch.SNAKEFILE.read_text()
     cli = pytest.importorskip("snakemake.cli")
     command = launch.snakemake_command(tmp_path, launch.Settings("cpu", source=tmp_path / name), ("predictions",))
     options = command[command.index("--config") + 1 :]

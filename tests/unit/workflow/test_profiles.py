@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import statistics
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.nnunet.paths import NnunetFolders
+from hippo_nnunet.processes import USER_CACHE
 from hippo_nnunet.progress import duration
 from hippo_nnunet.workflow import estimate, launch
 from hippo_nnunet.workflow.launch import Settings
@@ -84,6 +86,40 @@ def test_trainings_on_one_machine_share_its_cpus(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(launch, "cpu_count", lambda: 2)
     assert config_of(Settings("cpu", 1), tmp_path)["threads"] == "2"
     assert config_of(Settings("cpu", 4), tmp_path)["threads"] == "1"
+
+
+def test_snakemakes_own_errors_are_shown() -> None:
+    """Those of its jobs are in the jobs' own states."""
+    traceback = (
+        "Traceback (most recent call last):\n  File x\n\nFileNotFoundError: [Errno 2] No such file: '/proc/none'\n\n"
+    )
+    assert launch.snakemake_error(traceback) == "FileNotFoundError: [Errno 2] No such file: '/proc/none'"
+    wildcard = (
+        "Building DAG of jobs...\nWildcardError in rule data in file x, line 3:\nNo values for wildcard x.\n'x'\n"
+    )
+    assert launch.snakemake_error(wildcard).endswith("rule data in file x, line 3: No values for wildcard x.")
+    job = "Error in rule train:\n    jobid: 3\nWorkflowError:\nAt least one job did not complete successfully.\n"
+    assert launch.snakemake_error(job) == ""
+    assert launch.snakemake_error("Using workflow specific profile x\n") == ""
+
+
+def test_snakemake_gets_a_cache_where_the_users_is_not_writable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert launch.snakemake_environment(tmp_path / "e") == dict(os.environ)
+    own = {"XDG_CACHE_HOME": str(tmp_path / "e" / ".snakemake" / "cache")}
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    assert launch.snakemake_environment(tmp_path / "e") == {**os.environ, **own, USER_CACHE: ""}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    found = launch.snakemake_environment(tmp_path / "e")
+    assert found == {**os.environ, **own, USER_CACHE: str(tmp_path / "file")}
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", classmethod(lambda cls: (_ for _ in ()).throw(RuntimeError("unknown user"))))
+    assert launch.snakemake_environment(tmp_path / "e") == {**os.environ, **own, USER_CACHE: ""}
 
 
 def test_the_pages_cost_is_the_estimate(tmp_path: Path) -> None:

@@ -311,7 +311,11 @@ def test_a_job_records_how_it_ended(experiment: Path, monkeypatch: pytest.Monkey
     for path in job_state.failed_jobs(experiment):
         path.unlink()
     assert states(experiment)["ensemble"] == "waiting"
-    assert "ended without an error message" in str(launch.failure_of(experiment, []))
+    message = str(launch.failure_of(experiment, []))
+    assert "ended without an error message" in message
+    assert message.count("snakemake.log") == 1
+    message = str(launch.failure_of(experiment, [], "FileNotFoundError: no /home"))
+    assert message.startswith("Snakemake ended before its jobs: FileNotFoundError: no /home (log: ")
 
 
 def test_a_state_that_cannot_be_written_fails_no_job(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
