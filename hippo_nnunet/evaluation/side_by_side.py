@@ -149,7 +149,8 @@ def extreme_cases(table: pd.DataFrame, worst: int, best: int) -> pd.DataFrame:
 
 
 def _rows_of(table: pd.DataFrame, model: Model) -> pd.Series:
-    return (table["variant"].map(recipe_of) == model.recipe) & (table["configuration"] == model.configuration)
+    repeats = [variant for variant in table["variant"].unique() if recipe_of(variant) == model.recipe]
+    return table["variant"].isin(repeats) & (table["configuration"] == model.configuration)
 
 
 def _on_folds(frame: pd.DataFrame, folds: Sequence[int]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -233,12 +234,16 @@ def detectable_difference(sd: float, n: int, comparisons: int = 1, alpha: float 
     Source:
         Power of the paired t-test, by statsmodels. On normal differences the signed-rank test needs 5 % more cases.
     """
-    from statsmodels.stats.power import TTestPower
-
     if n < MIN_CASES or np.isnan(sd):
         return np.nan
-    effect = TTestPower().solve_power(nobs=n, alpha=alpha / comparisons, power=power, alternative="two-sided")
-    return float(np.squeeze(effect)) * sd
+    return _detectable_effect(n, alpha / comparisons, power) * sd
+
+
+@lru_cache
+def _detectable_effect(n: int, alpha: float, power: float) -> float:
+    from statsmodels.stats.power import TTestPower
+
+    return float(np.squeeze(TTestPower().solve_power(nobs=n, alpha=alpha, power=power, alternative="two-sided")))
 
 
 def rank_biserial(differences: np.ndarray) -> float:
