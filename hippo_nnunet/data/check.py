@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from hippo_nnunet.data.cases import CheckedCase
 from hippo_nnunet.data.check_case import CaseReport, check_case
+from hippo_nnunet.data.check_grids import check_grids
 from hippo_nnunet.data.description import description_findings
 from hippo_nnunet.data.finding import Finding, FoundProblem
 from hippo_nnunet.data.layout import CHANNEL, Case, Dataset, read_dataset, visible_files
@@ -41,8 +43,18 @@ def check_dataset(folder: Path, show_progress: bool = False) -> list[Finding]:
         *_check_duplicates(dataset, reports),
         *_check_unused_labels(dataset, reports.values()),
         *_check_subjects(dataset, reports),
+        *check_grids(dataset, *_readable(reports)),
     ]
     return sorted(findings, key=lambda finding: (str(finding.path), finding.problem))
+
+
+def _readable(reports: Mapping[tuple[str, bool], CaseReport]) -> tuple[list[CheckedCase], list[CheckedCase]]:
+    """Return the cases for training and the test cases whose images could be read."""
+    found: tuple[list[CheckedCase], list[CheckedCase]] = [], []
+    for (_, is_test), report in reports.items():
+        if report.scan:
+            found[is_test].append(report.scan)
+    return found
 
 
 def _check_description(dataset: Dataset) -> Iterator[Finding]:

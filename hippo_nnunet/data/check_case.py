@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from hippo_nnunet.data.cases import CheckedCase, InputCase
 from hippo_nnunet.data.finding import Finding, FoundProblem
 from hippo_nnunet.data.grid import grid_difference
 from hippo_nnunet.data.layout import Case, Dataset
@@ -27,6 +28,7 @@ class CaseReport:
         label_digest: hash of the label's voxels; None without a readable label that holds foreground.
         label_values: the values that the label holds.
         intensities: `distinct_values` of the first image.
+        scan: size and axes of the images; None if one could not be read, or none has a voxel other than 0.
     """
 
     findings: list[Finding]
@@ -34,6 +36,7 @@ class CaseReport:
     label_digest: str | None = None
     label_values: frozenset[int] = field(default_factory=frozenset)
     intensities: npt.NDArray[np.float32] | None = None
+    scan: CheckedCase | None = None
 
 
 def check_case(dataset: Dataset, case: Case) -> CaseReport:
@@ -66,12 +69,15 @@ def check_case(dataset: Dataset, case: Case) -> CaseReport:
     complete = len(images) == len(case.images)
     digest = _digest(images) if complete else None
     intensities = distinct_values(images[0].array) if images else None
+    scan = None
+    if complete and any(volume.array.any() for volume in images):
+        scan = CheckedCase.of(InputCase(case.id, case.images), images)
     if label is None:
-        return CaseReport(findings, digest, intensities=intensities)
+        return CaseReport(findings, digest, intensities=intensities, scan=scan)
     found = list(_check_label(label, case.id, dataset))
     values = frozenset(int(v) for v in np.unique(label.array))
     label_digest = _digest([label]) if values - {0} else None
-    return CaseReport([*findings, *found], digest, label_digest, values, intensities)
+    return CaseReport([*findings, *found], digest, label_digest, values, intensities, scan)
 
 
 def _digest(volumes: list[Volume]) -> str:

@@ -16,6 +16,10 @@ from hippo_nnunet.data.finding import Finding, FoundProblem
 SIMPLE_ITK, NIBABEL = "SimpleITKIO", "NibabelIO"
 """nnU-Net's readers of NIfTI; each has a variant `...WithReorient`."""
 
+AXIS_CODES = "axis_codes"
+"""Entry of a preprocessed dataset's and a model's dataset.json: axis codes of the training images, such as `RAS`, to
+their number."""
+
 CHANNEL = re.compile(r"_(\d{4})$")
 ENDINGS = (".nii.gz", ".nii")
 

@@ -177,16 +177,39 @@ def place_difference(path: Path, image: Path) -> str | None:
     return f"got affine {got}, expected {want} as {image}, in mm ({', '.join(units)})"
 
 
+def axis_codes(path: Path, reader: str = SIMPLE_ITK) -> str:
+    """Return the direction in which each voxel axis (x, y, z) of an image points most nearly, such as `RAS`.
+
+    Args:
+        path: the image; no voxels are read.
+        reader: nnU-Net's reader of it.
+
+    Raises:
+        FoundProblem: it cannot be opened.
+    """
+    try:
+        affine = nib.load(path).affine if reader.startswith("Nibabel") else _itk_affine(path)
+    except Exception as error:  # SimpleITK and nibabel raise various exceptions for a damaged file
+        reason = " ".join(str(error).split())
+        raise FoundProblem(Finding(path, None, "unreadable", f"cannot be opened ({reason})", AGAIN)) from error
+    return "".join(map(str, nib.aff2axcodes(affine)))
+
+
+def _itk_affine(path: Path) -> npt.NDArray[np.float64]:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with _quiet_itk():
+        reader.ReadImageInformation()
+    return affine_of_itk(reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+
+
 def _affines(path: Path, image: nib.Nifti1Image) -> list[npt.NDArray[np.float64]]:
     """Return the affines that readers find in a header, SimpleITK's first; without it if SimpleITK refuses the file."""
     affines = [image.affine]
     if image.header["qform_code"]:
         affines.append(image.header.get_qform())
-    with suppress(RuntimeError), _quiet_itk():
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        affines.insert(0, affine_of_itk(reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()))
+    with suppress(RuntimeError):
+        affines.insert(0, _itk_affine(path))
     return affines
 
 

@@ -20,7 +20,7 @@ from hippo_nnunet.evaluation.segmentation_shape import Segmentation
 from hippo_nnunet.inference.members import find_members, load_member
 from hippo_nnunet.inference.overlap import in_background
 from hippo_nnunet.inference.prediction_files import check_output, descriptions, holds
-from hippo_nnunet.inference.scans import Attempts, FailedScans, check_size
+from hippo_nnunet.inference.scans import Attempts, FailedScans, check_size, warn_of_axes
 from hippo_nnunet.memory import free_memory
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.nnunet.paths import folder_problem
@@ -125,6 +125,7 @@ def predict(
     checked = [done for case in steps if (done := attempts.run(case, partial(check_images, case, reader)))]
     if not checked:
         raise FailedScans(attempts)
+    warn_of_axes(checked, members[0])
     limit_processes()
     import torch
 

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from hippo_nnunet.data.cases import CheckedCase, InputCase
-from hippo_nnunet.data.grid import sizes_text
+from hippo_nnunet.data.layout import AXIS_CODES
+from hippo_nnunet.data.resampling import resampled_shape, resampling_problem
 from hippo_nnunet.errors import DataError, HippoError
-from hippo_nnunet.memory import free_memory
 
 if TYPE_CHECKING:
     from hippo_nnunet.inference.batched_predictor import BatchedPredictor
+    from hippo_nnunet.inference.members import Member
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 _MOST_NAMED = 5
-_FLOAT_BYTES = 4
 
 
 class Attempts:
@@ -83,41 +83,48 @@ def check_size(checked: CheckedCase, predictor: BatchedPredictor) -> int:
         predictor: The model.
 
     Returns:
-        Voxels of the preprocessed image.
+        Voxels of the scan or of the preprocessed image, whichever are more.
 
     Raises:
         DataError: Names file, voxel size and resulting shape.
     """
-    from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
-
     plans = predictor.plans_manager
     axes = list(plans.transpose_forward)
     if plans.plans["image_reader_writer"].endswith("WithReorient"):
         axes = [_canonical_axes(checked.axis_codes)[axis] for axis in axes]
-    spacing, target = [checked.spacing_mm[axis] for axis in axes], list(predictor.configuration_manager.spacing)
-    target = [*spacing[: 3 - len(target)], *target]  # a 2d configuration keeps the distance between slices
-    shape = compute_new_shape([checked.nonzero_shape[axis] for axis in axes], spacing, target)
-    in_file = [axes.index(axis) for axis in (2, 1, 0)]  # to x, y, z
-    before, after, wanted = (
-        sizes_text(sizes)
-        for sizes in (checked.nonzero_shape[::-1], [shape[i] for i in in_file], [target[i] for i in in_file])
-    )
-    text = (
-        f"{checked.case.files[0]}: its voxels of {sizes_text(checked.spacing_mm[::-1])} mm are resampled to the "
-        f"model's {wanted} mm, from {before} to {after} voxels"
-    )
-    remedy = "correct the voxel size if it is wrong"
-    if min(shape) < 1:
-        raise DataError(f"{text}, so nothing is left: {remedy}, else use a model of finer voxels, or a 2d model")
-    voxels = max(prod(int(size) for size in shape), checked.voxels)
-    heads = predictor.label_manager.num_segmentation_heads
-    needed = _FLOAT_BYTES * voxels * (len(checked.case.files) + 2 * heads + 1)
-    if needed > free_memory():
-        raise DataError(
-            f"{text}, which takes {needed / 2**30:.3g} GiB of memory, and {free_memory() / 2**30:.3g} GiB are free: "
-            f"{remedy}, else crop it or use a machine with more memory"
+    target = list(predictor.configuration_manager.spacing)
+    target = [*(checked.spacing_mm[axis] for axis in axes[: 3 - len(target)]), *target]  # 2d keeps the slices
+    target_mm = [target[axes.index(axis)] for axis in (2, 1, 0)]
+    shape, spacing_mm = checked.nonzero_shape[::-1], checked.spacing_mm[::-1]
+    maps = len(checked.case.files) + 2 * predictor.label_manager.num_segmentation_heads + 1
+    problem = resampling_problem(shape, spacing_mm, target_mm, maps, "the model's")
+    if problem:
+        remedy = "correct the voxel size if it is wrong, else crop the scan, or use another model or more memory"
+        raise DataError(f"{checked.case.files[0]}: {problem}: {remedy}")
+    return max(prod(resampled_shape(shape, spacing_mm, target_mm)), checked.voxels)
+
+
+def warn_of_axes(checked: Iterable[CheckedCase], member: Member) -> None:
+    """Log which scans have axes that no training image of the model had, if those are known; nothing else changes.
+
+    Args:
+        checked: The scans.
+        member: The model.
+    """
+    known = member.dataset_json.get(AXIS_CODES)
+    if not isinstance(known, Mapping) or not known or member.plans["image_reader_writer"].endswith("WithReorient"):
+        return
+    odd: dict[str, list[str]] = {}
+    for one in checked:
+        if one.axis_codes not in known:
+            odd.setdefault(one.axis_codes, []).append(one.case.case)
+    for codes, cases in odd.items():
+        log.warning(
+            "%d scans have the axes %s (%s), but the training images %s: nnU-Net takes voxels as they are stored; "
+            "reorient these scans, for example with nibabel.as_closest_canonical",
+            *(len(cases), codes, ", ".join(cases[:3]) + (", ..." if len(cases) > 3 else "")),
+            ", ".join(sorted(map(str, known))),
         )
-    return voxels
 
 
 def _canonical_axes(codes: str) -> list[int]:

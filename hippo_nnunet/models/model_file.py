@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hippo_nnunet.data.layout import ENDINGS
+from hippo_nnunet.data.layout import AXIS_CODES, ENDINGS
 from hippo_nnunet.errors import DataError, HippoError
 from hippo_nnunet.models.container import Container, naming_file, open_container
 from hippo_nnunet.nnunet.plans_check import check_plans
@@ -23,7 +23,7 @@ FOLDER_REMEDY = "give the folder of a model of nnU-Net"
 
 DATASET_KEYS = (
     "name", "description", "reference", "licence", "license", "release", "tensorImageSize", "numTraining", "numTest",
-    "channel_names", "modality", "labels", "regions_class_order", "file_ending",
+    "channel_names", "modality", "labels", "regions_class_order", "file_ending", AXIS_CODES,
 )  # fmt: skip
 """Entries of dataset.json that are shared; lists of cases and paths are not."""
 

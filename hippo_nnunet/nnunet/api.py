@@ -191,6 +191,7 @@ def plan_and_preprocess(
     for configuration in configurations if planned else ():  # the planner itself may name what it likes
         check_file(plans, plans_file(name, plans_name, folders), configuration, trust)
     partial.restore_description(name, folders)
+    partial.record_axes(name, cases, plans["image_reader_writer"], folders)
     missing = [c for c in configurations if not partial.is_preprocessed(plans, c, cases, folders)]
     targets = [partial.begin(plans, configuration, folders) for configuration in missing]
     partial.delete_partial_references(name, folders)

@@ -18,8 +18,6 @@ from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES
 from hippo_nnunet.nnunet.plans import configuration_of, is_plans
 from hippo_nnunet.nnunet.preprocessed import stored_cases
 
-# nnU-Net's ANISO_THRESHOLD, nnunetv2/configuration.py.
-_ANISOTROPIC = 3.0
 _PREFERRED = ("3d_fullres", "3d_lowres", "2d")
 
 
@@ -113,28 +111,6 @@ def computed_case(
         spacing_mm=tuple(float(size) for size in spacing_mm),
         source=f"computed here with nnU-Net's functions ({', '.join(steps)}), because there is no preprocessed folder",
     )
-
-
-def planned_spacing(spacings_mm: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]) -> tuple[float, ...]:
-    """Return the voxel size that nnU-Net's default planner would choose.
-
-    Args:
-        spacings_mm: voxel sizes of the training images, shape (cases, 3).
-        sizes: numbers of voxels after cropping, shape (cases, 3), in the same axis order.
-
-    Returns:
-        The median; the 10th percentile along an axis that is much coarser than the others.
-
-    Source: nnunetv2 2.8.1, ``ExperimentPlanner.determine_fullres_target_spacing``.
-    """
-    target, size = np.percentile(spacings_mm, 50, axis=0), np.percentile(sizes, 50, axis=0)
-    worst = int(np.argmax(target))
-    others = [axis for axis in range(3) if axis != worst]
-    coarsest = float(max(target[others]))
-    if target[worst] > _ANISOTROPIC * coarsest and size[worst] * _ANISOTROPIC < min(size[others]):
-        fine = float(np.percentile(spacings_mm[:, worst], 10))
-        target[worst] = fine if fine >= coarsest else coarsest + 1e-5
-    return tuple(float(value) for value in target)
 
 
 def _preprocessed_folders(dataset: Dataset) -> list[Path]:

@@ -6,12 +6,16 @@ Source: ours, because nnU-Net writes these files in place, and treats every exis
 from __future__ import annotations
 
 import shutil
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hippo_nnunet.files import atomic_path
+from hippo_nnunet.data.layout import AXIS_CODES, ENDINGS
+from hippo_nnunet.data.nifti import axis_codes
+from hippo_nnunet.files import atomic_path, read_object, write_json
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.nnunet.preprocessed import data_folder, signature, signature_file, stored_cases
+from hippo_nnunet.nnunet.preprocessed import data_folder, first_channels, signature, signature_file, stored_cases
 
 UNFINISHED = "unfinished"
 """Written in place of the plan's signature while a configuration is preprocessed."""
@@ -47,6 +51,28 @@ def restore_description(dataset: str, folders: NnunetFolders) -> None:
     if not target.is_file():
         with atomic_path(target) as temporary:
             shutil.copyfile(folders.raw / dataset / "dataset.json", temporary)
+
+
+def record_axes(dataset: str, cases: Iterable[str], reader: str, folders: NnunetFolders) -> None:
+    """Count the axis codes of the training images in the preprocessed dataset.json, which every model gets a copy of.
+
+    Args:
+        dataset: Full name.
+        cases: Labelled cases of the raw dataset.
+        reader: nnU-Net's reader of them; nothing is recorded unless it reads NIfTI, nor where a count is there already.
+        folders: nnU-Net's folders.
+
+    Raises:
+        DataError: An image cannot be opened.
+    """
+    target = folders.preprocessed / dataset / "dataset.json"
+    description = read_object(target)
+    ending = description["file_ending"]
+    if AXIS_CODES in description or ending not in ENDINGS:
+        return
+    images = first_channels(folders.raw / dataset, sorted(cases), ending)
+    codes = Counter(axis_codes(path, reader) for path in images.values())
+    write_json(target, {**description, AXIS_CODES: dict(codes.most_common())}, indent=4)
 
 
 def delete_partial_references(dataset: str, folders: NnunetFolders) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,18 @@ def raw_cases(dataset: str, folders: NnunetFolders) -> set[str]:
             f"{folder / 'dataset.json'} names no file_ending such as .nii.gz; see 'hippo-nnunet data check {folder}'"
         )
     return {p.name.removesuffix(ending) for p in (folder / "labelsTr").glob(f"[!.]*{ending}")}
+
+
+def first_channels(raw: Path, cases: Iterable[str], ending: str) -> dict[str, Path]:
+    """Name the file of each case's first channel; it may be missing.
+
+    Source: nnunetv2.utilities.utils.get_filenames_of_train_images_and_targets, which lists every case of a dataset,
+    with a pool of processes.
+    """
+    listed = read_object(raw / "dataset.json").get("dataset")
+    if listed is None:
+        return {case: raw / "imagesTr" / f"{case}_0000{ending}" for case in cases}
+    return {case: raw / os.path.expandvars(listed[case]["images"][0]) for case in cases if case in listed}
 
 
 def _known_cases(dataset: str, folders: NnunetFolders) -> set[str]:

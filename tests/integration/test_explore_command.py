@@ -21,9 +21,10 @@ from hippo_nnunet.cli.explore import explore
 from hippo_nnunet.data.exploration import _OTHER_NORMALISATION
 from hippo_nnunet.data.exploration_case import load_case
 from hippo_nnunet.data.layout import read_dataset
+from hippo_nnunet.data.resampling import planned_spacing
 from hippo_nnunet.data.synth import make_phantom
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.nnunet.example_case import computed_case, planned_spacing, stored_case
+from hippo_nnunet.nnunet.example_case import computed_case, stored_case
 
 pytestmark = pytest.mark.slow
 

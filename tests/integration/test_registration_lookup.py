@@ -151,6 +151,7 @@ def test_planning_and_training_without_registration(plain: Path, tmp_path: Path)
     model = f"{recipe[1]}__CompactPlans__2d"
     dataset = tmp_path / "nnUNet_results" / "Dataset004_Phantom"
     assert (dataset / model / "fold_0" / "validation" / "summary.json").is_file()
+    assert json.loads((dataset / model / "dataset.json").read_text())["axis_codes"] == {"RAS": 5}
     known = {"nnUNet_results": folders["nnUNet_results"]}
     files = succeeds(
         program,

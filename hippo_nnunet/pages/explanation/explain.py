@@ -22,7 +22,7 @@ from hippo_nnunet.files import write_table
 from hippo_nnunet.inference.explanation import clip_networks, explain_case, text_similarities
 from hippo_nnunet.inference.explanation_files import dice_rows, write_maps
 from hippo_nnunet.inference.members import Member, find_members, load_member
-from hippo_nnunet.inference.scans import Attempts, FailedScans
+from hippo_nnunet.inference.scans import Attempts, FailedScans, warn_of_axes
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.splits import read_splits
@@ -113,9 +113,11 @@ def explain_images(
     part = _Part(member, jobs, settings.prompts)
     _earlier([part], output, settings.overwrite)
     attempts, reader = Attempts(len(cases)), member.plans["image_reader_writer"]
-    good = [job for job in jobs if attempts.run(job.case, partial(check_images, job.case, reader))]
+    checked = {job: attempts.run(job.case, partial(check_images, job.case, reader)) for job in jobs}
+    good = [job for job, scan in checked.items() if scan]
     if not good:
         raise FailedScans(attempts)
+    warn_of_axes(filter(None, checked.values()), member)
     written = _explain([_Part(member, good, settings.prompts)], output, settings, attempts)
     if attempts.reasons:
         raise FailedScans(attempts, written)

@@ -17,9 +17,10 @@ from hippo_nnunet.data.exploration import Exploration, explore_dataset, summaris
 from hippo_nnunet.data.exploration_case import AXES, TOTAL, LoadedCase, load_case
 from hippo_nnunet.data.layout import Dataset
 from hippo_nnunet.data.outliers import MINIMUM_CASES, THRESHOLD, Screening, readable, screen, typical_case
+from hippo_nnunet.data.resampling import planned_spacing
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.files import write_text
-from hippo_nnunet.nnunet.example_case import PreprocessedCase, computed_case, planned_spacing, stored_case
+from hippo_nnunet.nnunet.example_case import PreprocessedCase, computed_case, stored_case
 from hippo_nnunet.pages.exploration.figures import exploration_figures
 from hippo_nnunet.pages.exploration.slices import View, example_figure, outlier_figure
 from hippo_nnunet.pages.figure import COLOURS, Figure, inline_svg, save_figure

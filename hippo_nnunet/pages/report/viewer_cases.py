@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.paths import NnunetFolders
+from hippo_nnunet.nnunet.preprocessed import first_channels
 from hippo_nnunet.pages.report.content import without_folders
 from hippo_nnunet.pages.report.viewer_choice import Reason, ViewedModel, choose_cases, viewed_models
 
@@ -150,7 +150,7 @@ class _Files:
             measured=measured,
             ignored=ignored,
             channel=str(channels.get("0", "channel 0")) if len(channels) > 1 else "",
-            images=_first_channels(raw, table["case"].unique(), ending),
+            images=first_channels(raw, table["case"].unique(), ending),
             references=preprocessed / "gt_segmentations",
             predictions=prediction_files(experiment, folder, folders, table, ending),
             ending=ending,
@@ -175,18 +175,6 @@ def plain_labels(measured: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     if len(found) > _MOST_LABELS:
         raise DataError(f"{len(found)} labels are more than the {_MOST_LABELS} that the viewers can tell apart")
     return {single.get(value, f"label {value}"): value for value in found}
-
-
-def _first_channels(raw: Path, cases: Iterable[str], ending: str) -> dict[str, Path]:
-    """Name the file of each case's first channel; it may be missing.
-
-    Source: nnunetv2.utilities.utils.get_filenames_of_train_images_and_targets, which lists every case of a dataset,
-    with a pool of processes.
-    """
-    listed = read_json(raw / "dataset.json").get("dataset")
-    if listed is None:
-        return {case: raw / "imagesTr" / f"{case}_0000{ending}" for case in cases}
-    return {case: raw / os.path.expandvars(listed[case]["images"][0]) for case in cases if case in listed}
 
 
 def _load_case(

@@ -464,3 +464,45 @@ def test_all_problems_are_listed_at_once(msd: Path) -> None:
     found = {(f.path.name, f.problem) for f in check_dataset(msd)}
     wanted = {("a", "constant-image"), ("b", "label-values"), ("c", "missing-file"), ("t", "unreadable")}
     assert found == {(f"{name}.nii.gz", problem) for name, problem in wanted}
+
+
+def turned(path: Path) -> None:
+    """Store an image with other axes: the same voxels at the same places."""
+    image = nib.load(path)
+    codes = nib.orientations.axcodes2ornt("PIR")
+    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), codes)
+    moved = image.as_reoriented(turn)
+    save(path, np.asarray(moved.dataobj), moved.affine)
+
+
+def test_axes_that_differ_between_cases(msd: Path) -> None:
+    for part in ("imagesTr", "labelsTr"):
+        turned(msd / part / "b.nii.gz")
+    finding = only(check_dataset(msd), "axes", "warning")
+    assert finding.path == msd / "imagesTr/b.nii.gz"
+    assert finding.message.startswith("axes PIR in 1 cases (b), but RAS in 3: ")
+
+
+def test_readers_that_reorient_do_not_mind_the_axes(raw: Path) -> None:
+    edit_json(raw, overwrite_image_reader_writer="NibabelIOWithReorient")
+    turned(raw / "imagesTr/b_0000.nii.gz")
+    turned(raw / "labelsTr/b.nii.gz")
+    assert check_dataset(raw) == []
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [
+        (
+            1e-3,
+            r"its voxels of 0.0008 x 0.0011 x 0.0025 mm are resampled to the usual size of this dataset, 0.8 x 1.1 x",
+        ),
+        (1e4, "from 6 x 7 x 5 to 60000 x 70000 x 50000 voxels, which takes"),
+    ],
+)
+def test_a_voxel_size_that_cannot_be_resampled_to_that_of_the_others(msd: Path, factor: float, message: str) -> None:
+    affine = np.diag([factor, factor, factor, 1.0]) @ AFFINE
+    for part in ("imagesTr", "labelsTr"):
+        path = msd / part / "b.nii.gz"
+        save(path, np.asarray(nib.load(path).dataobj), affine)
+    assert message in only(check_dataset(msd), "voxel-size").message

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from hippo_nnunet.data import resampling
 from hippo_nnunet.data.cases import CheckedCase, InputCase
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.inference import scans
-from hippo_nnunet.inference.scans import Attempts, FailedScans, check_size
+from hippo_nnunet.inference.scans import Attempts, FailedScans, check_size, warn_of_axes
 
 CASE = InputCase("a", (Path("a.nii.gz"),))
 
@@ -52,7 +52,7 @@ def test_the_size_on_the_models_grid() -> None:
 def test_scans_that_vanish_or_explode_are_named(
     checked: CheckedCase, spacing: list[float], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scans, "free_memory", lambda: 2**34)
+    monkeypatch.setattr(resampling, "free_memory", lambda: 2**34)
     with pytest.raises(DataError, match=rf"^a\.nii\.gz: its voxels of .* mm are resampled to .*{message}"):
         check_size(checked, model(spacing))
 
@@ -82,3 +82,17 @@ def test_failures_are_kept_and_summed_up(caplog: pytest.LogCaptureFixture) -> No
     only = Attempts(1)
     only.run(CASE, failing)
     assert str(FailedScans(only)) == "b.nii.gz: bad: replace it"
+
+
+def test_axes_unknown_to_the_model_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    def told(known: object, reader: str = "SimpleITKIO") -> str:
+        caplog.clear()
+        member: Any = SimpleNamespace(dataset_json={"axis_codes": known}, plans={"image_reader_writer": reader})
+        warn_of_axes([scan((3, 3, 3), (1.0, 1, 1), codes) for codes in ("RAS", "PIR")], member)
+        return caplog.text
+
+    assert "1 scans have the axes PIR (a), but the training images LAS, RAS" in told({"RAS": 3, "LAS": 1})
+    assert told({"RAS": 3, "PIR": 1}) == ""
+    assert told({"RAS": 3}, "SimpleITKIOWithReorient") == ""
+    for unknown in (None, [], {}, "RAS"):  # a model of an older version, or of somebody else's making
+        assert told(unknown) == ""

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.nnunet import preprocessed, splits
 from hippo_nnunet.nnunet.api import TrainJob, resolve_device, train_fold
 from hippo_nnunet.nnunet.finished import is_finished
+from hippo_nnunet.nnunet.partial import record_axes
 from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES, NnunetFolders
 from hippo_nnunet.training.schedule import STOCK
 
@@ -147,3 +150,22 @@ def test_validation_of_an_untrained_fold(folders: NnunetFolders) -> None:
 def test_unknown_device() -> None:
     with pytest.raises(ConfigError, match="device 'gpu'"):
         resolve_device("gpu")
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
+def test_axes_of_the_training_images_are_recorded_once(tmp_path: Path, ending: str) -> None:
+    folders = NnunetFolders(*(tmp_path / variable for variable in FOLDER_VARIABLES))
+    raw, pre = folders.raw / "Dataset901_Tiny", folders.preprocessed / "Dataset901_Tiny"
+    description = {"labels": {"background": 0, "one": 1}, "file_ending": ending}
+    for folder in (raw, pre):
+        (folder / "imagesTr").mkdir(parents=True)
+        (folder / "dataset.json").write_text(json.dumps(description))
+    for case, sign in (("a", 1), ("b", -1), ("c", 1)):
+        image = nib.Nifti1Image(np.ones((2, 3, 4), np.uint8), np.diag([sign, 1.0, 1, 1]))
+        nib.save(image, raw / "imagesTr" / f"{case}_0000{ending}")
+    record_axes("Dataset901_Tiny", {"a", "b", "c"}, "SimpleITKIO", folders)
+    recorded = json.loads((pre / "dataset.json").read_text())
+    assert recorded == {**description, "axis_codes": {"RAS": 2, "LAS": 1}}
+    (raw / "imagesTr" / f"a_0000{ending}").unlink()
+    record_axes("Dataset901_Tiny", {"a", "b", "c"}, "NibabelIO", folders)
+    assert json.loads((pre / "dataset.json").read_text()) == recorded
