@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ import typer
 
 from hippo_nnunet.cli.options import Coverage, ExperimentRoot
 from hippo_nnunet.cli.output import Printable
+
+log = logging.getLogger(__name__)
 
 
 def compare(
@@ -48,12 +51,19 @@ def compare(
     )
     from hippo_nnunet.analysis.volumes import check_volumes
     from hippo_nnunet.evaluation.comparison import Options
+    from hippo_nnunet.experiment.paths import ExperimentPaths
+    from hippo_nnunet.nnunet.paths import folder_problem
 
     options = Options(metric, rope, baseline)
-    save_scores_and_times(experiment, root)
+    metrics = ExperimentPaths(experiment).metrics
+    problem = folder_problem(metrics) if metrics.is_dir() else ""
+    if problem:
+        log.warning("%s: cannot write there (%s): the comparison is shown, not saved", metrics, problem)
+    else:
+        save_scores_and_times(experiment, root)
     comparison = compare_experiment(experiment, options, against, root)
     checks = check_volumes(experiment, coverage, root) if volumes else None
-    written = write_comparison(comparison, experiment)
+    written = None if problem else write_comparison(comparison, experiment)
     if json_:
         typer.echo(as_json(comparison, checks))
         return

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hippo_nnunet import __version__
+from hippo_nnunet.__main__ import main as start
 from hippo_nnunet.cli import main
 
 COMMANDS = [
@@ -77,6 +78,22 @@ def test_a_user_without_a_name_gets_one(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(SystemExit):
         main.main()
     assert getpass.getuser() == f"uid{os.getuid()}"
+
+
+def test_ctrl_c_during_the_import_shows_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupting:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "hippo_nnunet.cli.main":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "hippo_nnunet.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as end:
+        start()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "Aborted!\n"
 
 
 def imported_by(*arguments: str) -> set[str]:

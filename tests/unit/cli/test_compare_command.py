@@ -128,6 +128,20 @@ def test_the_command_prints_and_writes(made: Path) -> None:
     assert again["metric"].tolist() == ["hd95_mm"] * 3 + ["dice"] * 3, "the same metric is replaced"
 
 
+def test_a_read_only_experiment_is_compared_without_being_saved(
+    made: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = made / "metrics"
+    before = {path: path.stat().st_mtime_ns for path in metrics.iterdir()}
+    monkeypatch.setattr("hippo_nnunet.nnunet.paths.folder_problem", lambda folder: "Read-only file system")
+    done = program(str(made))
+    assert done.exit_code == 0, done.output
+    assert "AttentionUNet is better than UNet" in done.stdout
+    assert "comparison: " not in done.stdout
+    assert "metrics: cannot write there (Read-only file system): the comparison is shown, not saved" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in metrics.iterdir()} == before
+
+
 def test_small_p_values_are_not_rounded_to_zero() -> None:
     rng = np.random.default_rng(0)
     rows = [
