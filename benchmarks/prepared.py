@@ -10,6 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from hippo_nnunet.nnunet import preprocessed, splits
+from hippo_nnunet.nnunet.case_files import check_cases
 from hippo_nnunet.nnunet.paths import environment, folders_for
 from hippo_nnunet.nnunet.plans import plans_file
 from hippo_nnunet.nnunet.plans_check import check_file
@@ -29,14 +30,16 @@ def trainable(
 
     Raises:
         ConfigError: No such dataset, plans, configuration or fold, or it is not preprocessed.
-        DataError: Fewer cases than folds, a file that cannot be read, or plans that could run code.
+        DataError: Fewer cases than folds, a file that cannot be read, or plans or cases that could run code.
     """
     folders = folders_for(root)
     name = preprocessed.dataset_name(dataset, folders)
     content = preprocessed.check_preprocessed(name, plans, configuration, folders)
     check_file(content, plans_file(name, plans, folders), configuration)
+    folder = preprocessed.data_folder(content, configuration, folders)
+    cases = preprocessed.stored_cases(folder)
+    check_cases(folder, sorted(cases))
     if isinstance(fold, int):
-        cases = preprocessed.stored_cases(preprocessed.data_folder(content, configuration, folders))
         splits.check_fold(name, fold, len(cases), folders)
     return name, content
 

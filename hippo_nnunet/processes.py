@@ -32,9 +32,6 @@ USER_CACHE = "HIPPO_USER_CACHE"
 PARENT_POLL_S = 1.0
 """Seconds between two checks of the parent on systems whose kernel sends no signal."""
 
-SAFE_PATH = "PYTHONSAFEPATH"
-"""Environment variable with which Python 3.11 and later, and its own child processes, leave out the working folder."""
-
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL
 
@@ -159,6 +156,6 @@ def _is_worker(process: psutil.Process) -> bool:
 if __name__ == "__main__":
     parent = int(sys.argv.pop(1))
     die_with_parent()
-    os.environ[SAFE_PATH] = "1"  # for the processes that Snakemake starts
+    os.environ["PYTHONSAFEPATH"] = "1"  # as -P, for the processes that Snakemake starts
     if os.getppid() == parent:  # else it ended before it could be watched
         runpy.run_module("snakemake", run_name="__main__", alter_sys=True)

@@ -146,7 +146,7 @@ class ResumableTrainer(nnUNetTrainer):
             ConfigError: It was made with other plans.
             DataError: The file cannot be read.
         """
-        checkpoint = read_record(Path(filename_or_checkpoint))
+        checkpoint = read_record(Path(filename_or_checkpoint), trust=True)  # nnU-Net loads it in any case
         check_same_plans(checkpoint.plans, self, filename_or_checkpoint)
         super().load_checkpoint(filename_or_checkpoint)
         match_strides(self.optimizer)  # the training may have run in another memory format

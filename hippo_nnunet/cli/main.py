@@ -95,7 +95,7 @@ def run_program(program: typer.Typer) -> None:
         getpass.getuser()
     except (KeyError, OSError):  # Snakemake and torch fail without a name
         os.environ["USER"] = f"uid{os.getuid()}"
-    os.environ["PYTHONSAFEPATH"] = "1"  # `processes.SAFE_PATH`: for worker processes, also those of nnU-Net and torch
+    os.environ["PYTHONSAFEPATH"] = "1"  # no worker process, also of nnU-Net, imports from the working folder
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file may be called anything

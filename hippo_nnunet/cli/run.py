@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hippo_nnunet.cli.options import Device
+from hippo_nnunet.cli.options import Device, TrustCheckpoint
 from hippo_nnunet.cli.output import Printable
 
 
@@ -74,6 +74,7 @@ def run(
         Path | None,
         typer.Option("--root", help="nnU-Net's root folder. Default: its variables, else EXPERIMENT/nnunet."),
     ] = None,
+    trust_checkpoint: TrustCheckpoint = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the missing jobs and their expected time.")] = False,
     status: Annotated[
         bool, typer.Option("--status", help="Show what is done, running, waiting and failed; changes nothing.")
@@ -85,6 +86,7 @@ def run(
 
     from hippo_nnunet.experiment.request import Request
     from hippo_nnunet.workflow import status_text
+    from hippo_nnunet.workflow.launch import Settings
     from hippo_nnunet.workflow.main import perform
     from hippo_nnunet.workflow.status import read_status
 
@@ -99,6 +101,8 @@ def run(
         found = read_status(experiment, root)
         parts = iter([status_text.as_json(found)]) if as_json else status_text.describe(found)
     else:
-        parts = perform(experiment, request, root, device, jobs, profile, dry_run)
+        parts = perform(
+            experiment, request, root, Settings(device, jobs, profile, task, trust=trust_checkpoint), dry_run
+        )
     for part in parts:
         wide.print(Printable(part), highlight=False, markup=False, soft_wrap=isinstance(part, str))

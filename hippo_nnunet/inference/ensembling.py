@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from hippo_nnunet.evaluation.probabilities import load_probabilities
 from hippo_nnunet.evaluation.selection import EnsembleChoice
 from hippo_nnunet.files import atomic_path, read_object
 from hippo_nnunet.models.model_file import FOLDER_REMEDY
+from hippo_nnunet.nnunet.case_files import read_properties
 from hippo_nnunet.nnunet.plans_check import check_reader
 from hippo_nnunet.progress import tracked
 
@@ -158,14 +158,12 @@ def write_out_of_fold(
 
 
 def _properties(probabilities: Path) -> dict[str, Any]:
-    """Read the geometry that nnU-Net pickled beside the probabilities on this machine."""
+    """Read the geometry that nnU-Net pickled beside the probabilities."""
     path = probabilities.with_suffix(".pkl")
     try:
-        with path.open("rb") as stream:
-            properties: dict[str, Any] = pickle.load(stream)
+        return read_properties(path)
     except Exception as error:  # a damaged pickle raises various exceptions
         raise DataError(
             f"{path}: cannot be read ({error}): delete {probabilities}, then validate the fold again ('hippo-nnunet "
             "run' does by itself), or predict this case again with --save_probabilities"
         ) from error
-    return properties

@@ -22,6 +22,7 @@ from hippo_nnunet.data.subjects import NONE
 from hippo_nnunet.errors import ConfigError, DependencyError
 from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet import folds, partial, preprocessed, splits
+from hippo_nnunet.nnunet.case_files import check_cases
 from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_descriptions
 from hippo_nnunet.nnunet.fold_lock import fold_lock
 from hippo_nnunet.nnunet.integrity import check_integrity
@@ -260,12 +261,25 @@ def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False)
     # in distributed training, the first process holds the lock
     with fold_lock(folder, wait) if job.num_gpus == 1 else nullcontext():
         if validation_only or not is_finished(folder, job.npz):  # another process may have finished it meanwhile
+            if not job.trust_checkpoint:
+                _check_code(folder, preprocessed.data_folder(plans, job.configuration, folders), job.validate_best)
             _train(job, name, folder, device)
         else:
             from hippo_nnunet.nnunet.checkpoints import restore_descriptions
 
-            restore_descriptions(folder, _torch_device(device))
+            restore_descriptions(folder, _torch_device(device), job.trust_checkpoint)
     return folder
+
+
+def _check_code(folder: Path, data: Path, validate_best: bool) -> None:
+    """Refuse preprocessed cases and checkpoints of a fold that could run code when nnU-Net loads them."""
+    from hippo_nnunet.nnunet.checkpoints import read_record
+
+    check_cases(data, sorted(preprocessed.stored_cases(data)))
+    checkpoints = [folder / f"checkpoint_{which}.pth" for which in ("final", "latest", "best")]
+    there = [path for path in checkpoints if path.is_file()]
+    for path in {*there[:1], *(there[-1:] if validate_best else ())}:
+        read_record(path)
 
 
 def _train(job: TrainJob, dataset: str, folder: Path, device: str) -> None:

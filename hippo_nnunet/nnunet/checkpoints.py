@@ -17,6 +17,7 @@ from hippo_nnunet import __version__
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.files import atomic_path, write_json
 from hippo_nnunet.nnunet.finished import SUMMARY, plan_difference, schedule_difference
+from hippo_nnunet.nnunet.trust import read_checkpoint
 from hippo_nnunet.training.one_cycle import CycleSchedule
 from hippo_nnunet.training.precision_choice import VARIABLE as PRECISION_VARIABLE
 
@@ -165,18 +166,24 @@ def save_tensors(content: Any, path: Path) -> None:
         raise (error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error))) from error
 
 
-def read_record(path: Path) -> StoredRecord:
+def read_record(path: Path, trust: bool = False) -> StoredRecord:
     """Read the plans and our record from a checkpoint.
 
+    Args:
+        path: The checkpoint.
+        trust: Read it even if that could run code.
+
     Raises:
-        DataError: The file cannot be read.
+        DataError: The file cannot be read, or could run code and is not trusted.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+        checkpoint = read_checkpoint(path, trust)
         ours = checkpoint.get(KEY, {})
         record = TrainingRecord(**ours["record"]) if ours else None
         arguments = checkpoint["init_args"]
         return StoredRecord(arguments["plans"], arguments["dataset_json"], ours.get("cycle"), record)
+    except DataError:
+        raise
     except Exception as error:  # torch.load raises various exceptions for a damaged file
         reason = " ".join(str(error).split())[:200]
         raise DataError(
@@ -250,17 +257,18 @@ def write_missing_descriptions(trainer: Any, record: TrainingRecord) -> None:
         _write_missing(folder, trainer.plans_manager.plans, trainer.dataset_json, record, trainer.device)
 
 
-def restore_descriptions(folder: Path, device: torch.device) -> None:
+def restore_descriptions(folder: Path, device: torch.device, trust: bool = False) -> None:
     """Write the same missing files from a trained fold's final checkpoint.
 
     Args:
         folder: `.../{trainer}__{plans}__{configuration}/fold_X`, which no process trains now.
         device: Named in a new `hippo_training.json`; the checkpoint does not store it.
+        trust: Read the checkpoint even if that could run code.
 
     Raises:
-        DataError: The checkpoint cannot be read.
+        DataError: The checkpoint cannot be read, or could run code and is not trusted.
     """
-    stored = read_record(folder / "checkpoint_final.pth")
+    stored = read_record(folder / "checkpoint_final.pth", trust)
     _write_missing(folder, stored.plans, stored.dataset_json, stored.record, device)
 
 

@@ -14,6 +14,7 @@ from hippo_nnunet.data.exploration_case import LoadedCase
 from hippo_nnunet.data.layout import Dataset
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.files import read_json
+from hippo_nnunet.nnunet.case_files import check_cases
 from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES
 from hippo_nnunet.nnunet.plans import configuration_of, is_plans
 from hippo_nnunet.nnunet.preprocessed import stored_cases
@@ -127,6 +128,7 @@ def _load(
 ) -> PreprocessedCase:
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
+    check_cases(folder, [case.id])
     try:
         data, seg, _, _ = infer_dataset_class(str(folder))(str(folder)).load_case(case.id)
         channels, label = np.asarray(data[:], dtype=np.float32), np.asarray(seg[:], dtype=np.int64)

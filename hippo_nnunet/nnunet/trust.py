@@ -11,38 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from hippo_nnunet.errors import DataError
+from hippo_nnunet.nnunet.case_files import NumberType, number, text_bytes
 
 log = logging.getLogger(__name__)
-
-_NUMBERS = re.compile(r"([<>=|]?)([biufc])(\d{1,2})")
-"""Codes of numeric types such as f8; no objects, text or structures."""
-
-
-class _NumberType:
-    """Replaces `numpy.dtype`, because numpy crashes on some types that a pickle could make of it."""
-
-    def __init__(self, code: Any, align: Any = False, copy: Any = True) -> None:
-        if not isinstance(code, str) or not _NUMBERS.fullmatch(code):
-            raise pickle.UnpicklingError(f"Unsupported global: GLOBAL numpy.dtype({code!r}) is not a numeric type")
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state: Any) -> None:
-        """Restore the byte order from numpy's pickled state."""
-        order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
-        if order not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError("Unsupported global: GLOBAL numpy.dtype with an invalid state")
-        self.dtype = self.dtype.newbyteorder(order)
-
-
-def _number(of_type: _NumberType, content: bytes) -> Any:
-    """Replacement of numpy's `scalar`: one number from its bytes."""
-    if type(of_type) is not _NumberType or type(content) is not bytes or len(content) != of_type.dtype.itemsize:
-        raise pickle.UnpicklingError("Unsupported global: GLOBAL numpy scalar that is not a number")
-    return np.frombuffer(content, of_type.dtype)[0]
 
 
 def _registered(replacement: Any, module: str, name: str) -> Any:
@@ -52,22 +26,23 @@ def _registered(replacement: Any, module: str, name: str) -> Any:
 
 
 def _numpy_scalar(module: str) -> Any:
-    def scalar(of_type: _NumberType, content: bytes) -> Any:
-        return _number(of_type, content)
+    def scalar(of_type: NumberType, content: bytes) -> Any:
+        return number(of_type, content)
 
     return _registered(scalar, module, "scalar")
 
 
-def _bytes(text: str, encoding: str) -> bytes:
-    """Replacement of `_codecs.encode`, with which pickles of protocol 2 write bytes; torch before 2.5 refuses it."""
-    if type(text) is not str or encoding != "latin1":
-        raise pickle.UnpicklingError("Unsupported global: GLOBAL _codecs.encode of something other than bytes")
-    return text.encode("latin1")
+class _Type(NumberType):
+    pass
+
+
+def _encode(text: str, encoding: str) -> bytes:  # torch before 2.5 refuses the original
+    return text_bytes(text, encoding)
 
 
 _ALLOWED = [
-    _registered(_bytes, "_codecs", "encode"),
-    _registered(_NumberType, "numpy", "dtype"),
+    _registered(_encode, "_codecs", "encode"),
+    _registered(_Type, "numpy", "dtype"),
     _numpy_scalar("numpy._core.multiarray"),
     _numpy_scalar("numpy.core.multiarray"),  # numpy 1
 ]
@@ -90,6 +65,9 @@ def read_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
     """
     if not zipfile.is_zipfile(path):  # torch would read it as a legacy pickle
         raise ValueError(f"{path} is cut off, or no checkpoint")
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):  # torch before 2.6 would run it
+            raise ValueError(f"{path} is a TorchScript archive, no checkpoint")
     try:
         with _allowing():
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -103,6 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--gpus", default="")
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--trust-checkpoint", action="store_true")
     options = parser.parse_args(arguments)
     sys.stderr.write(log_header(sys.argv[1:] if arguments is None else arguments) + "\n")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
@@ -126,11 +127,11 @@ def _cell(experiment: Experiment, options: argparse.Namespace) -> Cell:
 _JOBS: dict[str, Callable[[Experiment, NnunetFolders, argparse.Namespace], object]] = {
     "data": lambda e, f, o: steps.data(e, f, Path(o.source) if o.source else None),
     "plan": lambda e, f, o: steps.plan(e, f, Path.cwd()),
-    "preprocess": lambda e, f, o: steps.preprocess(e, o.configuration),
-    "train": lambda e, f, o: steps.train(e, _cell(e, o), o.device, o.threads, o.gpus),
+    "preprocess": lambda e, f, o: steps.preprocess(e, o.configuration, o.trust_checkpoint),
+    "train": lambda e, f, o: steps.train(e, _cell(e, o), o.device, o.threads, o.gpus, o.trust_checkpoint),
     "ensemble": lambda e, f, o: steps.ensemble(e, f, Path.cwd()),
     "evaluate": lambda e, f, o: steps.evaluate(e, f, Path.cwd()),
-    "predict": lambda e, f, o: steps.predict(e, f, Path.cwd(), o.variant, o.device),
+    "predict": lambda e, f, o: steps.predict(e, f, Path.cwd(), o.variant, o.device, o.trust_checkpoint),
     "submission": lambda e, f, o: steps.submission(e, f, Path.cwd()),
     "manifest": lambda e, f, o: write_json(RELATIVE.manifest, build_manifest(e, Path.cwd(), f, o.device), indent=2),
     "report": lambda e, f, o: steps.report(Path.cwd()),

@@ -54,6 +54,7 @@ class Settings:
         profile: `local`, `slurm`, or a folder with a Snakemake profile.
         source: MSD folder or archive, needed until the dataset is converted.
         subjects: The subject of every case, from the user's own table; None without one.
+        trust: Use checkpoints, plans and preprocessed cases even if they could run code.
     """
 
     device: str
@@ -61,6 +62,7 @@ class Settings:
     profile: str = "local"
     source: Path | None = None
     subjects: Subjects | None = None
+    trust: bool = False
 
 
 def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders, settings: Settings) -> None:
@@ -201,6 +203,8 @@ def snakemake_command(folder: Path, settings: Settings, products: Collection[str
     config = {"products": ",".join(products), "device": settings.device, "cores": str(cores), "threads": str(threads)}
     if here and settings.device == "cuda":
         config["gpus"] = quote(",".join(visible_gpus()))
+    if settings.trust:
+        config["trust"] = "yes"
     if settings.source is not None:
         config["source"] = quote(str(settings.source.resolve()))  # Snakemake would read ": " and " #" as YAML
     return [

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def perform(
-    folder: Path, request: Request, root: Path | None, device: str, parallel: int, profile: str, dry_run: bool
+    folder: Path, request: Request, root: Path | None, settings: launch.Settings, dry_run: bool
 ) -> Iterator[Table | str]:
     """Run an experiment, or describe what would be done.
 
@@ -36,9 +37,7 @@ def perform(
         folder: The experiment's folder.
         request: What is requested.
         root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-        parallel: Trainings at the same time.
-        profile: `local`, `slurm` or the folder of a Snakemake profile.
+        settings: How to run it.
         dry_run: Change nothing, and say what would be done.
 
     Yields:
@@ -54,12 +53,13 @@ def perform(
     limit_processes()
     root = at_home(root or folder / "nnunet").absolute()
     folders = folders_for(root)
-    here = device if device == "auto" and profile != "local" else resolve_device(device)
+    on_node = settings.device == "auto" and settings.profile != "local"
+    here = "auto" if on_node else resolve_device(settings.device)
     experiment = resolve(request, folder, folders, "cuda" if here == "auto" else here)  # clusters have GPUs
     subjects = check_subjects(experiment, folders, folder, request.subjects, request.task)
-    settings = launch.Settings(here, parallel, profile, request.task, subjects)
+    settings = replace(settings, device=here, subjects=subjects)
     left = remaining_trainings(experiment, missing_trainings(experiment, folder), folders.results, here)
-    seconds = wall_clock_seconds((item.seconds for item in left.values()), parallel)
+    seconds = wall_clock_seconds((item.seconds for item in left.values()), settings.parallel)
     if dry_run:
         yield launch.dry_run(experiment, folder, folders, settings)
         if left:

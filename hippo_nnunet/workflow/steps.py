@@ -62,12 +62,12 @@ def plan(experiment: Experiment, folders: NnunetFolders, folder: Path) -> None:
     save_split(experiment, folders, folder)
 
 
-def preprocess(experiment: Experiment, configuration: str) -> None:
+def preprocess(experiment: Experiment, configuration: str, trust: bool) -> None:
     """Preprocess one configuration."""
-    api.plan_and_preprocess(experiment.dataset, preset(experiment.preset).planner, (configuration,))
+    api.plan_and_preprocess(experiment.dataset, preset(experiment.preset).planner, (configuration,), trust=trust)
 
 
-def train(experiment: Experiment, cell: Cell, device: str, threads: int, gpus: str) -> None:
+def train(experiment: Experiment, cell: Cell, device: str, threads: int, gpus: str, trust: bool = False) -> None:
     """Train and validate one fold, on one of these GPUs; wait for another process that works on the same fold."""
     job = api.TrainJob(
         dataset=experiment.dataset,
@@ -77,6 +77,7 @@ def train(experiment: Experiment, cell: Cell, device: str, threads: int, gpus: s
         plans=experiment.plans,
         device=device,
         threads=threads,
+        trust_checkpoint=trust,
     )
     with one_gpu(gpus.split(",")):
         api.train_fold(job, wait=True)
@@ -148,7 +149,9 @@ def evaluate(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
     save_measurements(experiment, folders, folder)
 
 
-def predict(experiment: Experiment, folders: NnunetFolders, folder: Path, variant: str, device: str) -> None:
+def predict(
+    experiment: Experiment, folders: NnunetFolders, folder: Path, variant: str, device: str, trust: bool
+) -> None:
     """Segment the test images with all folds of a variant, its configurations averaged, or with the ensemble."""
     from hippo_nnunet.evaluation.selection import EnsembleChoice
     from hippo_nnunet.inference.predict import PredictOptions
@@ -172,6 +175,7 @@ def predict(experiment: Experiment, folders: NnunetFolders, folder: Path, varian
             experiment.folds[configurations[0]],
             device,
             postprocessing=postprocessing,
+            trust_checkpoint=trust,
             show_progress=True,
         ),
     )

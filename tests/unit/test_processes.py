@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hippo_nnunet.cli.main import run_program
-from hippo_nnunet.processes import SAFE_PATH, python_command
+from hippo_nnunet.processes import python_command
 
 FORKED = """
 import os, signal
@@ -63,7 +63,7 @@ def test_worker_processes_of_a_command_import_nothing_from_the_working_folder(
     foreign_modules: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that nnU-Net and torch start as well: multiprocessing's command line has `-c`."""
-    monkeypatch.setenv(SAFE_PATH, "")
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
     run_program(lambda: None)  # type: ignore[arg-type]
     command = [sys.executable, "-c", "from multiprocessing.spawn import spawn_main; import random"]
     subprocess.run(command, check=True, timeout=60)

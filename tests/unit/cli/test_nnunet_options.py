@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from hippo_nnunet.cli import main
 from hippo_nnunet.nnunet.train_job import TrainJob
+from hippo_nnunet.workflow.launch import Settings
 
 DATASET = "Dataset004_Hippocampus"
 MODEL = "UNetTrainer__nnUNetPlans__2d"
@@ -105,9 +106,9 @@ def test_train_takes_the_preset_that_is_planned(root: Path, calls: list[tuple[An
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("", ("4", "CompactPlanner", ["2d", "3d_fullres"], None)),
-        ("-c 2d -pl AttentionUNetPlanner -np 2", ("4", "AttentionUNetPlanner", ["2d"], 2)),
-        ("-c 2d 3d_lowres --preset gpu", ("4", "ExperimentPlanner", ["2d", "3d_lowres"], None)),
+        ("", ("4", "CompactPlanner", ["2d", "3d_fullres"], None, False)),
+        ("-c 2d -pl AttentionUNetPlanner -np 2", ("4", "AttentionUNetPlanner", ["2d"], 2, False)),
+        ("-c 2d 3d_lowres --preset gpu", ("4", "ExperimentPlanner", ["2d", "3d_lowres"], None, False)),
     ],
 )
 def test_plan(root: Path, calls: list[tuple[Any, ...]], options: str, expected: tuple[Any, ...]) -> None:
@@ -137,7 +138,8 @@ def test_predict_with_folders(root: Path, calls: list[tuple[Any, ...]]) -> None:
 def test_run(root: Path, calls: list[tuple[Any, ...]]) -> None:
     request = did(calls, "run exp -d 4 -c 2d -f 0 -tr UNetTrainer -device cpu")[1]
     assert (request.dataset, request.configurations, request.folds, request.variants) == ("4", "2d", "0", "UNetTrainer")
-    assert calls[-1][3] == "cpu"
+    assert calls[-1][3] == Settings("cpu")
+    assert did(calls, "run exp -d 4 --trust-checkpoint")[3].trust
 
 
 def test_a_word_of_two_letters_is_one_option(root: Path, calls: list[tuple[Any, ...]]) -> None:

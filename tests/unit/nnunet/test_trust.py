@@ -6,7 +6,9 @@ import io
 import json
 import logging
 import os
+import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from model_forge import DATASET, PLANS, weights
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.inference.members import find_members, load_member
+from hippo_nnunet.nnunet import api
+from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES
 from hippo_nnunet.nnunet.train_job import TrainJob
 from hippo_nnunet.nnunet.trust import read_checkpoint
 
@@ -144,6 +148,51 @@ def test_a_checkpoint_that_is_none(tmp_path: Path) -> None:
         folder = model_folder(tmp_path / "m", checkpoint())
         (folder / "fold_0" / "checkpoint_final.pth").write_bytes(b"PK\x03\x04 damaged")
         load(folder)
+
+
+def test_a_torchscript_archive_is_no_checkpoint(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "c.pth", "w") as archive:
+        archive.writestr("c/data.pkl", b"")
+        archive.writestr("c/constants.pkl", b"")
+    with pytest.raises(ValueError, match="is a TorchScript archive"):
+        read_checkpoint(tmp_path / "c.pth", trust=True)
+
+
+@pytest.mark.parametrize(("present", "loaded"), [("final", "final"), ("latest best", "latest"), ("best", "best")])
+def test_a_training_resumes_from_a_checkpoint_that_runs_code_with_the_users_word_only(
+    present: str, loaded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As nnU-Net would load it; a fold that somebody else has trained is validated, or trained on."""
+    plans = {**PLANS, "plans_name": "TinyPlans", "dataset_name": "Dataset902_Forged"}
+    data = tmp_path / "nnUNet_preprocessed" / "Dataset902_Forged"
+    (data / "TinyPlans_2d").mkdir(parents=True)
+    for name in FOLDER_VARIABLES:
+        monkeypatch.setenv(name, str(tmp_path / name))
+    (data / "TinyPlans.json").write_text(json.dumps(plans))
+    (data / "dataset.json").write_text(json.dumps(DATASET))
+    cases = [f"case_{number}" for number in range(5)]
+    for case in cases:
+        (data / "TinyPlans_2d" / f"{case}.pkl").write_bytes(pickle.dumps({"spacing": (1.0, 1.0, 1.0)}))
+    splits = [{"train": [c for c in cases if c != case], "val": [case]} for case in cases]
+    (data / "splits_final.json").write_text(json.dumps(splits))
+    model = tmp_path / "nnUNet_results" / "Dataset902_Forged" / "UNetTrainer_fast__TinyPlans__2d"
+    for which in present.split():
+        evil = which == loaded
+        content = checkpoint(extra=Evil(tmp_path / "canary") if evil else None)
+        saved(model / "fold_0" / f"checkpoint_{which}.pth", content)
+    started = []
+    monkeypatch.setattr(api, "_train", lambda *given: started.append(given))
+    job = TrainJob("902", "2d", 0, "UNetTrainer_fast", "TinyPlans", "cpu")
+    with pytest.raises(DataError, match=rf"checkpoint_{loaded}\.pth: .*run code.*--trust-checkpoint"):
+        api.train_fold(job)
+    assert not started
+    api.train_fold(replace(job, trust_checkpoint=True))
+    assert started
+    assert not (tmp_path / "canary").exists()
+    (data / "TinyPlans_2d" / "case_3.pkl").write_bytes(pickle.dumps(Evil(tmp_path / "canary")))
+    with pytest.raises(DataError, match=r"case_3\.pkl: it could run code"):
+        api.train_fold(job)
+    assert not (tmp_path / "canary").exists()
 
 
 def test_plans_beside_a_checkpoint_can_run_code_too(tmp_path: Path) -> None:

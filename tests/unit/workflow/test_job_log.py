@@ -70,7 +70,7 @@ def test_a_training_job_is_that_cell_of_the_experiment(
     seen = []
     monkeypatch.setattr(jobs.steps, "train", lambda *given: seen.append(given))
     assert jobs.main([*ARGUMENTS, "--gpus", "0,1"]) == 0
-    assert seen == [(asked, asked.cells()[0], "cpu", 2, "0,1")]
+    assert seen == [(asked, asked.cells()[0], "cpu", 2, "0,1", False)]
     assert jobs.main(["train", "--variant", "UNet", "--configuration", "2d", "--fold", "0"]) == 1
     assert "experiment.yaml asks for no UNet 2d fold 0" in capsys.readouterr().err
 
@@ -140,8 +140,9 @@ def test_a_process_ends_with_its_parent(kernel_tells: bool) -> None:
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.parametrize("trust", [False, True])
 def test_neither_snakemake_nor_its_jobs_import_from_a_working_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trust: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither from the folder in which `run` is called nor from an experiment that somebody else made."""
     pytest.importorskip("snakemake")
@@ -151,10 +152,11 @@ def test_neither_snakemake_nor_its_jobs_import_from_a_working_folder(
         (folder / f"{name}.py").write_text(f"open({str(written)!r}, 'w')\nraise SystemExit(9)\n")
     Experiment("Dataset004_X", "laptop", ("UNet",), {"2d": (1,)}).save(folder / "experiment.yaml")
     monkeypatch.chdir(folder)
-    command = launch.snakemake_command(folder, launch.Settings("cpu"), ())
+    command = launch.snakemake_command(folder, launch.Settings("cpu", trust=trust), ())
     done = subprocess.run([*command, "--dry-run", "--printshellcmds"], capture_output=True, text=True, check=False)
     assert not written.exists(), done.stdout
     assert done.returncode == 0, done.stderr
     jobs_started = [line for line in done.stdout.splitlines() if "hippo_nnunet.workflow.jobs" in line]
     assert len(jobs_started) > 4
     assert all(shlex.join(python_command("-m", "hippo_nnunet.workflow.jobs")) in line for line in jobs_started)
+    assert all(("--trust-checkpoint" in line) == trust for line in jobs_started)
