@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
 import torch
 
-from hippo_nnunet.clip.models import MINI, MINI_FOLDER, MODEL_VARIABLE, EncoderChoice, is_file
+from hippo_nnunet.clip.models import MINI, MINI_FOLDER, MODEL_VARIABLE, TRUST_VARIABLE, EncoderChoice, is_file
 from hippo_nnunet.clip.preprocessing import Preprocessing
 from hippo_nnunet.clip.weights import import_open_clip, pretrained_config, weights_file
 from hippo_nnunet.errors import ConfigError, DependencyError, HippoError
@@ -31,14 +34,16 @@ def load_model(choice: EncoderChoice) -> tuple[Any, Callable[[list[str]], torch.
     Args:
         choice: Encoder. A tag brings its own activation and preprocessing. A file is loaded into the named
             architecture with the activation that the name says (`ViT-B-32-quickgelu` for OpenAI's weights), except
-            for OpenAI's own archives (`ViT-B-32.pt`, TorchScript), which have only one.
+            for OpenAI's own archives (`ViT-B-32.pt`, TorchScript), which have only one. Other TorchScript archives
+            need TRUST_VARIABLE, because loading one runs code.
 
     Returns:
         The open_clip model (CLIP, CustomTextCLIP or CoCa; float32, on the CPU), its tokenizer from prompts to tokens,
         its own preprocessing, and whether its activation is QuickGELU.
 
     Raises:
-        ConfigError: There is no such model, tag or file, or the file does not fit the model in every tensor.
+        ConfigError: There is no such model, tag or file, the file does not fit the model in every tensor, or it could
+            run code and is not trusted.
         DependencyError: The weights are neither on this machine nor reachable, open_clip is missing, or a downloaded
             file does not load.
     """
@@ -47,6 +52,8 @@ def load_model(choice: EncoderChoice) -> tuple[Any, Callable[[list[str]], torch.
     name = f"local-dir:{MINI_FOLDER}" if choice == MINI else choice.model
     own = {} if choice == MINI or is_file(choice.weights) else pretrained_config(choice)
     archive = zipfile.is_zipfile(path) and _is_torchscript(path)
+    if archive:
+        _check_trusted(path, open_clip)
     quick_gelu = bool(archive or own.get("quick_gelu") or open_clip.get_model_config(name).get("quick_gelu"))
     try:
         with _quiet(), TemporaryDirectory(prefix="hippo-clip-") as scratch:
@@ -99,6 +106,22 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def _is_torchscript(path: Path) -> bool:
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _check_trusted(path: Path, open_clip: ModuleType) -> None:
+    """Refuse an archive that is none of OpenAI's, whose SHA-256 is in its address, unless the user trusts it."""
+    if os.environ.get(TRUST_VARIABLE) == "1":
+        return
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(2**20):
+            digest.update(chunk)
+    models = [model for model, tag in open_clip.list_pretrained() if tag == "openai"]
+    if not any(f"/{digest.hexdigest()}/" in open_clip.get_pretrained_url(model, "openai") for model in models):
+        raise ConfigError(
+            f"CLIP weights {path}: loading this TorchScript archive can run code, and it is none of OpenAI's: give "
+            f"safetensors or a state dict, or set {TRUST_VARIABLE}=1 if you trust its author"
+        )
 
 
 def _weights_of_archive(path: Path, scratch: Path) -> Path:

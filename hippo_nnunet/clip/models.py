@@ -10,6 +10,7 @@ from hippo_nnunet.errors import ConfigError
 
 MODEL_VARIABLE = "HIPPO_CLIP_MODEL"
 WEIGHTS_VARIABLE = "HIPPO_CLIP_WEIGHTS"
+TRUST_VARIABLE = "HIPPO_TRUST_CLIP_WEIGHTS"
 
 # The bundled encoder, in the layout of open_clip's `local-dir:` models.
 MINI_FOLDER = Path(__file__).parent / "mini"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import logging
@@ -244,11 +245,11 @@ def test_the_activation_is_that_of_the_name(tiny_state: dict, tmp_path: Path) ->
     assert (exact.encode_image(SLICES) - quick.encode_image(SLICES)).abs().max() > 1e-4
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's, about TorchScript itself
-def test_an_archive_of_openai_has_openais_activation(tiny_state: dict, tmp_path: Path) -> None:
+def torchscript(state: dict, archive: Path) -> Path:
+    """Write weights as OpenAI did."""
     holder: torch.nn.Module = torch.nn.Identity()
     holder.register_buffer("input_resolution", torch.tensor(16))  # among OpenAI's weights too
-    for name, values in tiny_state.items():
+    for name, values in state.items():
         *path, last = name.split(".")
         owner = holder
         for part in path:
@@ -256,11 +257,33 @@ def test_an_archive_of_openai_has_openais_activation(tiny_state: dict, tmp_path:
                 owner.add_module(part, torch.nn.Identity())
             owner = owner._modules[part]
         owner.register_parameter(last, torch.nn.Parameter(values))
-    archive = tmp_path / "tiny.pt"
     torch.jit.trace(holder, torch.zeros(1)).save(str(archive))
+    return archive
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, about TorchScript itself
+def test_an_archive_of_openai_has_openais_activation(
+    tiny_state: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = torchscript(tiny_state, tmp_path / "tiny.pt")
+    address = f"https://openai/clip/models/{hashlib.sha256(archive.read_bytes()).hexdigest()}/tiny.pt"
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", {"openai": {"url": address, "hf_hub": ""}})
     plain = saved(tiny_state, tmp_path / "plain.pt")
     from_archive = load_encoder(EncoderChoice("tiny", str(archive)))
     assert from_archive.sha256 == load_encoder(EncoderChoice("tiny-quickgelu", str(plain))).sha256
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, about TorchScript itself
+def test_another_archive_needs_the_users_word(
+    tiny_state: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = torchscript(tiny_state, tmp_path / "tiny.pt")
+    with monkeypatch.context() as untrusted:
+        untrusted.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("an archive that may run code was loaded"))
+        with pytest.raises(ConfigError, match=r"tiny\.pt: .*can run code.*HIPPO_TRUST_CLIP_WEIGHTS=1"):
+            load_encoder(EncoderChoice("tiny", str(archive)))
+    monkeypatch.setenv("HIPPO_TRUST_CLIP_WEIGHTS", "1")
+    assert load_encoder(EncoderChoice("tiny", str(archive))).embed_dim
 
 
 def test_a_tag_brings_its_own_activation_and_preprocessing(
