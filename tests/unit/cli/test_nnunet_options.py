@@ -106,9 +106,9 @@ def test_train_takes_the_preset_that_is_planned(root: Path, calls: list[tuple[An
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("", ("4", "CompactPlanner", ["2d", "3d_fullres"], None, False)),
-        ("-c 2d -pl AttentionUNetPlanner -np 2", ("4", "AttentionUNetPlanner", ["2d"], 2, False)),
-        ("-c 2d 3d_lowres --preset gpu", ("4", "ExperimentPlanner", ["2d", "3d_lowres"], None, False)),
+        ("", ("4", "CompactPlanner", ["2d", "3d_fullres"], None)),
+        ("-c 2d -pl AttentionUNetPlanner -np 2", ("4", "AttentionUNetPlanner", ["2d"], 2)),
+        ("-c 2d 3d_lowres --preset gpu", ("4", "ExperimentPlanner", ["2d", "3d_lowres"], None)),
     ],
 )
 def test_plan(root: Path, calls: list[tuple[Any, ...]], options: str, expected: tuple[Any, ...]) -> None:
