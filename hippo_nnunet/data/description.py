@@ -88,7 +88,11 @@ def description_findings(
 
     entry = "modality" if "modality" in description else "channel_names"
     channels = description.get("channel_names")
-    if not isinstance(channels, Mapping) or not all(isinstance(name, str) for name in channels.values()):
+    if (
+        not channels
+        or not isinstance(channels, Mapping)
+        or not all(isinstance(name, str) for name in channels.values())
+    ):
         yield finding(f"{entry} is {_short(channels)}", 'write each channel\'s number and name: {"0": "MRI"}')
     elif list(channels) != (numbers := [str(number) for number in range(len(channels))]):
         message = f"{entry} numbers the channels {', '.join(map(str, channels))}"

@@ -13,7 +13,7 @@ from hippo_nnunet.clip.models import MODEL_VARIABLE, WEIGHTS_VARIABLE, chosen_en
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.files import read_json, read_object
 from hippo_nnunet.nnunet.plans import configuration_of, is_plans
-from hippo_nnunet.nnunet.splits import Split, split_difference
+from hippo_nnunet.nnunet.splits import Split, is_split, split_difference
 from hippo_nnunet.training import recipes
 from hippo_nnunet.training.schedule import schedule_for
 
@@ -101,9 +101,10 @@ def check_finished(
         if difference:
             raise ConfigError(f"{folder} was trained by another schedule ({difference}); delete it to train again")
         encoder, chosen = record.get("encoder"), chosen_encoder(recipe.mini)
-        if encoder and encoder["name"] != chosen.name:
+        used = encoder.get("name") if isinstance(encoder, dict) else encoder
+        if used and used != chosen.name:
             raise ConfigError(
-                f"{folder} was trained with the CLIP encoder {encoder['name']}, expected {chosen.name}: set "
+                f"{folder} was trained with the CLIP encoder {used}, expected {chosen.name}: set "
                 f"{MODEL_VARIABLE} and {WEIGHTS_VARIABLE} to it, or delete the folder to train again"
             )
 
@@ -119,6 +120,8 @@ def check_trained_split(folder: Path, split: Split) -> None:
         DataError: The record of the training cannot be read.
     """
     stored = read_object(folder / SUMMARY).get("split") if (folder / SUMMARY).is_file() else None
+    if stored is not None and not is_split(stored):
+        raise DataError(f"{folder / SUMMARY} holds no split; delete it, then run again: the checkpoint knows it")
     if stored is None:
         try:
             ending = str(read_object(folder.parent / "dataset.json")["file_ending"])
@@ -127,8 +130,6 @@ def check_trained_split(folder: Path, split: Split) -> None:
             return
         if not stored["val"]:
             return
-    if not (isinstance(stored, dict) and all(isinstance(stored.get(part, []), list) for part in ("train", "val"))):
-        raise DataError(f"{folder / SUMMARY} holds no split; delete it, then run again: the checkpoint knows it")
     check_same_split(stored, split, folder)
 
 

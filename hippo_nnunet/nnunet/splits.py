@@ -37,7 +37,7 @@ def read_splits(dataset: str, folders: NnunetFolders) -> list[Split] | None:
     if not file.is_file():
         return None
     splits = read_json(file)
-    if not isinstance(splits, list) or not splits or not all(map(_is_split, splits)):
+    if not isinstance(splits, list) or not splits or not all(map(is_split, splits)):
         raise DataError(f"{file} is not a list of train/val splits; {_DELETE}")
     validated: dict[str, int] = {}
     for fold, split in enumerate(splits):
@@ -60,7 +60,8 @@ def read_splits(dataset: str, folders: NnunetFolders) -> list[Split] | None:
     return splits
 
 
-def _is_split(split: Any) -> bool:
+def is_split(split: Any) -> bool:
+    """Return whether the content of a JSON file lists the cases of a fold."""
     return isinstance(split, dict) and all(
         isinstance(split.get(part), list) and all(isinstance(case, str) for case in split[part])
         for part in ("train", "val")

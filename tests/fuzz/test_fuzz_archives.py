@@ -47,10 +47,24 @@ def _with_checksums(content: bytes) -> bytes:
     return bytes(fixed)
 
 
+def _zipped() -> bytes:
+    """The same task in a ZIP."""
+    packed = io.BytesIO()
+    with (
+        tarfile.open(fileobj=io.BytesIO(_task())) as source,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as made,
+    ):
+        for member in source:
+            content = source.extractfile(member)
+            assert content is not None
+            made.writestr(member.name, content.read())
+    return packed.getvalue()
+
+
 def test_tasks(fuzz: Fuzz, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
-    right = _task()
+    right, zipped = _task(), _zipped()
     header = changed_bytes(right, within=4096)
     outside = tmp_path / "outside"
     write(outside, "untouched")
@@ -59,14 +73,14 @@ def test_tasks(fuzz: Fuzz, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         path = write(tmp_path / "task.tar", content)
 
         def read() -> None:
-            with open_dataset(path):
-                pass
+            with open_dataset(path) as dataset:
+                assert not any(found.is_symlink() for found in dataset.folder.parent.rglob("*"))
 
         refusal(read)
         assert list((tmp_path / "tmp").iterdir()) == []
         assert sorted(p.name for p in tmp_path.iterdir()) == ["outside", "task.tar", "tmp"]
 
-    packed = (header.map(gzip.compress), changed_bytes(gzip.compress(right)))
+    packed = (header.map(gzip.compress), changed_bytes(gzip.compress(right)), changed_bytes(zipped))
     fuzz(check, st.one_of(header, header.map(_with_checksums), header.map(_with_checksums), *packed), 100)
 
 

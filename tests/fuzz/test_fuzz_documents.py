@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import yaml
 from fuzzing import Fuzz, refusal
 from hypothesis import strategies as st
 from mutations import VALUES, changed_bytes, damaged, write
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from benchmarks.document import read_document
 from hippo_nnunet.clip.prompts import override_prompts
 from hippo_nnunet.data.check import check_dataset
+from hippo_nnunet.data.description import read_description
 from hippo_nnunet.data.finding import findings_json
 from hippo_nnunet.evaluation.per_case import read_per_case, read_published
 from hippo_nnunet.evaluation.selection import EnsembleChoice
@@ -27,7 +32,9 @@ from hippo_nnunet.inference.submission import dataset_labels
 from hippo_nnunet.nnunet.finished import check_finished
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import check_preprocessed, raw_cases
-from hippo_nnunet.nnunet.splits import check_fold
+from hippo_nnunet.nnunet.splits import check_fold, split_record
+from hippo_nnunet.training.recipes import parse
+from hippo_nnunet.training.schedule import schedule_for
 
 pytestmark = pytest.mark.fuzz
 
@@ -151,6 +158,32 @@ def test_dataset_json(fuzz: Fuzz, tmp_path: Path, right: dict[str, Any]) -> None
     fuzz(check, damaged(right), 60)
 
 
+FOR_NNUNET = (
+    {**NNUNET, "overwrite_image_reader_writer": "NibabelIO", "channel_names": {"0": "CT", "1": "T1"}},
+    {**NNUNET, "labels": {"background": 0, "Anterior": 1, "Posterior": 2, "ignore": 3}},
+)
+
+
+@pytest.mark.parametrize("right", FOR_NNUNET, ids=["regions", "ignore"])
+def test_what_the_check_passes_is_taken_by_nnunet(fuzz: Fuzz, tmp_path: Path, right: dict[str, Any]) -> None:
+    path = tmp_path / "dataset.json"
+
+    def check(content: str) -> None:
+        write(path, content)
+        read: list[dict[str, Any]] = []
+        if refusal(lambda: read.append(read_description(path))):
+            return
+        manager = LabelManager(read[0]["labels"], read[0].get("regions_class_order"))
+        values = [*manager.all_labels, *([manager.ignore_label] if manager.has_ignore_label else [])]
+        assert values == list(range(len(values)))
+        for name in read[0]["channel_names"].values():
+            get_normalization_scheme(name)
+        if read[0].get("file_ending") == ".nii.gz":
+            determine_reader_writer_from_dataset_json(read[0], verbose=False)
+
+    fuzz(check, damaged(right), 100)
+
+
 def test_description_of_a_model(fuzz: Fuzz, tmp_path: Path) -> None:
     write(tmp_path / "plans.json", json.dumps(PLANS))
     write(tmp_path / "fold_0" / "checkpoint_final.pth", "")
@@ -190,11 +223,14 @@ def test_splits(fuzz: Fuzz, folders: NnunetFolders) -> None:
 
 
 def test_finished_fold(fuzz: Fuzz, tmp_path: Path) -> None:
-    record = {"trained_seconds": 5.0, "schedule": {"epochs": 3, "iterations": 5}, "encoder": None}
+    schedule = asdict(schedule_for(parse("UNetTrainer_fast"), 2))
+    record = {"trained_seconds": 5.0, "schedule": schedule, "encoder": None, "split": split_record(**SPLITS[0])}
     folder = tmp_path / "UNetTrainer_fast__CompactPlans__2d" / "fold_0"
     write(tmp_path / "UNetTrainer_fast__CompactPlans__2d" / "plans.json", json.dumps(PLANS))
-    look = damaging(folder / "hippo_training.json", lambda: check_finished(folder, "UNetTrainer_fast", PLANS, "2d"))
-    fuzz(look, damaged(record))
+    look = damaging(
+        folder / "hippo_training.json", lambda: check_finished(folder, "UNetTrainer_fast", PLANS, "2d", SPLITS[0])
+    )
+    fuzz(look, damaged(record), 60)
 
 
 def test_choice(fuzz: Fuzz, tmp_path: Path) -> None:
