@@ -23,6 +23,7 @@ from hippo_nnunet.evaluation.per_case import read_per_case, read_published
 from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
+from hippo_nnunet.experiment.subjects import load_subjects
 from hippo_nnunet.files import read_csv, read_object, read_table, write_table
 from hippo_nnunet.nnunet.paths import NnunetFolders
 
@@ -60,7 +61,7 @@ def compare_experiment(
         options = replace(options, number_of_folds=experiment.number_of_folds)
     folders = paths.nnunet(root)
     records = fold_records(experiment, folder, folders) if experiment else {}
-    comparison = judge(compare(table, options, published), table, records)
+    comparison = judge(compare(table, options, published, load_subjects(folder, cases)), table, records)
     if experiment is None:
         text = f"{paths.request.name} is missing: no times, and no score of the notebooks' protocol."
         note = Note(NoteKind.NO_REQUEST, text)

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from hippo_nnunet.analysis.volumes import Members, ensemble_volumes, measure_volumes
+from hippo_nnunet.data.subjects import Subjects
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.case_volumes import judge
 from hippo_nnunet.evaluation.labels import named_labels
@@ -19,12 +20,13 @@ from hippo_nnunet.evaluation.volume_calibration import (
     LEVEL,
     VolumeCalibration,
     calibrate,
-    cases_needed,
+    subjects_needed,
     uncalibrated,
     with_total,
 )
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
+from hippo_nnunet.experiment.subjects import load_subjects
 from hippo_nnunet.files import read_object, write_table
 from hippo_nnunet.models.model_file import FOLDER_REMEDY, open_model
 from hippo_nnunet.nnunet.paths import folder_problem
@@ -118,7 +120,8 @@ def prepare_volumes(
         measured = ensemble_volumes(asked, folders, folder)
     else:
         measured = measure_volumes(_members(models, asked, folder), asked, folders)
-    return PredictedVolumes(target, _calibrate(measured, labels, level))
+    subjects = load_subjects(folder, measured["case"])
+    return PredictedVolumes(target, _calibrate(measured, labels, level, subjects))
 
 
 def _members(models: Sequence[Path], experiment: Experiment, folder: Path) -> dict[int, Members]:
@@ -144,16 +147,19 @@ def _opened(model: Path) -> tuple[str, Mapping[str, Any]]:
     return model.absolute().name, read_object(model / "dataset.json", FOLDER_REMEDY)
 
 
-def _calibrate(measured: pd.DataFrame, labels: Mapping[str, Label], level: float) -> VolumeCalibration:
-    calibration = calibrate(measured, labels, level)
-    cases = min(len(known.residuals_mm3) for known in calibration.by_label.values())
-    if cases < cases_needed(level):
+def _calibrate(
+    measured: pd.DataFrame, labels: Mapping[str, Label], level: float, subjects: Subjects | None
+) -> VolumeCalibration:
+    calibration = calibrate(measured, labels, level, subjects)
+    unit = "cases" if subjects is None else "subjects"
+    known = min(of_label.subjects for of_label in calibration.by_label.values())
+    if known < subjects_needed(level):
         log.warning(
-            "%d out-of-fold cases cannot bound intervals of %.0f %%, that takes %d: they are left empty",
-            *(cases, 100 * level, cases_needed(level)),
+            "%d out-of-fold %s cannot bound intervals of %.0f %%, that takes %d: they are left empty",
+            *(known, unit, 100 * level, subjects_needed(level)),
         )
     else:
-        log.info("intervals of %.0f %% for each label by itself, from %d out-of-fold cases", 100 * level, cases)
+        log.info("intervals of %.0f %% for each label by itself, from %d out-of-fold %s", 100 * level, known, unit)
     return calibration
 
 

@@ -25,7 +25,7 @@ from hippo_nnunet.evaluation.notes import NoteKind
 from hippo_nnunet.evaluation.side_by_side import MEAN
 
 _NOTES_IN_SHORT = (
-    *(NoteKind.LEFT_OUT, NoteKind.FEW_CASES, NoteKind.PRECISION, NoteKind.PUBLISHED),
+    *(NoteKind.BROKEN_SUBJECTS, NoteKind.LEFT_OUT, NoteKind.FEW_CASES, NoteKind.PRECISION, NoteKind.PUBLISHED),
     *(NoteKind.ONE_MODEL, NoteKind.ONE_SEED),
 )
 """Notes that belong to the verdict; the others explain columns that only the full output has."""

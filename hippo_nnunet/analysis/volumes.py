@@ -17,10 +17,11 @@ from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.evaluation.probabilities import out_of_fold_files
 from hippo_nnunet.evaluation.selection import EnsembleChoice
-from hippo_nnunet.evaluation.volume_calibration import LEVEL, cases_needed
+from hippo_nnunet.evaluation.volume_calibration import LEVEL, subjects_needed
 from hippo_nnunet.evaluation.volumetry import agreement_table
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
+from hippo_nnunet.experiment.subjects import load_subjects
 from hippo_nnunet.files import read_json, read_table, write_table
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.progress import tracked
@@ -82,13 +83,15 @@ def check_volumes(folder: Path, level: float = LEVEL, root: Path | None = None) 
     if measured is None:
         measured = save_volumes(experiment, paths.nnunet(root), folder)
     per_case = _ensemble_rows(folder)
-    judged = cross_validated(measured, dict.fromkeys(measured["label"], 0), level)
+    subjects = load_subjects(folder, measured["case"])
+    judged = cross_validated(measured, dict.fromkeys(measured["label"], 0), level, subjects)
     dice = per_case.groupby("case")["dice"].mean().dropna()
     notes = []
     if judged["covered"].isna().all():
+        unit = "cases" if subjects is None else "subjects"
         notes.append(
             f"{measured['case'].nunique()} cases in {measured['fold'].nunique()} folds: calibrating on the others "
-            f"takes {cases_needed(level)} cases for intervals of {level:.0%}."
+            f"takes {subjects_needed(level)} {unit} for intervals of {level:.0%}."
         )
     unknown = measured["volume_ref_mm3"].isna()
     if unknown.any():
@@ -98,9 +101,9 @@ def check_volumes(folder: Path, level: float = LEVEL, root: Path | None = None) 
     return VolumeChecks(
         level,
         int(measured["case"].nunique()),
-        agreement_table(named),
-        coverage_table(judged),
-        hit_rates(judged[judged["case"].isin(dice.index)], dice),
+        agreement_table(named, subjects=subjects),
+        coverage_table(judged, subjects),
+        hit_rates(judged[judged["case"].isin(dice.index)], dice, subjects=subjects),
         tuple(notes),
     )
 

@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.metrics import Label
+from hippo_nnunet.evaluation.side_by_side import subject_names
 from hippo_nnunet.evaluation.volume_calibration import LEVEL, LabelCalibration, VolumeCalibration, calibrate
 
 OUTLIER = 3.5
@@ -46,13 +48,19 @@ def judge(measured: pd.DataFrame, calibration: VolumeCalibration) -> pd.DataFram
     return table.join(pd.DataFrame(added, columns=["low_mm3", "high_mm3", "level", "calibration_cases", "flags"]))
 
 
-def cross_validated(measured: pd.DataFrame, labels: Mapping[str, Label], level: float = LEVEL) -> pd.DataFrame:
-    """Judge each fold by a calibration on the other folds, to test intervals and flags on unseen cases.
+def cross_validated(
+    measured: pd.DataFrame,
+    labels: Mapping[str, Label],
+    level: float = LEVEL,
+    subjects: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Judge each fold by a calibration on the other folds, to test intervals and flags on unseen subjects.
 
     Args:
         measured: As for `calibrate` and `judge`, with `case` and `fold`; at least two folds.
         labels: See `calibrate`.
         level: See `calibrate`.
+        subjects: Subject of each case; those of the fold are left out of its calibration. None: every case is one.
 
     Returns:
         See `judge`; and `covered`, whether the interval holds the reference volume (None if it has an open end, or
@@ -66,21 +74,24 @@ def cross_validated(measured: pd.DataFrame, labels: Mapping[str, Label], level: 
         raise DataError(
             f"got cases of {len(folds)} fold, expected two or more, to calibrate on one and test on another"
         )
-    parts = [
-        judge(measured[measured["fold"] == fold], calibrate(measured[measured["fold"] != fold], labels, level))
-        for fold in folds
-    ]
+    subject = pd.Series(subject_names(measured["case"], subjects), measured.index)
+    parts = []
+    for fold in folds:
+        tested = measured["fold"] == fold
+        others = measured[~subject.isin(subject[tested])]
+        parts.append(judge(measured[tested], calibrate(others, labels, level, subjects)))
     table = pd.concat(parts, ignore_index=True)
     inside = table["volume_ref_mm3"].between(table["low_mm3"], table["high_mm3"])
     known = table[["low_mm3", "high_mm3", "volume_ref_mm3"]].notna().all(axis=1)
     return table.assign(covered=inside.astype(object).where(known, None))
 
 
-def coverage_table(judged: pd.DataFrame) -> pd.DataFrame:
+def coverage_table(judged: pd.DataFrame, subjects: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Count how many intervals hold the reference volume.
 
     Args:
         judged: Of `cross_validated`.
+        subjects: Subject of each case, which intervals of shares count in the place of the cases: see `_share`.
 
     Returns:
         A row for each label and, where there are several, EVERY_LABEL: `label`, `n` (intervals with two ends; cases
@@ -95,32 +106,36 @@ def coverage_table(judged: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "label": label,
-                **_share("coverage", int(closed["covered"].astype(bool).sum()), len(closed)),
+                **_share("coverage", closed.set_index("case")["covered"].astype(bool), subjects),
                 "width_mm3": width,
                 "width_share": width / float(closed["volume_ref_mm3"].mean()) if len(closed) else math.nan,
             }
         )
     if len(rows) > 1:
         states = judged.assign(known=judged["covered"].notna(), held=judged["covered"].eq(True))
-        counts = states.groupby("case")[["known", "held"]].all().sum()
-        rows.append({"label": EVERY_LABEL, **_share("coverage", int(counts["held"]), int(counts["known"]))})
+        every = states.groupby("case")[["known", "held"]].all()
+        rows.append({"label": EVERY_LABEL, **_share("coverage", every.loc[every["known"], "held"], subjects)})
     return pd.DataFrame(rows)
 
 
-def hit_rates(judged: pd.DataFrame, dice: pd.Series, worst: float = WORST) -> pd.DataFrame:
+def hit_rates(
+    judged: pd.DataFrame, dice: pd.Series, worst: float = WORST, subjects: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Compare the share of flagged cases among the worst with that among all.
 
     Args:
         judged: Of `cross_validated` or `judge`.
         dice: Mean Dice of each case, indexed by case.
         worst: Share of the cases that counts as the worst, rounded up.
+        subjects: See `coverage_table`.
 
     Returns:
         A row for ANY flag, and for each of FLAGS: `flag`; `n`, worst cases; `hit_rate`, share of them that is flagged,
         with its exact 95 % interval; `flagged`, share of all cases that is, which is also the hit rate to expect of as
         many flags set at random; `precision`, share of the flagged cases that are among the worst, with its interval
         (NaN if none is flagged); `worst`, their share of all cases, which is the precision to expect at random; and
-        `p`, the chance of as many hits for as many flags set at random (hypergeometric).
+        `p`, the chance of as many subjects with a flag and a case among the worst, for as many flags set at random
+        among subjects with equally many cases (hypergeometric).
 
     Raises:
         DataError: A judged case has no Dice.
@@ -129,25 +144,36 @@ def hit_rates(judged: pd.DataFrame, dice: pd.Series, worst: float = WORST) -> pd
     scores = dice.reindex(cases).dropna()
     if len(scores) < len(cases):
         raise DataError(f"{len(cases) - len(scores)} flagged cases have no Dice: measure them, or leave them out")
-    lowest = set(scores.nsmallest(math.ceil(worst * len(scores))).index)
+    is_worst = pd.Series(np.isin(cases, scores.nsmallest(math.ceil(worst * len(scores))).index), cases)
     rows = []
     for flag in (ANY, *FLAGS):
         raised = judged["flags"].str.split().map(bool if flag == ANY else lambda found, f=flag: f in found)
-        flagged = set(judged.loc[raised, "case"])
-        hits = len(flagged & lowest)
-        precision = _share("precision", hits, len(flagged))
+        flagged = pd.Series(np.isin(cases, judged.loc[raised, "case"].unique()), cases)
+        precision = _share("precision", is_worst[flagged], subjects)
         del precision["n"]
         rows.append(
             {
                 "flag": flag,
-                **_share("hit_rate", hits, len(lowest)),
-                "flagged": len(flagged) / len(cases),
+                **_share("hit_rate", flagged[is_worst], subjects),
+                "flagged": flagged.mean(),
                 **precision,
-                "worst": len(lowest) / len(cases),
-                "p": float(stats.hypergeom.sf(hits - 1, len(cases), len(flagged), len(lowest))),
+                "worst": is_worst.mean(),
+                "p": _chance(flagged, is_worst, subjects),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _chance(flagged: pd.Series[bool], worst: pd.Series[bool], subjects: Mapping[str, str] | None) -> float:
+    by_subject = pd.DataFrame({"flagged": flagged, "worst": worst, "size": 1}).groupby(
+        subject_names(flagged.index, subjects)
+    )
+    found = by_subject.agg({"flagged": "any", "worst": "any", "size": "sum"})
+    hits, chances = int((found["flagged"] & found["worst"]).sum()), np.ones(1)
+    for _, group in found.groupby("size"):
+        n, flags, lowest = len(group), int(group["flagged"].sum()), int(group["worst"].sum())
+        chances = np.convolve(chances, stats.hypergeom.pmf(np.arange(min(flags, lowest) + 1), n, flags, lowest))
+    return float(min(1.0, chances[hits:].sum()))
 
 
 def _flags(row: Mapping[Any, Any], known: LabelCalibration) -> list[str]:
@@ -168,8 +194,15 @@ def _is_outlier(value: float, centre: tuple[float, float] | None) -> bool:
     return centre is not None and abs(value - centre[0]) > OUTLIER * centre[1]
 
 
-def _share(name: str, hits: int, n: int) -> dict[str, float | int]:
+def _share(name: str, hits: pd.Series[bool], subjects: Mapping[str, str] | None) -> dict[str, float | int]:
+    """Return the share of hits with its 95 % interval by Clopper and Pearson, and the number of cases.
+
+    The interval counts subjects in the place of cases, as if the cases of a subject were copies, which is cautious.
+    """
+    n = len(hits)
     if not n:
         return {"n": 0, name: math.nan, f"{name}_low": math.nan, f"{name}_high": math.nan}
-    interval = stats.binomtest(hits, n).proportion_ci(method="exact")
-    return {"n": n, name: hits / n, f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
+    share, units = float(hits.mean()), len(np.unique(subject_names(hits.index, subjects)))
+    low = stats.beta.ppf(0.025, share * units, units - share * units + 1) if share > 0 else 0.0
+    high = stats.beta.ppf(0.975, share * units + 1, units - share * units) if share < 1 else 1.0
+    return {"n": n, name: share, f"{name}_low": float(low), f"{name}_high": float(high)}

@@ -14,7 +14,7 @@ from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import Model, models_of, pairs_of
 from hippo_nnunet.evaluation.per_case import score_empty
-from hippo_nnunet.evaluation.side_by_side import MEAN, model_table, rank_table, scores_of
+from hippo_nnunet.evaluation.side_by_side import MEAN, model_table, rank_table, scores_of, subject_names
 from hippo_nnunet.evaluation.statistics import (
     ALPHA,
     MIN_CASES,
@@ -94,7 +94,10 @@ class Comparison:
 
 
 def compare(
-    table: pd.DataFrame, options: Options | None = None, published: Mapping[str, pd.DataFrame] | None = None
+    table: pd.DataFrame,
+    options: Options | None = None,
+    published: Mapping[str, pd.DataFrame] | None = None,
+    subjects: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Compare every model of a table of per-case metrics.
 
@@ -102,6 +105,7 @@ def compare(
         table: Of `read_per_case`, or checked by `check_design`.
         options: How to compare; the defaults where None.
         published: Per-case results of others by method: see `read_published`.
+        subjects: Subject of each case, the unit of intervals, tests and ranks; None: every case is one.
 
     Raises:
         ConfigError: The baseline is not in the table, or published Dice is to be compared in another metric.
@@ -109,7 +113,7 @@ def compare(
     options = options or Options()
     if published and options.metric != "dice":
         raise ConfigError(f"the published results are Dice: they cannot be compared in {options.metric}")
-    notes = _empty_labels(table)
+    notes = [*_empty_labels(table), *_subject_notes(table, subjects)]
     table = score_empty(table)
     models = models_of(table)
     scores = scores_of(table, models, options.metric)
@@ -125,7 +129,7 @@ def compare(
         notes += _restriction(pair.one, one, pair.other, other)
         difference = QUALITY[options.metric].sign * (one - other).loc[one.index.intersection(other.index)]
         named = _names(pair.kind, pair.one, pair.other)
-        rows += _pair_rows(named, difference, options, number_of_folds, notes)
+        rows += _pair_rows(named, difference, options, number_of_folds, notes, subjects)
     if published:
         text = "Published models come from other splits: they are compared case by case, not fold by fold."
         notes.append(Note(NoteKind.PUBLISHED, text))
@@ -138,12 +142,12 @@ def compare(
                 text = f"{method} has no result for {(~known).sum()} of {model}'s cases: compared on the others."
                 notes.append(Note(NoteKind.LEFT_OUT, text))
             named = _names(PUBLISHED, model, Model(method, ""))
-            rows += _pair_rows(named, difference, options, 0, notes)
+            rows += _pair_rows(named, difference, options, 0, notes, subjects)
     pairs = _with_verdicts(pd.DataFrame(rows), options) if rows else pd.DataFrame()
     side_by_side = model_table(table, models, options.metric)
     notes += _general_notes(side_by_side, pairs)
-    ranks = rank_table(scores, options.metric, options.n_resamples, options.seed)
-    volumes = agreement_table(table.dropna(subset=["volume_mm3", "volume_ref_mm3"]), options.alpha)
+    ranks = rank_table(scores, options.metric, options.n_resamples, options.seed, subjects)
+    volumes = agreement_table(table.dropna(subset=["volume_mm3", "volume_ref_mm3"]), options.alpha, subjects)
     return Comparison(options, side_by_side, pairs, ranks, tuple(dict.fromkeys(notes)), volumes)
 
 
@@ -158,7 +162,12 @@ def _names(kind: str, one: Model, other: Model) -> dict[str, object]:
 
 
 def _pair_rows(
-    named: dict[str, object], difference: pd.DataFrame, options: Options, number_of_folds: int, notes: list[Note]
+    named: dict[str, object],
+    difference: pd.DataFrame,
+    options: Options,
+    number_of_folds: int,
+    notes: list[Note],
+    subjects: Mapping[str, str] | None,
 ) -> list[dict[str, object]]:
     """Describe the differences over all labels and for each; `number_of_folds` 0: no test of means over folds."""
     rows = []
@@ -174,7 +183,13 @@ def _pair_rows(
             notes.append(Note(NoteKind.LEFT_OUT, text))
         folds = defined.index.get_level_values("fold").to_numpy()
         result = paired_result(
-            defined.to_numpy(), options.margin, folds, options.alpha, options.n_resamples, options.seed
+            defined.to_numpy(),
+            options.margin,
+            folds,
+            options.alpha,
+            options.n_resamples,
+            options.seed,
+            subject_names(defined.index.get_level_values("case"), subjects),
         )
         over_folds = corrected_test(defined.groupby("fold").mean().to_numpy(), number_of_folds, options.alpha)
         rows.append(
@@ -205,7 +220,7 @@ def _with_verdicts(rows: pd.DataFrame, options: Options) -> pd.DataFrame:
     rows["p_holm"] = p_values.transform(lambda values: holm(list(values)))
     sizes = p_values.transform("count").clip(lower=1)
     rows["detectable"] = [
-        detectable_difference(result.sd, result.n, int(size), options.alpha)
+        detectable_difference(result.subject_sd, result.subjects, int(size), options.alpha)
         for result, size in zip(rows["result"], sizes, strict=True)
     ]
     rows["rope_to_pass"] = [smallest_margin(result, options.alpha) for result in rows["result"]]
@@ -218,6 +233,7 @@ def _with_verdicts(rows: pd.DataFrame, options: Options) -> pd.DataFrame:
 
 PAIR_COLUMNS = (
     *("kind", "variant", "configuration", "against", "against_configuration", "metric", "scope", "folds", "n"),
+    "subjects",
     *("difference", "low", "high", "verdict", "rope", "alpha", "detectable", "sd", "family", "p_wilcoxon", "p_holm"),
     *("p_equivalence", "low_equivalence", "high_equivalence", "rope_to_pass", "rank_biserial", "cohens_dz"),
     *("fold_sd", "low_retrained", "high_retrained", "p_retrained", "verdict_retrained"),
@@ -237,6 +253,20 @@ def _empty_labels(table: pd.DataFrame) -> list[Note]:
     return [Note(NoteKind.SCORED_EMPTY, text)]
 
 
+def _subject_notes(table: pd.DataFrame, subjects: Mapping[str, str] | None) -> list[Note]:
+    """Warn of cases that were validated by a model that was trained on another case of their subject."""
+    fold_of = table.drop_duplicates("case").set_index("case")["fold"]
+    folds = fold_of.groupby(subject_names(fold_of.index, subjects)).agg(["nunique", "size"])
+    broken = int(folds.loc[folds["nunique"] > 1, "size"].sum())
+    if not broken:
+        return []
+    text = (
+        f"{broken} of {len(fold_of)} cases have another case of their subject in another fold: models were trained on "
+        "these subjects, so the figures are not for unseen ones."
+    )
+    return [Note(NoteKind.BROKEN_SUBJECTS, text)]
+
+
 def _restriction(one: Model, ours: pd.DataFrame, other: Model, theirs: pd.DataFrame) -> list[Note]:
     folds = [set(frame.index.get_level_values("fold")) for frame in (ours, theirs)]
     if folds[0] == folds[1]:
@@ -249,15 +279,16 @@ def _restriction(one: Model, ours: pd.DataFrame, other: Model, theirs: pd.DataFr
 
 def _general_notes(models: pd.DataFrame, pairs: pd.DataFrame) -> list[Note]:
     notes = {}
+    unit = "cases" if pairs.empty or (pairs["n"] == pairs["subjects"]).all() else "subjects"
     if pairs.empty:
         notes[NoteKind.ONE_MODEL] = "There is one model only: nothing to compare it with."
-    elif (pairs["n"] < MIN_CASES).any():
+    elif (pairs["subjects"] < MIN_CASES).any():
         notes[NoteKind.FEW_CASES] = (
-            f"Comparisons of fewer than {MIN_CASES} cases get no verdict: no test could show a difference with them."
+            f"Comparisons of fewer than {MIN_CASES} {unit} get no verdict: no test could show a difference with them."
         )
-    elif (pairs["n"] < MIN_EQUIVALENT).any():
+    elif (pairs["subjects"] < MIN_EQUIVALENT).any():
         notes[NoteKind.FEW_CASES] = (
-            f"Comparisons of fewer than {MIN_EQUIVALENT} cases do not say 'equivalent': they may lack the rare "
+            f"Comparisons of fewer than {MIN_EQUIVALENT} {unit} do not say 'equivalent': they may lack the rare "
             "failures that make a model worse."
         )
     if models["folds"].str.contains(",").any():

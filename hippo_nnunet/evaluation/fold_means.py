@@ -8,7 +8,15 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hippo_nnunet.evaluation.statistics import ALPHA, BETTER, CANNOT_TELL, EQUIVALENT, RESAMPLES, WORSE
+from hippo_nnunet.evaluation.statistics import (
+    ALPHA,
+    BETTER,
+    CANNOT_TELL,
+    EQUIVALENT,
+    RESAMPLES,
+    WORSE,
+    folds_of_subjects,
+)
 
 SHARED_DATA = (
     "Any two folds share most of their training cases, so their scores are not independent; no unbiased estimate of "
@@ -83,14 +91,22 @@ def verdict_retrained(result: CorrectedResult, rope: float, alpha: float = ALPHA
     return CANNOT_TELL
 
 
-def rank_shares(scores: pd.DataFrame, folds: np.ndarray, n_resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
-    """Resample the cases within folds, and count how often each model takes each rank.
+def rank_shares(
+    scores: pd.DataFrame,
+    folds: np.ndarray,
+    n_resamples: int = RESAMPLES,
+    seed: int = 0,
+    subjects: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Resample the subjects within folds, and count how often each model takes each rank.
 
     Args:
         scores: A row for each case, a column for each model; higher is better; no NaN.
         folds: Fold of each case, shape (cases,).
         n_resamples: Number of resamples.
         seed: Same seed, same shares.
+        subjects: Subject of each case, shape (cases,); None: every case is one. If one is in several folds, subjects
+            are resampled all together.
 
     Returns:
         A row for each model, columns 1 to the number of models: the share of resamples with that rank, 1 the best.
@@ -101,11 +117,15 @@ def rank_shares(scores: pd.DataFrame, folds: np.ndarray, n_resamples: int = RESA
     """
     rng = np.random.default_rng(seed)
     sums = np.zeros((n_resamples, scores.shape[1]))
-    values = scores.to_numpy(dtype=float)
-    for fold in np.unique(folds):
-        part = values[folds == fold]
+    index = np.unique(np.arange(len(scores)) if subjects is None else subjects, return_inverse=True)[1]
+    totals = np.zeros((index.max() + 1, scores.shape[1]))
+    np.add.at(totals, index, scores.to_numpy(dtype=float))
+    fold_of = folds_of_subjects(folds, index)
+    fold_of = np.zeros(len(totals)) if fold_of is None else fold_of
+    for fold in np.unique(fold_of):
+        part = totals[fold_of == fold]
         counts = rng.multinomial(len(part), np.full(len(part), 1 / len(part)), size=n_resamples)
         sums += counts @ part
-    ranks = stats.rankdata(-np.round(sums / len(values), 12), method="min", axis=1)
+    ranks = stats.rankdata(-np.round(sums / len(scores), 12), method="min", axis=1)
     shares = {rank: (ranks == rank).mean(axis=0) for rank in range(1, scores.shape[1] + 1)}
     return pd.DataFrame(shares, index=scores.columns)

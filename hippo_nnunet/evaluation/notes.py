@@ -27,6 +27,8 @@ class NoteKind(Enum):
     """A model has no score of the notebooks' protocol."""
     SCORES_DISAGREE = auto()
     """Dice and the notebooks' score rank two models differently."""
+    BROKEN_SUBJECTS = auto()
+    """Subjects with cases in several folds."""
     LEFT_OUT = auto()
     """Folds, cases or pairs that a comparison leaves out."""
     SCORED_EMPTY = auto()

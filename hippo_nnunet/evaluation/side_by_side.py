@@ -38,6 +38,11 @@ def scores_of(table: pd.DataFrame, models: Iterable[Model], metric: str) -> dict
     }
 
 
+def subject_names(cases: Iterable[str], subjects: Mapping[str, str] | None) -> np.ndarray:
+    """Return the subject of each case; cases that are not in `subjects`, or all if it is None, are their own."""
+    return np.array([(subjects or {}).get(case, case) for case in cases], dtype=object).astype(str)
+
+
 def common_folds(scores: Scores) -> list[int]:
     """Return the folds that every model has."""
     folds = [set(frame.index.get_level_values("fold")) for frame in scores.values()]
@@ -85,14 +90,17 @@ def model_table(table: pd.DataFrame, models: Sequence[Model], metric: str) -> pd
     return pd.DataFrame(rows)
 
 
-def rank_table(scores: Scores, metric: str, n_resamples: int, seed: int) -> pd.DataFrame:
-    """Tell how often each model takes each rank when cases are resampled: see `rank_shares`.
+def rank_table(
+    scores: Scores, metric: str, n_resamples: int, seed: int, subjects: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Tell how often each model takes each rank when subjects are resampled: see `rank_shares`.
 
     Args:
         scores: Of `scores_of`, for `metric`.
         metric: One of QUALITY.
         n_resamples: Number of resamples.
         seed: Seed of the resamples.
+        subjects: Subject of each case: see `subject_names`.
 
     Returns:
         Rows for the models of each configuration and, where there are several, for all models on their common folds:
@@ -112,7 +120,8 @@ def rank_table(scores: Scores, metric: str, n_resamples: int, seed: int) -> pd.D
         values = QUALITY[metric].sign * pd.concat(columns, axis=1, keys=range(len(models))).dropna()
         if len(models) < 2 or values.empty:
             continue
-        shares = rank_shares(values, values.index.get_level_values("fold").to_numpy(), n_resamples, seed)
+        folds, cases = (values.index.get_level_values(level) for level in ("fold", "case"))
+        shares = rank_shares(values, folds.to_numpy(), n_resamples, seed, subject_names(cases, subjects))
         rows += [
             {"among": name, "variant": m.recipe, "configuration": m.configuration, "rank": rank, "share": share}
             for position, m in enumerate(models)

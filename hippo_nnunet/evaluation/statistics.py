@@ -1,7 +1,8 @@
 """Paired differences between two models on the same cases: interval, tests, effect size, verdict.
 
-The unit is the case. A verdict here is about the models *as they were trained*, on further cases of the same kind; for
-retrained models see `hippo_nnunet.evaluation.fold_means`. See docs/statistics.md.
+The unit is the subject, of which there may be several cases. A verdict here is about the models *as they were trained*,
+on further subjects of the same kind; for retrained models see `hippo_nnunet.evaluation.fold_means`. See
+docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ POWER = 0.8
 """Power at which the smallest detectable difference is given."""
 RESAMPLES = 9999
 MIN_CASES = 6
-"""Fewer pairs give no verdict: with 5, no two-sided signed-rank test can reach 0.05."""
+"""Fewer subjects give no verdict: with 5, no two-sided signed-rank test can reach 0.05."""
 MIN_EQUIVALENT = 150
-"""Fewer pairs never give `equivalent`: they may lack the failures that make a model worse.
+"""Fewer subjects never give `equivalent`: they may lack the failures that make a model worse.
 
-With 150, a failure of one case in 50 is missed in 5 % of the experiments (0.98^150); with 44, in 41 %.
+With 150, a failure of one in 50 is missed in 5 % of the experiments (0.98^150); with 44, in 41 %.
 """
 MIN_FOLD_CASES = 10
-"""Folds with fewer cases are resampled together: a bootstrap within m cases lacks 1/m of the variance."""
+"""Folds with fewer subjects are resampled together: a bootstrap within m subjects lacks 1/m of the variance."""
 ROUNDING = 1e-12
 """Relative difference below which values count as equal: BCa divides by their spread."""
 
@@ -40,21 +41,25 @@ class PairedResult:
 
     Attributes:
         n: Cases with a difference.
-        mean: Mean difference, in the metric's unit.
+        subjects: Subjects that they belong to.
+        mean: Mean difference of all cases, in the metric's unit.
         sd: Standard deviation of the differences between cases.
+        subject_sd: Standard deviation of `subject_values`; `sd` if every case is a subject.
         low: Lower end of the `1 - alpha` interval of the mean.
         high: Upper end.
         low_equivalence: Lower end of the `1 - 2 alpha` interval, which equivalence is judged by.
         high_equivalence: Upper end.
         p_wilcoxon: Two-sided p of the signed-rank test, not corrected for several comparisons.
         p_equivalence: p of the two one-sided t-tests against the region of practical equivalence.
-        rank_biserial: Matched-pairs rank-biserial correlation, -1 to 1: (W+ - W-) / (W+ + W-).
+        rank_biserial: Matched-pairs rank-biserial correlation of the test, -1 to 1: (W+ - W-) / (W+ + W-).
         cohens_dz: Mean over standard deviation of the differences.
     """
 
     n: int
+    subjects: int
     mean: float
     sd: float
+    subject_sd: float
     low: float
     high: float
     low_equivalence: float
@@ -72,45 +77,90 @@ def paired_result(
     alpha: float = ALPHA,
     n_resamples: int = RESAMPLES,
     seed: int = 0,
+    subjects: np.ndarray | None = None,
 ) -> PairedResult:
     """Describe and test the paired differences of one comparison.
 
     Args:
         differences: Shape (cases,), finite; positive where the first model is better.
         rope: Half-width of the region of practical equivalence, above 0, in the metric's unit.
-        folds: Fold of each case, shape (cases,). Cases are resampled within their folds, which a split has fixed,
-            where every fold has MIN_FOLD_CASES; else all together.
+        folds: Fold of each case, shape (cases,). Subjects are resampled within their folds, which a split has fixed,
+            if every fold has MIN_FOLD_CASES subjects and no subject is in two; else all together.
         alpha: Two-sided error.
         n_resamples: Number of resamples of the bootstrap. seed: Seed of the bootstrap.
+        subjects: Subject of each case, shape (cases,); None: every case is one.
 
     Returns:
         The result; with no case, `n` 0 and NaN.
 
     Source:
-        Bootstrap BCa: Efron 1987, by scipy.stats.bootstrap. Wilcoxon with Pratt's treatment of zeros, by scipy. TOST:
-        Schuirmann 1987, by statsmodels. Rank-biserial: Kerby 2014 (doi:10.2466/11.IT.3.1). dz: Lakens 2013
-        (doi:10.3389/fpsyg.2013.00863).
+        Bootstrap BCa: Efron 1987, by scipy.stats.bootstrap; subjects are resampled (Davison and Hinkley 1997, section
+        3.8). Wilcoxon with Pratt's treatment of zeros, by scipy, of the subjects' means, one summary for each cluster
+        as Galbraith et al. 2010 recommend (doi:10.1523/JNEUROSCI.0362-10.2010). TOST: Schuirmann 1987, by statsmodels.
+        Rank-biserial: Kerby 2014 (doi:10.2466/11.IT.3.1). dz: Lakens 2013 (doi:10.3389/fpsyg.2013.00863).
     """
     d = np.asarray(differences, dtype=float)
     n = len(d)
+    names, index, sizes = np.unique(
+        np.arange(n) if subjects is None else subjects, return_inverse=True, return_counts=True
+    )
     mean = float(d.mean()) if n else np.nan
-    if n < 2:
-        return PairedResult(n, mean, *[np.nan] * 9)
+    if len(names) < 2:
+        return PairedResult(n, len(names), mean, *[np.nan] * 10)
+    values = subject_values(d, index)
+    fold_of = folds_of_subjects(folds, index)
+    inner, outer = bootstrap_intervals(values, fold_of, (1 - 2 * alpha, 1 - alpha), n_resamples, seed)
+    means = np.bincount(index, d) / sizes
     sd = float(d.std(ddof=1))
-    inner, outer = bootstrap_intervals(d, folds, (1 - 2 * alpha, 1 - alpha), n_resamples, seed)
     return PairedResult(
         n=n,
+        subjects=len(names),
         mean=mean,
         sd=sd,
+        subject_sd=float(values.std(ddof=1)),
         low=outer[0],
         high=outer[1],
         low_equivalence=inner[0],
         high_equivalence=inner[1],
-        p_wilcoxon=float(stats.wilcoxon(d, zero_method="pratt").pvalue) if d.any() else 1.0,
-        p_equivalence=_tost(d, rope),
-        rank_biserial=rank_biserial(d),
+        p_wilcoxon=float(stats.wilcoxon(means, zero_method="pratt").pvalue) if means.any() else 1.0,
+        p_equivalence=_tost(values, rope),
+        rank_biserial=rank_biserial(means),
         cohens_dz=mean / sd if sd > 0 else np.nan,
     )
+
+
+def subject_values(values: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """Return one value for each subject, with the mean of all cases and the spread that this mean has over subjects.
+
+    Their standard error is the cluster-robust one of the cases' mean. If every case is a subject, they are the values.
+
+    Args:
+        values: Shape (cases,).
+        subjects: Number of each case's subject, from 0; shape (cases,).
+
+    Returns:
+        Shape (subjects,): `mean + (total of the subject - its cases * mean) * subjects / cases`.
+
+    Source:
+        The mean of all cases as a ratio of two totals over subjects, linearised: Cochran 1977, Sampling Techniques,
+        section 6.5.
+    """
+    mean = values.mean()
+    deviations = np.bincount(subjects, values - mean)
+    return np.asarray(mean + deviations * len(deviations) / len(values))
+
+
+def folds_of_subjects(folds: np.ndarray | None, subjects: np.ndarray) -> np.ndarray | None:
+    """Return the fold of each subject; None without folds, or if a subject is in two.
+
+    Args:
+        folds: Fold of each case, shape (cases,).
+        subjects: Number of each case's subject, from 0; shape (cases,).
+    """
+    if folds is None:
+        return None
+    pairs = np.unique(np.column_stack([subjects, folds]), axis=0)
+    return pairs[:, 1] if len(pairs) == subjects.max() + 1 else None
 
 
 def bootstrap_intervals(
@@ -123,8 +173,8 @@ def bootstrap_intervals(
     """Compute BCa bootstrap intervals of a mean, all levels from the same resamples.
 
     Args:
-        values: Shape (cases,), finite, at least two.
-        folds: See `paired_result`.
+        values: Shape (subjects,), finite, at least two.
+        folds: Fold of each subject: see `paired_result`.
         levels: Confidence levels, 0 to 1.
         n_resamples: Number of resamples.
         seed: Same seed, same interval.
@@ -158,14 +208,14 @@ def smallest_margin(result: PairedResult, alpha: float = ALPHA) -> float:
     """Return the smallest region of practical equivalence (its half-width) that would give `equivalent`.
 
     Args:
-        result: Of `paired_result`; NaN with fewer than MIN_EQUIVALENT cases.
+        result: Of `paired_result`; NaN with fewer than MIN_EQUIVALENT subjects.
         alpha: Two-sided error.
     """
-    if result.n < MIN_EQUIVALENT:
+    if result.subjects < MIN_EQUIVALENT:
         return np.nan
     bootstrapped = max(abs(result.low_equivalence), abs(result.high_equivalence))
-    error = result.sd / np.sqrt(result.n)  # TOST passes where the t interval lies within the region
-    return float(max(bootstrapped, abs(result.mean) + stats.t.ppf(1 - alpha, result.n - 1) * error))
+    error = result.subject_sd / np.sqrt(result.subjects)  # TOST passes where the t interval lies within the region
+    return float(max(bootstrapped, abs(result.mean) + stats.t.ppf(1 - alpha, result.subjects - 1) * error))
 
 
 def verdict(result: PairedResult, p_holm: float, rope: float, alpha: float = ALPHA) -> str:
@@ -173,9 +223,9 @@ def verdict(result: PairedResult, p_holm: float, rope: float, alpha: float = ALP
 
     | verdict | needs |
     |---|---|
-    | `equivalent` | MIN_EQUIVALENT cases, the `1 - 2 alpha` interval within the region, TOST's p at most alpha |
+    | `equivalent` | MIN_EQUIVALENT subjects, the `1 - 2 alpha` interval within the region, TOST's p at most alpha |
     | `better`, `worse` | not equivalent; Holm's p at most alpha, and the `1 - alpha` interval without 0 |
-    | `cannot tell` | everything else, and fewer than MIN_CASES cases |
+    | `cannot tell` | everything else, and fewer than MIN_CASES subjects |
 
     So a difference that is real but too small to matter is `equivalent`.
 
@@ -185,10 +235,10 @@ def verdict(result: PairedResult, p_holm: float, rope: float, alpha: float = ALP
         rope: Half-width of the region of practical equivalence.
         alpha: Two-sided error.
     """
-    if result.n < MIN_CASES:
+    if result.subjects < MIN_CASES:
         return CANNOT_TELL
     within = -rope < result.low_equivalence and result.high_equivalence < rope
-    if result.n >= MIN_EQUIVALENT and within and result.p_equivalence <= alpha:
+    if result.subjects >= MIN_EQUIVALENT and within and result.p_equivalence <= alpha:
         return EQUIVALENT
     if p_holm <= alpha and result.low > 0:
         return BETTER
@@ -219,20 +269,20 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def detectable_difference(sd: float, n: int, comparisons: int = 1, alpha: float = ALPHA, power: float = POWER) -> float:
-    """Compute the smallest true difference that this many cases would have detected, in the unit of `sd`.
+    """Compute the smallest true difference that this many subjects would have detected, in the unit of `sd`.
 
     Args:
-        sd: Standard deviation of the paired differences.
-        n: Cases.
+        sd: Standard deviation of the paired differences between subjects.
+        n: Subjects.
         comparisons: Tests in the family: the first of Holm's steps is taken, alpha over their number.
         alpha: Two-sided error.
         power: Probability of detecting it.
 
     Returns:
-        The difference; 0 for sd 0, NaN for fewer than MIN_CASES cases.
+        The difference; 0 for sd 0, NaN for fewer than MIN_CASES subjects.
 
     Source:
-        Power of the paired t-test, by statsmodels. On normal differences the signed-rank test needs 5 % more cases.
+        Power of the paired t-test, by statsmodels. On normal differences the signed-rank test needs 5 % more.
     """
     if n < MIN_CASES or np.isnan(sd):
         return np.nan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy import stats
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.metrics import Label
+from hippo_nnunet.evaluation.side_by_side import subject_names
 
 LEVEL = 0.9
 UNUSUAL = 0.95
@@ -27,6 +28,7 @@ class LabelCalibration:
 
     Attributes:
         residuals_mm3: Reference minus predicted volume of each case, ascending.
+        weights: Weight of each residual: `1 / ((subjects + 1) * cases of its subject)`; empty: every case is a subject.
         log_volume: Median and robust standard deviation of the logarithm of the reference volumes.
         elongation: The same of the references' elongation.
         doubt: Doubt above which a case is flagged.
@@ -36,6 +38,7 @@ class LabelCalibration:
     """
 
     residuals_mm3: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
     log_volume: tuple[float, float] | None = None
     elongation: tuple[float, float] | None = None
     doubt: float | None = None
@@ -49,14 +52,19 @@ class LabelCalibration:
         NaN for an end that so few cases cannot bound, and for both where nothing was found of a label that no
         reference lacks: errors of existing masks say nothing about a missing one.
         """
-        n, tail = len(self.residuals_mm3), (1 - level) / 2
-        if not n or (volume_mm3 <= 0 and not self.may_be_empty):
+        if volume_mm3 <= 0 and not self.may_be_empty:
             return math.nan, math.nan
-        lower = math.floor((n + 1) * tail + 1e-9)
-        upper = math.ceil((n + 1) * (1 - tail) - 1e-9)
-        low = max(0.0, volume_mm3 + self.residuals_mm3[lower - 1]) if lower >= 1 else math.nan
-        high = max(0.0, volume_mm3 + self.residuals_mm3[upper - 1]) if upper <= n else math.nan
-        return low, high
+        weights = self.weights or [1 / (len(self.residuals_mm3) + 1)] * len(self.residuals_mm3)
+        low, high = (
+            volume_mm3 + _weighted_quantile(self.residuals_mm3[::step], weights[::step], (1 + level) / 2)
+            for step in (-1, 1)
+        )
+        return float(np.maximum(low, 0.0)), float(np.maximum(high, 0.0))  # unlike max, these keep NaN
+
+    @property
+    def subjects(self) -> int:
+        """Number of subjects that the residuals belong to."""
+        return round(1 / (1 - sum(self.weights))) - 1 if self.weights else len(self.residuals_mm3)
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,12 @@ class VolumeCalibration:
     level: float = LEVEL
 
 
-def calibrate(measured: pd.DataFrame, labels: Mapping[str, Label], level: float = LEVEL) -> VolumeCalibration:
+def calibrate(
+    measured: pd.DataFrame,
+    labels: Mapping[str, Label],
+    level: float = LEVEL,
+    subjects: Mapping[str, str] | None = None,
+) -> VolumeCalibration:
     """Calibrate intervals and flags on out-of-fold predictions.
 
     Args:
@@ -83,7 +96,8 @@ def calibrate(measured: pd.DataFrame, labels: Mapping[str, Label], level: float 
             `border_ref` (of the reference), `doubt` and `disagreement`. The rows of one model in
             `metrics/per_case.csv` do.
         labels: Foreground labels: see `named_labels`.
-        level: Coverage of the intervals, 0 to 1. Fewer than `cases_needed(level)` cases cannot bound an interval.
+        level: Coverage of the intervals, 0 to 1. Fewer than `subjects_needed(level)` subjects cannot bound an interval.
+        subjects: Subject of each case, by the column `case`; None: every row of a label is a subject.
 
     Raises:
         ConfigError: The level is not between 0 and 1.
@@ -91,9 +105,11 @@ def calibrate(measured: pd.DataFrame, labels: Mapping[str, Label], level: float 
 
     Source:
         Split conformal prediction with signed residuals, which allows for bias: Lei et al. 2018
-        (doi:10.1080/01621459.2017.1307116); each tail gets half of the error. The coverage is at least `level` for
-        cases exchangeable with these, each predicted by a model that has not seen it. New cases are predicted by all
-        folds' models together, which this guarantee does not cover.
+        (doi:10.1080/01621459.2017.1307116); each tail gets half of the error. Every subject has the same weight,
+        divided among its cases: Lee, Barber and Willett 2023 (arXiv:2306.06342, hierarchical conformal prediction). The
+        coverage is at least `level` for a case of a new subject, where subjects are exchangeable, and cases within a
+        subject, each predicted by a model that has not seen the subject. New cases are predicted by all folds' models
+        together, which this guarantee does not cover.
     """
     if not 0 < level < 1:
         raise ConfigError(f"coverage {level:g}: expected a share between 0 and 1, such as 0.9")
@@ -104,8 +120,13 @@ def calibrate(measured: pd.DataFrame, labels: Mapping[str, Label], level: float 
             raise DataError(f"no case to calibrate the volumes of label {label} with: evaluate the experiment first")
         volumes = rows.loc[rows["volume_ref_mm3"] > 0, "volume_ref_mm3"]
         off_border = "border_ref" in rows and 1 - rows["border_ref"].astype(float).mean() >= UNUSUAL
+        residuals = rows["volume_ref_mm3"] - rows["volume_mm3"]
+        names = rows.index if subjects is None else subject_names(rows["case"], subjects)
+        _, subject, sizes = np.unique(names, return_inverse=True, return_counts=True)
+        order = np.argsort(residuals.to_numpy(), kind="stable")
         by_label[label] = LabelCalibration(
-            residuals_mm3=tuple(sorted((rows["volume_ref_mm3"] - rows["volume_mm3"]).tolist())),
+            residuals_mm3=tuple(residuals.iloc[order].tolist()),
+            weights=tuple((1 / ((len(sizes) + 1) * sizes[subject[order]])).tolist()),
             log_volume=_robust(np.log(volumes)),
             elongation=_robust(rows["elongation_ref"]) if "elongation_ref" in rows else None,
             doubt=_quantile(rows["doubt"]) if "doubt" in rows else None,
@@ -121,8 +142,8 @@ def uncalibrated(labels: Mapping[str, Label]) -> VolumeCalibration:
     return VolumeCalibration(dict(labels), {label: LabelCalibration() for label in labels}, math.nan)
 
 
-def cases_needed(level: float) -> int:
-    """Return how many calibration cases it takes to bound an interval: 19 for 0.9."""
+def subjects_needed(level: float) -> int:
+    """Return how many calibration subjects it takes to bound an interval: 19 for 0.9."""
     return math.ceil(2 / (1 - level) - 1e-9) - 1
 
 
@@ -142,6 +163,12 @@ def with_total(labels: Mapping[str, Label]) -> dict[str, Label]:
     if TOTAL in labels:
         raise DataError(f"a label is called {TOTAL} and is not all labels together: rename it in dataset.json")
     return {**labels, TOTAL: tuple(sorted(union))}
+
+
+def _weighted_quantile(values: Sequence[float], weights: Sequence[float], share: float) -> float:
+    """Return the first value at which the weights add up to a share; NaN if they do not."""
+    position = int(np.searchsorted(np.cumsum(weights), share - 1e-9))
+    return values[position] if position < len(values) else math.nan
 
 
 def _robust(values: pd.Series) -> tuple[float, float] | None:

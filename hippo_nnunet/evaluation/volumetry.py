@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from hippo_nnunet.evaluation.side_by_side import subject_names
 from hippo_nnunet.evaluation.statistics import ALPHA
 
 Z = 1.96
@@ -44,16 +46,20 @@ class IntraclassCorrelation:
     icc_high: float
 
 
-def bland_altman(predicted_mm3: np.ndarray, reference_mm3: np.ndarray, alpha: float = ALPHA) -> BlandAltman:
+def bland_altman(
+    predicted_mm3: np.ndarray, reference_mm3: np.ndarray, alpha: float = ALPHA, subjects: int | None = None
+) -> BlandAltman:
     """Compute bias and limits of agreement with their intervals.
 
     Args:
         predicted_mm3: Shape (cases,), finite.
         reference_mm3: The same cases.
         alpha: Two-sided error of the intervals.
+        subjects: Number of subjects that the cases belong to, which the intervals count in the place of the cases: as
+            if the cases of a subject were copies, which is cautious. None: every case is one.
 
     Returns:
-        The agreement; with one case only the bias, the rest NaN.
+        The agreement; with one subject only the bias, the rest NaN.
 
     Source:
         Bland & Altman 1999 (doi:10.1177/096228029900800204); exact intervals of the limits by the noncentral t
@@ -61,13 +67,14 @@ def bland_altman(predicted_mm3: np.ndarray, reference_mm3: np.ndarray, alpha: fl
     """
     d = np.asarray(predicted_mm3, dtype=float) - np.asarray(reference_mm3, dtype=float)
     n = len(d)
+    units = n if subjects is None else subjects
     bias = float(d.mean()) if n else np.nan
-    if n < 2:
+    if units < 2:
         return BlandAltman(n, bias, *[np.nan] * 9)
     sd = float(d.std(ddof=1))
-    error = sd / np.sqrt(n)
-    half = float(stats.t.ppf(1 - alpha / 2, n - 1)) * error
-    near, far = (float(stats.nct.ppf(q, n - 1, Z * np.sqrt(n))) * error for q in (alpha / 2, 1 - alpha / 2))
+    error = sd / np.sqrt(units)
+    half = float(stats.t.ppf(1 - alpha / 2, units - 1)) * error
+    near, far = (float(stats.nct.ppf(q, units - 1, Z * np.sqrt(units))) * error for q in (alpha / 2, 1 - alpha / 2))
     return BlandAltman(
         *(n, bias, bias - half, bias + half, sd),
         *(bias - Z * sd, bias - far, bias - near),
@@ -76,7 +83,7 @@ def bland_altman(predicted_mm3: np.ndarray, reference_mm3: np.ndarray, alpha: fl
 
 
 def intraclass_correlation(
-    predicted_mm3: np.ndarray, reference_mm3: np.ndarray, alpha: float = ALPHA
+    predicted_mm3: np.ndarray, reference_mm3: np.ndarray, alpha: float = ALPHA, subjects: int | None = None
 ) -> IntraclassCorrelation:
     """Compute the intraclass correlation ICC(A,1): two-way, absolute agreement, single measurement.
 
@@ -87,6 +94,7 @@ def intraclass_correlation(
         predicted_mm3: Shape (cases,), finite.
         reference_mm3: The same cases.
         alpha: Two-sided error of the interval.
+        subjects: See `bland_altman`.
 
     Source:
         McGraw & Wong 1996 (doi:10.1037/1082-989X.1.1.30), tables 4 and 7; called ICC(2,1) by Shrout & Fleiss 1979.
@@ -104,6 +112,10 @@ def intraclass_correlation(
     icc = float((ms_cases - ms_error) / (ms_cases + (k - 1) * ms_error + k * (ms_raters - ms_error) / n))
     if icc >= 1 or ms_error == 0:
         return IntraclassCorrelation(icc, *((1.0, 1.0) if icc >= 1 else (np.nan, np.nan)))
+    if subjects is not None:
+        n, ms_raters = subjects, ms_raters * subjects / n
+    if n < 3:
+        return IntraclassCorrelation(icc, np.nan, np.nan)
     a = k * icc / (n * (1 - icc))
     b = 1 + k * icc * (n - 1) / (n * (1 - icc))
     total = (a * ms_raters + b * ms_error) ** 2
@@ -115,12 +127,15 @@ def intraclass_correlation(
     return IntraclassCorrelation(icc, float(low), float(high))
 
 
-def agreement_table(per_case: pd.DataFrame, alpha: float = ALPHA) -> pd.DataFrame:
+def agreement_table(
+    per_case: pd.DataFrame, alpha: float = ALPHA, subjects: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Describe the agreement of out-of-fold volumes with the reference's.
 
     Args:
         per_case: Table with the columns of `metrics/per_case.csv`.
         alpha: Two-sided error of the intervals.
+        subjects: Subject of each case; None: every case is one.
 
     Returns:
         A row for each variant, configuration and label, with the fields of BlandAltman and IntraclassCorrelation.
@@ -129,7 +144,7 @@ def agreement_table(per_case: pd.DataFrame, alpha: float = ALPHA) -> pd.DataFram
     for (variant, configuration, label), group in per_case.groupby(["variant", "configuration", "label"], sort=False):
         volumes = group["volume_mm3"].to_numpy(), group["volume_ref_mm3"].to_numpy()
         named = {"variant": variant, "configuration": configuration, "label": label}
-        rows.append(
-            {**named, **asdict(bland_altman(*volumes, alpha)), **asdict(intraclass_correlation(*volumes, alpha))}
-        )
+        units = len(np.unique(subject_names(group["case"], subjects)))
+        agreement = bland_altman(*volumes, alpha, units), intraclass_correlation(*volumes, alpha, units)
+        rows.append({**named, **asdict(agreement[0]), **asdict(agreement[1])})
     return pd.DataFrame(rows)

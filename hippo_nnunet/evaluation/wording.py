@@ -27,6 +27,8 @@ def sentence(row: Mapping[Any, Any]) -> str:
     difference = f"{row['difference']:+{digits}} {metric}"
     between = f"{1 - row['alpha']:.0%} interval {row['low']:+{digits}} to {row['high']:+{digits}}"
     cases = f"{row['n']} case{'' if row['n'] == 1 else 's'}"
+    if row["subjects"] < row["n"]:
+        cases += f" of {row['subjects']} subjects"
     start = f"{names}{label}: {row['verdict']}"
     if math.isnan(row["low"]):
         return f"{start}; {difference} on {cases}, too few for an interval."

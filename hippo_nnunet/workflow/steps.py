@@ -14,7 +14,7 @@ from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.experiment.presets import preset
 from hippo_nnunet.experiment.split_copy import save_split
-from hippo_nnunet.experiment.subjects import keep_subjects
+from hippo_nnunet.experiment.subjects import keep_subjects, load_subjects
 from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet import api
 from hippo_nnunet.nnunet.paths import NnunetFolders
@@ -105,7 +105,8 @@ def ensemble(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
             model = experiment.model(variant, configuration)
             members[model], folds = out_of_fold_files(results / model, experiment.folds[configuration])
     dataset_json = read_object(preprocessed / "dataset.json")
-    choice = choose_ensemble(members, preprocessed / "gt_segmentations", dataset_json, folds)
+    references, subjects = preprocessed / "gt_segmentations", load_subjects(folder, folds)
+    choice = choose_ensemble(members, references, dataset_json, folds, subjects=subjects)
     choice.to_json(paths.choice, overwrite=True)
     write_out_of_fold(choice, members, folds, paths.out_of_fold, results / choice.members[0], overwrite=True)
 

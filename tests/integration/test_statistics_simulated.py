@@ -13,6 +13,8 @@ pytestmark = pytest.mark.slow
 
 ROPE = 0.005
 FOLDS = np.arange(50) % 5
+SUBJECTS = np.repeat(np.arange(156), np.repeat([1, 2], [92, 64]))
+"""Subject of each case, as in Task04."""
 
 
 def simulated_dice(rng: np.random.Generator, experiments: int, variants: int, noise: float) -> np.ndarray:
@@ -116,3 +118,50 @@ def test_luck_of_training_is_what_only_the_second_verdict_allows_for() -> None:
     wrong = [np.mean(np.isin(verdicts, ["better", "worse"])) for verdicts in (first, second)]
     assert wrong[0] > 0.08
     assert wrong[1] <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
+
+
+def clustered_differences(rng: np.random.Generator, icc: float, sd: float, mean: float = 0.0) -> np.ndarray:
+    """Differences of the 220 cases of 156 subjects of Task04, correlated within subjects."""
+    shared, own = rng.standard_t(6, 156)[SUBJECTS], rng.standard_t(6, 220)
+    return mean + sd * (np.sqrt(icc) * shared + np.sqrt(1 - icc) * own)
+
+
+def test_rates_hold_with_two_cases_of_a_subject() -> None:
+    """The unit is the subject: without that, models without a difference are called better or worse too often."""
+    rng = np.random.default_rng(18)
+    verdicts: dict[bool, list[str]] = {True: [], False: []}
+    covered = []
+    for _ in range(400):
+        d = clustered_differences(rng, 0.8, 0.05)
+        for known, said in verdicts.items():
+            units = SUBJECTS if known else None
+            result = paired_result(d, 0.001, SUBJECTS % 5, n_resamples=299, subjects=units)
+            said.append(verdict(result, result.p_wilcoxon, 0.001))
+            if known:
+                covered.append(result.low <= 0 <= result.high)
+    wrong = {known: np.mean(np.isin(said, ["better", "worse"])) for known, said in verdicts.items()}
+    assert wrong[True] <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+    assert wrong[False] > 0.07
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.01 + 3 * np.sqrt(0.05 * 0.95 / 400))
+
+
+def test_equivalence_with_two_cases_of_a_subject() -> None:
+    """A true difference of the region's width is called equivalent in 5 % of the experiments at most."""
+    rng = np.random.default_rng(19)
+    found = []
+    for _ in range(400):
+        d = clustered_differences(rng, 0.8, 0.02, ROPE)
+        result = paired_result(d, ROPE, SUBJECTS % 5, n_resamples=299, subjects=SUBJECTS)
+        found.append(verdict(result, 1.0, ROPE) == "equivalent")
+    assert np.mean(found) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+
+
+def test_a_model_that_rarely_fails_on_a_subject_is_seldom_called_equivalent() -> None:
+    """One subject in 50 loses 0.5 Dice in all of its cases."""
+    rng = np.random.default_rng(20)
+    found = []
+    for _ in range(300):
+        d = clustered_differences(rng, 0.6, 0.01) - 0.5 * (rng.random(156) < 0.02)[SUBJECTS]
+        result = paired_result(d, ROPE, SUBJECTS % 5, n_resamples=299, subjects=SUBJECTS)
+        found.append(verdict(result, result.p_wilcoxon, ROPE) == "equivalent")
+    assert np.mean(found) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 300)

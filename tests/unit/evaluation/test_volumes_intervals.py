@@ -21,7 +21,7 @@ from hippo_nnunet.evaluation.segmentation_shape import Segmentation, measure_lab
 from hippo_nnunet.evaluation.volume_calibration import (
     LabelCalibration,
     calibrate,
-    cases_needed,
+    subjects_needed,
     uncalibrated,
     with_total,
 )
@@ -50,7 +50,7 @@ def test_intervals_hold_as_often_as_they_say(n: int, level: float) -> None:
 
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.9, 0.95])
 def test_few_cases_bound_nothing(level: float) -> None:
-    needed = cases_needed(level)
+    needed = subjects_needed(level)
     enough = LabelCalibration(residuals_mm3=tuple(map(float, range(needed))))
     assert enough.interval(100, level) == (100, 100 + needed - 1)
     few = LabelCalibration(residuals_mm3=tuple(map(float, range(needed - 1))))
@@ -198,7 +198,7 @@ def test_hit_rates_by_hand() -> None:
     assert rates.loc["any", ["n", "hit_rate", "flagged", "precision", "worst"]].tolist() == [4, 0.75, 0.15, 1, 0.2]
     assert rates.loc["doubt", ["hit_rate", "flagged"]].tolist() == [0.5, 0.1]
     exact = stats.binomtest(3, 4).proportion_ci(method="exact")
-    assert rates.loc["any", ["hit_rate_low", "hit_rate_high"]].tolist() == [exact.low, exact.high]
+    assert rates.loc["any", ["hit_rate_low", "hit_rate_high"]].tolist() == pytest.approx([exact.low, exact.high])
     assert rates.loc["any", "p"] == pytest.approx(4 * 3 * 2 / (20 * 19 * 18))  # all three among the four worst
     assert np.isnan(rates.loc["shape", "precision"])
     assert rates.loc["shape", ["hit_rate", "flagged", "p"]].tolist() == [0, 0, 1]
