@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from hippo_nnunet.errors import ConfigError, DataError, DependencyError
+from hippo_nnunet.outputs import check_target
 from hippo_nnunet.progress import counted
 
 logger = logging.getLogger(__name__)
@@ -148,6 +149,7 @@ def _is_complete(target: Path, md5: str | None, overwrite: bool) -> bool:
         raise DataError(
             f"{target}: exists already, with {known}; move it, pass --overwrite to replace it, or its --md5"
         )
+    check_target(target, overwrite, "a file", Path.is_file)  # no link, folder or device
     return False
 
 

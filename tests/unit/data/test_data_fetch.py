@@ -230,6 +230,13 @@ def test_other_file_of_this_name_stays(server: Server, tmp_path: Path) -> None:
     assert fetch(server, tmp_path, overwrite=True).read_bytes() == CONTENT
 
 
+def test_a_link_is_not_replaced(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "Task04_Hippocampus.tar").symlink_to("mine")
+    with pytest.raises(DataError, match=r"is a link to .*mine, which is never replaced"):
+        fetch(server, tmp_path, overwrite=True)
+
+
 def test_target_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="could not be written"):
