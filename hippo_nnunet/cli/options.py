@@ -45,7 +45,7 @@ TrustCheckpoint = Annotated[
     bool,
     typer.Option("--trust-checkpoint", help="Use checkpoints and plans that could run code: you trust their author."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what this command has written.")]
 Coverage = Annotated[
     float, typer.Option("--coverage", help="With --volumes: share of true volumes that the intervals should hold.")
 ]

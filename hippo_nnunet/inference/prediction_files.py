@@ -99,7 +99,10 @@ def _foreign(folder: Path) -> str | None:
     if not folder.is_dir():
         return None
     endings = (*ENDINGS, ".npz", ".pkl", ".csv")
-    return next((p.name for p in folder.iterdir() if p.is_dir() or not p.name.endswith((*endings, *_OTHERS))), None)
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() or not (path.name.endswith(endings) or path.name in _OTHERS):
+            return path.name
+    return None
 
 
 def holds(path: Path, content: dict[str, Any]) -> bool:
