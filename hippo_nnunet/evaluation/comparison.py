@@ -11,6 +11,7 @@ import pandas as pd
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.evaluation.fold_means import SHARED_DATA, corrected_test, verdict_retrained
 from hippo_nnunet.evaluation.metrics import QUALITY
+from hippo_nnunet.evaluation.mixed_model import mixed_result, repeated_differences
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import Model, models_of, pairs_of
 from hippo_nnunet.evaluation.per_case import score_empty
@@ -130,6 +131,14 @@ def compare(
         difference = QUALITY[options.metric].sign * (one - other).loc[one.index.intersection(other.index)]
         named = _names(pair.kind, pair.one, pair.other)
         rows += _pair_rows(named, difference, options, number_of_folds, notes, subjects)
+        repeated = repeated_differences(table, pair.one, pair.other, options.metric, subjects)
+        mixed = mixed_result(repeated.assign(difference=QUALITY[options.metric].sign * repeated["difference"]))
+        rows[-difference.shape[1] - (difference.shape[1] > 1)] |= {
+            "low_mixed": mixed.low,
+            "high_mixed": mixed.high,
+            "p_mixed": mixed.p,
+            "training_sd": mixed.training_sd,
+        }
     if published:
         text = "Published models come from other splits: they are compared case by case, not fold by fold."
         notes.append(Note(NoteKind.PUBLISHED, text))
@@ -228,7 +237,7 @@ def _with_verdicts(rows: pd.DataFrame, options: Options) -> pd.DataFrame:
         verdict(result, p_holm, options.margin, options.alpha)
         for result, p_holm in zip(rows["result"], rows["p_holm"], strict=True)
     ]
-    return rows[list(PAIR_COLUMNS)]
+    return rows.reindex(columns=list(PAIR_COLUMNS))
 
 
 PAIR_COLUMNS = (
@@ -237,6 +246,7 @@ PAIR_COLUMNS = (
     *("difference", "low", "high", "verdict", "rope", "alpha", "detectable", "sd", "family", "p_wilcoxon", "p_holm"),
     *("p_equivalence", "low_equivalence", "high_equivalence", "rope_to_pass", "rank_biserial", "cohens_dz"),
     *("fold_sd", "low_retrained", "high_retrained", "p_retrained", "verdict_retrained"),
+    *("low_mixed", "high_mixed", "p_mixed", "training_sd"),
 )
 """The columns of `metrics/comparison.csv`."""
 

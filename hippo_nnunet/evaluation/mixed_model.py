@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from hippo_nnunet.evaluation.pairing import Model, recipe_of
+from hippo_nnunet.evaluation.side_by_side import subject_names
 from hippo_nnunet.evaluation.statistics import ALPHA
 
 MIN_TRAININGS = 4
@@ -34,6 +37,32 @@ class MixedResult:
     p: float = np.nan
     training_sd: float = np.nan
     case_sd: float = np.nan
+
+
+def repeated_differences(
+    table: pd.DataFrame, one: Model, other: Model, metric: str, subjects: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Pair the repeats of two recipes in the order of their names: repeats of one seed saw the same batches.
+
+    Args:
+        table: Checked table of per-case metrics, `score_empty` applied.
+        one: A model.
+        other: Another.
+        metric: One of QUALITY; the mean over labels is compared.
+        subjects: Subject of each case; None: every case is one.
+
+    Returns:
+        One less the other, for `mixed_result`; repeats without a counterpart are left out.
+    """
+    repeats = []
+    for model in (one, other):
+        own = table[table["configuration"] == model.configuration]
+        variants = sorted(name for name in own["variant"].unique() if recipe_of(name) == model.recipe)
+        means = own[own["variant"].isin(variants)].groupby(["variant", "fold", "case"])[metric].mean()
+        repeats.append([means.loc[variant] for variant in variants])
+    pairs = [(first - second).dropna() for first, second in zip(*repeats, strict=False)]
+    found = pd.concat(pairs, keys=range(len(pairs)), names=["repeat"]).rename("difference").reset_index()
+    return found.assign(subject=subject_names(found["case"], subjects))
 
 
 def mixed_result(differences: pd.DataFrame, alpha: float = ALPHA) -> MixedResult:

@@ -18,9 +18,17 @@ def sentence(row: Mapping[Any, Any]) -> str:
         row: Column to value: one row of `Comparison.pairs`.
 
     Returns:
-        One or two sentences. A positive difference favours the first model.
+        One to three sentences. A positive difference favours the first model.
     """
     digits = ".4f" if row["metric"] in ("dice", "nsd_1mm") else ".2f"
+    text = _of_trained_models(row, digits)
+    if math.isnan(row.get("p_mixed", math.nan)):
+        return text
+    interval = f"{row['low_mixed']:+{digits}} to {row['high_mixed']:+{digits}}"
+    return f"{text} For the recipes, from their repeats by a mixed model: {interval}."
+
+
+def _of_trained_models(row: Mapping[Any, Any], digits: str) -> str:
     metric = QUALITY[row["metric"]].after_number
     label = "" if row["scope"] == MEAN else f", {row['scope']}"
     names = f"{row['variant']} {row['configuration']} against {row['against']} {row['against_configuration']}".rstrip()

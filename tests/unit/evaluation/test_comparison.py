@@ -11,6 +11,7 @@ from scipy import stats
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.comparison import PAIR_COLUMNS, Options, compare
+from hippo_nnunet.evaluation.mixed_model import mixed_result
 from hippo_nnunet.evaluation.pairing import Model, models_of, pairs_of
 from hippo_nnunet.evaluation.per_case import check_design, read_per_case, read_published
 from hippo_nnunet.evaluation.tables import COLUMNS, summarise
@@ -164,6 +165,24 @@ def test_repeats_are_averaged_and_their_spread_is_shown(two: pd.DataFrame) -> No
     assert row["dice_seed_sd"] == pytest.approx(0.01 / np.sqrt(2))
     assert not any("several seeds" in note.text for note in comparison.notes)
     assert any("several seeds" in note.text for note in compare(two, FAST).notes)
+
+
+def test_repeats_of_both_recipes_give_a_mixed_model(two: pd.DataFrame) -> None:
+    rng = np.random.default_rng(4)
+    repeats = two.assign(
+        variant=two["variant"] + "_seed1", dice=(two["dice"] + rng.normal(0, 0.01, len(two))).clip(upper=1)
+    )
+    row = compare(pd.concat([two, repeats], ignore_index=True), FAST).pairs.iloc[0]
+    by_hand = pd.concat([two, repeats.assign(repeat=1)]).fillna({"repeat": 0})
+    means = by_hand.assign(variant=by_hand["variant"].str.removesuffix("_seed1"))
+    wide = means.pivot_table(index=["repeat", "fold", "case"], columns="variant", values="dice").reset_index()
+    expected = mixed_result(wide.assign(difference=wide["AttentionUNet"] - wide["UNet"], subject=wide["case"]))
+    assert (row["low_mixed"], row["high_mixed"]) == pytest.approx((expected.low, expected.high), rel=1e-3)
+    assert row["low_mixed"] < row["difference"] < row["high_mixed"]
+    assert "For the recipes, from their repeats by a mixed model: +0.0" in sentence(row)
+    alone = compare(two, FAST).pairs.iloc[0]
+    assert np.isnan(alone["p_mixed"])
+    assert "mixed model" not in sentence(alone)
 
 
 METRICS_OF_EMPTY = ["dice", "nsd_1mm", "hd95_mm", "assd_mm"]
