@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 LARGEST_LABEL = 65535
 """Largest value of a label file: 16 bits."""
+MEAN, TOTAL = "mean", "total"
+"""What tables of results call the mean over labels, and all labels together; no other label may be called so."""
 
 _LONGEST = 60
 
@@ -45,8 +47,8 @@ def label_values(labels: Any) -> dict[str, tuple[int, ...]]:
         labels: The entry `labels`: name to value, or to the list of a region's values.
 
     Raises:
-        ValueError: No labels, a value that is no whole number from 0 to LARGEST_LABEL, or two plain labels that share a
-            value.
+        ValueError: No labels, a name that cannot be printed, a value that is no whole number from 0 to
+            LARGEST_LABEL, or two plain labels that share a value.
     """
     if not isinstance(labels, Mapping) or not labels:
         raise ValueError("names no labels")
@@ -54,6 +56,8 @@ def label_values(labels: Any) -> dict[str, tuple[int, ...]]:
     names: dict[int, str] = {}
     for name, value in labels.items():
         values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        if not name.strip() or not name.isprintable():
+            raise ValueError(f"has a label called {_short(name)}")
         if not values:
             raise ValueError(f"gives {name!r} no label value")
         for one in values:
@@ -68,7 +72,8 @@ def label_values(labels: Any) -> dict[str, tuple[int, ...]]:
 
 def value_finding(path: Path, error: ValueError) -> Finding:
     """Return the finding of a dataset.json whose labels `label_values` refuses."""
-    remedy = f"give each label a unique value, a whole number from 0 to {LARGEST_LABEL} without quotes or decimal point"
+    number = f"a whole number from 0 to {LARGEST_LABEL} without quotes or decimal point"
+    remedy = f"give each label a name and a unique value, {number}"
     return Finding(path, None, "dataset-json", str(error), remedy)
 
 
@@ -102,6 +107,11 @@ def description_findings(
     values = sorted({value for covered in labels.values() for value in covered})
     if values != list(range(len(values))):
         yield finding(f"label values {_short(values)} are not consecutive", "nnU-Net needs 0, 1, 2, ... without a gap")
+    structures = [{*covered} for name, covered in labels.items() if name not in ("background", "ignore")]
+    every = set().union(*structures)
+    if MEAN in labels or (TOTAL in labels and every not in structures):
+        name = MEAN if MEAN in labels else TOTAL
+        yield finding(f"has a label {name!r}, as tables call that of all labels", "give the label another name")
     if "overwrite_image_reader_writer" in description:
         problem = _reader_problem(description["overwrite_image_reader_writer"], description.get("file_ending"))
         if problem:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.metrics import EMPTY, METRICS
 from hippo_nnunet.files import read_csv
@@ -69,6 +70,8 @@ def check_design(table: pd.DataFrame) -> None:
         raise DataError(f"lacks the columns {', '.join(missing)}; expected {', '.join(COLUMNS)}")
     if table.empty:
         raise DataError("holds no case: the experiment is empty; evaluate it again")
+    if MEAN in set(table["label"]):
+        raise DataError(f"a label is called {MEAN}, as the mean over labels is: give it another name")
     _check_values(table)
     folds = table.groupby("case")["fold"].nunique()
     _refuse(folds.index[folds > 1], "in two folds: the models come from different splits")
