@@ -194,6 +194,7 @@ def plan_and_preprocess(
     partial.restore_description(name, folders)
     partial.record_axes(name, cases, plans["image_reader_writer"], folders)
     missing = [c for c in configurations if not partial.is_preprocessed(plans, c, cases, folders)]
+    preprocessed.check_sizes(name, plans, missing, cases, folders)
     targets = [partial.begin(plans, configuration, folders) for configuration in missing]
     partial.delete_partial_references(name, folders)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hippo_nnunet.data.resampling import resampling_problem
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet.paths import NnunetFolders
@@ -124,6 +125,42 @@ def first_channels(raw: Path, cases: Iterable[str], ending: str) -> dict[str, Pa
     if listed is None:
         return {case: raw / "imagesTr" / f"{case}_0000{ending}" for case in cases}
     return {case: raw / os.path.expandvars(listed[case]["images"][0]) for case in cases if case in listed}
+
+
+def check_sizes(
+    dataset: str, plans: dict[str, Any], configurations: Iterable[str], cases: Iterable[str], folders: NnunetFolders
+) -> None:
+    """Refuse to preprocess a case of which nothing would be left, or which would not fit into the free memory.
+
+    Args:
+        dataset: Full name; it is planned.
+        plans: Its plans.
+        configurations: Names of configurations to preprocess.
+        cases: Labelled cases of the raw dataset.
+        folders: nnU-Net's folders.
+
+    Raises:
+        DataError: Names the image, its voxel size and the resulting shape.
+    """
+    file = folders.preprocessed / dataset / "dataset_fingerprint.json"
+    fingerprint, description = read_object(file), read_object(folders.raw / dataset / "dataset.json")
+    shapes, spacings = fingerprint.get("shapes_after_crop", ()), fingerprint.get("spacings", ())
+    names = sorted(cases)  # as nnU-Net lists them
+    if "dataset" in description or not len(names) == len(shapes) == len(spacings):
+        return
+    images = first_channels(folders.raw / dataset, names, description["file_ending"])
+    for configuration in configurations:
+        planned = configuration_of(plans, configuration)["spacing"]
+        for path, shape, spacing in zip(images.values(), shapes, spacings, strict=True):
+            target = [spacing[axis] for axis in plans["transpose_forward"][: 3 - len(planned)]] + planned
+            target_mm = [target[axis] for axis in plans["transpose_backward"]]
+            maps = len(description["channel_names"]) + 1
+            problem = resampling_problem(shape[::-1], spacing[::-1], target_mm[::-1], maps, f"{configuration}'s")
+            if problem:
+                raise DataError(
+                    f"{path}: {problem}: correct the voxel size if it is wrong, or take the case out of the dataset; "
+                    f"then delete {file} to plan again"
+                )
 
 
 def _known_cases(dataset: str, folders: NnunetFolders) -> set[str]:

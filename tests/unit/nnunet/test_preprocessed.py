@@ -169,3 +169,38 @@ def test_axes_of_the_training_images_are_recorded_once(tmp_path: Path, ending: s
     (raw / "imagesTr" / f"a_0000{ending}").unlink()
     record_axes("Dataset901_Tiny", {"a", "b", "c"}, "NibabelIO", folders)
     assert json.loads((pre / "dataset.json").read_text()) == recorded
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (
+            0.01,
+            r"c_0000\.nii\.gz: its voxels of 0\.02 x 0\.01 x 0\.01 mm .* 3d's 2 x 1 x 3 mm, from 9 x 9 x 9 to 0 x 0",
+        ),
+        (1000, r"c_0000\.nii\.gz: its voxels of 2000 x 1000 x 1000 mm .* voxels, which takes .* GiB of memory"),
+    ],
+)
+def test_a_case_that_cannot_be_resampled_is_found_before_preprocessing(
+    tmp_path: Path, size: float, message: str
+) -> None:
+    folders = NnunetFolders(*(tmp_path / variable for variable in FOLDER_VARIABLES))
+    raw, pre = folders.raw / NAME, folders.preprocessed / NAME
+    raw.mkdir(parents=True)
+    pre.mkdir(parents=True)
+    content = {"channel_names": {"0": "MRI"}, "file_ending": ".nii.gz"}
+    (raw / "dataset.json").write_text(json.dumps(content))
+    plans = {"transpose_forward": [1, 2, 0], "transpose_backward": [2, 0, 1]}
+    plans["configurations"] = {"3d": {"spacing": [1.0, 2.0, 3.0]}, "2d": {"spacing": [2.0, 3.0]}}
+
+    def fingerprint(last: float) -> None:
+        spacings = [[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [last, last, 2 * last]]
+        (pre / "dataset_fingerprint.json").write_text(
+            json.dumps({"shapes_after_crop": [[9, 9, 9]] * 3, "spacings": spacings})
+        )
+
+    fingerprint(1)
+    preprocessed.check_sizes(NAME, plans, ["3d", "2d"], {"a", "b", "c"}, folders)
+    fingerprint(size)
+    with pytest.raises(DataError, match=message):
+        preprocessed.check_sizes(NAME, plans, ["3d", "2d"], {"a", "b", "c"}, folders)
