@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+
+from hippo_nnunet.errors import DependencyError
 
 
 def free_memory(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
@@ -29,6 +32,32 @@ def free_memory(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/s
         except (OSError, ValueError):  # no such group or file here, or "max": no limit
             continue
     return max(int(free), 0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception means that memory could not be allocated.
+
+    torch and ITK raise RuntimeError for it, and a library for which there is no room an ImportError.
+    """
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    text = str(error).lower()
+    if isinstance(error, ImportError):
+        return text.endswith("failed to map segment from shared object")
+    words = ("allocate memory", "out of memory", "failed to allocate", "bad_alloc", "not enough memory")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(word in text for word in words))
+
+
+def memory_error(what: str) -> DependencyError:
+    """Return an error that says how much memory is free.
+
+    Args:
+        what: What did not fit, such as a file.
+    """
+    return DependencyError(
+        f"{what}: not enough memory, {free_memory() / 2**30:.1f} GiB are free: close other programs, raise the limit "
+        "(ulimit -v, the container's or the batch job's), or use a machine with more memory"
+    )
 
 
 def _address_space() -> float:

@@ -123,6 +123,10 @@ def _describe(error: Exception) -> HippoError:
     """Return what failed and what to do, in one line."""
     if isinstance(error, HippoError):
         return error
+    from hippo_nnunet.memory import is_out_of_memory, memory_error
+
+    if is_out_of_memory(error):
+        return memory_error(" ".join(str(error).split()) or type(error).__name__)
     if isinstance(error, OSError):
         place, reason = error.filename or "the system", error.strerror or error
         return HippoError(f"{place}: {reason}; check the path, its permissions and the disk")

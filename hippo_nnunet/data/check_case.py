@@ -16,6 +16,7 @@ from hippo_nnunet.data.grid import grid_difference
 from hippo_nnunet.data.layout import Case, Dataset
 from hippo_nnunet.data.nifti import Volume, read_volume
 from hippo_nnunet.data.same_scan import distinct_values
+from hippo_nnunet.memory import free_memory
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,15 @@ def check_case(dataset: Dataset, case: Case) -> CaseReport:
     Returns:
         The report. Geometry is compared with the first readable image.
     """
+    try:
+        return _check_case(dataset, case)
+    except MemoryError:
+        message = f"the case does not fit into the memory, of which {free_memory() / 2**30:.1f} GiB are free"
+        remedy = "crop its images, or use a machine with more memory"
+        return CaseReport([Finding(case.images[0], case.id, "memory", message, remedy)])
+
+
+def _check_case(dataset: Dataset, case: Case) -> CaseReport:
     findings: list[Finding] = []
 
     def read(path: Path) -> Volume | None:
@@ -84,7 +94,8 @@ def _digest(volumes: list[Volume]) -> str:
     digest = hashlib.sha256()
     for volume in volumes:
         digest.update(repr(volume.shape).encode())
-        digest.update(np.ascontiguousarray(volume.array, dtype=np.float64).tobytes())
+        for plane in volume.array:  # the whole volume in 64 bits may not fit into the memory
+            digest.update(plane.astype(np.float64).tobytes())
     return digest.hexdigest()
 
 

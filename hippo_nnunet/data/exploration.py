@@ -98,10 +98,13 @@ def explore_dataset(dataset: Dataset, show_progress: bool = False) -> Exploratio
     labels = foreground_labels(dataset)
     rows, problems = [], []
     for part, case in tracked(cases, "measuring", show=show_progress):
-        loaded, found = load_case(dataset, case)
-        problems.extend(found)
-        if loaded is not None:
-            rows.append(measure_case(loaded, labels, part))
+        try:
+            loaded, found = load_case(dataset, case)
+            problems.extend(found)
+            if loaded is not None:
+                rows.append(measure_case(loaded, labels, part))
+        except MemoryError:
+            problems.append(Finding(case.images[0], case.id, "memory", "does not fit into the memory", "crop it"))
     if not rows:
         first = problems[0].describe(dataset.folder)
         raise DataError(

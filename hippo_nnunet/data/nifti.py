@@ -20,7 +20,7 @@ from hippo_nnunet.data.finding import Finding, FoundProblem
 from hippo_nnunet.data.grid import TOLERANCE_VOXELS, Grid, shift_mm, sizes_text
 from hippo_nnunet.data.layout import NIBABEL, SIMPLE_ITK
 from hippo_nnunet.data.nifti_file import AGAIN, open_image
-from hippo_nnunet.memory import free_memory
+from hippo_nnunet.memory import free_memory, is_out_of_memory
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _UNITS = {1: ("m", 1000.0), 3: ("micron", 0.001)}
@@ -113,12 +113,10 @@ def read_volume(path: Path, case: str | None = None, reader: str = SIMPLE_ITK) -
         read = _with_nibabel if reader.startswith("Nibabel") else _with_simpleitk
         array, affine, spacing_mm = read(path)
         non_finite = 0 if is_integer else int(np.count_nonzero(~np.isfinite(np.asarray(image.dataobj))))
-    except MemoryError as error:
-        raise too_large(image) from error
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        if "memory" in reason:
+    except (MemoryError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
             raise too_large(image) from error
+        reason = str(error).strip().splitlines()[-1]
         library = "nibabel" if read is _with_nibabel else "SimpleITK"
         remedy = AGAIN
         if "orthonormal" in reason:

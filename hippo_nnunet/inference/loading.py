@@ -15,6 +15,7 @@ from torch import nn
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.files import read_object
+from hippo_nnunet.memory import is_out_of_memory, memory_error
 from hippo_nnunet.models.container import naming_file
 from hippo_nnunet.models.model_file import FOLDER_REMEDY, ModelFile, open_model
 from hippo_nnunet.nnunet.network import ATTENTION, CLIP_GUIDED, baseline_class, build_network
@@ -77,6 +78,8 @@ def load_model_file(model: ModelFile, folds: Sequence[int | str]) -> dict[str, A
             for fold, weights in zip(folds, parameters, strict=True):
                 _check_fit(frame, fold, weights)
         except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise memory_error(str(model.path)) from error
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"no network can be built from it ({type(error).__name__}: {reason})") from error
     return _assembled(frame, parameters, model.mirroring_axes)

@@ -12,6 +12,7 @@ from hippo_nnunet.data.description import LARGEST_LABEL
 from hippo_nnunet.data.layout import ENDINGS
 from hippo_nnunet.errors import ConfigError, DataError, HippoError
 from hippo_nnunet.files import read_object
+from hippo_nnunet.memory import is_out_of_memory, memory_error
 from hippo_nnunet.models.model_file import FOLDER_REMEDY, open_model
 from hippo_nnunet.nnunet.paths import EXT_VARIABLE, environment
 from hippo_nnunet.threads import limit_threads
@@ -118,6 +119,7 @@ def load_member(member: Member, device: torch.device, use_mirroring: bool, backe
     Raises:
         ConfigError: The trainer is not installed, or the model is the second stage of a cascade.
         DataError: A checkpoint cannot be read, could run code, or does not fit the plans.
+        DependencyError: It does not fit into the memory.
     """
     from hippo_nnunet.inference.batched_predictor import BatchedPredictor
     from hippo_nnunet.inference.loading import load_model
@@ -131,6 +133,8 @@ def load_member(member: Member, device: torch.device, use_mirroring: bool, backe
     except HippoError:
         raise
     except Exception as error:  # torch.load and nnU-Net raise various exceptions
+        if is_out_of_memory(error):
+            raise memory_error(str(member.folder)) from error
         reason = " ".join(str(error).split())[:300]
         if "Could not find requested nnunet trainer" in reason:
             raise ConfigError(

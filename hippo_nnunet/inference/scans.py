@@ -12,6 +12,7 @@ from hippo_nnunet.data.cases import CheckedCase, InputCase
 from hippo_nnunet.data.layout import AXIS_CODES
 from hippo_nnunet.data.resampling import resampled_shape, resampling_problem
 from hippo_nnunet.errors import DataError, HippoError
+from hippo_nnunet.memory import is_out_of_memory, memory_error
 
 if TYPE_CHECKING:
     from hippo_nnunet.inference.batched_predictor import BatchedPredictor
@@ -47,7 +48,10 @@ class Attempts:
             reason = str(error)
         except Exception as error:  # nnU-Net, torch and scipy raise various exceptions for an unusual image
             log.debug("case %s", case.case, exc_info=True)
-            reason = f"{case.files[0]}: cannot be predicted ({type(error).__name__}: {' '.join(str(error).split())})"
+            text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            reason = f"{case.files[0]}: cannot be predicted ({text})"
+            if is_out_of_memory(error):
+                reason = str(memory_error(str(case.files[0])))
         self.reasons[case.case] = reason
         if self.scans > 1:
             log.warning("case %s is left out: %s", case.case, reason)

@@ -20,6 +20,7 @@ from typing import IO, Any
 from hippo_nnunet import outputs
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.files import zip_entry
+from hippo_nnunet.memory import is_out_of_memory, memory_error
 from hippo_nnunet.outputs import output_file
 
 SUFFIX = ".hippo"
@@ -72,6 +73,8 @@ class Container:
             with zipfile.ZipFile(self.path) as source, source.open(name) as stream:
                 content = stream.read(size + 1)
         except (*_READ_ERRORS, KeyError) as error:
+            if is_out_of_memory(error):
+                raise memory_error(str(self.path)) from error
             raise _refused(self.path, name, f"cannot be read ({error})") from error
         if hashlib.sha256(content).hexdigest() != expected:
             raise _refused(self.path, name, "has changed since the file was opened")
@@ -125,6 +128,8 @@ def open_container(path: Path) -> Container:
                 if found != expected:
                     raise _refused(path, name, f"has SHA-256 {found[:12]}..., the manifest says {expected[:12]}...")
     except _READ_ERRORS as error:
+        if is_out_of_memory(error):
+            raise memory_error(str(path)) from error
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: not a readable model file ({reason}); {REMEDY}") from error
     return Container(path, members)

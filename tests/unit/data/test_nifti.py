@@ -15,8 +15,10 @@ import SimpleITK as sitk  # noqa: N813
 
 from hippo_nnunet.data.cases import InputCase, check_images
 from hippo_nnunet.data.check import check_dataset
+from hippo_nnunet.data.exploration import explore_dataset
 from hippo_nnunet.data.finding import FoundProblem
 from hippo_nnunet.data.grid import Grid, grid_difference
+from hippo_nnunet.data.layout import read_dataset
 from hippo_nnunet.data.nifti import read_volume
 from hippo_nnunet.data.nifti_file import open_image
 from hippo_nnunet.errors import DataError
@@ -247,6 +249,29 @@ def test_labels_five_micrometres_off_pass_everywhere(tmp_path: Path) -> None:
     write(tmp_path / "labels" / "a.nii.gz", mask, off)
     write(tmp_path / "out" / "a.nii.gz", mask)
     assert evaluate_folder(tmp_path / "out", tmp_path / "labels", {"one": 1}, ".nii.gz")["dice"].tolist() == [1.0]
+
+
+def test_a_case_that_memory_cannot_hold_is_named_by_check_and_explore(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for case in "ab":
+        write(tmp_path / "imagesTr" / f"{case}_0000.nii.gz", VOXELS + ord(case))
+        write(tmp_path / "labelsTr" / f"{case}.nii.gz", (VOXELS > 20).astype(np.uint8))
+    content = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "one": 1}, "numTraining": 2}
+    (tmp_path / "dataset.json").write_text(json.dumps({**content, "file_ending": ".nii.gz"}))
+
+    def allocate(path: Path, *rest: object) -> object:
+        if path.name == "a_0000.nii.gz":
+            raise MemoryError
+        return read_volume(path, *rest)  # type: ignore[arg-type]
+
+    for module in ("check_case", "exploration_case"):
+        monkeypatch.setattr(f"hippo_nnunet.data.{module}.read_volume", allocate)
+    (finding,) = (f for f in check_dataset(tmp_path) if f.severity == "error")
+    assert (finding.path.name, finding.problem) == ("a_0000.nii.gz", "memory")
+    explored = explore_dataset(read_dataset(tmp_path))
+    assert explored.cases["case"].tolist() == ["b"]
+    assert [problem.case for problem in explored.problems] == ["a"]
 
 
 def test_an_image_that_memory_cannot_hold_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hippo_nnunet import memory
-from hippo_nnunet.errors import DataError
+from hippo_nnunet.errors import DataError, DependencyError
 from hippo_nnunet.memory import free_memory
 from hippo_nnunet.nnunet import memory_cases
 from hippo_nnunet.nnunet.memory_cases import compact, load_bank, memory_shortfall
@@ -105,3 +105,44 @@ def test_cases_are_held_in_order_with_compact_locations():
 def test_a_damaged_case_is_named():
     with pytest.raises(DataError, match=r"preprocessed case .b. cannot be read .*delete preprocessed"):
         load_bank(Dataset((1, 4, 5, 6), ()), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+            True,
+        ),
+        (RuntimeError("ITK ERROR: Image: Failed to allocate memory for image."), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (OSError(12, "Cannot allocate memory"), True),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
+        (ImportError("x.so: failed to map segment from shared object: Operation not permitted"), False),
+        (RuntimeError("the axes are not orthonormal"), False),
+        (OSError(28, "No space left on device"), False),
+        (ValueError("memory"), False),
+    ],
+)
+def test_what_means_that_memory_ran_out(error: Exception, expected: bool) -> None:
+    assert memory.is_out_of_memory(error) is expected
+
+
+def test_a_model_that_does_not_fit_is_not_called_damaged(tmp_path, monkeypatch):
+    from hippo_nnunet.inference import loading
+    from hippo_nnunet.inference.members import Member, load_member
+
+    def fails(*arguments):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(loading, "load_model", fails)
+    with pytest.raises(DependencyError, match=r"m: not enough memory, .* GiB are free: close other programs"):
+        load_member(Member(tmp_path / "m", (0,), "checkpoint_final.pth", {}, {}), torch.device("cpu"), True)
+
+
+def test_ulimit_counts(tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource")
+    used = memory.psutil.Process().memory_info().vms
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (used + 10**6, resource.RLIM_INFINITY))
+    assert free_memory(tmp_path / "none", tmp_path / "none") <= 10**6
