@@ -21,7 +21,9 @@ def compare(
     ] = "dice",
     rope: Annotated[
         float | None,
-        typer.Option("--rope", help="Negligible difference. Default: 0.005; required for metrics in mm."),
+        typer.Option(
+            "--rope", help="Negligible difference. Default: that of a recipe's repeats, else 0.005; needed for mm."
+        ),
     ] = None,
     baseline: Annotated[
         str | None,

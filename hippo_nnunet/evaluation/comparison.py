@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from hippo_nnunet.evaluation.mixed_model import mixed_result, repeated_differenc
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import Model, models_of, pairs_of
 from hippo_nnunet.evaluation.per_case import score_empty
-from hippo_nnunet.evaluation.side_by_side import MEAN, model_table, rank_table, scores_of, subject_names
+from hippo_nnunet.evaluation.side_by_side import MEAN, model_table, rank_table, repeat_sd, scores_of, subject_names
 from hippo_nnunet.evaluation.statistics import (
     ALPHA,
     MIN_CASES,
@@ -31,7 +32,11 @@ from hippo_nnunet.evaluation.volumetry import agreement_table
 from hippo_nnunet.progress import tracked
 
 ROPE = {"dice": 0.005, "nsd_1mm": 0.005}
-"""Region of practical equivalence where none is given; distances in mm have no customary one."""
+"""Region of practical equivalence where none is given and no repeats tell; distances in mm have no customary one."""
+REPEATABILITY = 1.96 * math.sqrt(2)
+"""Standard deviations between repeats within which 95 % of the differences between two repeats lie."""
+MIN_FREEDOM = 2
+"""Fewer degrees of freedom between repeats do not tell a margin: three repeats of one recipe have two."""
 
 PUBLISHED = "published"
 
@@ -42,7 +47,8 @@ class Options:
 
     Attributes:
         metric: One of QUALITY.
-        rope: Half-width of the region of practical equivalence, in the metric's unit; None: ROPE's.
+        rope: Half-width of the region of practical equivalence, in the metric's unit; None: what two trainings of one
+            recipe differ by, where the table has repeats enough, else ROPE's.
         baseline: See `pairs_of`.
         number_of_folds: Folds of the split, of which some may not be trained; None: as many as the table has.
         alpha: Two-sided error.
@@ -117,6 +123,7 @@ def compare(
     notes = [*_empty_labels(table), *_subject_notes(table, subjects)]
     table = score_empty(table)
     models = models_of(table)
+    options, margin_note = _with_margin(options, table, models)
     scores = scores_of(table, models, options.metric)
     number_of_folds = options.number_of_folds or table["fold"].nunique()
     rows: list[dict[str, object]] = []
@@ -153,6 +160,8 @@ def compare(
             named = _names(PUBLISHED, model, Model(method, ""))
             rows += _pair_rows(named, difference, options, 0, notes, subjects)
     pairs = _with_verdicts(pd.DataFrame(rows), options) if rows else pd.DataFrame()
+    if rows:
+        notes.append(margin_note)
     side_by_side = model_table(table, models, options.metric)
     notes += _general_notes(side_by_side, pairs)
     ranks = rank_table(scores, options.metric, options.n_resamples, options.seed, subjects)
@@ -249,6 +258,31 @@ PAIR_COLUMNS = (
     *("low_mixed", "high_mixed", "p_mixed", "training_sd"),
 )
 """The columns of `metrics/comparison.csv`."""
+
+
+def _with_margin(options: Options, table: pd.DataFrame, models: Sequence[Model]) -> tuple[Options, Note]:
+    """Choose the margin where none is given, and say why it is this one.
+
+    Source:
+        Coefficient of repeatability: Bland and Altman 1999 (doi:10.1177/096228029900800204).
+    """
+    unit = QUALITY[options.metric].after_number
+    if options.rope is not None:
+        return options, Note(NoteKind.MARGIN, f"Margin of equivalence: {options.rope:g} {unit}, as given by --rope.")
+    sd, freedom = repeat_sd(table, models, options.metric)
+    if freedom >= MIN_FREEDOM and sd > 0:
+        margin = float(f"{REPEATABILITY * sd:.2g}")
+        text = (
+            f"Margin of equivalence: {margin:g} {unit}, within which two trainings of one recipe differ in 95 % of the "
+            f"cases (standard deviation between repeats {sd:.2g}, {freedom} degrees of freedom)."
+        )
+        return replace(options, rope=margin), Note(NoteKind.MARGIN, text)
+    text = (
+        f"Margin of equivalence: {options.margin:g} {unit}, a convention; with three repeats of a recipe (run "
+        "--seeds 3) it is what trainings differ by, and --rope sets it. rope_to_pass in comparison.csv is the smallest "
+        "that would pass."
+    )
+    return options, Note(NoteKind.MARGIN, text)
 
 
 def _empty_labels(table: pd.DataFrame) -> list[Note]:

@@ -99,7 +99,10 @@ def mixed_result(differences: pd.DataFrame, alpha: float = ALPHA) -> MixedResult
         warnings.simplefilter("ignore")  # variances that are estimated as zero are a result, not a failure
         # folds have neither cases nor trainings in common
         model = formula.mixedlm("difference ~ 1", differences, groups="fold", vc_formula=effects)
-        fit = model.fit(reml=True, method="powell")  # lbfgs stops short of variances that are zero
+        try:
+            fit = model.fit(reml=True, method="powell")  # lbfgs stops short of variances that are zero
+        except (np.linalg.LinAlgError, ValueError):  # repeats that differ by nothing or by a constant
+            return MixedResult(float(differences["difference"].mean()))
     mean, error = float(fit.params.iloc[0]), float(fit.bse.iloc[0])
     if not np.isfinite(error) or error <= 0:
         return MixedResult(mean)

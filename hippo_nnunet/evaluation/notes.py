@@ -31,6 +31,8 @@ class NoteKind(Enum):
     """Subjects with cases in several folds."""
     LEFT_OUT = auto()
     """Folds, cases or pairs that a comparison leaves out."""
+    MARGIN = auto()
+    """Where the margin of equivalence comes from."""
     SCORED_EMPTY = auto()
     """How cases are scored whose reference lacks a label."""
     PUBLISHED = auto()

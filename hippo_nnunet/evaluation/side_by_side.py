@@ -90,6 +90,19 @@ def model_table(table: pd.DataFrame, models: Sequence[Model], metric: str) -> pd
     return pd.DataFrame(rows)
 
 
+def repeat_sd(table: pd.DataFrame, models: Iterable[Model], metric: str) -> tuple[float, int]:
+    """Return the standard deviation of a recipe's mean between its repeats, and its degrees of freedom.
+
+    The variance is pooled over the recipes; NaN and 0 where none was trained twice.
+    """
+    squares, freedom = 0.0, 0
+    for model in models:
+        means = table[_rows_of(table, model)].groupby(["variant", "label"])[metric].mean().groupby("variant").mean()
+        squares += float(((means - means.mean()) ** 2).sum())
+        freedom += len(means) - 1
+    return (float(np.sqrt(squares / freedom)), freedom) if freedom else (np.nan, 0)
+
+
 def rank_table(
     scores: Scores, metric: str, n_resamples: int, seed: int, subjects: Mapping[str, str] | None = None
 ) -> pd.DataFrame:

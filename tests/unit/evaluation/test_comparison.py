@@ -187,6 +187,24 @@ def test_repeats_of_both_recipes_give_a_mixed_model(two: pd.DataFrame) -> None:
     assert "mixed model" not in sentence(alone)
 
 
+def test_the_margin_is_what_trainings_differ_by_where_repeats_tell(two: pd.DataFrame) -> None:
+    lucky = [
+        two.assign(variant=two["variant"] + f"_seed{k}", dice=two["dice"] - shift)
+        for k, shift in ((1, 0.002), (2, 0.004))
+    ]
+    comparison = compare(pd.concat([two, *lucky], ignore_index=True), FAST)
+    assert comparison.options.rope == pytest.approx(2.77 * 0.002, rel=0.02)  # the deviation of 0, 0.002 and 0.004
+    assert comparison.pairs["rope"].unique() == [comparison.options.rope]
+    assert any(
+        "two trainings of one recipe differ" in note.text and "4 degrees" in note.text for note in comparison.notes
+    )
+    once = compare(pd.concat([two, lucky[0][lucky[0]["variant"] == "UNet_seed1"]], ignore_index=True), FAST)
+    assert once.pairs["rope"].unique() == [0.005]
+    assert any("0.005 Dice, a convention" in note.text for note in once.notes)
+    given = compare(pd.concat([two, *lucky], ignore_index=True), Options(n_resamples=400, rope=0.01))
+    assert given.pairs["rope"].unique() == [0.01]
+
+
 METRICS_OF_EMPTY = ["dice", "nsd_1mm", "hd95_mm", "assd_mm"]
 
 

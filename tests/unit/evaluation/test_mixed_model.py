@@ -78,3 +78,10 @@ def test_too_few_trainings_give_no_estimate(repeats: int, folds: int) -> None:
 def test_identical_models() -> None:
     result = mixed_result(simulate(np.random.default_rng(1), 0.0).assign(difference=0.0))
     assert (result.mean, result.low, result.high, result.p) == (0, 0, 0, 1)
+
+
+def test_repeats_that_are_copies_give_no_interval() -> None:
+    table = simulate(np.random.default_rng(1), 0.0, repeats=1)
+    result = mixed_result(pd.concat([table, table.assign(repeat=1)], ignore_index=True))
+    assert result.mean == pytest.approx(table["difference"].mean())
+    assert np.isnan(result.low) or result.low < result.mean
