@@ -79,11 +79,11 @@ def convert_msd(
 def _number_and_name(dataset: Dataset) -> tuple[int, str]:
     match = _TASK.fullmatch(dataset.folder.name)
     name = match[2] if match else str(dataset.description.get("name", ""))
-    name = re.sub(r"[^A-Za-z0-9_-]+", "", name)
-    if not name:
-        message = "its folder is not called TaskXX_Name and dataset.json has no name"
-        raise DataError(f"{dataset.folder}: {message}; rename the folder")
-    return (int(match[1]) if match else _DEFAULT_ID), name
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "", name)
+    if not plain:
+        called = f"its name {name!r} has no letter or digit of ASCII" if name else "dataset.json has no name"
+        raise DataError(f"{dataset.folder}: {called}; rename the folder to TaskXX_Name")
+    return (int(match[1]) if match else _DEFAULT_ID), plain
 
 
 def _refuse_taken_id(target: Path, dataset_id: int) -> None:
@@ -116,7 +116,8 @@ def _run_converter(dataset: Dataset, dataset_id: int, fresh: Path) -> None:
             (task / part).symlink_to(dataset.folder / part, target_is_directory=True)
         else:
             (task / part).mkdir()
-    (task / "dataset.json").write_text(json.dumps(dataset.description), encoding="utf-8")
+    description = {"test": [], **dataset.description}  # the converter deletes the entry, also where there is none
+    (task / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
     output = fresh.parent / "output"
     output.mkdir()
     elsewhere = str(fresh.parent / "none")

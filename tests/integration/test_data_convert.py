@@ -94,9 +94,23 @@ def test_archive_other_name_and_id(source: Path, tmp_path: Path) -> None:
     assert len(list((target / "labelsTr").iterdir())) == 5
 
 
-def test_relative_source(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_source_without_test_images(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(source)
-    assert convert_msd(Path(), tmp_path / "raw").name == "Dataset004_Hippocampus"
+    content = json.loads(Path("dataset.json").read_text())
+    del content["test"]
+    Path("dataset.json").write_text(json.dumps(content))
+    shutil.rmtree("imagesTs")
+    target = convert_msd(Path(), tmp_path / "raw")
+    assert target.name == "Dataset004_Hippocampus"
+    assert "test" not in json.loads((target / "dataset.json").read_text())
+
+
+@pytest.mark.parametrize(("name", "says"), [("雪", "its name '雪' has no letter or digit"), ("", "has no name")])
+def test_names_that_leave_nothing_for_a_folder(source: Path, tmp_path: Path, name: str, says: str) -> None:
+    content = json.loads((source / "dataset.json").read_text())
+    (source / "dataset.json").write_text(json.dumps({**content, "name": name}))
+    with pytest.raises(DataError, match=f"{says}.* rename the folder to TaskXX_Name"):
+        convert_msd(source.rename(tmp_path / "other"), tmp_path / "raw")
 
 
 def test_existing_target(source: Path, tmp_path: Path) -> None:
