@@ -15,18 +15,19 @@ from hippo_nnunet.analysis.tables import (
     flags_table,
     ranks_table,
     results_table,
+    retrained,
     summary_table,
     volumes_table,
 )
-from hippo_nnunet.analysis.verdicts import WARNINGS, headline, verdict_sentence
+from hippo_nnunet.analysis.verdicts import NOT_JUDGED, WARNINGS, headline, verdict_sentence
 from hippo_nnunet.analysis.volumes import VolumeChecks
 from hippo_nnunet.evaluation.comparison import Comparison
 from hippo_nnunet.evaluation.notes import NoteKind
 from hippo_nnunet.evaluation.side_by_side import MEAN
 
 _NOTES_IN_SHORT = (
-    *(NoteKind.BROKEN_SUBJECTS, NoteKind.LEFT_OUT, NoteKind.FEW_CASES, NoteKind.PRECISION, NoteKind.PUBLISHED),
-    *(NoteKind.ONE_MODEL, NoteKind.ONE_SEED),
+    *(NoteKind.BROKEN_SUBJECTS, NoteKind.LEFT_OUT, NoteKind.SCORED_EMPTY, NoteKind.FEW_CASES, NoteKind.PRECISION),
+    *(NoteKind.PUBLISHED, NoteKind.ONE_MODEL, NoteKind.ONE_SEED),
 )
 """Notes that belong to the verdict; the others explain columns that only the full output has."""
 
@@ -67,7 +68,11 @@ def check_parts(checks: VolumeChecks) -> Iterator[Table | str]:
 def _verdict(comparison: Comparison, gain: str) -> Iterator[str]:
     yield headline(comparison.pairs)
     yield from (f"warning: {note}" for note in comparison.notes if note.kind in WARNINGS)
-    yield from (f"- {verdict_sentence(row)}" for row in comparison.pairs.to_dict("records") if row["scope"] == MEAN)
+    for row in comparison.pairs.to_dict("records"):
+        if row["scope"] == MEAN:
+            again = retrained(row)
+            differs = row["verdict"] != NOT_JUDGED and again not in ("not known", row["verdict"])
+            yield f"- {verdict_sentence(row)}" + (f" If trained again: {again}." if differs else "")
     if gain:
         yield f"- {gain}"
 

@@ -57,13 +57,16 @@ def results_table(comparison: Comparison, mm_form: str = ".2f") -> ShownTable:
     own = {"fold_sd": f"{metric}_fold_sd", "seed_sd": f"{metric}_seed_sd"}
     extra = {own.get(key, key): heading for key, heading in _EXTRA.items()}
     shown = {key: heading for key, heading in extra.items() if key in models and models[key].notna().any()}
+    headings = [quality.heading for quality in QUALITY.values()]
+    headings[1:1] = ["5th pct.", "worst", "failed"]
     rows, starts = [], []
     for position, row in enumerate(models.to_dict("records")):
         first = row["scope"] == MEAN
         if first:
             starts.append(position)
         forms = {name: digits(name, mm_form) for name in QUALITY}
-        figures = [f"{number(row[name], form)} ({number(row[f'{name}_sd'], form)})" for name, form in forms.items()]
+        figures = [_with_sd(row, name, form) for name, form in forms.items()]
+        figures[1:1] = [number(row["dice_p05"]), number(row["dice_worst"]), str(row["failures"])]
         further = {**row, "trained_seconds": row.get("trained_seconds", float("nan")) / 60}
         further_forms = [".1f" if key.endswith("seconds") else digits(key, mm_form) for key in shown]
         rows.append(
@@ -75,8 +78,9 @@ def results_table(comparison: Comparison, mm_form: str = ".2f") -> ShownTable:
         )
     return ShownTable(
         "results",
-        "Out of fold: mean over cases, in brackets the standard deviation between cases.",
-        ("model", "label", *(quality.heading for quality in QUALITY.values()), *shown.values()),
+        "Out of fold: mean over cases, in brackets the standard deviation between cases. 5th pct.: 5 % of the cases "
+        f"have a lower Dice; failed: cases with Dice below {FAILURE_DICE:g}.",
+        ("model", "label", *headings, *shown.values()),
         2,
         rows,
         frozenset(starts),
@@ -146,16 +150,26 @@ def comparison_table(comparison: Comparison, mm_form: str = ".2f") -> ShownTable
                 number(row["rank_biserial"], "+.2f"),
                 number(row["cohens_dz"], "+.2f"),
                 number(row["detectable"], form[1:]),
+                number(row["rope_to_pass"], form[1:]),
                 row["verdict"],
                 retrained(row),
             ]
         )
     percent = f"{1 - pairs['alpha'].iloc[0]:.0%}"
-    headings = ("cases", "difference", f"{percent} interval", "p, Holm", "rank-biserial", "dz", "detectable")
+    headings = (
+        "cases",
+        "difference",
+        f"{percent} interval",
+        "p, Holm",
+        "rank-biserial",
+        "dz",
+        "detectable",
+        "margin to pass",
+    )
     return ShownTable(
         "comparison",
         f"Paired differences in {QUALITY[str(pairs['metric'].iloc[0])].heading}; positive: the first model is better; "
-        f"equivalent within ±{pairs['rope'].iloc[0]:g}.",
+        f"equivalent within ±{pairs['rope'].iloc[0]:g}; margin to pass: the smallest that would give equivalent.",
         ("model", "against", "label", *headings, "as trained", "if trained again"),
         3,
         rows,
@@ -180,10 +194,10 @@ def volumes_table(agreement: pd.DataFrame) -> ShownTable:
                 "" if model == last else model,
                 row["label"],
                 str(row["n"]),
-                _with_interval(row, "bias_mm3", "+.0f", ("bias_low_mm3", "bias_high_mm3")),
+                with_interval(row, "bias_mm3", "+.0f", ("bias_low_mm3", "bias_high_mm3")),
                 number(row["sd_mm3"], ".0f"),
                 interval(row["lower_mm3"], row["upper_mm3"], "+.0f"),
-                _with_interval(row, "icc", ".3f"),
+                with_interval(row, "icc", ".3f"),
             ]
         )
         last = model
@@ -216,7 +230,7 @@ def coverage_table(checks: VolumeChecks) -> ShownTable:
         [
             str(row["label"]),
             str(row["n"]),
-            _with_interval(row, "coverage", ".1%"),
+            with_interval(row, "coverage", ".1%"),
             number(row["width_mm3"], ".0f"),
             number(row["width_share"], ".0%"),
         ]
@@ -232,9 +246,9 @@ def flags_table(checks: VolumeChecks) -> ShownTable:
     rows = [
         [
             str(row["flag"]),
-            _with_interval(row, "hit_rate", ".0%"),
+            with_interval(row, "hit_rate", ".0%"),
             number(row["flagged"], ".1%"),
-            _with_interval(row, "precision", ".0%"),
+            with_interval(row, "precision", ".0%"),
             number(row["p"], ".2g"),
         ]
         for row in checks.flags.to_dict("records")
@@ -283,7 +297,12 @@ def retrained(row: Any) -> str:
     return "not known" if pd.isna(row["p_retrained"]) else str(row["verdict_retrained"])
 
 
-def _with_interval(row: dict[Any, Any], name: str, form: str, ends: tuple[str, str] | None = None) -> str:
+def _with_sd(row: dict[Any, Any], name: str, form: str) -> str:
+    sd = number(row[f"{name}_sd"], form)
+    return number(row[name], form) if sd == NONE else f"{number(row[name], form)} ({sd})"
+
+
+def with_interval(row: dict[Any, Any], name: str, form: str, ends: tuple[str, str] | None = None) -> str:
     """Return a figure and in brackets its interval, from the columns `<name>_low` and `<name>_high` or from `ends`."""
     low, high = (row[end] for end in ends or (f"{name}_low", f"{name}_high"))
     span = interval(low, high, form)

@@ -13,6 +13,7 @@ from hippo_nnunet.analysis.fold_records import FoldRecords
 from hippo_nnunet.evaluation.comparison import Comparison
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import Model, recipe_of
+from hippo_nnunet.evaluation.per_case import score_empty
 from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.evaluation.statistics import CANNOT_TELL, EQUIVALENT
 from hippo_nnunet.evaluation.wording import sentence
@@ -63,7 +64,7 @@ def judge(comparison: Comparison, table: pd.DataFrame, records: FoldRecords) -> 
     """
     lost = labels_never_found(table)
     notes = [*_not_found_notes(lost), *_short_training_notes(records), *comparison.notes]
-    pairs, models = comparison.pairs.copy(), _with_tail(comparison.models, table)
+    pairs, models = comparison.pairs.copy(), _with_tail(comparison.models, score_empty(table))
     for model, labels in lost.items():
         scopes = [MEAN, *labels]
         rows = _rows_of(models, model) & models["scope"].isin(scopes)
@@ -154,6 +155,7 @@ def _not_found_notes(lost: Mapping[Model, Sequence[str]]) -> list[Note]:
 def _short_training_notes(records: FoldRecords) -> list[Note]:
     """Warn of trainings with fewer than FEWEST_ITERATIONS iterations, one note for each length."""
     short: dict[int, dict[str, None]] = {}
+    everything = dict.fromkeys(f"{recipe_of(cell.variant)} {cell.configuration}" for cell in records)
     for cell, record in records.items():
         schedule = record.get("schedule") or {}
         epochs, iterations = schedule.get("epochs"), schedule.get("iterations")
@@ -162,8 +164,8 @@ def _short_training_notes(records: FoldRecords) -> list[Note]:
     return [
         Note(
             NoteKind.SHORT_TRAINING,
-            f"{', '.join(names)}: trained for {count} iterations only, far too few to judge a network "
-            "(nnU-Net's default is 250,000). Read the figures as a test of the pipeline.",
+            f"{'All networks' if names == everything else ', '.join(names)}: trained for {count} iterations only, far "
+            "too few to judge a network (nnU-Net's default is 250,000). Read the figures as a test of the pipeline.",
         )
         for count, names in short.items()
     ]
@@ -187,12 +189,12 @@ def ensemble_gain(choice: Mapping[str, Any] | None, pairs: pd.DataFrame) -> str:
         return ""
     best = own[own["n"] == own["n"].max()].nsmallest(1, "difference").iloc[0]
     text = (
-        f"Of two equally postprocessed candidates, the ensemble beats the best single model by {gain:+.4f} Dice "
+        f"With postprocessing selected for both alike, the ensemble gains {gain:+.4f} Dice over the best single model "
         "(nested selection)."
     )
-    if abs(best["difference"] - gain) < _SAME_GAIN:
+    if best["difference"] - gain < _SAME_GAIN:
         return text
     return (
-        f"{text} The difference of {best['difference']:+.4f} from {best['against']} {best['against_configuration']} "
-        "is mostly the effect of postprocessing, which that row lacks; do not credit it to the ensemble."
+        f"{text} The rest of the {best['difference']:+.4f} over {best['against']} {best['against_configuration']} is "
+        "the effect of postprocessing, which that model lacks in this comparison."
     )

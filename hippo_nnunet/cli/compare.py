@@ -76,7 +76,7 @@ def compare(
 
     gain = ensemble_gain(read_choice(experiment), comparison.pairs)
     console = Console()
-    wide = console if console.is_terminal else Console(width=200)
+    wide = console if console.is_terminal else Console(width=240)
     for part in (full_parts if full else short_parts)(comparison, gain):
         (wide if full else console).print(Printable(part), highlight=False, markup=False)
     for part in check_parts(checks) if checks else ():

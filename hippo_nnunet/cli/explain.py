@@ -53,7 +53,7 @@ def explain(
     root: ExperimentRoot = None,
     trust_checkpoint: TrustCheckpoint = False,
 ) -> None:
-    """Attention, similarity and error maps as NIfTI and figures. Prints the files written."""
+    """Attention, similarity and error maps as NIfTI, figures and a page. Prints the files written, the page last."""
     if (model is None) == (experiment is None):
         raise typer.BadParameter("give either the folder of an experiment or --model")
     if model is not None and (not input_ or output is None):

@@ -60,8 +60,8 @@ def _of_trained_models(row: Mapping[Any, Any], digits: str) -> str:
     text = f"{start}{size}; {difference}, {between}, {cases}, corrected p {p}."
     if "," not in str(row["folds"]):
         return f"{text} It rests on one fold, which says nothing about new trainings."
-    if row["verdict_retrained"] == row["verdict"] or math.isnan(row["p_retrained"]):
-        return text
+    if row["verdict_retrained"] != CANNOT_TELL or math.isnan(row["p_retrained"]):
+        return text  # the verdict on new trainings stands beside this sentence
     folds = f"{row['low_retrained']:+{digits}} to {row['high_retrained']:+{digits}}"
     word = "better" if row["verdict"] == BETTER else "worse"
     return f"{text} This holds for these trained models; it is not shown that new trainings would be {word} ({folds})."

@@ -35,6 +35,7 @@ class ExperimentPaths:
         out_of_fold: The ensemble's out-of-fold segmentations.
         predictions: Segmented test images, one folder for each variant and for the ensemble.
         report: The report's page.
+        explanation: The page of `explain`.
         logs: Log files of the jobs.
         benchmarks: Times of the jobs as Snakemake measures them: `<job>.tsv`.
     """
@@ -57,6 +58,7 @@ class ExperimentPaths:
         self.out_of_fold = folder / "ensemble" / "out_of_fold"
         self.predictions = folder / "predictions"
         self.report = folder / "report" / "index.html"
+        self.explanation = folder / "explain" / "index.html"
         self.logs = folder / "logs"
         self.benchmarks = folder / "benchmarks"
 

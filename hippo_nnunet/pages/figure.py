@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.patheffects as effects
 from markupsafe import escape
 from matplotlib.figure import Figure as Canvas
 from matplotlib.figure import FigureBase
@@ -21,11 +22,21 @@ from matplotlib.figure import FigureBase
 INK, LINE, PAPER = "#24292f", "#d3d9df", "#fefefe"
 GREY = "#7d8590"
 MARK = "#c23b22"
-# Blue, orange, green, purple, brown, sky: after Okabe and Ito's palette, which colour-blind readers can tell apart;
-# in tones that stand out on white, on black and on a grey image.
-COLOURS = ("#3b8fd4", "#e08a12", "#1f9e77", "#c77ab0", "#a6693a", "#62c2e8")
+LABEL_COLOURS = ("#d9a400", "#9b5de5", "#e0529c", "#7fb800", "#00b4b4", "#b9ce7a")
+"""Gold, violet, pink, lime, turquoise, sage: on every page, in tones that stand out on white, black and grey images."""
+MODEL_COLOURS = ("#0072b2", "#d0431c", "#00805c", "#5b6570", "#1f3f8f", "#8c4a1f", "#2a8fd0", "#1d2125")
+"""Blue, vermilion, green, slate, navy, brown, sky, black: no model looks like a label; markers differ as well."""
+MODEL_COLOURS_DARK = ("#5cb3f0", "#ff8a66", "#2fc79a", "#b4bdc7", "#8fa8ff", "#d99a6c", "#a9dcff", "#f4f6f8")
+"""The same hues, lightened for a dark ground."""
+REFERENCE = "#ffffff"
+"""Over an image, the reference has a solid white outline and a prediction a dashed one, each with a dark edge."""
+DASHES = (0, (2.6, 1.4))
+EDGE: list[effects.AbstractPathEffect] = [effects.withStroke(linewidth=2.4, foreground="#000000b0")]
+"""The dark edge of outlines, in matplotlib."""
 _PAGE_COLOURS = {INK: "var(--ink)", LINE: "var(--line)", PAPER: "var(--paper)", MARK: "var(--mark)"}
 _DOTS_PER_INCH = 200
+ENDINGS = (".png", ".svg", ".pdf")
+"""The files of a saved figure."""
 _LONGEST = 26
 STEPS = (1, 2, 2.5, 5, 10)
 _METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -59,6 +70,7 @@ STYLE: Any = {
     "figure.facecolor": PAPER,
     "savefig.facecolor": PAPER,
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,
     "svg.hashsalt": "hippo_nnunet",
 }
 
@@ -106,7 +118,7 @@ class Figure:
 
 def label_colour(index: int) -> str:
     """Return the colour of the label at a position; the colours repeat after six."""
-    return COLOURS[index % len(COLOURS)]
+    return LABEL_COLOURS[index % len(LABEL_COLOURS)]
 
 
 def drawable(name: str) -> str:
@@ -125,20 +137,24 @@ def short(name: str) -> str:
 
 
 def save_figure(figure: Figure, folder: Path) -> None:
-    """Write ``NAME.png`` (200 dots an inch) and ``NAME.svg``: the panels in rows of at most three, on white."""
+    """Write ``NAME.png`` (200 dots an inch), ``NAME.svg`` and ``NAME.pdf``: panels in rows of at most three, on white.
+
+    Text stays text in the vector files, so that a journal can edit it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     panels = figure.panels
     columns = figure.columns
     rows = -(-len(panels) // columns)
     widths = [max(panel.size[0] for panel in panels[column::columns]) for column in range(columns)]
     heights = [max(panel.size[1] for panel in panels[row * columns : (row + 1) * columns]) for row in range(rows)]
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context({**STYLE, "svg.fonttype": "none"}):
         canvas = Canvas(figsize=(sum(widths), sum(heights)), layout="constrained")
         grid = canvas.subfigures(rows, columns, squeeze=False, width_ratios=widths, height_ratios=heights)
         for panel, part in zip(panels, grid.flat, strict=False):
             panel.draw(part)
         canvas.savefig(folder / f"{figure.name}.png", dpi=_DOTS_PER_INCH)
         canvas.savefig(folder / f"{figure.name}.svg", metadata={"Date": None}, dpi=_DOTS_PER_INCH)
+        canvas.savefig(folder / f"{figure.name}.pdf", metadata={"CreationDate": None}, dpi=_DOTS_PER_INCH)
 
 
 def inline_svg(panel: Panel) -> str:

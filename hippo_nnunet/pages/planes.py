@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from nibabel.orientations import apply_orientation, io_orientation
 
-from hippo_nnunet.pages.figure import label_colour
+from hippo_nnunet.pages.figure import EDGE, label_colour
 
 
 class Plane(NamedTuple):
@@ -86,14 +86,15 @@ class Scene:
         dashes: Any = "solid",
         width: float = 1.2,
     ) -> None:
-        """Draw the outlines of turned masks, each in its label's colour or all in one."""
+        """Draw the outlines of turned masks with a dark edge, each in its label's colour or all in one."""
         for index, mask in enumerate(masks.values()):
             cut = np.pad(self.cut(mask, plane), 1)  # so that outlines close at the image's border
             if cut.any():
                 x = (np.arange(cut.shape[1]) - 0.5) * self.spacing_mm[plane.across]
                 y = (np.arange(cut.shape[0]) - 0.5) * self.spacing_mm[plane.up]
                 style: dict[str, Any] = {"colors": colour or label_colour(index), "linestyles": [dashes]}
-                axes.contour(x, y, cut.astype(float), [0.5], linewidths=width, **style)
+                drawn = axes.contour(x, y, cut.astype(float), [0.5], linewidths=width, **style)
+                drawn.set_path_effects(EDGE)
         width, height = self.size_mm(plane)
         axes.set(xlim=(0, width), ylim=(0, height))
 

@@ -57,5 +57,5 @@ def page_folder(output: Path, content: str, overwrite: bool) -> Iterator[Path]:
     page = output / PAGE
     if overwrite and page.is_file() and b"hippo_nnunet" not in page.read_bytes():
         raise DataError(f"{page} is no page of hippo_nnunet, so {output} is not replaced: choose another folder")
-    with staged(output, overwrite, rf"{re.escape(PAGE)}|figures/[^/]+\.(png|svg)|{content}") as fresh:
+    with staged(output, overwrite, rf"{re.escape(PAGE)}|figures/[^/]+\.(png|svg|pdf)|{content}") as fresh:
         yield fresh

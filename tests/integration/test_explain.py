@@ -53,6 +53,8 @@ def test_attention_of_test_images_on_their_grid(trained: TinyDataset, tmp_path: 
         prediction = read(output / f"{case}_prediction.nii.gz", image)
         np.testing.assert_array_equal(prediction, read(tmp_path / "predicted" / f"{case}.nii.gz", image))
     assert not any("errors" in name or "similarity" in name for name in names)
+    assert written[-1] == output / "index.html"
+    assert f"figures/{TEST_CASES[0]}_attention.png" in written[-1].read_text()
     with pytest.raises(DataError, match="exists already"):
         explain_images(model, [trained.images], output, settings=SETTINGS)
     again = explain_images(model, [trained.images], output, settings=Settings("cpu", overwrite=True))

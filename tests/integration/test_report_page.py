@@ -52,7 +52,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for cell in made.experiment.cells():
         write_log(log_folder(made.experiment, folder, cell), log_text(range(4)))
     (folder / "manifest.json").write_text(json.dumps(manifest(made.experiment)))
-    return write_report(folder, root=made.root, cases=2, options=FAST)
+    return write_report(folder, root=made.root, cases=2, options=FAST, notebook=True)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_the_page_is_whole_and_quiet(page: Any, problems: list[str]) -> None:
     sections = page.eval_on_selector_all("main section", "found => found.map((section) => section.id)")
     for name in ("verdict", "table", "differences", "cases", "notebook", "curves", "volumes", "slices", "surface"):
         assert name in sections
-    assert sections[-2:] == ["recipe", "limits"]
+    assert sections[-3:] == ["recipe", "limits", "paper"]
     linked = page.eval_on_selector_all("nav a", "links => links.map((link) => link.hash.slice(1))")
     assert linked == sections
     assert page.locator("h1").count() == 1
@@ -117,6 +117,34 @@ def test_the_theme_starts_as_the_system_is(page: Any) -> None:
     assert max(red, green, blue) < 60
     page.locator("#theme").click()
     assert page.evaluate("() => document.documentElement.dataset.theme") == "light"
+
+
+def test_a_table_that_does_not_fit_says_that_it_scrolls(page: Any) -> None:
+    page.locator("details.more summary").click()
+    page.wait_for_function("() => document.querySelector('details.more .box').classList.contains('scrolls')")
+    hint = "() => getComputedStyle(document.querySelector('details.more .caption'), '::after').content"
+    assert "Scroll sideways" in page.evaluate(hint)
+    others = "[...document.querySelectorAll('.box:not(.scrolls) .scroll')]"
+    assert page.evaluate(f"() => {others}.every((s) => s.scrollWidth <= s.clientWidth + 1)")
+
+
+@pytest.mark.parametrize("page", [(1280, "dark")], indirect=True)
+def test_the_printed_page_is_light_and_whole(page: Any) -> None:
+    page.evaluate("() => window.dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 688, "height": 1000})
+    assert min(page.evaluate(f"({COLOUR})().match(/\\d+/g).map(Number)")) > 240
+    assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
+    assert page.evaluate(
+        "() => [...document.querySelectorAll('.chart svg.main-svg')].every((s) => s.clientWidth < 690)"
+    )
+    visible = "(q) => { const e = document.querySelector(q); return Boolean(e && e.getClientRects().length); }"
+    assert [page.evaluate(visible, name) for name in (".legend", ".still", "details.more table")] == [True] * 3
+    assert [page.evaluate(visible, name) for name in ("#surface-plot", "nav", "#theme")] == [False] * 3
+    assert page.evaluate("() => document.querySelector('.still').naturalWidth") > 500
+    page.emulate_media(media="screen")
+    page.evaluate("() => window.dispatchEvent(new Event('afterprint'))")
+    assert max(page.evaluate(f"({COLOUR})().match(/\\d+/g).map(Number)")) < 60, "the theme is restored"
 
 
 def test_legend_and_choice_react(page: Any) -> None:

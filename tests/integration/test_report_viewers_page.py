@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from viewer_experiment import FakeExperiment, phantom, shifted
 
+from hippo_nnunet.pages.figure import LABEL_COLOURS, MODEL_COLOURS
 from hippo_nnunet.pages.report.viewers import viewer_fragment
 
 pytestmark = pytest.mark.slow
@@ -23,7 +24,6 @@ WHITE, LONG_MS = 200, 60_000
 SPACING = (1.0, 1.5, 2.5)
 LIGHT = {"background": "#fff", "surface": "#f6f7f9", "text": "#1f2328", "muted": "#5b646d", "line": "#d5dae0"}
 DARK = {"background": "#14181c", "surface": "#1d2329", "text": "#e3e8ed", "muted": "#a3adb7", "line": "#3a434c"}
-SERIES = ("#0072b2", "#c26a00", "#00805c", "#b8478e", "#8a6d00", "#2a8fd0", "#d0431c", "#5b6570")
 POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
 FINGERPRINT = "() => document.getElementById('slices-canvas').toDataURL()"
 CAMERAS = "() => ['scene', 'scene2'].map((s) => document.getElementById('surface-plot')._fullLayout[s]?.camera.eye)"
@@ -31,7 +31,8 @@ CAMERAS = "() => ['scene', 'scene2'].map((s) => document.getElementById('surface
 
 def colours(values: dict[str, str]) -> str:
     named = "".join(f"--{name}: {value};" for name, value in {**values, "accent": "#0b62b0"}.items())
-    return named + "".join(f"--series-{n}: {value};" for n, value in enumerate(SERIES, start=1))
+    palettes = {"series": MODEL_COLOURS, "label": LABEL_COLOURS}
+    return named + "".join(f"--{k}-{n}: {v};" for k, values in palettes.items() for n, v in enumerate(values, start=1))
 
 
 def host(folder: Path, root: Path) -> str:

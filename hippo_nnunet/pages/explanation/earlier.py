@@ -14,7 +14,7 @@ from hippo_nnunet.outputs import check_target, first_line
 
 TEXT_TABLE, DICE_TABLE = "text_similarity.csv", "dice.csv"
 _MAP = re.compile(r"_(attention_level\d+|prediction|prediction_changed|(similarity|probability|errors)_.+)\.nii\.gz")
-_FIGURE = re.compile(r"_(attention|similarity|probability|errors|prompt)\.(png|svg)")
+_FIGURE = re.compile(r"_(attention|similarity|probability|errors|prompt)\.(png|svg|pdf)")
 
 
 def earlier_files(cases: Sequence[InputCase], labels: Iterable[str], output: Path, overwrite: bool) -> set[Path]:

@@ -28,6 +28,7 @@ from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.splits import read_splits
 from hippo_nnunet.outputs import check_target, first_line, output_file
 from hippo_nnunet.pages.explanation.earlier import DICE_TABLE, TEXT_TABLE, earlier_files
+from hippo_nnunet.pages.explanation.page import check_page, write_page
 from hippo_nnunet.progress import tracked
 from hippo_nnunet.training.recipes import CLIP_BASE, parse
 
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FOLDER = "explain"
-"""Where an experiment's explanations go, below its folder."""
 CASES_TABLE = "cases.csv"
 
 
@@ -97,7 +96,7 @@ def explain_images(
         settings: How.
 
     Returns:
-        The files written.
+        The files written; the last one is the page that shows them.
 
     Raises:
         ConfigError: A model, fold, checkpoint or device does not exist, or a prompt is for an unknown class or for a
@@ -112,13 +111,14 @@ def explain_images(
     jobs = [_Job(case, _reference(labels, case.case, member), _trainer(member)) for case in cases]
     part = _Part(member, jobs, settings.prompts)
     _earlier([part], output, settings.overwrite)
+    check_page(output)
     attempts, reader = Attempts(len(cases)), member.plans["image_reader_writer"]
     checked = {job: attempts.run(job.case, partial(check_images, job.case, reader)) for job in jobs}
     good = [job for job, scan in checked.items() if scan]
     if not good:
         raise FailedScans(attempts)
     warn_of_axes(filter(None, checked.values()), member)
-    written = _explain([_Part(member, good, settings.prompts)], output, settings, attempts)
+    written = [*_explain([_Part(member, good, settings.prompts)], output, settings, attempts), write_page(output)]
     if attempts.reasons:
         raise FailedScans(attempts, written)
     return written
@@ -143,7 +143,7 @@ def explain_experiment(
         settings: How.
 
     Returns:
-        The files written.
+        The files written; the last one is the page that shows them.
 
     Raises:
         ConfigError: No experiment there, neither worst nor best cases, or see `explain_images`.
@@ -155,7 +155,7 @@ def explain_experiment(
     paths = ExperimentPaths(folder)
     experiment = Experiment.load(paths.request)
     folders = paths.nnunet(root)
-    output = output or folder / FOLDER
+    output = output or paths.explanation.parent
     chosen = extreme_cases(read_per_case(paths.per_case), worst, best)
     _check_unseen(chosen, experiment, folders)
     raw = folders.raw / experiment.dataset
@@ -181,11 +181,12 @@ def explain_experiment(
     )
     for target, parts in work.items():
         _earlier(parts, target, settings.overwrite)
+    check_page(output)
     attempts = Attempts(chosen["case"].nunique())
     written: list[Path] = []
     for target, parts in work.items():
         written += _explain(parts, target, settings, attempts)
-    written = [write_table(chosen, table), *written]
+    written = [write_table(chosen, table), *written, write_page(output, paths.report)]
     if attempts.reasons:
         raise FailedScans(attempts, written)
     return written
@@ -197,7 +198,7 @@ def _explain(parts: Sequence[_Part], output: Path, settings: Settings, attempts:
     import torch
 
     from hippo_nnunet.pages.explanation.figures import explanation_figures
-    from hippo_nnunet.pages.figure import save_figure
+    from hippo_nnunet.pages.figure import ENDINGS, save_figure
 
     where = torch.device(resolve_device(settings.device))
     earlier = _earlier(parts, output, settings.overwrite)
@@ -218,7 +219,7 @@ def _explain(parts: Sequence[_Part], output: Path, settings: Settings, attempts:
             written += write_maps(explanation, output)
             for figure in explanation_figures(explanation, job.heading):
                 save_figure(figure, output / "figures")
-                written += [output / "figures" / f"{figure.name}{ending}" for ending in (".png", ".svg")]
+                written += [output / "figures" / f"{figure.name}{ending}" for ending in ENDINGS]
             rows += [{**row, "folds": " ".join(map(str, member.folds))} for row in dice_rows(explanation)]
         similarities = text_similarities(predictor, part.prompts)
         if similarities is not None:

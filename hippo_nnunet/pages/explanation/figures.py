@@ -16,14 +16,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from hippo_nnunet.inference.explanation import Explanation
-from hippo_nnunet.pages.figure import COLOURS, Figure, Panel, label_colour, short
+from hippo_nnunet.pages.figure import DASHES, EDGE, LABEL_COLOURS, REFERENCE, Figure, Panel, label_colour, short
 from hippo_nnunet.pages.planes import ENDS, PLANES, Plane, Scene, foreground_area
 
 _CELL_INCHES = 1.75
 _FRAME_INCHES = 1.45
 FALSE_POSITIVE, FALSE_NEGATIVE, TO_BACKGROUND = "#e08a12", "#62c2e8", "#d62f2f"
-REFERENCE = (0, (2.2, 1.4))
-"""Dashes of the reference's outline."""
 _MOST_COLUMNS = 8
 _Painter = Callable[["_Scene", Axes, Plane], AxesImage | None]
 
@@ -147,15 +145,15 @@ def _figure(
 
 def _paint_outlines(scene: _Scene, axes: Axes, plane: Plane, changed: bool = False) -> None:
     scene.show_image(axes, plane)
-    scene.outline(axes, scene.changed if changed else scene.prediction, plane)
-    scene.outline(axes, scene.reference, plane, dashes=REFERENCE)
+    scene.outline(axes, scene.reference, plane, REFERENCE)
+    scene.outline(axes, scene.changed if changed else scene.prediction, plane, dashes=DASHES)
 
 
 def _paint_map(
     turned: npt.NDArray[Any], options: Mapping[str, Any], scene: _Scene, axes: Axes, plane: Plane
 ) -> AxesImage:
     shown = scene.show(axes, scene.cut(turned, plane), plane, **options)
-    scene.outline(axes, scene.prediction, plane, "#ffffff")
+    scene.outline(axes, scene.prediction, plane, dashes=DASHES)
     return shown
 
 
@@ -165,8 +163,7 @@ def _paint_errors(label: str, scene: _Scene, axes: Axes, plane: Plane) -> None:
     assert errors is not None
     cut = scene.cut(scene.turn(errors), plane)
     _paint_where(scene, axes, plane, {FALSE_POSITIVE: cut == 1, FALSE_NEGATIVE: cut == 2})
-    own = {label: scene.reference[label]}
-    scene.outline(axes, own, plane, "#ffffff", dashes=REFERENCE)
+    scene.outline(axes, {label: scene.reference[label]}, plane, REFERENCE)
 
 
 def _paint_difference(scene: _Scene, axes: Axes, plane: Plane) -> None:
@@ -191,13 +188,13 @@ def _legend(scene: _Scene, kind: str) -> list[Any]:
     lines: list[Any] = []
     if kind == "errors":
         lines = [Patch(color=FALSE_POSITIVE, label="false positive"), Patch(color=FALSE_NEGATIVE, label="missed")]
-    elif len(names) <= len(COLOURS):
+    elif len(names) <= len(LABEL_COLOURS):
         lines = [Patch(color=label_colour(index), label=short(name)) for index, name in enumerate(names)]
-        lines.append(Line2D([], [], color="#555555", label="prediction"))
+        lines.append(Line2D([], [], color="#555555", ls=DASHES, label="prediction"))
     if kind == "prompt":
         lines.append(Patch(color=TO_BACKGROUND, label="to background"))
     if scene.reference:
-        lines.append(Line2D([], [], color="#555555", ls=REFERENCE, label="reference"))
+        lines.append(Line2D([], [], color=REFERENCE, path_effects=EDGE, label="reference"))
     return lines
 
 

@@ -15,9 +15,9 @@ from hippo_nnunet.data.exploration import Exploration
 from hippo_nnunet.data.exploration_case import AXES
 from hippo_nnunet.data.outliers import Screening
 from hippo_nnunet.pages.exploration.label_figures import label_figures
-from hippo_nnunet.pages.figure import COLOURS, GREY, PAPER, STEPS, Figure, Panel, short
+from hippo_nnunet.pages.figure import GREY, INK, PAPER, STEPS, Figure, Panel, short
 
-PARTS = {"training": GREY, "test": COLOURS[3]}
+PARTS = {"training": GREY, "test": INK}
 _LOGARITHMIC_FROM = 30.0
 _WIDTH = 4.2
 

@@ -23,7 +23,7 @@ from hippo_nnunet.files import write_text
 from hippo_nnunet.nnunet.example_case import PreprocessedCase, computed_case, stored_case
 from hippo_nnunet.pages.exploration.figures import exploration_figures
 from hippo_nnunet.pages.exploration.slices import View, example_figure, outlier_figure
-from hippo_nnunet.pages.figure import COLOURS, Figure, inline_svg, save_figure
+from hippo_nnunet.pages.figure import LABEL_COLOURS, Figure, inline_svg, save_figure
 from hippo_nnunet.pages.templating import PAGE, page_folder, render_template
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def _example(dataset: Dataset, exploration: Exploration, screening: Screening) -
     if len(exploration.channels) > 1:
         caption += f", channel {exploration.channels[0]}"
     caption += ", cut through the middle of its foreground." if case.label is not None else ", cut in the middle."
-    if len(exploration.labels) > len(COLOURS):
+    if len(exploration.labels) > len(LABEL_COLOURS):
         caption += " The outlines are those of all labels; their colours repeat."
     unit = "intensity"
     if done is not None:

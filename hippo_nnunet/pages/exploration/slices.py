@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hippo_nnunet.data.exploration_case import LoadedCase
 from hippo_nnunet.nnunet.example_case import PreprocessedCase
-from hippo_nnunet.pages.figure import COLOURS, Figure, Panel, label_colour, short
+from hippo_nnunet.pages.figure import LABEL_COLOURS, Figure, Panel, label_colour, short
 from hippo_nnunet.pages.planes import ENDS, PLANES, Plane, Scene, middle_slices
 
 _BAR_MM = (1, 2, 5, 10, 20, 50, 100, 200)
@@ -126,7 +126,7 @@ def _scale_bar(axes: Axes, width: float, height: float) -> None:
 def _label_legend(figure: FigureBase, view: View) -> None:
     """Name the outlines, unless there are more labels than colours."""
     names = [short(name) for name in view.masks]
-    if 0 < len(names) <= len(COLOURS):
+    if 0 < len(names) <= len(LABEL_COLOURS):
         handles = [Line2D([], [], color=label_colour(index), lw=2, label=name) for index, name in enumerate(names)]
         columns = _LEGEND_WIDTH // (max(map(len, names)) + _LEGEND_LINE)
         figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(columns, len(names))))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hippo_nnunet.analysis.compare import compare_experiment
+from hippo_nnunet.analysis.compare import compare_experiment, read_choice
 from hippo_nnunet.analysis.notebook_scores import notebook_scores
 from hippo_nnunet.evaluation.comparison import Comparison, Options
 from hippo_nnunet.evaluation.notes import Note, NoteKind
@@ -56,10 +56,12 @@ class Content:
         case_dice: A row for each (fold, case), a column for each model's position: mean Dice over labels; NaN where not
             measured.
         label_dice: The same for each label.
-        notebook: Both scores of the same masks; None where they cannot be computed.
+        notebook: Both scores of the same masks; None where they cannot be computed or were not asked for.
         curves: Of every fold whose training log is there.
+        choice: Content of `ensemble/choice.json`; None without an ensemble.
         benchmarks: Seconds of each step of the workflow by its name; empty if it was not recorded.
         missing: Section to sentences that say what it lacks, and why.
+        asked_notebook: Whether the notebooks' score is to be shown.
     """
 
     name: str
@@ -72,8 +74,10 @@ class Content:
     label_dice: dict[str, pd.DataFrame]
     notebook: NotebookScores | None
     curves: list[FoldCurves]
+    choice: dict[str, Any] | None
     benchmarks: dict[str, float]
     missing: dict[str, list[str]]
+    asked_notebook: bool = False
 
     @property
     def dataset(self) -> str:
@@ -87,13 +91,14 @@ class Content:
         return self.models.index(model)
 
 
-def gather(folder: Path, root: Path | None = None, options: Options | None = None) -> Content:
+def gather(folder: Path, root: Path | None = None, options: Options | None = None, notebook: bool = False) -> Content:
     """Gather what an experiment can show.
 
     Args:
         folder: The experiment's folder; `metrics/per_case.csv` is all that it needs.
         root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
         options: How to compare; the defaults where None.
+        notebook: Whether to show the notebooks' score.
 
     Raises:
         ConfigError: No such folder.
@@ -101,6 +106,9 @@ def gather(folder: Path, root: Path | None = None, options: Options | None = Non
     """
     paths = ExperimentPaths(folder)
     comparison = compare_experiment(folder, options or Options(), root=root)
+    if not notebook:
+        shown = comparison.models.drop(columns="notebook_dice", errors="ignore")
+        comparison = replace(comparison, models=shown)
     table = read_per_case(paths.per_case)
     experiment = Experiment.load(paths.request) if paths.request.is_file() else None
     folders = paths.nnunet(root)
@@ -132,10 +140,12 @@ def gather(folder: Path, root: Path | None = None, options: Options | None = Non
             label: pd.DataFrame({k: dice[model][label] for k, model in enumerate(models)}).sort_index()
             for label in dict.fromkeys(table["label"])
         },
-        notebook=_notebook(experiment, folder, folders, table, models),
+        notebook=_notebook(experiment, folder, folders, table, models) if notebook else None,
         curves=curves,
+        choice=read_choice(folder),
         benchmarks=_benchmarks(folder),
         missing=missing,
+        asked_notebook=notebook,
     )
 
 

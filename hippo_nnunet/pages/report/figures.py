@@ -13,19 +13,23 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from hippo_nnunet.analysis.tables import number
+from hippo_nnunet.analysis.verdicts import NOT_JUDGED
 from hippo_nnunet.evaluation.metrics import QUALITY
+from hippo_nnunet.evaluation.statistics import CANNOT_TELL
 from hippo_nnunet.pages.figure import GREY, INK, LINE, PAPER, Figure, Panel, drawable, short
 from hippo_nnunet.pages.report.charts import chart_data
 from hippo_nnunet.pages.report.content import Content
-from hippo_nnunet.pages.report.forest import QUESTIONS, Forest, prepare_forest
+from hippo_nnunet.pages.report.forest import QUESTIONS, Forest, prepare_forest, signed
+from hippo_nnunet.pages.report.panel import case_panel
 from hippo_nnunet.pages.report.style import colour, marker
+from hippo_nnunet.pages.report.viewer_cases import Viewed
 
 BAND = "#dceaf4"
 _WIDTH = 6.4
 
 
-def report_figures(content: Content) -> list[Figure]:
-    """Return the figures that the experiment's content allows."""
+def report_figures(content: Content, viewed: Viewed | None = None) -> list[Figure]:
+    """Return the figures that the experiment's content and the cases of its viewers allow."""
     charts = chart_data(content)
     names = [str(model) for model in content.models]
     found: list[Figure] = []
@@ -44,7 +48,8 @@ def report_figures(content: Content) -> list[Figure]:
         found.append(_curves_figure(charts["curves"], names))
     if charts["volumes"]:
         found += _volume_figures(charts["volumes"], list(content.label_dice))
-    return found
+    panel = case_panel(viewed) if viewed else None
+    return [*found, panel] if panel else found
 
 
 def _single(name: str, title: str, caption: str, size: tuple[float, float], draw: Any) -> Figure:
@@ -63,8 +68,12 @@ def _forest_figure(forest: Forest) -> Figure:
 
 def _draw_forest(figure: FigureBase, forest: Forest) -> None:
     axes = figure.subplots()
-    axes.axvspan(-forest.rope, forest.rope, color=BAND, lw=0)
-    axes.axvline(0, color=GREY, lw=0.8)
+    at = forest.percent
+    axes.axvspan(at(-forest.rope), at(forest.rope), color=BAND, lw=0)
+    axes.axvline(at(0), color=GREY, lw=0.8)
+    for cut in forest.breaks:
+        axes.axvspan(cut - 1, cut + 1, color=PAPER, lw=0, zorder=3)
+        axes.axvline(cut, color=GREY, lw=0.8, ls=(0, (2, 2)), zorder=3)
     labels, place = [], 0
     for kind, rows in forest.groups.items():
         labels.append((place, QUESTIONS[kind], "bold"))
@@ -73,24 +82,35 @@ def _draw_forest(figure: FigureBase, forest: Forest) -> None:
             text = f"{row.one} against {row.other}" if row.first else row.scope
             labels.append((place, drawable(text), "normal"))
             size = 6.5 if row.first else 4.5
-            axes.plot([row.low, row.high], [place] * 2, color=INK, lw=0.9)
-            axes.plot([row.narrow_low, row.narrow_high], [place] * 2, color=INK, lw=2.4, solid_capstyle="butt")
-            face = PAPER if row.verdict == "cannot tell" else colour(0)
-            axes.plot(row.difference, place, row.marker.matplotlib, ms=size, mfc=face, mec=INK, mew=0.7)
+            if np.isfinite(row.low):
+                axes.plot([at(row.low), at(row.high)], [place] * 2, color=INK, lw=0.9)
+                ends = [at(row.narrow_low), at(row.narrow_high)]
+                axes.plot(ends, [place] * 2, color=INK, lw=2.4, solid_capstyle="butt")
+            if np.isfinite(row.difference):
+                look: dict[str, Any] = {
+                    "marker": row.marker.matplotlib,
+                    "mfc": _face(row.verdict),
+                    "mec": INK,
+                    "mew": 0.7,
+                }
+                axes.plot(at(row.difference), place, ms=size, zorder=4, **look)
         place += 1
     axes.set_yticks([p for p, _, _ in labels], [text for _, text, _ in labels])
     for tick, (_, _, weight) in zip(axes.get_yticklabels(), labels, strict=True):
         tick.set_fontweight(weight)
     axes.tick_params(axis="y", length=0)
-    axes.set(ylim=(place - 0.4, -0.7), xlim=(-forest.reach, forest.reach), xticks=forest.ticks)
+    axes.set(ylim=(place - 0.4, -0.7), xlim=(0, 100))
+    axes.set_xticks([at(tick) for tick in forest.ticks], [signed(tick) for tick in forest.ticks])
     direction = "" if QUALITY[forest.metric].sign > 0 else " (lower is better; the sign is reversed)"
     axes.set_xlabel(f"difference in {QUALITY[forest.metric].heading}{direction}; right of 0: the first model is better")
     axes.spines["left"].set_visible(False)
     shapes = {row.verdict: row.marker.matplotlib for rows in forest.groups.values() for row in rows}
-    handles = [
-        _handle(shape, PAPER if verdict == "cannot tell" else colour(0), verdict) for verdict, shape in shapes.items()
-    ]
+    handles = [_handle(shape, _face(verdict), verdict) for verdict, shape in shapes.items()]
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(handles), borderpad=0)
+
+
+def _face(verdict: str) -> str:
+    return PAPER if verdict in (CANNOT_TELL, NOT_JUDGED) else GREY
 
 
 def _draw_cases(figure: FigureBase, data: dict[str, Any], names: list[str]) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hippo_nnunet.analysis.tables import digits, interval, number, one_model, other_model, retrained
-from hippo_nnunet.analysis.verdicts import verdict_sentence
+from hippo_nnunet.analysis.tables import digits, one_model, other_model, retrained, with_interval
+from hippo_nnunet.analysis.verdicts import NOT_JUDGED, verdict_sentence
 from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.pages.report.style import VERDICT_MARKERS, Marker
 
@@ -23,6 +24,12 @@ QUESTIONS = {
     "published": "How far from published results?",
 }
 """Kind of a comparison to the question that it answers, in the order of the page."""
+
+_INNER, _OUTER = 38.0, 42.0
+"""Half-widths, in percent, of the inner part of a broken axis, and where the outer part begins."""
+_DWARFED = 4.0
+"""Ratio of two neighbouring extents from which the axis is broken between them."""
+_ROOM = 1.08
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,11 @@ class ForestRow:
     figures: str
 
     @property
+    def judged(self) -> bool:
+        """Whether there is a verdict."""
+        return self.verdict != NOT_JUDGED
+
+    @property
     def marker(self) -> Marker:
         """The verdict's shape."""
         return VERDICT_MARKERS[self.verdict]
@@ -57,7 +69,8 @@ class Forest:
         groups: Kind to its rows; kinds in the order of QUESTIONS.
         rope: Half-width of the region of practical equivalence.
         alpha: Two-sided error: intervals are `1 - alpha` and, within, `1 - 2 alpha`.
-        reach: The axis goes from minus to plus this.
+        reach: The axis goes from minus to plus this, or is broken there.
+        beyond: End of the axis where it is broken: from `reach` to here it has a smaller scale. None: not broken.
         ticks: Values to name on the axis.
         metric: One of QUALITY.
     """
@@ -66,12 +79,27 @@ class Forest:
     rope: float
     alpha: float
     reach: float
+    beyond: float | None
     ticks: list[float]
     metric: str
 
     def percent(self, value: float) -> float:
         """Return a value's place along the axis, 0 to 100."""
-        return round(50 + 50 * max(-1.0, min(1.0, value / self.reach)), 2)
+        share = abs(value) / self.reach
+        if self.beyond is None:
+            half = 50 * min(1.0, share)
+        elif share <= 1:
+            half = _INNER * share
+        else:
+            rest = min(1.0, (abs(value) - self.reach) / (self.beyond - self.reach))
+            half = _OUTER + (50 - _OUTER) * rest
+        return round(50 + math.copysign(half, value), 2)
+
+    @property
+    def breaks(self) -> list[float]:
+        """Places along the axis where it is broken."""
+        gap = (_INNER + _OUTER) / 2
+        return [] if self.beyond is None else [50 - gap, 50 + gap]
 
 
 def prepare_forest(pairs: pd.DataFrame, kinds: Iterable[str]) -> Forest | None:
@@ -91,9 +119,17 @@ def prepare_forest(pairs: pd.DataFrame, kinds: Iterable[str]) -> Forest | None:
     if not groups:
         return None
     rope, alpha = float(pairs["rope"].iloc[0]), float(pairs["alpha"].iloc[0])
-    values = [v for rows in groups.values() for r in rows for v in (r.difference, r.low, r.high)]
-    reach = 1.08 * max([1.6 * rope, *(abs(v) for v in values if np.isfinite(v))])
-    return Forest(groups, rope, alpha, reach, _ticks(reach), str(pairs["metric"].iloc[0]))
+    rows = [row for own in groups.values() for row in own]
+    extents: list[float] = []
+    for row in rows:
+        extent = float(np.nanmax(np.abs([0.0, row.difference, row.low, row.high])))
+        extents[-1:] = [*extents[-1:], extent] if row.first else [max(extents[-1], extent)]
+    reach, beyond = _axis_ends(sorted(extents), 1.6 * rope)
+    ticks = _ticks(reach)
+    if beyond is not None:
+        far = [row.difference for row in rows if abs(row.difference) > reach]
+        ticks += [_rounded(value) for value in {math.copysign(max(map(abs, far)), v) for v in far}]
+    return Forest(groups, rope, alpha, reach, beyond, ticks, str(pairs["metric"].iloc[0]))
 
 
 def verdict_sentences(pairs: pd.DataFrame) -> dict[str, list[ForestRow]]:
@@ -105,9 +141,39 @@ def verdict_sentences(pairs: pd.DataFrame) -> dict[str, list[ForestRow]]:
     return forest.groups if forest else {}
 
 
+def signed(value: float) -> str:
+    """Return `+0.005`, `0` or `−0.005`, with a minus sign."""
+    return f"{value:+g}".replace("-", "\N{MINUS SIGN}") if value else "0"
+
+
+def _axis_ends(extents: Sequence[float], least: float) -> tuple[float, float | None]:
+    """Return where the axis ends or is broken and, if it is broken, where it ends.
+
+    It is broken where a gap of at least _DWARFED separates the larger extents from the others: else those would be dots
+    at 0.
+
+    Args:
+        extents: Of each pair of models, ascending.
+        least: The axis reaches at least this far.
+    """
+    inner = [max(least, extent) for extent in extents]
+    gaps = [after / before for before, after in pairwise(inner)]
+    if gaps and max(gaps) >= _DWARFED:
+        return _ROOM * inner[int(np.argmax(gaps))], _ROOM * inner[-1]
+    return _ROOM * inner[-1], None
+
+
+def _rounded(value: float) -> float:
+    """Round to two significant digits, towards zero."""
+    scale = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
+    return math.trunc(value / scale) * scale
+
+
 def _row(row: dict[Any, Any]) -> ForestRow:
     form = f"+{digits(row['metric'])}"
     first = row["scope"] == MEAN
+    if row["verdict"] == NOT_JUDGED:  # its figures say nothing about the networks
+        row = {**row, **dict.fromkeys(("difference", "low", "high", "low_equivalence", "high_equivalence"), np.nan)}
     return ForestRow(
         one=one_model(row),
         other=other_model(row),
@@ -121,7 +187,7 @@ def _row(row: dict[Any, Any]) -> ForestRow:
         verdict=str(row["verdict"]),
         retrained=retrained(row),
         text=verdict_sentence(row),
-        figures=f"{number(row['difference'], form)} ({interval(row['low'], row['high'], form)})",
+        figures=with_interval(row, "difference", form, ("low", "high")),
     )
 
 

@@ -2,46 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from hippo_nnunet import __version__
-from hippo_nnunet.analysis.tables import ShownTable, comparison_table, counted, one_model, results_table, volumes_table
-from hippo_nnunet.analysis.verdicts import headline
+from hippo_nnunet.analysis.tables import (
+    ShownTable,
+    comparison_table,
+    counted,
+    digits,
+    interval,
+    number,
+    one_model,
+    other_model,
+    results_table,
+    retrained,
+    volumes_table,
+)
+from hippo_nnunet.analysis.verdicts import NOT_JUDGED, ensemble_gain, headline
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import write_text
-from hippo_nnunet.pages.figure import save_figure
-from hippo_nnunet.pages.report import words
+from hippo_nnunet.pages.figure import LABEL_COLOURS, MODEL_COLOURS, MODEL_COLOURS_DARK, save_figure
+from hippo_nnunet.pages.report import paper, words
 from hippo_nnunet.pages.report.charts import chart_data
 from hippo_nnunet.pages.report.content import Content, gather
 from hippo_nnunet.pages.report.figures import report_figures
-from hippo_nnunet.pages.report.forest import QUESTIONS, prepare_forest, verdict_sentences
+from hippo_nnunet.pages.report.forest import QUESTIONS, prepare_forest, signed, verdict_sentences
 from hippo_nnunet.pages.report.notebook import MEASURED, MEASURED_DATASET
-from hippo_nnunet.pages.report.style import SERIES_DARK, SERIES_LIGHT
-from hippo_nnunet.pages.report.tables import write_table
+from hippo_nnunet.pages.report.tables import minus, write_table
 from hippo_nnunet.pages.templating import PAGE, page_folder, read_template, render_template
 from hippo_nnunet.progress import duration
 
 if TYPE_CHECKING:
     from hippo_nnunet.pages.report.viewers import ViewerFragment
 
+_MOST_TILES = 2
 _CONTENT = r"tables/[^/]+\.(csv|md|tex)"
 _SECTIONS = {
     "verdict": "Verdict",
-    "table": "The table",
+    "table": "Results",
     "differences": "Differences",
-    "cases": "Every case",
+    "cases": "Case by case",
     "notebook": "The notebooks' score",
-    "curves": "Convergence",
-    "volumes": "Volumes",
+    "curves": "Training curves",
+    "volumes": "Volumetry",
     "slices": "Slices",
-    "surface": "In 3D",
+    "surface": "Surfaces",
     "clip": "CLIP and its controls",
-    "recipe": "How it was made",
-    "limits": "What can be concluded",
+    "recipe": "Methods and provenance",
+    "limits": "Conclusions and limits",
+    "paper": "Use in a paper",
 }
 
 
@@ -53,9 +69,10 @@ def write_report(
     cases: int = 6,
     figures: bool = True,
     overwrite: bool = False,
+    notebook: bool = False,
     options: Options | None = None,
 ) -> Path:
-    """Write `index.html`, `figures/` (PNG and SVG) and `tables/` (CSV, Markdown and LaTeX) of an experiment.
+    """Write `index.html`, `figures/` (PNG, SVG and PDF) and `tables/` (CSV, Markdown and LaTeX) of an experiment.
 
     Args:
         experiment: The experiment's folder. What it lacks beside `metrics/per_case.csv` is named in the report.
@@ -64,6 +81,7 @@ def write_report(
         cases: Cases to show in slices and in 3D, at most.
         figures: Whether to write the figures for papers.
         overwrite: Replace an earlier report.
+        notebook: Whether to show the notebooks' score.
         options: How to compare; the defaults where None.
 
     Returns:
@@ -78,36 +96,54 @@ def write_report(
 
     target = output or ExperimentPaths(experiment).report.parent
     with page_folder(target, _CONTENT, overwrite) as fresh:
-        content = gather(experiment, root, options)
-        page = render(content, viewer_fragment(experiment, root=root, cases=cases))
+        content = gather(experiment, root, options, notebook)
+        viewer = viewer_fragment(experiment, root=root, cases=cases)
+        drawn = report_figures(content, viewer.viewed) if figures else []
+        tables = _tables(content)
+        page = render(content, viewer, paper.exports(drawn, tables), _explanation_link(experiment, target))
         fresh.mkdir()
         write_text(fresh / PAGE, page)
-        for table in _tables(content):
+        for table in tables:
             write_table(table, fresh / "tables")
-        for figure in report_figures(content) if figures else ():
+        for figure in drawn:
             save_figure(figure, fresh / "figures")
     return target / PAGE
 
 
-def render(content: Content, viewer: ViewerFragment) -> str:
+def _explanation_link(experiment: Path, target: Path) -> str:
+    """Return the link to the page of `explain`, if there is one and the report lies in the experiment's folder."""
+    page = ExperimentPaths(experiment).explanation
+    near = target.resolve().parent == experiment.resolve()
+    return f"../{page.parent.name}/{page.name}" if near and page.is_file() else ""
+
+
+def render(content: Content, viewer: ViewerFragment, exports: Sequence[paper.Export] = (), explained: str = "") -> str:
     """Return the page.
 
     Args:
         content: Of `gather`.
         viewer: Of `viewer_fragment`.
+        exports: The files beside the page.
+        explained: Link to the page of `explain`; empty if there is none.
     """
     from plotly.offline import get_plotlyjs
 
     return render_template(
         "report",
         "report.html",
+        {"minus": minus, "signed": signed},
         content=content,
+        exports=exports,
+        explained=explained,
+        methods=paper.methods(content),
+        bibtex=paper.bibtex(content),
         viewer=viewer,
         plotly=get_plotlyjs(),
         style=read_template("report", "report.css"),
         script=read_template("report", "report.js"),
-        light=SERIES_LIGHT,
-        dark=SERIES_DARK,
+        light=MODEL_COLOURS,
+        dark=MODEL_COLOURS_DARK,
+        label_colours=LABEL_COLOURS,
         version=__version__,
         questions=QUESTIONS,
         **_results(content),
@@ -121,6 +157,8 @@ def _has(name: str, content: Content, viewer: ViewerFragment) -> bool:
     if name == "clip":
         pairs = content.comparison.pairs
         return not pairs.empty and bool((pairs["kind"] == "control").any())
+    if name == "notebook":
+        return content.asked_notebook
     return name != "surface" or bool(viewer.html)
 
 
@@ -139,6 +177,9 @@ def _results(content: Content) -> dict[str, Any]:
     over_labels = models[models["scope"] == MEAN]
     return {
         "headline": headline(pairs),
+        "warnings": words.banners(content),
+        "gain": ensemble_gain(content.choice, pairs),
+        "answers": _difference_tiles(pairs),
         "tiles": _tiles(content),
         "verdicts": verdict_sentences(pairs),
         "has_blocks": bool((over_labels.groupby(["variant", "configuration"]).size() > 1).any()),
@@ -153,7 +194,7 @@ def _results(content: Content) -> dict[str, Any]:
 
 
 def _tiles(content: Content) -> list[tuple[str, str]]:
-    """Return the key figures shown below the verdict."""
+    """Return the key figures shown below the differences."""
     table, models = content.table, content.comparison.models
     over_labels = models[models["scope"] == MEAN].dropna(subset=["dice"])
     trained = [fold.get("trained_seconds") for fold in (content.manifest or {}).get("folds", [])]
@@ -173,6 +214,23 @@ def _tiles(content: Content) -> list[tuple[str, str]]:
     return tiles
 
 
+def _difference_tiles(pairs: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return difference, models and interval of the first comparisons of networks."""
+    if pairs.empty:
+        return []
+    rows = pairs[(pairs["kind"] == "variant") & (pairs["scope"] == MEAN) & (pairs["verdict"] != NOT_JUDGED)]
+    form = f"+{digits(str(pairs['metric'].iloc[0]))}"
+    return [
+        (
+            number(row["difference"], form),
+            f"{QUALITY[row['metric']].heading}, {one_model(row)} minus {other_model(row)}: "
+            f"{1 - row['alpha']:.0%} interval {interval(row['low'], row['high'], form)}, {counted(row['n'], 'case')}. "
+            f"As trained: {row['verdict']}; if trained again: {retrained(row)}.",
+        )
+        for row in rows.head(_MOST_TILES).to_dict("records")
+    ]
+
+
 def _evidence(content: Content) -> dict[str, Any]:
     """Cases, the notebooks' score, curves and volumes."""
     charts = chart_data(content)
@@ -183,6 +241,7 @@ def _evidence(content: Content) -> dict[str, Any]:
     measured = MEASURED if content.dataset.endswith(MEASURED_DATASET) else ()
     return {
         "charts": charts,
+        "asked_notebook": content.asked_notebook,
         "legends": legends,
         "labels": list(content.label_dice),
         "curve_configurations": list(dict.fromkeys(fold["configuration"] for fold in charts["curves"])),

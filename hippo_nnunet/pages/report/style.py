@@ -1,4 +1,4 @@
-"""Colours and markers of the report: the same on the page and in the figures for papers.
+"""Markers and colours of the models: the same on the page and in the figures for papers.
 
 Every model has a colour and a marker of its own, so that colours need not be distinguished.
 """
@@ -9,11 +9,7 @@ from dataclasses import dataclass
 
 from hippo_nnunet.analysis.verdicts import NOT_JUDGED
 from hippo_nnunet.evaluation.statistics import BETTER, CANNOT_TELL, EQUIVALENT, WORSE
-
-SERIES_LIGHT = ("#0072b2", "#c26a00", "#00805c", "#b8478e", "#8a6d00", "#2a8fd0", "#d0431c", "#5b6570")
-"""Okabe and Ito's palette (jfly.uni-koeln.de/color), darkened where a tone would be faint on white."""
-SERIES_DARK = ("#5cb3f0", "#f0a532", "#2fc79a", "#ea98cb", "#e8d24a", "#a9dcff", "#ff8a66", "#b4bdc7")
-"""The same hues, lightened for a dark ground."""
+from hippo_nnunet.pages.figure import MODEL_COLOURS
 
 
 @dataclass(frozen=True)
@@ -56,9 +52,9 @@ def marker(index: int) -> Marker:
 
 def series(index: int) -> int:
     """Return the number, from 1, of the page's colour `--series-N` of the model at a position."""
-    return index % len(SERIES_LIGHT) + 1
+    return index % len(MODEL_COLOURS) + 1
 
 
 def colour(index: int) -> str:
     """Return the colour, on white, of the model at a position."""
-    return SERIES_LIGHT[index % len(SERIES_LIGHT)]
+    return MODEL_COLOURS[index % len(MODEL_COLOURS)]

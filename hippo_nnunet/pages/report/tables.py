@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,11 @@ _LATEX = {
     "–": "--",
     "³": r"\textsuperscript{3}",
 }
+
+
+ENDINGS = (".csv", ".md", ".tex")
+"""The files of a written table."""
+_MINUS = re.compile(r"(?<![\w)-])-(?=[\d.])")
 
 
 def write_table(table: ShownTable, folder: Path) -> None:
@@ -48,7 +54,8 @@ def latex(table: ShownTable) -> str:
         [
             "% needs \\usepackage{booktabs}",
             r"\begin{table}",
-            rf"\caption{{{escape_latex(table.caption)}}}",
+            rf"\caption{{{_latex_cell(table.caption)}}}",
+            rf"\label{{tab:{table.name}}}",
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             _latex_row(table.columns),
@@ -68,4 +75,14 @@ def escape_latex(text: str) -> str:
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(escape_latex(cell) for cell in cells) + r" \\"
+    return " & ".join(_latex_cell(cell) for cell in cells) + r" \\"
+
+
+def _latex_cell(text: str) -> str:
+    """Escape a cell, and give its numbers a minus sign where text has a hyphen."""
+    return _MINUS.sub("$-$", escape_latex(text))
+
+
+def minus(text: str) -> str:
+    """Return text whose negative numbers have a minus sign instead of a hyphen."""
+    return _MINUS.sub("\N{MINUS SIGN}", text)

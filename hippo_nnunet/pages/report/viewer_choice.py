@@ -47,10 +47,12 @@ class Reason:
     Attributes:
         title: In a few words.
         figures: The figures behind it.
+        rank: `worst`, `median` or `best`, by the mean Dice of the first model; empty for other reasons.
     """
 
     title: str
     figures: str
+    rank: str = ""
 
     def __str__(self) -> str:
         """Return the title with its figures."""
@@ -82,12 +84,12 @@ def choose_cases(table: pd.DataFrame, models: Sequence[ViewedModel], count: int)
     if ordered.empty:
         raise DataError(f"the metrics hold no Dice of {first.name}; evaluate the experiment again")
     last = len(ordered) - 1
-    places = {"lowest": 0, "median": last // 2, **({"highest": last} if last else {})}
+    places = [("lowest", "worst", 0), ("median", "median", last // 2), *([("highest", "best", last)] if last else [])]
     wanted = []
-    for word, place in places.items():
+    for word, rank, place in places:
         case, dice = ordered[["case", "dice"]].iloc[place]
         figures = f"{dice:.3f}" if word == "median" else f"{dice:.3f}; {counted(len(ordered), 'case')}"
-        wanted.append((case, Reason(f"{word} mean Dice of {first.name}", figures)))
+        wanted.append((case, Reason(f"{word} mean Dice of {first.name}", figures, rank)))
     chosen: dict[str, list[Reason]] = {}
     for case, reason in [*wanted, *_most_different(table, models)]:
         if len(chosen) == count:

@@ -15,6 +15,8 @@ from skimage.measure import marching_cubes
 from hippo_nnunet.pages.report.viewer_cases import ViewedCase
 from hippo_nnunet.pages.report.viewer_slices import packed
 
+MOST_DISTANCE_MM = 3.0
+"""The colours of distances end here: one stray voxel far away would leave all others the same colour."""
 MOST_FACES = 120_000
 """Triangles of all surfaces of a case together."""
 _FEWEST_FACES = 400
@@ -74,11 +76,13 @@ def surface_data(case: ViewedCase, labels: int) -> dict[str, Any]:
     centre, extent = (low + high) / 2, np.maximum((high - low) / 2, 1.0)
     unit = max(_UNIT_MM, float(extent.max()) / _LIMIT)
     largest = np.concatenate([np.abs(distance) for _, distance in found_ones if distance is not None] or [np.zeros(1)])
+    limit = float(min(MOST_DISTANCE_MM, np.ceil(max(np.percentile(largest, 99), max(case.spacing_mm)))))
     return {
         "extent": extent.round(3).tolist(),
         "unit": unit,
         "distance_unit": _DISTANCE_UNIT_MM,
-        "limit": float(np.ceil(max(np.percentile(largest, 99), max(case.spacing_mm)))),
+        "limit": limit,
+        "clipped": bool(largest.max() > limit),
         "meshes": {
             name: [None if entry is None else _mesh_data(*entry, centre, unit, most) for entry in entries]
             for name, entries in surfaces.items()

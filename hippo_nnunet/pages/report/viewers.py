@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hippo_nnunet.evaluation.pairing import ENSEMBLE
+from hippo_nnunet.pages.figure import LABEL_COLOURS, MODEL_COLOURS
+from hippo_nnunet.pages.report.panel import surface_still
 from hippo_nnunet.pages.report.viewer_cases import Viewed, ViewedCase, load_viewed
 from hippo_nnunet.pages.report.viewer_slices import slice_data
 from hippo_nnunet.pages.report.viewer_surfaces import surface_data
@@ -26,12 +29,14 @@ class ViewerFragment:
         script: For a script element behind the sections and behind Plotly; empty with `html`.
         style: For a style element; empty with `html`.
         notes: What cannot be shown, and why, in sentences.
+        viewed: The cases; None where none can be shown.
     """
 
     html: str
     script: str
     style: str
     notes: tuple[str, ...]
+    viewed: Viewed | None = None
 
 
 def viewer_fragment(experiment: Path, *, root: Path | None = None, cases: int = 6) -> ViewerFragment:
@@ -48,8 +53,8 @@ def viewer_fragment(experiment: Path, *, root: Path | None = None, cases: int = 
 
     Returns:
         The fragment. The page has to offer `window.Plotly` and the colours `--background`, `--surface`, `--text`,
-        `--muted`, `--line`, `--accent`, `--series-1` to `--series-8`, and to dispatch `themechange` on the document
-        when they change.
+        `--muted`, `--line`, `--accent`, `--series-N` of models and `--label-N` of labels, and to dispatch `themechange`
+        on the document when they change.
 
     Raises:
         ConfigError: `cases` is below one.
@@ -62,13 +67,18 @@ def viewer_fragment(experiment: Path, *, root: Path | None = None, cases: int = 
     notes = [f"{case['name']}: {note}" for case in payload for note in case["notes"]]
     data = {
         "labels": list(viewed.labels),
-        "models": [{"name": model.name, "colour": model.colour} for model in viewed.models],
+        "models": [
+            {"name": model.name, "colour": model.colour, "ensemble": model.variant == ENSEMBLE}
+            for model in viewed.models
+        ],
+        "palette": {"models": len(MODEL_COLOURS), "labels": len(LABEL_COLOURS)},
         "cases": payload,
     }
-    html = render_template("report", "viewers.html", cases=payload, channel=viewed.channel)
+    still = surface_still(viewed)
+    html = render_template("report", "viewers.html", cases=payload, channel=viewed.channel, still=still)
     parts = "\n".join(read_template("report", name) for name in _SCRIPTS)
     script = f'(() => {{\n"use strict";\nconst DATA = {script_json(data)};\n{parts}\n}})();\n'
-    return ViewerFragment(html, script, read_template("report", "viewers.css"), (*viewed.notes, *notes))
+    return ViewerFragment(html, script, read_template("report", "viewers.css"), (*viewed.notes, *notes), viewed)
 
 
 def _case_data(case: ViewedCase, viewed: Viewed) -> dict[str, Any]:

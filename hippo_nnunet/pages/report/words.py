@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from hippo_nnunet.analysis.tables import digits, interval, number, one_model, other_model
+from hippo_nnunet.analysis.verdicts import NOT_JUDGED, WARNINGS, ensemble_gain
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.evaluation.fold_means import SHARED_DATA
 from hippo_nnunet.evaluation.metrics import QUALITY
@@ -31,8 +32,12 @@ def conclusions(content: Content) -> tuple[list[str], list[str]]:
     can, cannot = [], []
     rows = [] if pairs.empty else pairs[pairs["scope"] == MEAN].to_dict("records")
     for row in rows:
-        if row["verdict"] != CANNOT_TELL:
+        if row["verdict"] not in (CANNOT_TELL, NOT_JUDGED):
             can.append(_concluded(row))
+    gain = ensemble_gain(content.choice, pairs)
+    if gain:
+        can.append(gain)
+    cannot += [f"Anything about these networks: {text}" for _, text in banners(content)]
     open_rows = [row for row in rows if row["verdict"] == CANNOT_TELL]
     if open_rows:
         names = "; ".join(f"{one_model(row)} against {other_model(row)}" for row in open_rows)
@@ -54,9 +59,15 @@ def conclusions(content: Content) -> tuple[list[str], list[str]]:
     return can, cannot
 
 
+def banners(content: Content) -> list[tuple[str, str]]:
+    """Return what a reader has to know before any figure: its first words, and the rest."""
+    titles = {NoteKind.LABEL_NOT_FOUND: "A label was never found.", NoteKind.SHORT_TRAINING: "Too short to judge."}
+    return [(titles[note.kind], note.text) for note in content.comparison.notes if note.kind in titles]
+
+
 def comparison_notes(content: Content) -> list[str]:
     """Return the notes on the differences, except those that `conclusions` covers."""
-    said = (NoteKind.SHARED_DATA, NoteKind.ONE_SEED, NoteKind.ONE_MODEL, NoteKind.SCORES_DISAGREE)
+    said = (*WARNINGS, NoteKind.SHARED_DATA, NoteKind.ONE_SEED, NoteKind.ONE_MODEL, NoteKind.SCORES_DISAGREE)
     return [note.text for note in content.comparison.notes if note.kind not in said]
 
 
@@ -69,13 +80,18 @@ def _concluded(row: dict[Any, Any]) -> str:
     )
     folds = str(row["folds"]).split(",")
     where = f"{row['n']} cases of {len(folds)} folds" if len(folds) > 1 else f"{row['n']} cases of fold {folds[0]}"
+    text = f"As trained, {one} is {what} ({where})"
+    if row["kind"] == "ensemble":
+        text += ", its postprocessing included"
     if pd.isna(row["p_retrained"]):
-        again = "as trained; not known for new trainings"
-    elif row["verdict_retrained"] == row["verdict"]:
-        again = "as trained, and also expected of new trainings"
-    else:
-        again = "as trained; not shown for new trainings"
-    return f"{one} is {what} ({where}), {again}."
+        return f"{text}; for new trainings this is not known."
+    form = f"+{digits(row['metric'])}"
+    span = interval(row["low_retrained"], row["high_retrained"], form)
+    if row["verdict_retrained"] == row["verdict"]:
+        return f"{text}, and the same is expected of new trainings ({span})."
+    if row["verdict_retrained"] == CANNOT_TELL:
+        return f"{text}; whether new trainings would show the same, the folds cannot tell ({span})."
+    return f"{text}; of new trainings, however, the folds expect the verdict '{row['verdict_retrained']}' ({span})."
 
 
 def _sensitivity(rows: list[dict[Any, Any]]) -> list[str]:

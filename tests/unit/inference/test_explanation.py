@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure as Canvas
 from torch import nn
 from typer.testing import CliRunner
 
@@ -259,7 +260,13 @@ def test_figures_show_what_there_is(explanation: Explanation) -> None:
     assert names == [f"one_{kind}" for kind in ("attention", "similarity", "probability", "errors", "prompt")]
     bare = Explanation("one", explanation.image, explanation.labels, 0 * explanation.segmentation, {})
     assert explanation_figures(bare) == []
-    alt = explanation_figures(explanation)[0].panels[0].alt
+    figure = explanation_figures(explanation)[0]
+    canvas = Canvas()
+    figure.panels[0].draw(canvas)
+    outlines = [c for c in canvas.axes[0].collections if len(c.get_edgecolor())]
+    dashed = {tuple(o.get_edgecolor()[0][:3]) == (1, 1, 1): o.get_linestyle()[0][1] is not None for o in outlines}
+    assert dashed == {True: False, False: True}, "the reference is solid white as in the report, the prediction dashed"
+    alt = figure.panels[0].alt
     assert "gate 1 (finest)" in alt
     assert "gate 2 (coarsest)" in alt
 

@@ -26,10 +26,10 @@ from hippo_nnunet.pages.report import page as report_page
 from hippo_nnunet.pages.report.content import Content, gather
 from hippo_nnunet.pages.report.figures import report_figures
 from hippo_nnunet.pages.report.page import render, write_report
-from hippo_nnunet.pages.report.words import comparison_notes
+from hippo_nnunet.pages.report.words import comparison_notes, conclusions
 
 FAST = Options(n_resamples=99)
-SECTIONS = ("verdict", "table", "differences", "cases", "notebook", "curves", "volumes", "slices", "recipe", "limits")
+SECTIONS = ("verdict", "table", "differences", "cases", "curves", "volumes", "slices", "recipe", "limits", "paper")
 
 
 class Reader(HTMLParser):
@@ -111,7 +111,7 @@ def test_a_whole_experiment_is_shown_whole(folder: Path) -> None:
 
 
 def test_the_two_scores_that_rank_differently_are_named(folder: Path) -> None:
-    content = gather(folder, options=FAST)
+    content = gather(folder, options=FAST, notebook=True)
     assert content.notebook is not None
     found = content.notebook.reversals
     row = found[(found["fold"] == "all") & (found["other"].map(str) == "UNet 2d")].iloc[0]
@@ -136,7 +136,7 @@ def test_a_missing_part_is_named_in_its_section(folder: Path, lost: str, section
         shutil.rmtree(path)
     else:
         path.unlink()
-    content = gather(folder, options=FAST)
+    content = gather(folder, options=FAST, notebook=True)
     assert any(words in note for note in content.missing[section])
     reader, page = shown(content)
     assert words in reader.text
@@ -162,10 +162,85 @@ def test_no_folder_of_the_machine_is_named(folder: Path, tmp_path: Path, root: s
     """Neither the experiment's nor nnU-Net's, also where a name has spaces."""
     spaced = Path(shutil.move(folder, tmp_path / "my experiment"))
     (spaced / "metrics" / "notebook_dice.csv").unlink()
-    content = gather(spaced, root=tmp_path / root if root else None, options=FAST)
+    content = gather(spaced, root=tmp_path / root if root else None, options=FAST, notebook=True)
     assert content.missing["notebook"]
     assert str(tmp_path) not in shown(content)[1]
     assert "experiment/" not in shown(content)[0].text
+
+
+def test_the_notebooks_score_is_shown_only_on_demand(folder: Path) -> None:
+    reader, page = shown(gather(folder, options=FAST))
+    assert "notebook" not in reader.sections
+    assert "notebooks" not in reader.text
+    assert charts(page)["notebook"] is None
+    asked, _ = shown(gather(folder, options=FAST, notebook=True))
+    assert "notebook" in asked.sections
+    assert "notebooks' score" in asked.text
+
+
+def test_a_banner_warns_before_the_headline(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert shown(gather(folder, options=FAST))[0].text.count("Too short to judge.") == 1
+    for fold in manifest["folds"]:
+        fold["schedule"] = {"epochs": 16, "iterations": 100}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert "Too short to judge." not in shown(gather(folder, options=FAST))[0].text
+    table = pd.read_csv(folder / "metrics" / "per_case.csv")
+    table.loc[(table["variant"] == "CLIPGuidedUNet_mini") & (table["label"] == "Posterior"), "dice"] = 0.0
+    table.to_csv(folder / "metrics" / "per_case.csv", index=False)
+    reader, page = shown(gather(folder, options=FAST))
+    assert page.index("A label was never found.") < page.index("<h1>")
+    assert "CLIPGuidedUNet_mini 2d is worse" not in reader.text
+    assert "CLIPGuidedUNet_mini cannot be judged against UNet" in reader.text
+
+
+def test_the_ensemble_is_not_credited_with_postprocessing(folder: Path) -> None:
+    table = pd.read_csv(folder / "metrics" / "per_case.csv")
+    ensemble = table[table["variant"] == "UNet"].assign(variant="ensemble", dice=lambda rows: rows["dice"] + 0.05)
+    pd.concat([table, ensemble]).to_csv(folder / "metrics" / "per_case.csv", index=False)
+    (folder / "ensemble").mkdir()
+    choice = {"nested_gain": 0.0003, "postprocessing": "largest_per_label"}
+    (folder / "ensemble" / "choice.json").write_text(json.dumps(choice))
+    content = gather(folder, options=FAST)
+    can, _ = conclusions(content)
+    assert any("the ensemble gains +0.0003 Dice over the best single model" in line for line in can)
+    own = [line for line in can if line.startswith("As trained, ensemble")]
+    assert own
+    assert all("its postprocessing included" in line for line in own)
+    assert "+0.0003 Dice over the best single model" in shown(content)[0].text
+
+
+def test_negative_numbers_have_a_minus_sign(folder: Path) -> None:
+    reader, _ = shown(gather(folder, options=FAST))
+    assert re.search(r"−0\.\d", reader.text)
+    bare = re.sub(r"[\w)-]-\S+|--\S+", "", reader.text.partition("This command repeats")[0])
+    assert not re.search(r"-\d", bare)
+
+
+def test_a_paper_gets_methods_references_and_every_file(folder: Path) -> None:
+    page = write_report(folder, options=FAST)
+    reader = Reader(page.read_text())
+    for words in (
+        "We trained UNet, AttentionUNet, CLIPGuidedUNet_mini and CLIPGuidedUNet_randomText_mini on Dataset004",
+        "nnU-Net 2.8.1, PyTorch 2.8.0",
+        "In 2d, training took 3 epochs of 100 iterations",
+        "Each of the 20 cases (2 folds)",
+        "@article{isensee2021nnunet",
+        "@misc{oktay2018attention",
+        "@inproceedings{radford2021clip",
+        "@article{nadeau2003inference",
+    ):
+        assert words in reader.text
+    linked = {link for link in re.findall(r'href="([^"#]+)"', page.read_text()) if not link.startswith("data:")}
+    written = {
+        path.relative_to(page.parent).as_posix()
+        for place in ("figures", "tables")
+        for path in (page.parent / place).iterdir()
+    }
+    assert linked == written
+    figure = page.parent / "figures" / "differences.svg"
+    assert "Which network is better?" in figure.read_text(), "text stays text"
+    assert (page.parent / "figures" / "differences.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_one_training_without_a_log_is_named(folder: Path) -> None:
@@ -268,5 +343,5 @@ def test_the_command_prints_the_page(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert done.stdout == "out/index.html\n"
     assert asked == {
         **{"experiment": Path("exp"), "output": Path("out"), "root": Path("r")},
-        **{"cases": 2, "figures": False, "overwrite": False},
+        **{"cases": 2, "figures": False, "overwrite": False, "notebook": False},
     }

@@ -14,10 +14,12 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure as Canvas
 from viewer_experiment import FakeExperiment, phantom, shifted
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.pages.report import viewer_slices
+from hippo_nnunet.pages.report.panel import case_panel
 from hippo_nnunet.pages.report.viewer_cases import ViewedCase, load_viewed, plain_labels
 from hippo_nnunet.pages.report.viewer_choice import Reason, choose_cases, viewed_models
 from hippo_nnunet.pages.report.viewer_slices import slice_data
@@ -94,7 +96,10 @@ def test_choice_where_there_is_little_to_choose() -> None:
     assert list(choose_cases(single, viewed_models(single), 6)) == ["c0", "c1"]
     only = scores(UNet=[0.5])
     assert choose_cases(only, viewed_models(only), 6) == {
-        "c0": [Reason("lowest mean Dice of UNet 2d", "0.500; 1 case"), Reason("median mean Dice of UNet 2d", "0.500")]
+        "c0": [
+            Reason("lowest mean Dice of UNet 2d", "0.500; 1 case", "worst"),
+            Reason("median mean Dice of UNet 2d", "0.500", "median"),
+        ]
     }
     empty = scores(UNet=[np.nan])
     with pytest.raises(DataError, match="no Dice"):
@@ -227,7 +232,7 @@ def test_hostile_names_cannot_leave_their_place(tmp_path: Path) -> None:
     image, label = phantom()
     made.add(case_name, image, label, {variant: shifted(label, 1) for variant in made.variants})
     fragment = viewer_fragment(made.measure(), root=made.root)
-    assert "<img" not in fragment.html and "<script>alert" not in fragment.html
+    assert "<img src=x" not in fragment.html and "<script>alert" not in fragment.html
     assert "</script" not in fragment.script.lower() and "<!--" not in fragment.script
     assert not {"\u2028", "\u2029"} & set(fragment.script)
     data = payload(fragment)
@@ -367,6 +372,42 @@ def test_surface_data_can_be_read_back() -> None:
     assert distance.mean() == pytest.approx(2, abs=0.2)
     assert 2 <= data["limit"] <= 4
     assert np.allclose(np.abs(vertices).max(axis=1), data["extent"], atol=0.6)
+
+
+def test_colours_of_distances_end_at_3_mm() -> None:
+    affine = np.eye(4)
+    reference, prediction = (ball(radius, affine).astype(np.uint8) for radius in (5, 15))
+    far = surface_data(viewed_case(reference, prediction, affine), 1)
+    assert (far["limit"], far["clipped"]) == (3.0, True)
+    near = surface_data(viewed_case(reference, ball(5.9, affine).astype(np.uint8), affine), 1)
+    assert near["limit"] < 3.0
+    assert not near["clipped"]
+
+
+def test_the_panel_for_papers_shows_worst_median_and_best(tmp_path: Path) -> None:
+    made = plain(tmp_path / "exp", cases=5)
+    viewed = viewer_fragment(made.measure(), root=made.root, cases=5).viewed
+    assert viewed is not None
+    figure = case_panel(viewed)
+    assert figure is not None
+    assert figure.caption.startswith("Worst, median and best case by the mean Dice of UNet 2d")
+    canvas = Canvas()
+    figure.panels[0].draw(canvas)
+    rows = [axes.get_ylabel() for axes in canvas.axes if axes.get_ylabel()]
+    assert [row.split("\n")[0] for row in rows] == ["worst", "median", "best"]
+    outlines = canvas.axes[-1].collections
+    assert [tuple(o.get_edgecolor()[0][:3]) for o in outlines[:2]] == [(1, 1, 1)] * 2, "the reference is white"
+    assert {o.get_linestyle()[0][1] is None for o in outlines[:2]} == {True}, "and solid"
+    assert {o.get_linestyle()[0][1] is None for o in outlines[2:]} == {False}, "predictions are dashed"
+
+
+def test_the_ensemble_is_marked_to_be_ticked(tmp_path: Path) -> None:
+    made = FakeExperiment(tmp_path / "exp")
+    image, label = phantom()
+    for n in range(3):
+        made.add(f"case{n}", image, label, {name: shifted(label, n + 1) for name in (*made.variants, "ensemble")})
+    fragment = viewer_fragment(made.measure(), root=made.root)
+    assert [model["ensemble"] for model in payload(fragment)["models"]] == [False, False, True]
 
 
 def test_large_surfaces_are_thinned_out() -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from report_experiment import log_text, write_experiment, write_log
+from skimage.color import rgb2lab
 
 from hippo_nnunet.analysis.tables import ShownTable, comparison_table, interval, number, results_table
 from hippo_nnunet.analysis.verdicts import headline
@@ -19,12 +24,13 @@ from hippo_nnunet.evaluation.pairing import Model
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.request import parse_folds
 from hippo_nnunet.nnunet.training_log import read_curves
+from hippo_nnunet.pages.figure import LABEL_COLOURS, MODEL_COLOURS, MODEL_COLOURS_DARK
 from hippo_nnunet.pages.report.content import Content, gather
 from hippo_nnunet.pages.report.figures import report_figures
 from hippo_nnunet.pages.report.forest import prepare_forest
 from hippo_nnunet.pages.report.notebook import compare_scores
 from hippo_nnunet.pages.report.style import MARKERS, marker, series
-from hippo_nnunet.pages.report.tables import escape_latex, latex, markdown
+from hippo_nnunet.pages.report.tables import escape_latex, latex, markdown, minus
 from hippo_nnunet.pages.report.words import command, conclusions
 
 
@@ -35,7 +41,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> Content:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
             patch.delenv(name, raising=False)
-        return gather(folder, options=Options(n_resamples=99))
+        return gather(folder, options=Options(n_resamples=99), notebook=True)
 
 
 def cells(row: str) -> int:
@@ -121,7 +127,7 @@ def test_the_headline_groups_what_is_alike() -> None:
 
 def test_conclusions_follow_the_experiment(content: Content, tmp_path: Path) -> None:
     can, cannot = conclusions(content)
-    assert can[0].startswith("AttentionUNet 2d is better than UNet 2d (20 cases of 2 folds)")
+    assert can[0].startswith("As trained, AttentionUNet 2d is better than UNet 2d (20 cases of 2 folds), and the same")
     assert any("share most of their training cases" in line for line in cannot)
     assert any("Fold 0 in 2D is slightly optimistic" in line for line in cannot)
     assert not any("ensemble" in line for line in cannot)
@@ -130,6 +136,78 @@ def test_conclusions_follow_the_experiment(content: Content, tmp_path: Path) -> 
     _, alone = conclusions(gather(tmp_path / "one", options=Options(n_resamples=99)))
     assert any("rests on one fold (0)" in line for line in alone)
     assert not any("share most" in line or "Fold 0 in 2D" in line for line in alone)
+
+
+@pytest.mark.parametrize(
+    ("again", "words"),
+    [
+        ("equivalent", "and the same is expected of new trainings (-0.0050 to -0.0020)."),
+        ("worse", "however, the folds expect the verdict 'worse' (-0.0050 to -0.0020)."),
+        ("cannot tell", "whether new trainings would show the same, the folds cannot tell"),
+        (None, "for new trainings this is not known."),
+    ],
+)
+def test_conclusions_agree_with_both_verdicts(content: Content, again: str | None, words: str) -> None:
+    """Also where the verdict on training again is known and differs: `not shown` would contradict it."""
+    pairs = content.comparison.pairs.head(1).assign(
+        verdict="equivalent",
+        low_retrained=-0.005,
+        high_retrained=-0.002,
+        p_retrained=np.nan if again is None else 0.01,
+        verdict_retrained=again,
+    )
+    changed = replace(content, comparison=replace(content.comparison, pairs=pairs))
+    (text, *_), _ = conclusions(changed)
+    assert text.startswith("As trained, AttentionUNet 2d is equivalent to UNet 2d within ±0.005")
+    assert words in text
+
+
+def test_a_difference_that_dwarfs_the_others_breaks_the_axis(content: Content) -> None:
+    named = content.comparison.pairs.head(1)
+    rows = [
+        named.assign(difference=value, low=value - 0.002, high=value + 0.002) for value in (0.004, -0.006, 0.008, -0.6)
+    ]
+    forest = prepare_forest(pd.concat(rows), ["variant"])
+    assert forest is not None
+    assert forest.beyond is not None
+    assert forest.reach < 0.02 < 0.6 < forest.beyond
+    left, right = forest.breaks
+    assert left < forest.percent(-0.01) < forest.percent(0) == 50 < forest.percent(0.01) < right
+    assert 0 <= forest.percent(-0.602) < forest.percent(-0.5) < left
+    assert forest.percent(0.01) - 50 > 15, "the small differences have most of the room"
+    assert min(forest.ticks) == pytest.approx(-0.6)
+    for figure in report_figures(replace(content, comparison=replace(content.comparison, pairs=pd.concat(rows)))):
+        if figure.name == "differences":
+            canvas = Figure()
+            figure.panels[0].draw(canvas)
+            texts = [tick.get_text() for tick in canvas.axes[0].get_xticklabels()]
+            assert "−0.6" in texts
+    alike = prepare_forest(pd.concat(rows[:3]), ["variant"])
+    assert alike is not None
+    assert alike.breaks == []
+
+
+def test_palettes_are_disjoint() -> None:
+    """No model has a colour near a label's, on the page, in figures, in light and dark."""
+    for models in (MODEL_COLOURS, MODEL_COLOURS_DARK):
+        for model, label in product(models, LABEL_COLOURS):
+            distance = np.linalg.norm(lab(model) - lab(label))
+            assert distance > 20, (model, label)
+    for palette in (LABEL_COLOURS, MODEL_COLOURS, MODEL_COLOURS_DARK):
+        assert min(np.linalg.norm(lab(one) - lab(other)) for one, other in combinations(palette, 2)) > 10
+
+
+def lab(colour: str) -> np.ndarray:
+    return np.asarray(rgb2lab(np.array([[to_rgb(colour)]]))[0, 0])
+
+
+def test_latex_has_minus_signs_and_a_label() -> None:
+    table = ShownTable("x", "From -0.1", ("a", "b"), 1, [["a-1", "-0.5 (-1 to 2)"]], frozenset(), pd.DataFrame())
+    text = latex(table)
+    assert r"\label{tab:x}" in text
+    assert "a-1 & $-$0.5 ($-$1 to 2)" in text
+    assert "From $-$0.1" in text
+    assert minus("UNet-2 -0.1 to -0.2, 2026-01-02, 0-4") == "UNet-2 −0.1 to −0.2, 2026-01-02, 0-4"
 
 
 def test_the_command_asks_for_the_same_experiment() -> None:

@@ -26,9 +26,13 @@ function axis(title, more = {}) {
   };
 }
 
+// Printed charts have a fixed width: the paper's is not known while the page is on the screen.
+let printing = false;
+const printedWidth = (place) => (place.closest(".pair") ? 325 : 670);
+
 function layout(height, more) {
   return {
-    height, autosize: true, showlegend: false, hovermode: "closest", dragmode: FINE ? "zoom" : false,
+    height, autosize: !printing, showlegend: false, hovermode: "closest", dragmode: FINE ? "zoom" : false,
     margin: {l: 8, r: 12, t: 14, b: 8}, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: {family: getComputedStyle(document.body).fontFamily, size: 12, color: css("--text")},
     hoverlabel: {bgcolor: css("--surface"), bordercolor: css("--muted"), font: {color: css("--text"), size: 12}, align: "left"},
@@ -42,7 +46,9 @@ function note(text, more) {
 
 function draw(id, traces, shape) {
   const place = document.getElementById(id);
-  return place ? Plotly.react(place, traces, shape, CONFIG) : null;
+  if (!place) return null;
+  const sized = printing ? {...shape, width: printedWidth(place)} : shape;
+  return Plotly.react(place, traces, sized, {...CONFIG, responsive: !printing});
 }
 
 function dots(k, x, y, more = {}) {
@@ -241,6 +247,33 @@ SYSTEM.addEventListener("change", () => {
   if (!ROOT.dataset.theme) document.dispatchEvent(new Event("themechange"));
 });
 document.addEventListener("themechange", drawAll);
+
+// On paper: light colours, everything unfolded, charts as wide as the page.
+let before = null;
+window.addEventListener("beforeprint", () => {
+  before = {theme: ROOT.dataset.theme, folded: [...document.querySelectorAll("main details:not([open])")]};
+  ROOT.dataset.theme = "light";
+  for (const details of before.folded) details.open = true;
+  printing = true;
+  document.dispatchEvent(new Event("themechange"));
+});
+window.addEventListener("afterprint", () => {
+  if (!before) return;
+  if (before.theme) ROOT.dataset.theme = before.theme; else delete ROOT.dataset.theme;
+  for (const details of before.folded) details.open = false;
+  before = null;
+  printing = false;
+  document.dispatchEvent(new Event("themechange"));
+});
+
+const markScrolling = () => {
+  for (const scroll of document.querySelectorAll(".box .scroll")) {
+    scroll.closest(".box").classList.toggle("scrolls", scroll.scrollWidth > scroll.clientWidth + 1);
+  }
+};
+window.addEventListener("resize", markScrolling);
+for (const details of document.querySelectorAll("main details")) details.addEventListener("toggle", markScrolling);
+markScrolling();
 
 const contents = document.getElementById("contents");
 if (window.matchMedia("(max-width: 68rem)").matches) contents.open = false;

@@ -16,7 +16,7 @@ const canvas = byId("slices-canvas");
 const slider = byId("slices-slider");
 const shade = byId("slices-shade");
 const hiddenLabels = new Set();
-const shownModels = new Set([0, 1]);
+const shownModels = new Set([0, 1, ...DATA.models.flatMap((model, n) => (model.ensemble ? [n] : []))]);
 let showsReference = true;
 let volumes = null; // of the current case, once unpacked
 let indices = [0, 0, 0];
@@ -24,7 +24,7 @@ let placed = null; // where the image lies on the canvas, in CSS pixels
 
 const plane = () => PLANES[chosen("slices-plane")];
 const shapeOf = () => DATA.cases[current].slices.shape;
-const modelStroke = (n) => onBlack(seriesColour(DATA.models[n].colour));
+const modelStroke = (n) => onBlack(modelColour(DATA.models[n].colour));
 
 // A slice of a volume: value(a, u), a across and u up.
 function cut(volume) {

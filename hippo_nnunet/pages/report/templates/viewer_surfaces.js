@@ -96,7 +96,7 @@ async function traces(model) {
 
 function marks(scene) {
   const { extent } = DATA.cases[current].surfaces;
-  const colour = themed("--muted", "#777777");
+  const colour = themed("--muted");
   const reach = extent.map((half) => half + 0.18 * Math.max(...extent));
   const ends = ENDS.flatMap(([negative, positive], axis) => [[axis, -1, negative], [axis, 1, positive]]);
   const at = (part) => ends.map(([axis, way]) => (axis === part ? way * reach[axis] : 0));
@@ -141,8 +141,8 @@ function layoutFor(model) {
   const overlaid = isOverlaid();
   const places = domains(overlaid ? 1 : 2);
   fitCamera(places[0]);
-  const text = themed("--text", "#222222");
-  const { limit } = DATA.cases[current].surfaces;
+  const text = themed("--text");
+  const { limit, clipped } = DATA.cases[current].surfaces;
   const names = overlaid ? [`Reference (grey) and ${modelName(model)}`] : ["Reference", modelName(model)];
   const layout = {
     width: plot.clientWidth, height: plot.clientHeight,
@@ -158,12 +158,16 @@ function layoutFor(model) {
       colorbar: {
         orientation: "h", x: 0.5, y: 0, yanchor: "top", len: 0.8, lenmode: "fraction", thickness: 12, outlinewidth: 0, tickcolor: text,
         title: { text: "mm to the reference's surface: − inside, + outside", side: "bottom", font: { size: 12 } },
+        ...(clipped ? { tickvals: [-limit, -limit / 2, 0, limit / 2, limit], ticktext: endsOpen(limit) } : {}),
       },
     },
   };
   if (!overlaid) layout.scene2 = sceneLayout(places[1]);
   return layout;
 }
+
+// Ticks of a colour bar that stands for larger distances at its ends.
+const endsOpen = (limit) => [`≤ −${limit}`, `−${limit / 2}`, "0", `${limit / 2}`, `≥ ${limit}`];
 
 async function drawSurfaces() {
   if (!isNear) return;

@@ -26,17 +26,9 @@ function rgb(colour) {
   return found ? found.slice(1).map((part) => parseInt(part, 16)) : [128, 128, 128];
 }
 
-const FALLBACK = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999"];
-const themed = (name, otherwise) =>
-  getComputedStyle(document.documentElement).getPropertyValue(name).trim() || otherwise;
-const seriesColour = (n) => themed(`--series-${(n % 8) + 1}`, FALLBACK[n % 8]);
-const isColourful = (colour) => Math.max(...rgb(colour)) - Math.min(...rgb(colour)) > 40;
-
-// Models take the page's colours from the first, labels from the last; greys, which the image is full of, are no labels.
-function labelColour(n) {
-  const usable = FALLBACK.map((_, position) => seriesColour(7 - position)).filter(isColourful);
-  return usable[n % usable.length] || FALLBACK[n % 8];
-}
+const themed = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const modelColour = (n) => themed(`--series-${(n % DATA.palette.models) + 1}`);
+const labelColour = (n) => themed(`--label-${(n % DATA.palette.labels) + 1}`);
 
 // Lighten what could not be seen on the black around an image.
 function onBlack(colour) {
