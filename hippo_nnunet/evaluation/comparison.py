@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.evaluation.fold_means import SHARED_DATA, corrected_test, verdict_retrained
+from hippo_nnunet.evaluation.comparison_notes import empty_labels, general_notes, restriction, subject_notes
+from hippo_nnunet.evaluation.fold_means import corrected_test, verdict_retrained
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.mixed_model import mixed_result, repeated_differences
 from hippo_nnunet.evaluation.notes import Note, NoteKind
@@ -19,8 +20,6 @@ from hippo_nnunet.evaluation.per_case import score_empty
 from hippo_nnunet.evaluation.side_by_side import MEAN, model_table, rank_table, repeat_sd, scores_of, subject_names
 from hippo_nnunet.evaluation.statistics import (
     ALPHA,
-    MIN_CASES,
-    MIN_EQUIVALENT,
     RESAMPLES,
     detectable_difference,
     holm,
@@ -120,7 +119,7 @@ def compare(
     options = options or Options()
     if published and options.metric != "dice":
         raise ConfigError(f"the published results are Dice: they cannot be compared in {options.metric}")
-    notes = [*_empty_labels(table), *_subject_notes(table, subjects)]
+    notes = [*empty_labels(table), *subject_notes(table, subjects)]
     table = score_empty(table)
     models = models_of(table)
     options, margin_note = _with_margin(options, table, models)
@@ -134,7 +133,7 @@ def compare(
                 Note(NoteKind.LEFT_OUT, f"{pair.one} and {pair.other} have no fold in common and are not compared.")
             )
             continue
-        notes += _restriction(pair.one, one, pair.other, other)
+        notes += restriction(pair.one, one, pair.other, other)
         difference = QUALITY[options.metric].sign * (one - other).loc[one.index.intersection(other.index)]
         named = _names(pair.kind, pair.one, pair.other)
         rows += _pair_rows(named, difference, options, number_of_folds, notes, subjects)
@@ -163,7 +162,7 @@ def compare(
     if rows:
         notes.append(margin_note)
     side_by_side = model_table(table, models, options.metric)
-    notes += _general_notes(side_by_side, pairs)
+    notes += general_notes(side_by_side, pairs)
     ranks = rank_table(scores, options.metric, options.n_resamples, options.seed, subjects)
     volumes = agreement_table(table.dropna(subset=["volume_mm3", "volume_ref_mm3"]), options.alpha, subjects)
     return Comparison(options, side_by_side, pairs, ranks, tuple(dict.fromkeys(notes)), volumes)
@@ -283,62 +282,3 @@ def _with_margin(options: Options, table: pd.DataFrame, models: Sequence[Model])
         "that would pass."
     )
     return options, Note(NoteKind.MARGIN, text)
-
-
-def _empty_labels(table: pd.DataFrame) -> list[Note]:
-    empty = table[table["volume_ref_mm3"] == 0].groupby("label", sort=False)["case"].nunique()
-    if empty.empty:
-        return []
-    counts = ", ".join(f"{label} in {count}" for label, count in empty.items())
-    text = (
-        f"Labels that a reference lacks ({counts} of {table['case'].nunique()} cases): an empty prediction scores Dice "
-        "and NSD 1 and distances 0, an invented one Dice and NSD 0 and the image's diagonal."
-    )
-    return [Note(NoteKind.SCORED_EMPTY, text)]
-
-
-def _subject_notes(table: pd.DataFrame, subjects: Mapping[str, str] | None) -> list[Note]:
-    """Warn of cases that were validated by a model that was trained on another case of their subject."""
-    fold_of = table.drop_duplicates("case").set_index("case")["fold"]
-    folds = fold_of.groupby(subject_names(fold_of.index, subjects)).agg(["nunique", "size"])
-    broken = int(folds.loc[folds["nunique"] > 1, "size"].sum())
-    if not broken:
-        return []
-    text = (
-        f"{broken} of {len(fold_of)} cases have another case of their subject in another fold: models were trained on "
-        "these subjects, so the figures are not for unseen ones."
-    )
-    return [Note(NoteKind.BROKEN_SUBJECTS, text)]
-
-
-def _restriction(one: Model, ours: pd.DataFrame, other: Model, theirs: pd.DataFrame) -> list[Note]:
-    folds = [set(frame.index.get_level_values("fold")) for frame in (ours, theirs)]
-    if folds[0] == folds[1]:
-        return []
-    common, (first, second) = folds[0] & folds[1], (",".join(map(str, sorted(f))) for f in folds)
-    shown = ",".join(map(str, sorted(common)))
-    text = f"{one} has folds {first} and {other} has {second}: compared on fold {shown} alone."
-    return [Note(NoteKind.LEFT_OUT, text)]
-
-
-def _general_notes(models: pd.DataFrame, pairs: pd.DataFrame) -> list[Note]:
-    notes = {}
-    unit = "cases" if pairs.empty or (pairs["n"] == pairs["subjects"]).all() else "subjects"
-    if pairs.empty:
-        notes[NoteKind.ONE_MODEL] = "There is one model only: nothing to compare it with."
-    elif (pairs["subjects"] < MIN_CASES).any():
-        notes[NoteKind.FEW_CASES] = (
-            f"Comparisons of fewer than {MIN_CASES} {unit} get no verdict: no test could show a difference with them."
-        )
-    elif (pairs["subjects"] < MIN_EQUIVALENT).any():
-        notes[NoteKind.FEW_CASES] = (
-            f"Comparisons of fewer than {MIN_EQUIVALENT} {unit} do not say 'equivalent': they may lack the rare "
-            "failures that make a model worse."
-        )
-    if models["folds"].str.contains(",").any():
-        notes[NoteKind.SHARED_DATA] = SHARED_DATA
-    if (models["repeats"] < 2).all():
-        notes[NoteKind.ONE_SEED] = (
-            "No recipe was trained with several seeds: how much of a difference is luck of training is not known here."
-        )
-    return [Note(kind, text) for kind, text in notes.items()]
