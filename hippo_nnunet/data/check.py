@@ -72,8 +72,8 @@ def _check_description(dataset: Dataset) -> Iterator[Finding]:
     declared, found = description.get("numTraining"), len(dataset.training)
     if not found:
         yield Finding(dataset.folder / "imagesTr", None, "no-cases", "no training case", "add images and labels")
-    elif declared != found:
-        yield finding(f"numTraining is {declared}, but there are {found} training cases", "make the two agree")
+    elif type(declared) is not int or declared != found:  # nnU-Net repeats a list so many times
+        yield finding(f"numTraining is {declared!r}, but there are {found} training cases", "make the two agree")
 
 
 def _check_folders(dataset: Dataset) -> Iterator[Finding]:

@@ -289,6 +289,13 @@ def test_regions_ignore_label_and_readers_of_nnunet_are_right(raw: Path, changes
     read_description(raw / "dataset.json")
 
 
+@pytest.mark.parametrize("number", [2, 3.0, "3", None])
+def test_number_of_training_cases_is_a_whole_number(raw: Path, number: object) -> None:
+    path = raw / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "numTraining": number}))
+    assert f"numTraining is {number!r}, but there are 3" in only(check_dataset(raw), "dataset-json").message
+
+
 def test_regions_may_merge_labels(raw: Path) -> None:
     edit_json(raw, labels={"background": 0, "all": [1, 2]}, regions_class_order=[1])
     assert "hold 1 where references hold 2" in only(check_dataset(raw), "dataset-json", "warning").message
