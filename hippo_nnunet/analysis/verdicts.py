@@ -15,7 +15,7 @@ from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import Model, recipe_of
 from hippo_nnunet.evaluation.per_case import score_empty
 from hippo_nnunet.evaluation.side_by_side import MEAN
-from hippo_nnunet.evaluation.statistics import CANNOT_TELL, EQUIVALENT
+from hippo_nnunet.evaluation.statistics import BETTER, CANNOT_TELL, EQUIVALENT, WORSE
 from hippo_nnunet.evaluation.wording import sentence
 
 NOT_JUDGED = "not judged"
@@ -95,21 +95,31 @@ def headline(pairs: pd.DataFrame) -> str:
         rows = pairs[pairs["scope"] == MEAN]
     said: dict[str, list[str]] = {}
     for configuration, group in rows.groupby("configuration", sort=False):
-        found: dict[tuple[str, str], list[str]] = {}
+        found: dict[tuple[str, str, str], list[str]] = {}
         for row in group.to_dict("records"):
             same = row["configuration"] == row["against_configuration"]
             against = str(row["against"]) if same else f"{row['against']} {row['against_configuration']}".rstrip()
-            found.setdefault((row["verdict"], against), []).append(str(row["variant"]))
+            found.setdefault((row["verdict"], against, _within_margin(row)), []).append(str(row["variant"]))
         for key, names in found.items():
             said.setdefault(_phrase(*key, names), []).append(str(configuration))
     text = "; ".join(f"{phrase} ({', '.join(where)})" for phrase, where in said.items())
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _phrase(verdict: str, against: str, names: Sequence[str]) -> str:
+def _within_margin(row: Mapping[Any, Any]) -> str:
+    """Say `worse by 0.0036, within the margin of 0.005` of equivalent models that surely differ; empty for others."""
+    if row["verdict"] != EQUIVALENT or row["p_holm"] > row["alpha"] or row["low"] * row["high"] <= 0:
+        return ""
+    size = format(abs(row["difference"]), ".2f" if row["metric"].endswith("_mm") else ".4f")
+    return f"{BETTER if row['difference'] > 0 else WORSE} by {size}, within the margin of {row['rope']:g}"
+
+
+def _phrase(verdict: str, against: str, within: str, names: Sequence[str]) -> str:
     """Say `A and B are equivalent to C`."""
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     are = "is" if len(names) == 1 else "are"
+    if within:
+        return f"{listed} {are} {within.replace(' by ', f' than {against} by ', 1)}"
     if verdict == EQUIVALENT:
         return f"{listed} {are} equivalent to {against}"
     if verdict == CANNOT_TELL:

@@ -7,6 +7,7 @@ import shlex
 from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -109,9 +110,10 @@ def test_places_on_the_axis_keep_order_and_room(content: Content) -> None:
     assert prepare_forest(content.comparison.pairs, ["control"]) is None
 
 
-def pair(variant: str, verdict: str, configuration: str = "2d", against: str = "UNet") -> dict[str, str]:
-    named = {"kind": "variant", "scope": "mean", "variant": variant, "configuration": configuration}
-    return {**named, "against": against, "against_configuration": configuration, "verdict": verdict}
+def pair(variant: str, verdict: str, configuration: str = "2d", against: str = "UNet") -> dict[str, Any]:
+    named: dict[str, Any] = {"kind": "variant", "scope": "mean", "variant": variant, "configuration": configuration}
+    named |= {"against": against, "against_configuration": configuration, "verdict": verdict}
+    return {**named, "metric": "dice", "p_holm": 0.5, "alpha": 0.05, "low": -0.001, "high": 0.001, "rope": 0.005}
 
 
 def test_the_headline_groups_what_is_alike() -> None:
@@ -122,6 +124,10 @@ def test_the_headline_groups_what_is_alike() -> None:
     )
     both = [pair("A", "better"), pair("A", "better", "3d_fullres")]
     assert headline(pd.DataFrame(both)) == "A is better than UNet (2d, 3d_fullres)."
+    sure = {**pair("E", "equivalent"), "p_holm": 0.001, "low": -0.0045, "high": -0.0027, "difference": -0.0036}
+    assert headline(pd.DataFrame([*rows[:1], sure])) == (
+        "A is equivalent to UNet (2d); E is worse than UNet by 0.0036, within the margin of 0.005 (2d)."
+    )
     assert "nothing to compare" in headline(pd.DataFrame())
 
 
