@@ -174,7 +174,7 @@ def plan_and_preprocess(
     read_description(folders.raw / name / "dataset.json")
     if splits.read_splits(name, folders) is None:
         splits.check_number_of_cases(name, len(cases))
-    splits.check_cases(name, cases, folders)
+    splits.check_split_cases(name, cases, folders)
     found = folds.find_subjects(name, subjects, folders) if subjects else None
     if found:
         folds.check_subject_folds(name, found, subjects != NONE, folders)

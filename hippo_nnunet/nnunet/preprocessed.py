@@ -18,7 +18,7 @@ from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.plans import configuration_of, read_plans
-from hippo_nnunet.nnunet.splits import check_cases, read_splits
+from hippo_nnunet.nnunet.splits import check_split_cases, read_splits
 
 DATASET_NAME = re.compile(r"Dataset\d{3}_[^/\\\s]+")
 """nnU-Net's names of datasets, which become part of paths."""
@@ -199,7 +199,7 @@ def check_preprocessed(dataset: str, plans_name: str, configuration: str, folder
         )
     splits = read_splits(dataset, folders) or []
     if cases := _known_cases(dataset, folders):
-        check_cases(dataset, cases, folders)
+        check_split_cases(dataset, cases, folders)
     wanted = {case for split in splits for case in (*split["train"], *split["val"])}
     missing = sorted(wanted - stored_cases(folder))
     if missing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.paths import NnunetFolders
 
+log = logging.getLogger(__name__)
+
 DEFAULT_FOLDS = 5
 Split = dict[str, list[str]]
 """One fold: the names of its cases under `train` and `val`."""
 
-_DELETE = "delete it to use nnU-Net's default splits"
+_DELETE = "delete it to have new folds"
 
 
 def splits_file(dataset: str, folders: NnunetFolders) -> Path:
@@ -52,9 +55,9 @@ def read_splits(dataset: str, folders: NnunetFolders) -> list[Split] | None:
             )
         for case in split["val"]:
             if case in validated:
+                where = f"folds {validated[case]} and {fold}" if validated[case] != fold else f"fold {fold} twice"
                 raise DataError(
-                    f"{file}: '{case}' is in val of folds {validated[case]} and {fold}, but a case is validated "
-                    f"once; remove it from one, or {_DELETE}"
+                    f"{file}: '{case}' is in val of {where}, but a case is validated once; keep it in one, or {_DELETE}"
                 )
             validated[case] = fold
     return splits
@@ -68,8 +71,8 @@ def is_split(split: Any) -> bool:
     )
 
 
-def check_cases(dataset: str, cases: Collection[str], folders: NnunetFolders) -> None:
-    """Refuse splits that name a case that the dataset does not have.
+def check_split_cases(dataset: str, cases: Collection[str], folders: NnunetFolders) -> None:
+    """Refuse splits that name a case that the dataset does not have, and warn of cases that they leave out.
 
     Args:
         dataset: Full name.
@@ -79,8 +82,19 @@ def check_cases(dataset: str, cases: Collection[str], folders: NnunetFolders) ->
     Raises:
         DataError: Names the first such case, and the case that was probably meant.
     """
-    splits = read_splits(dataset, folders) or []
-    unknown = sorted({case for split in splits for part in ("train", "val") for case in split[part]} - {*cases})
+    splits = read_splits(dataset, folders)
+    if splits is None:
+        return
+    named = {case for split in splits for part in ("train", "val") for case in split[part]}
+    left_out, unknown = sorted({*cases} - named), sorted(named - {*cases})
+    if left_out:
+        log.warning(
+            "%s leaves out %d cases of %s, first '%s': they are neither trained on nor validated",
+            splits_file(dataset, folders),
+            len(left_out),
+            dataset,
+            left_out[0],
+        )
     if unknown:
         nearest = _nearest(unknown[0], cases)
         remedy = f"did you mean '{nearest}'? Correct the file" if nearest else f"correct the file, or {_DELETE}"

@@ -13,7 +13,7 @@ import pytest
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.nnunet.finished import check_finished
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.nnunet.splits import check_cases, read_splits, split_record
+from hippo_nnunet.nnunet.splits import check_split_cases, read_splits, split_record
 from hippo_nnunet.training.recipes import parse
 from hippo_nnunet.training.schedule import schedule_for
 
@@ -57,7 +57,7 @@ def test_sound_splits_are_read(folders: NnunetFolders) -> None:
             lambda s: s[0].update(train=["case_003"], val=["case_001", "case_002"]),
             "'case_002' is in val of folds 0 and 1, but a case is validated once",
         ),
-        (lambda s: s[0]["val"].append("case_001"), "'case_001' is in val of folds 0 and 0"),
+        (lambda s: s[0]["val"].append("case_001"), "'case_001' is in val of fold 0 twice"),
     ],
 )
 def test_unsound_splits_are_refused_when_they_are_read(
@@ -74,14 +74,22 @@ def test_unsound_splits_are_refused_when_they_are_read(
 def test_a_name_that_is_no_case_is_answered_by_the_case_that_was_meant(folders: NnunetFolders, name: str) -> None:
     write(folders, changed(lambda s: s[1].update(val=[name])))
     with pytest.raises(DataError, match=f"names '{name}', which is no case .* did you mean 'case_002'"):
-        check_cases(NAME, CASES, folders)
+        check_split_cases(NAME, CASES, folders)
+
+
+def test_cases_that_are_in_no_fold_are_named(folders: NnunetFolders, caplog: pytest.LogCaptureFixture) -> None:
+    write(folders, SPLITS)
+    check_split_cases(NAME, CASES, folders)
+    assert caplog.text == ""
+    check_split_cases(NAME, [*CASES, "case_004", "case_005"], folders)
+    assert "leaves out 2 cases of Dataset004_X, first 'case_004'" in caplog.text
 
 
 def test_a_name_that_resembles_no_case(folders: NnunetFolders) -> None:
     write(folders, changed(lambda s: s[1].update(val=["elsewhere"])))
     with pytest.raises(DataError, match=r"names 'elsewhere', which is no case .* correct the file, or delete"):
-        check_cases(NAME, CASES, folders)
-    check_cases(NAME, {*CASES, "elsewhere"}, folders)
+        check_split_cases(NAME, CASES, folders)
+    check_split_cases(NAME, {*CASES, "elsewhere"}, folders)
 
 
 @pytest.fixture
