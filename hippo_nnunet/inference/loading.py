@@ -13,7 +13,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from hippo_nnunet.errors import DataError
+from hippo_nnunet.errors import ConfigError, DataError, HippoError
 from hippo_nnunet.files import read_object
 from hippo_nnunet.memory import is_out_of_memory, memory_error
 from hippo_nnunet.models.container import naming_file
@@ -73,11 +73,13 @@ def load_model_file(model: ModelFile, folds: Sequence[int | str]) -> dict[str, A
         try:
             check_classes(model.plans, model.configuration)
             frame = _Frame(model.trainer, model.plans, model.configuration, model.dataset_json, installed_only=True)
-            if max(model.mirroring_axes or (0,)) >= len(frame.configuration_manager.patch_size):
-                raise DataError(f"mirroring_axes {model.mirroring_axes} do not fit the patch")
             for fold, weights in zip(folds, parameters, strict=True):
                 _check_fit(frame, fold, weights)
-        except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except ConfigError as error:
+            raise DataError(str(error)) from error
+        except HippoError:
+            raise
+        except Exception as error:  # whatever a network of forged arguments may raise
             if is_out_of_memory(error):
                 raise memory_error(str(model.path)) from error
             reason = " ".join(str(error).split())[:200]
@@ -163,7 +165,7 @@ def _nnunets_trainer(name: str, installed_only: bool) -> Any:
 
 
 def _check_fit(frame: _Frame, fold: int | str, weights: Mapping[str, torch.Tensor]) -> None:
-    """Compare the weights' names, shapes and types with the network's, without allocating it."""
+    """Compare the weights' names, shapes and types with the network's, and try it on a patch, without allocating it."""
     with torch.device("meta"):
         if frame.base == CLIP_BASE:  # its trainer would attach an encoder
             embeddings = weights.get("text_embeddings")
@@ -172,6 +174,13 @@ def _check_fit(frame: _Frame, fold: int | str, weights: Mapping[str, torch.Tenso
             skeleton = frame.of_class(CLIP_GUIDED, {"embed_dim": int(embeddings.shape[1])})
         else:
             skeleton = frame.network()
+        patch = tuple(frame.configuration_manager.patch_size)
+        if count := getattr(skeleton, "compute_conv_feature_map_size", None):
+            count(patch)
+        if frame.base != CLIP_BASE:  # its forward needs embeddings
+            shape = tuple(skeleton(torch.empty(1, frame.channels, *patch)).shape[1:])
+            if shape != (frame.heads, *patch):
+                raise DataError(f"the network of its plans gives {shape} for a patch, expected {(frame.heads, *patch)}")
     expected = {name: (tuple(t.shape), t.dtype) for name, t in skeleton.state_dict().items()}
     found = {name: (tuple(t.shape), t.dtype) for name, t in weights.items()}
     for name in sorted(expected.keys() | found.keys()):

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hippo_nnunet.data.description import description_findings, label_values
 from hippo_nnunet.data.layout import AXIS_CODES, ENDINGS
 from hippo_nnunet.errors import DataError, HippoError
 from hippo_nnunet.models.container import Container, naming_file, open_container
+from hippo_nnunet.nnunet.plans import configuration_of
 from hippo_nnunet.nnunet.plans_check import check_plans
 from hippo_nnunet.training.recipes import CLIP_BASE, is_ours, parse
 
@@ -28,6 +30,16 @@ DATASET_KEYS = (
 """Entries of dataset.json that are shared; lists of cases and paths are not."""
 
 _MOST_CHANNELS = 64
+_CONFIGURATION_KEYS = (
+    "patch_size",
+    "spacing",
+    "preprocessor_name",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    *(f"resampling_fn_{what}{part}" for what in ("data", "seg", "probabilities") for part in ("", "_kwargs")),
+)
+"""Entries of a configuration that prediction needs."""
+_CT_PROPERTIES = ("mean", "std", "percentile_00_5", "percentile_99_5")
 
 
 @dataclass(frozen=True)
@@ -102,7 +114,7 @@ def open_model(path: Path) -> ModelFile:
         for fold in folds:
             if weights_member(fold) not in container.members:
                 raise DataError(f"has no weights of fold {fold}")
-    axes = description["mirroring_axes"]
+    axes = description.get("mirroring_axes")
     return ModelFile(
         container,
         description["trainer"],
@@ -156,10 +168,31 @@ def check_description(
         raise DataError(f"folds is {folds!r}, expected a list of folds")
     if not all(fold == "all" or (type(fold) is int and 0 <= fold < 100) for fold in folds):
         raise DataError(f"folds is {folds!r}, expected numbers from 0 to 99, or all")
-    axes = description.get("mirroring_axes")
-    if axes is not None and not (isinstance(axes, list) and all(a in (0, 1, 2) for a in axes)):
-        raise DataError(f"mirroring_axes is {axes!r}, expected some of 0, 1, 2, or null")
-    _check_dataset(dataset_json)
+    resolved = configuration_of(plans, str(configuration))
+    axes, dimensions = description.get("mirroring_axes"), len(resolved.get("patch_size", ()))
+    of_patch = list(range(dimensions))
+    whole = isinstance(axes, list) and all(type(axis) is int and axis in of_patch for axis in axes)
+    if axes is not None and not (whole and len(set(axes)) == len(axes)):
+        raise DataError(f"mirroring_axes is {str(axes)[:60]}, expected some of {of_patch}, each once, or null")
+    channels = _check_dataset(dataset_json)
+    missing = [key for key in _CONFIGURATION_KEYS if key not in resolved]
+    if missing:
+        raise DataError(f"{PLANS}: configuration {configuration!r} has no {missing[0]}")
+    schemes = resolved["normalization_schemes"]
+    if len(schemes) != channels:
+        raise DataError(
+            f"{PLANS}: normalization_schemes of {configuration} has {len(schemes)} entries, and {DATASET} {channels} "
+            "channels"
+        )
+    intensities = plans.get("foreground_intensity_properties_per_channel")
+    for number, scheme in enumerate(schemes):
+        known = intensities.get(str(number)) if isinstance(intensities, dict) else None
+        needed = _CT_PROPERTIES if scheme == "CTNormalization" else ()
+        if not isinstance(known, dict) or not all(type(known.get(key)) in (int, float) for key in needed):
+            raise DataError(
+                f"{PLANS}: foreground_intensity_properties_per_channel has not the numbers that {scheme} of channel "
+                f"{number} needs"
+            )
 
 
 def _check_recipe(trainer: str, description: Mapping[str, Any]) -> None:
@@ -176,7 +209,8 @@ def _check_recipe(trainer: str, description: Mapping[str, Any]) -> None:
         raise DataError("clip does not give the name and SHA-256 of the encoder that the trainer needs")
 
 
-def _check_dataset(dataset_json: Mapping[str, Any]) -> None:
+def _check_dataset(dataset_json: Mapping[str, Any]) -> int:
+    """Refuse a dataset.json that nnU-Net would refuse or misread; return the number of channels."""
     channels = dataset_json.get("channel_names") or dataset_json.get("modality")
     if not isinstance(channels, dict) or not 0 < len(channels) <= _MOST_CHANNELS:
         raise DataError(f"{DATASET}: channel_names is {str(channels)[:100]!r}, expected the image's channels")
@@ -184,5 +218,11 @@ def _check_dataset(dataset_json: Mapping[str, Any]) -> None:
         raise DataError(
             f"{DATASET}: file_ending is {dataset_json.get('file_ending')!r}, expected {' or '.join(ENDINGS)}"
         )
-    if not isinstance(dataset_json.get("labels"), dict):
-        raise DataError(f"{DATASET}: has no labels")
+    try:
+        labels = label_values(dataset_json.get("labels"))
+    except ValueError as error:
+        raise DataError(f"{DATASET}: {error}") from error
+    for finding in description_findings(Path(DATASET), {**dataset_json, "channel_names": channels}, labels):
+        if finding.severity == "error":
+            raise DataError(f"{DATASET}: {finding.message}")
+    return len(channels)

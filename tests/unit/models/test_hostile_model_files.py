@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import pickle
 import re
@@ -246,6 +247,20 @@ def plans(path: str, value: Any) -> dict[str, bytes]:
     return {"plans": changed_plans(path, value)}
 
 
+def dropped(entry: str) -> dict[str, bytes]:
+    changed = copy.deepcopy(PLANS)
+    del changed["configurations"]["2d"][entry]
+    return {"plans": json.dumps(changed).encode()}
+
+
+def described(**changed: Any) -> dict[str, bytes]:
+    return {"dataset": json.dumps({**DATASET, **changed}).encode()}
+
+
+def labels(value: dict[str, Any]) -> dict[str, bytes]:
+    return described(labels=value)
+
+
 NETWORK = "architecture.network_class_name"
 CONV = "architecture.arch_kwargs.conv_op"
 CLASS = "nnU-Net would import and call it"
@@ -287,6 +302,36 @@ CONTENTS: dict[str, tuple[dict[str, bytes], str]] = {
     "fold true": (says(folds=[True]), "folds is"),
     "fold missing": (says(folds=[0, 1]), "has no weights of fold 1"),
     "axes to mirror": (says(mirroring_axes=[5]), "mirroring_axes"),
+    "third axis of a 2D patch": (says(mirroring_axes=[2]), "mirroring_axes"),
+    "axis twice": (says(mirroring_axes=[0, 0]), "mirroring_axes"),
+    "axis a float": (says(mirroring_axes=[0.0]), "mirroring_axes"),
+    "axis true": (says(mirroring_axes=[True]), "mirroring_axes"),
+    "axes of text": (says(mirroring_axes="01"), "mirroring_axes"),
+    "no way back": (plans("/transpose_forward", [1, 2, 0]), "transpose_backward is .* does not undo"),
+    "axes true": (plans("/transpose_forward", [False, True, 2]), "an order of the axes"),
+    "axes missing": (plans("/transpose_backward", None), "an order of the axes"),
+    "spacing empty": (plans("spacing", []), "spacing"),
+    "spacing NaN": (plans("spacing", [1.0, math.nan]), "spacing"),
+    "spacing true": (plans("spacing", [True, 1.0]), "spacing"),
+    "normalization empty": (plans("normalization_schemes", []), "normalization_schemes"),
+    "normalization of two channels": (plans("normalization_schemes", ["NoNormalization"] * 2), "use_mask_for_norm"),
+    "mask of two channels": (plans("use_mask_for_norm", [False, False]), "use_mask_for_norm"),
+    "CT without numbers": (plans("normalization_schemes", ["CTNormalization"]), "CTNormalization of channel 0 needs"),
+    "no intensities": (plans("/foreground_intensity_properties_per_channel", {}), "of channel 0 needs"),
+    "resampling's argument": (plans("resampling_fn_data_kwargs.evil", 1), "resampling_fn_data_kwargs has evil=1"),
+    "resampling's order": (plans("resampling_fn_seg_kwargs.order", 10**9), "has order=1000000000"),
+    "resampling's order true": (plans("resampling_fn_seg_kwargs.order", True), "has order=True"),
+    "resampling's type": (plans("resampling_fn_data_kwargs.is_seg", "no"), "has is_seg=no"),
+    "resampling missing": (dropped("resampling_fn_probabilities"), "has no resampling_fn_probabilities"),
+    "spacing missing": (dropped("spacing"), "has no spacing"),
+    "label below 0": (labels({"background": 0, "a": -1}), "label value -1"),
+    "label above 16 bits": (labels({"background": 0, "a": 10**18}), "label value 1000000000000000000"),
+    "label true": (labels({"background": 0, "a": True}), "label value True"),
+    "label of text": (labels({"background": 0, "a": "1"}), "label value '1'"),
+    "no background": (labels({"a": 1}), "background"),
+    "labels with a gap": (labels({"background": 0, "a": 5}), "not consecutive"),
+    "regions without order": (labels({"background": 0, "a": [1, 2], "b": 2}), "regions"),
+    "channel of another name": (described(channel_names={"x": "MRI"}), "channel_names numbers"),
     "inherits from itself": (plans("inherits_from", "2d"), "inherits from itself"),
     "model.json broken": ({"model": b"{"}, "is not JSON"),
     "plans.json a list": ({"plans": b"[]"}, "is not a JSON object"),
@@ -358,6 +403,30 @@ def test_a_pickle_in_place_of_weights_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a pickle, which can run code"):
         load_model_file(model, model.folds)
     assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("architecture.arch_kwargs.n_stages", 3),
+        ("architecture.arch_kwargs.n_stages", "2"),
+        ("architecture.arch_kwargs.evil", 1),
+        ("architecture.arch_kwargs.strides", [[1], [2, 2]]),
+        ("architecture.arch_kwargs.kernel_sizes", [[3, 3], [0, 3]]),
+        ("architecture.arch_kwargs.norm_op_kwargs", {"eps": "x"}),
+        ("architecture.arch_kwargs.conv_op", "torch.nn.Identity"),
+        ("architecture.arch_kwargs.nonlin", "torch.nn.Softplus"),
+        ("patch_size", [15, 16]),
+        ("patch_size", [16, 16, 16]),
+    ],
+)
+def test_a_network_that_cannot_work_is_refused_before_anything_is_installed(
+    entry: str, value: Any, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "m.hippo", members(plans=changed_plans(entry, value)))
+    with pytest.raises(DataError, match=re.escape(str(path))):
+        install_model(path, tmp_path / "root")
+    assert not (tmp_path / "root").exists()
 
 
 @pytest.mark.parametrize("path", ["torch.nn.Nothing", "torch.nn.modules.conv.Union", "torch.nn.modules.nothing.Conv2d"])
