@@ -12,6 +12,7 @@ import typer
 
 from benchmarks.document import Result, check_target, describe_machine, markdown, read_document, write_document
 from hippo_nnunet.cli.main import options, run_program
+from hippo_nnunet.cli.options import TrustCheckpoint
 
 app = typer.Typer(
     name="python -m benchmarks",
@@ -56,6 +57,7 @@ def predict(
     checkpoint: Annotated[
         str, typer.Option("--checkpoint", help="File in each fold's folder.")
     ] = "checkpoint_final.pth",
+    trust_checkpoint: TrustCheckpoint = False,
     output: Output = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -74,6 +76,7 @@ def predict(
         backend=backend,
         checkpoint=checkpoint,
         warm_up=not no_warm_up,
+        trust=trust_checkpoint,
     )
     _show(lambda: [benchmark_predict(job)], output, overwrite)
 
@@ -204,6 +207,7 @@ def startup(
     images: Annotated[Path | None, typer.Option("--images", help="With --model: folder of images.")] = None,
     repeats: Repeats = 4,
     device: Device = "auto",
+    trust_checkpoint: TrustCheckpoint = False,
     output: Output = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -217,7 +221,7 @@ def startup(
     def measure() -> Iterable[Result]:
         yield benchmark_startup(repeats)
         if model is not None and images is not None:
-            yield benchmark_predict(PredictJob(model, images, (0,), device, 1, repeats))
+            yield benchmark_predict(PredictJob(model, images, (0,), device, 1, repeats, trust=trust_checkpoint))
 
     _show(measure, output, overwrite)
 

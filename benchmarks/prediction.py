@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.agreement import compare_labels, compare_probabilities
 from benchmarks.document import OURS, STOCK, Result
 from benchmarks.processes import Run, program, run_measured
 from benchmarks.ratios import turns
 from hippo_nnunet.data.cases import InputCase, find_cases
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.inference.members import Member, find_members
+from hippo_nnunet.inference.members import Member, find_members, load_member
 from hippo_nnunet.nnunet.api import resolve_device
 from hippo_nnunet.nnunet.paths import environment
 
@@ -41,6 +43,7 @@ class PredictJob:
         checkpoint: File in each fold's folder.
         warm_up: Predict one case with each side before anything is measured, so that neither reads its libraries from
             a cold disk.
+        trust: Predict with checkpoints and plans that could run code.
     """
 
     model: Path
@@ -54,6 +57,7 @@ class PredictJob:
     backend: str | None = None
     checkpoint: str = "checkpoint_final.pth"
     warm_up: bool = True
+    trust: bool = False
 
 
 def benchmark_predict(job: PredictJob) -> Result:
@@ -62,12 +66,13 @@ def benchmark_predict(job: PredictJob) -> Result:
     Raises:
         ConfigError: A missing model, fold or checkpoint, or a model folder not named as nnU-Net names it.
         DependencyError: The device is not available.
-        DataError: No images, or results that cannot be compared.
+        DataError: No images, results that cannot be compared, or a model that could run code and is not trusted.
         HippoError: A program failed; its last lines are in the log.
     """
-    member = find_members([job.model], job.folds, job.checkpoint)[0]
+    member = find_members([job.model], job.folds, job.checkpoint, job.trust)[0]
     cases = find_cases(job.images, member.channels)[: job.limit]
     device = resolve_device(job.device)
+    load_member(member, torch.device("cpu"), job.mirroring, "torch")  # nnU-Net's side checks nothing
     with tempfile.TemporaryDirectory(prefix="hippo-benchmark-") as scratch:
         work = Path(scratch)
         sides = _Sides(job, member, device, work)
@@ -133,7 +138,8 @@ class _Sides:
         folds = ["--folds", ",".join(map(str, self.member.folds))]
         command = [program("hippo-nnunet"), "predict", "--input", str(images), "--output", str(output), *model, *folds]
         backend = ["--backend", self.job.backend] if self.job.backend else []
-        return [*command, "--device", self.device, *backend, *([] if self.job.mirroring else ["--no-mirroring"])]
+        switches = [*([] if self.job.mirroring else ["--no-mirroring"]), *["--trust-checkpoint"] * self.job.trust]
+        return [*command, "--device", self.device, *backend, *switches]
 
 
 def _name_parts(folder: Path) -> tuple[str, str, str]:

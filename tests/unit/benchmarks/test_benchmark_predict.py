@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from model_forge import DATASET, PLANS, weights
 
 from benchmarks import prediction
 from benchmarks.document import OURS, STOCK
 from benchmarks.prediction import PredictJob, benchmark_predict
 from benchmarks.processes import Run
-from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.errors import ConfigError, DataError
 
 MODEL = "UNetTrainer_fast__CompactPlans__2d"
 
@@ -29,12 +34,16 @@ def model(tmp_path: Path) -> Path:
     folder = tmp_path / "anywhere" / MODEL
     for fold in (0, 1):
         (folder / f"fold_{fold}").mkdir(parents=True)
-        (folder / f"fold_{fold}" / "checkpoint_final.pth").touch()
-    description = {"channel_names": {"0": "MRI"}, "file_ending": ".nii.gz", "labels": {"background": 0, "a": 1}}
-    (folder / "dataset.json").write_text(json.dumps(description))
-    plans = {"dataset_name": "Dataset004_H", "plans_name": "CompactPlans", "image_reader_writer": "SimpleITKIO"}
-    (folder / "plans.json").write_text(json.dumps(plans))
+        torch.save(checkpoint(), folder / f"fold_{fold}" / "checkpoint_final.pth")
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    (folder / "plans.json").write_text(json.dumps({**PLANS, "plans_name": "CompactPlans"}))
     return folder
+
+
+def checkpoint(**more: Any) -> dict[str, Any]:
+    """The entries of a checkpoint that prediction reads."""
+    named = {"trainer_name": "UNetTrainer_fast", "init_args": {"configuration": "2d"}}
+    return {"network_weights": weights(), "inference_allowed_mirroring_axes": (0, 1), **named, **more}
 
 
 @pytest.fixture
@@ -116,3 +125,34 @@ def test_a_folder_that_nnunet_cannot_find_by_name_is_refused(model: Path, images
     with pytest.raises(ConfigError, match="rename the folder"):
         benchmark_predict(PredictJob(model.rename(model.with_name("exported")), images, device="cpu"))
     assert programs.asked == []
+
+
+class Evil:
+    """Its pickle makes a folder when it is loaded."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.canary),)
+
+
+def test_a_model_that_could_run_code_is_refused_before_either_side_starts(
+    model: Path, images: Path, programs: Programs, tmp_path: Path
+) -> None:
+    job = PredictJob(model, images, device="cpu", limit=1, repeats=1, warm_up=False)
+    torch.save(checkpoint(more=Evil(tmp_path / "canary")), model / "fold_1" / "checkpoint_final.pth")
+    with pytest.raises(DataError, match=r"fold_1/checkpoint_final\.pth: .*run code.*--trust-checkpoint"):
+        benchmark_predict(job)
+    assert not (tmp_path / "canary").exists()
+    assert programs.asked == []
+    benchmark_predict(replace(job, trust=True))
+    assert (tmp_path / "canary").exists()
+    trusted = ["--trust-checkpoint" in [*asked, *asked.values()] for _, asked in programs.asked]
+    assert trusted == [False, True]
+    (tmp_path / "canary").rmdir()
+    torch.save(checkpoint(), model / "fold_1" / "checkpoint_final.pth")
+    plans = (model / "plans.json").read_text().replace("torch.nn.LeakyReLU", "subprocess.Popen")
+    (model / "plans.json").write_text(plans)
+    with pytest.raises(DataError, match=r"plans\.json: .*'subprocess\.Popen'.*--trust-checkpoint"):
+        benchmark_predict(job)
