@@ -220,7 +220,7 @@ def ranks_table(ranks: pd.DataFrame) -> ShownTable:
         share = group.set_index("rank")["share"]
         rows.append([*map(str, names), *(number(share.get(place), ".0%") for place in places)])
     columns = ("among", "variant", "configuration", *map(str, places))
-    caption = "Share of resampled cases in which a model takes each rank."
+    caption = "Share of the resamples of subjects in which a model takes each rank."
     return ShownTable("ranks", caption, columns, 3, rows, frozenset(), ranks)
 
 

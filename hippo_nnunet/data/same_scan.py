@@ -111,18 +111,18 @@ def find_same_scan(values: Mapping[str, npt.NDArray[np.float32] | None]) -> Same
     if len(names) < 3:  # with two, nothing shows what unrelated cases share
         return None
     share = _shares([found for name in names if (found := values[name]) is not None])
-    alike = _pairs(names, share >= SHARED)
-    between = _pairs(names, (share > UNRELATED) & (share < SHARED))
-    if not alike or len(between) > len(alike) / 10:
+    each = np.triu(share, 1)
+    shares = {(names[one], names[two]): float(share[one, two]) for one, two in np.argwhere(each >= SHARED)}
+    if not shares or np.count_nonzero((each > UNRELATED) & (each < SHARED)) > len(shares) / 10:
         return None
-    shares = {pair: float(share[names.index(pair[0]), names.index(pair[1])]) for pair in alike}
     others = float(share[np.triu(share < SHARED, 1)].max(initial=0))
     keys = {case: _pair_number(case) for case in values}
-    numbered = [pair for pair in alike if keys[pair[0]] == keys[pair[1]] is not None]
+    numbered = [pair for pair in shares if keys[pair[0]] == keys[pair[1]] is not None]
     by_number = _grouped(keys)
-    testable = [pair for pair in by_number if {*pair} <= {*names}]
-    if len(numbered) >= max(_LEAST_PAIRS, CONFIRMED * len(alike)) and all(pair in shares for pair in testable):
-        against = tuple(pair for pair in alike if pair not in numbered)
+    known = set(names)
+    testable = [pair for pair in by_number if known >= {*pair}]
+    if len(numbered) >= max(_LEAST_PAIRS, CONFIRMED * len(shares)) and all(pair in shares for pair in testable):
+        against = tuple(pair for pair in shares if pair not in numbered)
         return SameScan(tuple(by_number), {pair: shares[pair] for pair in numbered}, others, True, against)
     _, component = connected_components(csr_matrix(share >= SHARED), directed=False)
     groups = tuple(
@@ -164,10 +164,6 @@ def _values_of(path: Path) -> npt.NDArray[np.float32] | None:
         return distinct_values(np.asarray(image.dataobj))
     except Exception:  # nibabel raises various exceptions; other checks report unreadable files
         return None
-
-
-def _pairs(names: Sequence[str], which: npt.NDArray[np.bool_]) -> list[tuple[str, str]]:
-    return [(names[one], names[other]) for one, other in zip(*np.nonzero(np.triu(which, 1)), strict=True)]
 
 
 def _pair_number(case: str) -> tuple[str, int] | None:

@@ -17,7 +17,7 @@ from hippo_nnunet.evaluation.mixed_model import mixed_result, repeated_differenc
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import Model, models_of, pairs_of
 from hippo_nnunet.evaluation.per_case import score_empty
-from hippo_nnunet.evaluation.side_by_side import MEAN, model_table, rank_table, repeat_sd, scores_of, subject_names
+from hippo_nnunet.evaluation.side_by_side import MEAN, model_table, rank_table, repeat_sd, scores_of
 from hippo_nnunet.evaluation.statistics import (
     ALPHA,
     RESAMPLES,
@@ -27,6 +27,7 @@ from hippo_nnunet.evaluation.statistics import (
     smallest_margin,
     verdict,
 )
+from hippo_nnunet.evaluation.subjects import subject_names
 from hippo_nnunet.evaluation.volumetry import agreement_table
 from hippo_nnunet.progress import tracked
 

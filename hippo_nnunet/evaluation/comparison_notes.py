@@ -9,8 +9,8 @@ import pandas as pd
 from hippo_nnunet.evaluation.fold_means import SHARED_DATA
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import Model
-from hippo_nnunet.evaluation.side_by_side import subject_names
 from hippo_nnunet.evaluation.statistics import MIN_CASES, MIN_EQUIVALENT
+from hippo_nnunet.evaluation.subjects import subject_names
 
 
 def empty_labels(table: pd.DataFrame) -> list[Note]:

@@ -15,8 +15,8 @@ from hippo_nnunet.evaluation.statistics import (
     EQUIVALENT,
     RESAMPLES,
     WORSE,
-    folds_of_subjects,
 )
+from hippo_nnunet.evaluation.subjects import folds_of_subjects
 
 SHARED_DATA = (
     "Any two folds share most of their training cases, so their scores are not independent; no unbiased estimate of "

@@ -11,8 +11,8 @@ import pandas as pd
 from scipy import stats
 
 from hippo_nnunet.evaluation.pairing import Model, recipe_of
-from hippo_nnunet.evaluation.side_by_side import subject_names
 from hippo_nnunet.evaluation.statistics import ALPHA
+from hippo_nnunet.evaluation.subjects import subject_names
 
 MIN_TRAININGS = 4
 """Fewer pairs of trainings do not tell how much luck is in one."""

@@ -11,6 +11,7 @@ from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.fold_means import rank_shares
 from hippo_nnunet.evaluation.metrics import METRICS, QUALITY
 from hippo_nnunet.evaluation.pairing import ENSEMBLE, Model, recipe_of
+from hippo_nnunet.evaluation.subjects import subject_names
 
 MEAN = "mean"
 """Scope of a figure over all labels; the other scopes are the labels' names."""
@@ -36,11 +37,6 @@ def scores_of(table: pd.DataFrame, models: Iterable[Model], metric: str) -> dict
         .reindex(columns=order)
         for model in models
     }
-
-
-def subject_names(cases: Iterable[str], subjects: Mapping[str, str] | None) -> np.ndarray:
-    """Return the subject of each case; cases that are not in `subjects`, or all if it is None, are their own."""
-    return np.array([(subjects or {}).get(case, case) for case in cases], dtype=object).astype(str)
 
 
 def common_folds(scores: Scores) -> list[int]:

@@ -15,6 +15,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import stats
 
+from hippo_nnunet.evaluation.subjects import folds_of_subjects, subject_values
+
 ALPHA = 0.05
 """Two-sided error of every test and interval."""
 POWER = 0.8
@@ -127,40 +129,6 @@ def paired_result(
         rank_biserial=rank_biserial(means),
         cohens_dz=mean / sd if sd > 0 else np.nan,
     )
-
-
-def subject_values(values: np.ndarray, subjects: np.ndarray) -> np.ndarray:
-    """Return one value for each subject, with the mean of all cases and the spread that this mean has over subjects.
-
-    Their standard error is the cluster-robust one of the cases' mean. If every case is a subject, they are the values.
-
-    Args:
-        values: Shape (cases,).
-        subjects: Number of each case's subject, from 0; shape (cases,).
-
-    Returns:
-        Shape (subjects,): `mean + (total of the subject - its cases * mean) * subjects / cases`.
-
-    Source:
-        The mean of all cases as a ratio of two totals over subjects, linearised: Cochran 1977, Sampling Techniques,
-        section 6.5.
-    """
-    mean = values.mean()
-    deviations = np.bincount(subjects, values - mean)
-    return np.asarray(mean + deviations * len(deviations) / len(values))
-
-
-def folds_of_subjects(folds: np.ndarray | None, subjects: np.ndarray) -> np.ndarray | None:
-    """Return the fold of each subject; None without folds, or if a subject is in two.
-
-    Args:
-        folds: Fold of each case, shape (cases,).
-        subjects: Number of each case's subject, from 0; shape (cases,).
-    """
-    if folds is None:
-        return None
-    pairs = np.unique(np.column_stack([subjects, folds]), axis=0)
-    return pairs[:, 1] if len(pairs) == subjects.max() + 1 else None
 
 
 def bootstrap_intervals(

@@ -12,7 +12,7 @@ from scipy import stats
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.metrics import Label
-from hippo_nnunet.evaluation.side_by_side import subject_names
+from hippo_nnunet.evaluation.subjects import subject_names
 
 LEVEL = 0.9
 UNUSUAL = 0.95

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hippo_nnunet.evaluation.side_by_side import subject_names
 from hippo_nnunet.evaluation.statistics import ALPHA
+from hippo_nnunet.evaluation.subjects import subject_names
 
 Z = 1.96
 """Distance of the limits of agreement from the bias in standard deviations: 95 % of normal differences."""

@@ -16,7 +16,8 @@ from hippo_nnunet.evaluation.comparison import Options, compare
 from hippo_nnunet.evaluation.fold_means import rank_shares
 from hippo_nnunet.evaluation.notes import NoteKind
 from hippo_nnunet.evaluation.per_case import COLUMNS
-from hippo_nnunet.evaluation.statistics import paired_result, smallest_margin, subject_values, verdict
+from hippo_nnunet.evaluation.statistics import paired_result, smallest_margin, verdict
+from hippo_nnunet.evaluation.subjects import subject_values
 from hippo_nnunet.evaluation.volume_calibration import LabelCalibration, calibrate
 from hippo_nnunet.evaluation.volumetry import agreement_table
 from hippo_nnunet.evaluation.wording import sentence
