@@ -13,7 +13,7 @@ import numpy as np
 from scipy.ndimage import find_objects
 
 from hippo_nnunet.data.grid import grid_difference
-from hippo_nnunet.data.layout import ENDINGS, SIMPLE_ITK
+from hippo_nnunet.data.layout import ENDINGS, IMAGE_ENDINGS, SIMPLE_ITK
 from hippo_nnunet.data.nifti import Volume, read_volume
 from hippo_nnunet.errors import DataError
 
@@ -149,9 +149,14 @@ def _files(inputs: Iterable[Path]) -> list[Path]:
                 names = sorted(path.iterdir())
             except OSError as error:
                 raise DataError(f"{path}: cannot be read ({error.strerror}): correct its permissions") from error
-            inside = [p for p in names if p.name.endswith(ENDINGS) and not p.name.startswith(".")]
+            images = [p for p in names if p.name.lower().endswith(IMAGE_ENDINGS) and not p.name.startswith(".")]
+            inside = [p for p in images if p.name.endswith(ENDINGS)]
             if not inside:
                 raise DataError(f"{path}: no image ({' or '.join(ENDINGS)}) in this folder: name the folder of images")
+            if others := [p for p in images if p not in inside]:
+                log.warning(
+                    "%d images in %s are left out, first %s: save them as .nii.gz", len(others), path, others[0].name
+                )
             files += inside
         elif not path.is_file():
             raise DataError(f"{path}: no such file or folder: name the images to predict")

@@ -12,13 +12,12 @@ from hippo_nnunet.data.check_case import CaseReport, check_case
 from hippo_nnunet.data.check_grids import check_grids
 from hippo_nnunet.data.description import description_findings
 from hippo_nnunet.data.finding import Finding, FoundProblem
-from hippo_nnunet.data.layout import CHANNEL, Case, Dataset, read_dataset, visible_files
+from hippo_nnunet.data.layout import CHANNEL, IMAGE_ENDINGS, Case, Dataset, read_dataset, visible_files
 from hippo_nnunet.data.same_scan import find_same_scan
 from hippo_nnunet.data.subjects import TABLE, read_subjects
 from hippo_nnunet.progress import tracked
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_OTHER_IMAGES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".mgz", ".mgh", ".dcm")
 
 
 def check_dataset(folder: Path, show_progress: bool = False) -> list[Finding]:
@@ -88,7 +87,7 @@ def _check_folders(dataset: Dataset) -> Iterator[Finding]:
             yield Finding(path, None, "hidden-file", message, remedy, severity)  # type: ignore[arg-type]
         for path in visible_files(folder):
             right_ending = path.name.endswith(dataset.file_ending)
-            if not right_ending and path.name.endswith(_OTHER_IMAGES):
+            if not right_ending and path.name.lower().endswith(IMAGE_ENDINGS):
                 message = f"nnU-Net looks only for {dataset.file_ending} here"
                 yield Finding(path, None, "file-ending", message, f"save it as {dataset.file_ending}")
             elif (

@@ -22,6 +22,8 @@ their number."""
 
 CHANNEL = re.compile(r"_(\d{4})$")
 ENDINGS = (".nii.gz", ".nii")
+IMAGE_ENDINGS = (*ENDINGS, ".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".mgz", ".mgh", ".dcm")
+"""Endings of images, in lower case: in a folder of images, another one is a mistake, not something else."""
 
 
 @dataclass(frozen=True)

@@ -436,9 +436,9 @@ def test_number_of_training_cases(msd: Path) -> None:
     assert "260" in only(check_dataset(msd), "dataset-json").message
 
 
-def test_file_with_an_ending_that_nnunet_overlooks(msd: Path) -> None:
-    array = np.random.default_rng(4).normal(size=SHAPE).astype(np.float32)
-    save(msd / "imagesTs/u.nii", array)
+@pytest.mark.parametrize("name", ["u.nii", "u.NII.GZ", "u.nrrd"])
+def test_file_with_an_ending_that_nnunet_overlooks(msd: Path, name: str) -> None:
+    (msd / "imagesTs" / name).write_bytes(b"x")
     assert {f.problem for f in check_dataset(msd) if f.severity == "error"} == {"file-ending"}
 
 

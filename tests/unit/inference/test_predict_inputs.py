@@ -81,6 +81,12 @@ def test_files_from_several_places(tmp_path: Path) -> None:
     assert [c.case for c in find_cases([first, second / "b_0000.nii.gz"], 1)] == ["a", "b"]
 
 
+def test_images_of_another_kind_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = touch(tmp_path, "a.nii.gz", "b.NII.GZ", "c.nrrd", "notes.txt", ".d.mha")
+    assert [case.case for case in find_cases(folder, 1)] == ["a"]
+    assert f"2 images in {folder} are left out, first b.NII.GZ" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("names", "channels", "message"),
     [
