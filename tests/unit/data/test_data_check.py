@@ -438,7 +438,9 @@ def test_number_of_training_cases(msd: Path) -> None:
 
 @pytest.mark.parametrize("name", ["u.nii", "u.NII.GZ", "u.nrrd"])
 def test_file_with_an_ending_that_nnunet_overlooks(msd: Path, name: str) -> None:
-    (msd / "imagesTs" / name).write_bytes(b"x")
+    array = np.random.default_rng(4).normal(size=SHAPE).astype(np.float32)
+    save(msd / "imagesTs/u.nii", array)
+    (msd / "imagesTs/u.nii").rename(msd / "imagesTs" / name)
     assert {f.problem for f in check_dataset(msd) if f.severity == "error"} == {"file-ending"}
 
 
