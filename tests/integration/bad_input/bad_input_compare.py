@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bad_input import Bad, Damage, World, gone, text
+from bad_input import Bad, Damage, World, edited, gone, text
 
 TABLE = "{experiment}/metrics/per_case.csv"
 COMPARE = "compare {experiment} --json"
@@ -51,6 +51,24 @@ ROWS = (
         COMPARE,
         ("measured for", "stranger", "the same cases"),
         (_row("phantom_001,0,UNet", "stranger,0,UNet"),),
+    ),
+    Bad(
+        "comparison with subjects that have a gap",
+        COMPARE,
+        ("subjects.csv lacks", "first 'phantom_00", "add their rows"),
+        (text("{experiment}/subjects.csv", "case,subject\nphantom_001,a\n"),),
+    ),
+    Bad(
+        "comparison with subjects that are no table",
+        COMPARE,
+        ("subjects.csv: got x, expected the columns case and subject",),
+        (text("{experiment}/subjects.csv", "x\n1\n"),),
+    ),
+    Bad(
+        "comparison without the subjects that the manifest counts",
+        COMPARE,
+        ("subjects.csv is missing, but the manifest counts its subjects",),
+        (edited("{experiment}/manifest.json", lambda manifest: manifest.update(subjects={"number": 3})),),
     ),
     Bad("metric that is unknown", COMPARE + " --metric iou", ("metric 'iou' cannot be compared", "dice, nsd_1mm")),
     Bad("margin that is none", COMPARE + " --rope nan", ("--rope nan", "more than 0")),

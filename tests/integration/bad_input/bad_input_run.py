@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bad_input import CASES, Bad, Damage, World, closed, folder, text
+from bad_input import CASES, Bad, Damage, World, closed, edited, folder, text
 
 RUN = "run {experiment} --dry-run"
 NEW = "run {out} --task {task} --dry-run"
@@ -90,6 +90,19 @@ ROWS = (
         f"plan --root {{root}} --dataset 4 -c 2d --planner CompactPlanner --subjects {TABLE}",
         ("subjects.csv: lacks 1 of 6 cases",),
         (_subjects(*"abcde"),),
+    ),
+    Bad(
+        "variant that was trained on another split",
+        "run {experiment} --root {root} --device cpu",
+        ("fold_0 was trained with another split: 'phantom_001' is no longer in val", "restore"),
+        (
+            text(
+                "{model}/fold_0/validation/summary.json",
+                '{"metric_per_case": [{"prediction_file": "phantom_001.nii.gz"}]}',
+            ),
+            *(text(f"{{model}}/fold_0/validation/phantom_001.{ending}", "") for ending in ("nii.gz", "npz")),
+            edited("{pre}/splits_final.json", lambda s: [s[1], s[0], *s[2:]]),
+        ),
     ),
     Bad(
         "experiment that was split in another way",
