@@ -41,7 +41,7 @@ def data(experiment: Experiment, folders: NnunetFolders, source: Path | None) ->
             raise DataError(f"{errors[0].describe(raw)} ({len(errors)} errors: see hippo-nnunet data check {raw})")
     elif source is not None:
         if raw.is_dir():
-            raise DataError(f"{raw} has no dataset.json: delete {raw}, then run again: it is converted anew")
+            raise DataError(f"{raw} has no dataset.json: delete {raw}, then run again: it is converted again")
         converted = convert_msd(source, folders.raw)
         if converted.name != experiment.dataset:
             raise ConfigError(
@@ -49,7 +49,7 @@ def data(experiment: Experiment, folders: NnunetFolders, source: Path | None) ->
             )
     elif not (folders.preprocessed / experiment.dataset / "gt_segmentations").is_dir():
         if raw.is_dir():
-            raise DataError(f"{raw} has no dataset.json: delete {raw}, then run again with --task: it is made anew")
+            raise DataError(f"{raw} has no dataset.json: delete {raw}, then run again with --task to convert it")
         raise ConfigError(f"{raw} is missing; name the task that it is made from with --task")
 
 
@@ -167,7 +167,7 @@ def predict(
     else:
         models, postprocessing = [experiment.model(variant, c) for c in configurations], "none"
     output = paths.predictions / variant
-    _delete_predictions(output)
+    delete_predictions(output)
     predict_images(
         folders.raw / experiment.dataset / "imagesTs",
         output,
@@ -182,7 +182,7 @@ def predict(
     )
 
 
-def _delete_predictions(folder: Path) -> None:
+def delete_predictions(folder: Path) -> None:
     """Delete what an earlier run has predicted, damaged files included, which `predict` would not replace."""
     for path in folder.glob("*") if folder.is_dir() else ():
         if path.is_file() and path.name.endswith((*ENDINGS, "dataset.json", "plans.json")):
