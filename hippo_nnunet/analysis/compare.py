@@ -171,7 +171,7 @@ def as_json(comparison: Comparison, checks: VolumeChecks | None = None) -> str:
         "notes": [note.text for note in comparison.notes],
     }
     if checks is not None:
-        tables = {name: _rows(getattr(checks, name)) for name in ("agreement", "coverage", "flags")}
+        tables = {name: _rows(getattr(checks, name)) for name in ("agreement", "coverage", "parts", "flags")}
         content["volume_checks"] = {"level": checks.level, "cases": checks.cases, **tables, "notes": checks.notes}
     return json.dumps(content, indent=1, allow_nan=False)
 

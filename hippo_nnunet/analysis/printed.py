@@ -13,6 +13,7 @@ from hippo_nnunet.analysis.tables import (
     comparison_table,
     coverage_table,
     flags_table,
+    parts_table,
     ranks_table,
     results_table,
     retrained,
@@ -60,7 +61,7 @@ def full_parts(comparison: Comparison, gain: str = "") -> Iterator[Table | str]:
 
 def check_parts(checks: VolumeChecks) -> Iterator[Table | str]:
     """Yield what `compare --volumes` adds: agreement, coverage of intervals, worth of flags, notes."""
-    for table in (volumes_table(checks.agreement), coverage_table(checks), flags_table(checks)):
+    for table in (volumes_table(checks.agreement), coverage_table(checks), parts_table(checks), flags_table(checks)):
         yield _table(table)
     yield from (f"note: {note}" for note in checks.notes)
 

@@ -198,13 +198,14 @@ def volumes_table(agreement: pd.DataFrame) -> ShownTable:
                 number(row["sd_mm3"], ".0f"),
                 interval(row["lower_mm3"], row["upper_mm3"], "+.0f"),
                 with_interval(row, "icc", ".3f"),
+                with_interval(row, "slope", "+.2f"),
             ]
         )
         last = model
     return ShownTable(
         "volumes",
-        "Predicted minus reference volume, in mm³; in brackets 95 % intervals.",
-        ("model", "label", "cases", "bias, mm³", "SD, mm³", "limits of agreement, mm³", "ICC(A,1)"),
+        "Predicted minus reference volume, in mm³; slope: change of it with the volume; in brackets 95 % intervals.",
+        ("model", "label", "cases", "bias, mm³", "SD, mm³", "limits of agreement, mm³", "ICC(A,1)", "slope"),
         2,
         rows,
         frozenset(starts),
@@ -239,6 +240,18 @@ def coverage_table(checks: VolumeChecks) -> ShownTable:
     columns = ("label", "cases", "reference inside", "mean width, mm³", "of the volume")
     caption = f"Intervals of {checks.level:.0%}, each fold calibrated on the others."
     return ShownTable("coverage", caption, columns, 1, rows, frozenset(), checks.coverage)
+
+
+def parts_table(checks: VolumeChecks) -> ShownTable:
+    """Prepare how often the volumes' intervals contain the reference in each fold and third by size."""
+    names = list(dict.fromkeys(checks.parts["part"]))
+    rows = [
+        [str(label), *(with_interval(by_part.loc[name], "coverage", ".0%") for name in names)]
+        for label, group in checks.parts.groupby("label", sort=False)
+        for by_part in [group.set_index("part")]
+    ]
+    caption = "The same by fold and by reference volume; the intervals promise no coverage for each."
+    return ShownTable("coverage_parts", caption, ("label", *names), 1, rows, frozenset(), checks.parts)
 
 
 def flags_table(checks: VolumeChecks) -> ShownTable:

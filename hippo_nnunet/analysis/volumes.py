@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.evaluation.case_volumes import coverage_table, cross_validated, hit_rates
+from hippo_nnunet.evaluation.case_volumes import coverage_by_part, coverage_table, cross_validated, hit_rates
 from hippo_nnunet.evaluation.out_of_fold_volumes import COLUMNS, OutOfFoldVolumes
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.evaluation.per_case import read_per_case
@@ -51,6 +51,7 @@ class VolumeChecks:
         cases: Out-of-fold cases.
         agreement: See `agreement_table`; the total is a label too.
         coverage: See `coverage_table`.
+        parts: See `coverage_by_part`.
         flags: See `hit_rates`.
         notes: What could not be checked.
     """
@@ -59,6 +60,7 @@ class VolumeChecks:
     cases: int
     agreement: pd.DataFrame
     coverage: pd.DataFrame
+    parts: pd.DataFrame
     flags: pd.DataFrame
     notes: tuple[str, ...]
 
@@ -103,6 +105,7 @@ def check_volumes(folder: Path, level: float = LEVEL, root: Path | None = None) 
         int(measured["case"].nunique()),
         agreement_table(named, subjects=subjects),
         coverage_table(judged, subjects),
+        coverage_by_part(judged, subjects),
         hit_rates(judged[judged["case"].isin(dice.index)], dice, subjects=subjects),
         tuple(notes),
     )

@@ -21,6 +21,7 @@ WORST = 0.1
 """Share of the cases that counts as the worst."""
 FLAGS = ("volume", "shape", "components", "border", "doubt", "disagreement")
 ANY = "any"
+SIZES = ("smallest third", "middle third", "largest third")
 EVERY_LABEL = "every label"
 """Name of the row with the joint coverage of the intervals of all labels of a case."""
 
@@ -116,6 +117,30 @@ def coverage_table(judged: pd.DataFrame, subjects: Mapping[str, str] | None = No
         every = states.groupby("case")[["known", "held"]].all()
         rows.append({"label": EVERY_LABEL, **_share("coverage", every.loc[every["known"], "held"], subjects)})
     return pd.DataFrame(rows)
+
+
+def coverage_by_part(judged: pd.DataFrame, subjects: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Count how many intervals hold the reference volume, by fold and by size.
+
+    The guarantee is for the average case, not for each fold or size.
+
+    Args:
+        judged: Of `cross_validated`.
+        subjects: See `coverage_table`.
+
+    Returns:
+        A row for each label and part of its cases: `label`, `part` (`fold 0` and so on; SIZES: thirds by reference
+        volume), and `n`, `coverage`, `coverage_low`, `coverage_high` as in `coverage_table`.
+    """
+    rows = []
+    for label, group in judged[judged["covered"].notna()].groupby("label", sort=False):
+        third = (group["volume_ref_mm3"].rank(method="first") - 1) * len(SIZES) // len(group)
+        parts = [(f"fold {fold}", group["fold"] == fold) for fold in sorted(group["fold"].unique())]
+        parts += [(name, third == number) for number, name in enumerate(SIZES)]
+        for part, belongs in parts:
+            held = group[belongs].set_index("case")["covered"].astype(bool)
+            rows.append({"label": label, "part": part, **_share("coverage", held, subjects)})
+    return pd.DataFrame(rows, columns=["label", "part", "n", "coverage", "coverage_low", "coverage_high"])
 
 
 def hit_rates(

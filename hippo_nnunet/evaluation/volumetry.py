@@ -21,7 +21,9 @@ class BlandAltman:
     """Agreement of two measurements of the same `n` cases; differences are predicted minus reference, in mm3.
 
     `bias` is the mean difference, `sd` the differences' standard deviation; `lower` and `upper` are the limits of
-    agreement, bias -/+ 1.96 SD. `_low` and `_high` are the ends of the interval of each.
+    agreement, bias -/+ 1.96 SD. `slope` is the proportional bias: the change of the difference with each mm3 of
+    the mean of both volumes; below 0, large structures are underestimated in comparison with small ones. `_low` and
+    `_high` are the ends of the interval of each; NaN where it is not known.
     """
 
     n: int
@@ -35,6 +37,9 @@ class BlandAltman:
     upper_mm3: float
     upper_low_mm3: float
     upper_high_mm3: float
+    slope: float
+    slope_low: float
+    slope_high: float
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def bland_altman(
     units = n if subjects is None else subjects
     bias = float(d.mean()) if n else np.nan
     if units < 2:
-        return BlandAltman(n, bias, *[np.nan] * 9)
+        return BlandAltman(n, bias, *[np.nan] * 12)
     sd = float(d.std(ddof=1))
     error = sd / np.sqrt(units)
     half = float(stats.t.ppf(1 - alpha / 2, units - 1)) * error
@@ -79,7 +84,17 @@ def bland_altman(
         *(n, bias, bias - half, bias + half, sd),
         *(bias - Z * sd, bias - far, bias - near),
         *(bias + Z * sd, bias + near, bias + far),
+        *_proportional_bias(d, np.asarray(predicted_mm3, dtype=float) - d / 2, alpha, units),
     )
+
+
+def _proportional_bias(d: np.ndarray, mean: np.ndarray, alpha: float, units: int) -> tuple[float, float, float]:
+    """Regress the differences on the mean of both volumes: slope and its interval."""
+    if units < 3 or np.ptp(mean) == 0:
+        return np.nan, np.nan, np.nan
+    line = stats.linregress(mean, d)
+    half = float(stats.t.ppf(1 - alpha / 2, units - 2)) * line.stderr * np.sqrt((len(d) - 2) / (units - 2))
+    return float(line.slope), float(line.slope - half), float(line.slope + half)
 
 
 def intraclass_correlation(

@@ -12,6 +12,8 @@ from scipy import stats
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.case_volumes import (
     EVERY_LABEL,
+    SIZES,
+    coverage_by_part,
     coverage_table,
     cross_validated,
     hit_rates,
@@ -92,6 +94,23 @@ def test_every_interval_of_a_case_at_once() -> None:
     assert table.loc[EVERY_LABEL, "n"] == 400
     assert table.loc[EVERY_LABEL, "coverage"] == pytest.approx(0.82, abs=0.06)
     assert table.loc["Anterior", "width_share"] == pytest.approx(table.loc["Anterior", "width_mm3"] / 1500, rel=0.01)
+
+
+def test_coverage_by_fold_and_size() -> None:
+    table = out_of_fold(150)
+    table["volume_mm3"] -= 0.4 * (table["volume_ref_mm3"] - 1500)  # large volumes are underestimated
+    judged = cross_validated(table, LABELS)
+    parts = coverage_by_part(judged)
+    assert parts["part"].tolist() == [*(f"fold {k}" for k in range(5)), *SIZES] * 2
+    for _, of_label in parts.groupby("label"):
+        for group in (of_label[:5], of_label[5:]):
+            assert group["n"].sum() == 150
+            hits = (group["n"] * group["coverage"]).sum()
+            assert hits == judged[judged["label"] == of_label["label"].iloc[0]]["covered"].sum()
+        small, middle, large = of_label["coverage"][5:]
+        assert middle > max(small, large)
+    few = coverage_by_part(cross_validated(out_of_fold(10), LABELS))
+    assert few.empty, "no interval has two ends"
 
 
 def test_a_reference_that_is_not_known_calibrates_nothing() -> None:

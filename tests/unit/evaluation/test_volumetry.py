@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.api as sm
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.case_volumes import coverage_table, cross_validated, hit_rates, judge
@@ -30,6 +31,26 @@ def test_bland_altman_by_hand() -> None:
     alone = bland_altman(PREDICTED[:1], REFERENCE[:1])
     assert (alone.n, alone.bias_mm3) == (1, -20)
     assert np.isnan(alone.sd_mm3)
+
+
+def test_proportional_bias_by_hand() -> None:
+    found = bland_altman(PREDICTED, REFERENCE)
+    mean, d = (PREDICTED + REFERENCE) / 2, PREDICTED - REFERENCE
+    fit = sm.OLS(d, sm.add_constant(mean)).fit()
+    assert found.slope == pytest.approx(fit.params[1])
+    assert (found.slope_low, found.slope_high) == pytest.approx(tuple(fit.conf_int()[1]))
+    wider = bland_altman(PREDICTED, REFERENCE, subjects=5)
+    assert wider.slope == found.slope
+    assert wider.slope_high - wider.slope_low > found.slope_high - found.slope_low
+    assert np.isnan(bland_altman(PREDICTED[:2], REFERENCE[:2]).slope)
+
+
+def test_a_network_that_shrinks_large_volumes_has_a_negative_slope() -> None:
+    rng = np.random.default_rng(2)
+    reference = rng.normal(1500, 200, 200)
+    found = bland_altman(1500 + 0.85 * (reference - 1500) + rng.normal(0, 30, 200), reference)
+    assert found.slope == pytest.approx(-0.16, abs=0.03)
+    assert found.slope_high < -0.1
 
 
 def test_limits_cover_as_they_say() -> None:
