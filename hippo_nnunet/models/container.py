@@ -111,13 +111,13 @@ def open_container(path: Path) -> Container:
     try:
         with zipfile.ZipFile(path) as source:
             entries = source.infolist()
-            _check_entries(path, entries, path.stat().st_size)
             names = {entry.orig_filename: entry for entry in entries}
             if MANIFEST not in names:
                 raise DataError(
                     f"{path}: holds no {MANIFEST}, so it is no model of 'hippo-nnunet model export'; a checkpoint "
                     "(.pth) is given by the model folder around it"
                 )
+            _check_entries(path, entries, path.stat().st_size)
             members = _manifest(path, source.read(names[MANIFEST]))
             _check_members(path, set(names) - {MANIFEST}, members)
             for name, (size, expected) in members.items():

@@ -15,11 +15,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING
 
 from hippo_nnunet.data.description import read_description
 from hippo_nnunet.data.subjects import NONE
-from hippo_nnunet.errors import ConfigError, DependencyError
+from hippo_nnunet.errors import ConfigError, DataError, DependencyError
 from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet import folds, partial, preprocessed, splits
 from hippo_nnunet.nnunet.case_files import check_cases
@@ -290,21 +291,32 @@ def _train(job: TrainJob, dataset: str, folder: Path, device: str) -> None:
     _set_threads(device, job.threads)
     trained = (folder / "checkpoint_final.pth").is_file()
     started = any((folder / f"checkpoint_{which}.pth").is_file() for which in ("latest", "best"))
-    upstream.run_training(
-        dataset,
-        job.configuration,
-        job.fold,
-        job.trainer,
-        job.plans,
-        pretrained_weights=str(job.pretrained_weights) if job.pretrained_weights and not started else None,
-        num_gpus=job.num_gpus,
-        export_validation_probabilities=job.npz,
-        continue_training=started and not trained,
-        only_run_validation=trained,
-        disable_checkpointing=job.disable_checkpointing,
-        val_with_best=job.validate_best,
-        device=_torch_device(device),
-    )
+    pretrained = job.pretrained_weights if not started else None
+    try:
+        upstream.run_training(
+            dataset,
+            job.configuration,
+            job.fold,
+            job.trainer,
+            job.plans,
+            pretrained_weights=str(pretrained) if pretrained else None,
+            num_gpus=job.num_gpus,
+            export_validation_probabilities=job.npz,
+            continue_training=started and not trained,
+            only_run_validation=trained,
+            disable_checkpointing=job.disable_checkpointing,
+            val_with_best=job.validate_best,
+            device=_torch_device(device),
+        )
+    except Exception as error:
+        in_loading = any(frame.name == "load_pretrained_weights" for frame in extract_tb(error.__traceback__))
+        if not in_loading:
+            raise
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(
+            f"--pretrained-weights {pretrained}: are not of the network of {job.trainer} with {job.plans} "
+            f"{job.configuration} ({reason}); name a checkpoint of the same network"
+        ) from error
 
 
 def _fold_index(fold: int | str) -> int:

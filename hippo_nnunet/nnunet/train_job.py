@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,14 +57,36 @@ class TrainJob:
                 "--validate-best needs a checkpoint, and --disable-checkpointing writes none: leave one out"
             )
         requested_precision()
-        path = self.pretrained_weights
-        if path is None:
-            return
-        if not path.is_file():
-            raise ConfigError(f"--pretrained-weights {path}: no such file; name a checkpoint of nnU-Net")
-        if not zipfile.is_zipfile(path):
-            raise DataError(f"--pretrained-weights {path}: cannot be read; name a checkpoint of nnU-Net")
-        if not self.trust_checkpoint:
-            from hippo_nnunet.nnunet.trust import read_checkpoint
+        if self.pretrained_weights is not None:
+            _check_weights(self.pretrained_weights, self.trust_checkpoint)
 
-            read_checkpoint(path)  # nnU-Net itself would run whatever the file asks for
+
+def _check_weights(path: Path, trust: bool) -> None:
+    """Refuse pretrained weights that are no checkpoint, or that run code when nnU-Net loads them."""
+    if not path.is_file():
+        raise ConfigError(f"--pretrained-weights {path}: no such file; name a checkpoint of nnU-Net")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            shared = "MANIFEST.json" in archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"--pretrained-weights {path}: cannot be read; name a checkpoint of nnU-Net") from error
+    if shared:
+        raise DataError(
+            f"--pretrained-weights {path}: is a shared model; import it (hippo-nnunet model import {path}), and name "
+            "the checkpoint_final.pth that this writes"
+        )
+    if trust:
+        return
+    from hippo_nnunet.nnunet.trust import read_checkpoint
+
+    try:
+        weights = read_checkpoint(path).get("network_weights")
+    except DataError:
+        raise
+    except Exception as error:  # torch.load raises various exceptions for other archives and damaged files
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(
+            f"--pretrained-weights {path}: is no checkpoint ({reason}); name a checkpoint of nnU-Net"
+        ) from error
+    if not isinstance(weights, Mapping) or not weights:
+        raise DataError(f"--pretrained-weights {path}: holds no network_weights; name a checkpoint of nnU-Net")

@@ -220,6 +220,12 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None
         container.read("README.md")
 
 
+def test_a_checkpoint_with_many_members_is_told_from_a_model(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint_final.pth"
+    torch.save({str(number): torch.ones(number + 1) for number in range(MOST_MEMBERS + 1)}, path)
+    refuse(path, r"holds no MANIFEST.json.*a checkpoint \(.pth\) is given by the model folder around it")
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         open_model(tmp_path / "none.hippo")

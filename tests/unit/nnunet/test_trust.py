@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_forge import DATASET, PLANS, weights
+from model_forge import DATASET, PLANS, members, weights
+from model_forge import write as write_model
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.inference.members import find_members, load_member
@@ -214,3 +216,51 @@ def test_weights_to_start_from_need_the_users_word_where_they_could_run_code(tmp
         job(evil).check()
     job(evil, trust=True).check()
     assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (lambda path: write_model(path, members()), r"is a shared model; import it \(hippo-nnunet model import "),
+        (lambda path: zipped(path, {"a/b.txt": b"x"}), "is no checkpoint"),
+        (lambda path: zipped(path, {"c/constants.pkl": b"x"}), "is a TorchScript archive"),
+        (lambda path: path.write_bytes(b"PK\x03\x04"), "cannot be read"),
+        (lambda path: path.write_bytes(pickle.dumps({"network_weights": {}})), "cannot be read"),
+        (lambda path: torch.save({"state_dict": weights()}, path), "holds no network_weights"),
+        (lambda path: torch.save({"network_weights": 3}, path), "holds no network_weights"),
+    ],
+)
+def test_weights_to_start_from_have_to_be_a_checkpoint(
+    write: Callable[[Path], object], says: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "w.hippo"
+    write(path)
+    with pytest.raises(DataError, match=rf"--pretrained-weights .*w\.hippo: .*{says}"):
+        TrainJob("4", "2d", 0, pretrained_weights=path).check()
+
+
+def zipped(path: Path, content: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+
+
+def test_weights_of_another_network_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By nnU-Net's own loader, which asserts, in a training that is otherwise left out."""
+    from nnunetv2.run import run_training
+    from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+
+    path = saved(tmp_path / "w.pth", checkpoint())
+
+    def train(*_: Any, pretrained_weights: str, **__: Any) -> None:
+        load_pretrained_weights(torch.nn.Conv2d(1, 2, 3), pretrained_weights)
+
+    monkeypatch.setattr(run_training, "run_training", train)
+    job = TrainJob("4", "2d", 0, "AttentionUNetTrainer", device="cpu", pretrained_weights=path)
+    with pytest.raises(
+        DataError, match=r"w\.pth: are not of the network of AttentionUNetTrainer .*Key weight is missing"
+    ):
+        api._train(job, "Dataset004_X", tmp_path / "fold_0", "cpu")
+    with pytest.raises(TypeError):  # nothing else is taken for it
+        monkeypatch.setattr(run_training, "run_training", lambda *_, **__: int([]))
+        api._train(job, "Dataset004_X", tmp_path / "fold_0", "cpu")
