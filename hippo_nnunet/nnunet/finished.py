@@ -34,18 +34,17 @@ def is_finished(folder: Path, npz: bool = True) -> bool:
     if not (folder / "checkpoint_final.pth").is_file() or not summary.is_file():
         return False
     try:
-        cases = len(read_json(summary)["metric_per_case"])
-        predictions = _validation_files(folder)
+        cases = read_json(summary)["metric_per_case"]
+        predictions = _prediction_names(cases)
     except (DataError, KeyError, TypeError):  # the validation was killed while it wrote this file
         return False
     if not all((summary.parent / name).is_file() for name in predictions):
         return False
-    return not npz or len(list(summary.parent.glob("*.npz"))) >= cases
+    return not npz or len(list(summary.parent.glob("*.npz"))) >= len(cases)
 
 
-def _validation_files(folder: Path) -> list[str]:
-    """Return the names of the predictions that a fold's validation summary lists."""
-    cases = read_json(folder / "validation" / "summary.json")["metric_per_case"]
+def _prediction_names(cases: list[dict[str, Any]]) -> list[str]:
+    """Return the file names of the predictions that a validation's summary lists."""
     return [re.split(r"[\\/]", case["prediction_file"])[-1] for case in cases if "prediction_file" in case]
 
 
@@ -125,7 +124,8 @@ def check_trained_split(folder: Path, split: Split) -> None:
     if stored is None:
         try:
             ending = str(read_object(folder.parent / "dataset.json")["file_ending"])
-            stored = {"val": [name.removesuffix(ending) for name in _validation_files(folder)]}
+            cases = read_json(folder / "validation" / "summary.json")["metric_per_case"]
+            stored = {"val": [name.removesuffix(ending) for name in _prediction_names(cases)]}
         except (DataError, KeyError, TypeError):  # not validated yet
             return
         if not stored["val"]:
