@@ -37,7 +37,7 @@ def conclusions(content: Content) -> tuple[list[str], list[str]]:
     gain = ensemble_gain(content.choice, pairs)
     if gain:
         can.append(gain)
-    cannot += [f"Anything about these networks: {text}" for _, text in banners(content)]
+    cannot += [f"How good the networks are. {text}" for _, text in banners(content)]
     open_rows = [row for row in rows if row["verdict"] == CANNOT_TELL]
     if open_rows:
         names = "; ".join(f"{one_model(row)} against {other_model(row)}" for row in open_rows)
