@@ -70,7 +70,7 @@ def explanation_figures(explanation: Explanation, heading: str = "") -> list[Fig
     levels = {_level(index, len(explanation.attention)): m for index, m in enumerate(explanation.attention)}
     figures = []
     for kind, maps, label, options in (
-        ("attention", levels, "attention coefficient: 0 shut, 1 open", {"cmap": "viridis", "vmin": 0, "vmax": 1}),
+        ("attention", levels, "coefficient: 0 shut, 1 open", {"cmap": "viridis", "vmin": 0, "vmax": 1}),
         ("similarity", explanation.similarity, "cosine with the class's text", _symmetric(explanation.similarity)),
         ("probability", explanation.probabilities, "probability", {"cmap": "magma", "vmin": 0, "vmax": 1}),
     ):
