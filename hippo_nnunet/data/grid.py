@@ -56,7 +56,8 @@ def grid_difference(found: Grid, expected: Grid, name: str) -> GridDifference | 
         return GridDifference("shape", f"shape {found.shape}, but {name} has {expected.shape}")
     shift = shift_mm(found.affine, expected.affine, found.shape)
     same_spacing = np.allclose(found.spacing_mm, expected.spacing_mm)
-    if shift <= TOLERANCE_VOXELS * min(expected.spacing_mm) and same_spacing:
+    edge = float(np.linalg.norm(expected.affine[:3, :3], axis=0).min())
+    if shift <= TOLERANCE_VOXELS * edge and same_spacing:
         return None
     text = f"affine differs from that of {name}: it lies up to {shift:.4g} mm away"
     if not same_spacing:

@@ -25,7 +25,7 @@ from hippo_nnunet.memory import free_memory, is_out_of_memory
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _UNITS = {1: ("m", 1000.0), 3: ("micron", 0.001)}
 """Spatial units in `xyzt_units` other than mm, in mm; any other code counts as mm."""
-_SAME_SIZE = 0.01
+_SAME_SIZE = 1e-3
 """Largest relative difference between voxel sizes that count as equal."""
 
 
@@ -127,25 +127,26 @@ def read_volume(path: Path, case: str | None = None, reader: str = SIMPLE_ITK) -
     if array.shape != image.shape[::-1]:
         message = f"nibabel and SimpleITK read different shapes: {image.shape} and {array.shape[::-1]}"
         raise problem("unreadable", message, AGAIN)
-    check_sizes(image, path, case)
+    check_sizes(image, path, case, reader)
     volume = Volume(path, array, is_integer, non_finite, affine, spacing_mm)
     warnings = (Finding(path, case, *found, "warning") for found in _doubts(image, volume, reader))
     return Volume(path, array, is_integer, non_finite, affine, spacing_mm, tuple(warnings))
 
 
-def check_sizes(image: nib.Nifti1Image, path: Path, case: str | None = None) -> None:
-    """Refuse an image whose voxel sizes in pixdim and sform differ, with no qform to tell which is right.
+def check_sizes(image: nib.Nifti1Image, path: Path, case: str | None = None, reader: str = SIMPLE_ITK) -> None:
+    """Refuse an image whose voxel sizes in pixdim and sform differ, unless a qform tells SimpleITK which is right.
 
     Args:
         image: what `open_image` returned.
         path: its file.
         case: the case id to name in the problem.
+        reader: nnU-Net's reader; NIBABEL writes the size in the sform, but resamples by that in pixdim.
 
     Raises:
         FoundProblem: names both sizes.
     """
     sizes = _two_sizes(image.header)
-    if sizes and not image.header["qform_code"]:
+    if sizes and (reader.startswith(NIBABEL) or not image.header["qform_code"]):
         raise FoundProblem(Finding(path, case, "voxel-size", sizes, "write the true size into both"))
 
 

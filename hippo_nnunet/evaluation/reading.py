@@ -70,7 +70,7 @@ def read_segmentation(reader: BaseReaderWriter, path: Path) -> tuple[np.ndarray,
         image = open_image(path) if path.name.endswith(ENDINGS) else None  # SimpleITK fills truncated files with zeros
         array, properties = reader.read_seg(str(path))
         if image is not None:
-            check_sizes(image, path)
+            check_sizes(image, path, reader=type(reader).__name__)
     except Exception as error:
         reason = error.finding.message if isinstance(error, FoundProblem) else " ".join(str(error).split())
         raise DataError(

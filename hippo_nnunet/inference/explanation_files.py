@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hippo_nnunet.data.nifti import small_labels
+from hippo_nnunet.data.nifti_file import open_image
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.inference.explanation import Explanation
 from hippo_nnunet.outputs import output_file
@@ -97,11 +98,11 @@ def write_nifti(array: npt.NDArray[Any], like: Path, target: Path) -> Path:
     Raises:
         DataError: It cannot be written.
     """
-    source: Any = nib.load(like)
+    source = open_image(like)
     header = source.header.copy()
     header.set_data_dtype(array.dtype)
     header["cal_min"] = header["cal_max"] = 0
-    image = type(source)(np.ascontiguousarray(array.T).reshape(source.shape), None, header)
+    image = nib.Nifti1Image(np.ascontiguousarray(array.T).reshape(source.shape), None, header)
     with output_file(target) as temporary:
         nib.save(image, temporary)
     return target
