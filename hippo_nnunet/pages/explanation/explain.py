@@ -216,10 +216,11 @@ def _explain(parts: Sequence[_Part], output: Path, settings: Settings, attempts:
             )
             if explanation is None:
                 continue
-            written += write_maps(explanation, output)
-            for figure in explanation_figures(explanation, job.heading):
+            figures = explanation_figures(explanation, job.heading)
+            for figure in figures:  # before the maps: those without a figure would not be replaced by the next call
                 save_figure(figure, output / "figures")
-                written += [output / "figures" / f"{figure.name}{ending}" for ending in ENDINGS]
+            written += write_maps(explanation, output)
+            written += [output / "figures" / f"{figure.name}{ending}" for figure in figures for ending in ENDINGS]
             rows += [{**row, "folds": " ".join(map(str, member.folds))} for row in dice_rows(explanation)]
         similarities = text_similarities(predictor, part.prompts)
         if similarities is not None:
