@@ -82,7 +82,7 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Segment NIfTI images; every image is checked first. Prints the files written."""
+    """Segment NIfTI images; every image is checked first, and left out if it fails. Prints the files written."""
     if [bool(model), experiment is not None, dataset is not None].count(True) != 1:
         raise typer.BadParameter("give either --model or --experiment, or --dataset with --configuration")
     if (dataset is None) != (configuration is None) or (dataset is None and (trainer or plans)):

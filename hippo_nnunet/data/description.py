@@ -132,8 +132,9 @@ def description_findings(
 def _reader_problem(name: Any, file_ending: Any) -> str | None:
     """Return why nnU-Net cannot use the reader that a dataset.json names; None if it can."""
     from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIOWithReorient  # found by name only
 
-    readers = {reader.__name__: reader for reader in LIST_OF_IO_CLASSES}
+    readers = {reader.__name__: reader for reader in (*LIST_OF_IO_CLASSES, SimpleITKIOWithReorient)}
     if name == "None":
         return None
     if not isinstance(name, str) or name not in readers:

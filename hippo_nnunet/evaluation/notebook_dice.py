@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hippo_nnunet.data.nifti import read_volume
 from hippo_nnunet.errors import DataError
 
 EDGE = 64
@@ -63,9 +64,11 @@ def notebook_dice_by_case(
     Raises:
         DataError: A file is missing or unreadable, or `notebook_dice` refuses it.
     """
-    return {
-        case: notebook_dice([_read(path)], [_read(references[case])], n_classes) for case, path in predictions.items()
-    }
+    scores = {}
+    for case, path in predictions.items():
+        prediction, reference = (read_volume(file).array for file in (path, references[case]))
+        scores[case] = notebook_dice([prediction], [reference], n_classes)
+    return scores
 
 
 def _batch_scores(prediction: np.ndarray, reference: np.ndarray, n_classes: int, axis: int) -> np.ndarray:
@@ -84,14 +87,3 @@ def _batch_scores(prediction: np.ndarray, reference: np.ndarray, n_classes: int,
         total = p.sum(axis=1) + r.sum(axis=1)
         scores.append(np.where(total == 0, 1.0, 2 * (p & r).sum(axis=1) / np.maximum(total, 1)))
     return np.asarray(np.mean(scores, axis=0))
-
-
-def _read(path: Path) -> np.ndarray:
-    import SimpleITK
-
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        return np.asarray(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))))
-    except RuntimeError as error:
-        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}): replace the file") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from bad_input import CASES, SHAPE, Bad, World, closed, cut, data, edited, folder, gone, image, text
 
@@ -45,6 +47,13 @@ def _gzipped(content: bytes) -> bytes:
     return gzip.compress(content)
 
 
+def _unpacked(world: World) -> None:
+    import gzip
+
+    path = world.at(IMAGE)
+    path.write_bytes(gzip.decompress(path.read_bytes()))
+
+
 def _flattened(world: World) -> None:
     """Let the header place all voxels on one plane."""
     import nibabel as nib
@@ -52,6 +61,24 @@ def _flattened(world: World) -> None:
     header = nib.Nifti1Header()
     header["sform_code"], header["srow_x"], header["srow_z"] = 1, [1, 0, 0, 0], [0, 0, 1, 0]
     nib.save(nib.Nifti1Image(ONES, None, header), world.at(IMAGE))
+
+
+def _header(**fields: float) -> Callable[[World], None]:
+    """Overwrite header fields of the image."""
+
+    def change(world: World) -> None:
+        import gzip
+
+        import nibabel as nib
+
+        path = world.at(IMAGE)
+        content = bytearray(gzip.decompress(path.read_bytes()))
+        header = nib.Nifti1Header(bytes(content[:348]), check=False)
+        for name, value in fields.items():
+            header[name] = value
+        path.write_bytes(gzip.compress(header.binaryblock + bytes(content[348:])))
+
+    return change
 
 
 ROWS = (
@@ -92,6 +119,24 @@ ROWS = (
         CONVERT,
         ("phantom_001.nii.gz", "again"),
         (image(IMAGE, np.ones((3, 0, 4), np.float32)),),
+    ),
+    Bad(
+        "image of two voxel sizes",
+        CONVERT,
+        ("phantom_001.nii.gz: two voxel sizes: 2 x 2 x 2 mm in pixdim", "1 x 1 x 1 mm in the sform", "write the true"),
+        (_header(pixdim=[1, 2, 2, 2, 0, 0, 0, 0], qform_code=0),),
+    ),
+    Bad(
+        "image in metres",
+        CONVERT,
+        ("phantom_001.nii.gz: its voxels of 1000 x 1000 x 1000 mm are resampled to the usual size", "GiB are free"),
+        (_header(xyzt_units=1), image(LABEL, ONES.astype(np.uint8), np.diag([1000, 1000, 1000, 1.0]))),
+    ),
+    Bad(
+        "image that is not compressed",
+        CONVERT,
+        ("phantom_001.nii.gz: not compressed, though its name ends in .gz", "rename it to phantom_001.nii"),
+        (_unpacked,),
     ),
     Bad("image of NaN", CONVERT, ("1 of 336 voxels are NaN", "replace them"), (image(IMAGE, _nan()),)),
     Bad(

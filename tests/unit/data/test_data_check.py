@@ -281,6 +281,7 @@ def test_what_nnunet_refuses_in_dataset_json_is_found(raw: Path, changes: dict[s
         {"labels": {"background": 0, "total": [1, 2], "Posterior": 2}, "regions_class_order": [1, 2]},
         {"overwrite_image_reader_writer": "None"},
         {"overwrite_image_reader_writer": "NibabelIO"},
+        {"overwrite_image_reader_writer": "SimpleITKIOWithReorient"},
     ],
 )
 def test_regions_ignore_label_and_readers_of_nnunet_are_right(raw: Path, changes: dict[str, object]) -> None:

@@ -84,8 +84,8 @@ def test_files(tmp_path: Path) -> None:
     scores = notebook_dice_by_case(files, {"a": files["b"], "b": files["b"]})
     assert scores["a"] == notebook_dice([arrays["a"]], [arrays["b"]])
     assert scores["b"] == 1
-    with pytest.raises(DataError, match=r"c\.nii\.gz: no such file"):
+    with pytest.raises(DataError, match=r"c\.nii\.gz: the file is missing"):
         notebook_dice_by_case({"c": tmp_path / "c.nii.gz"}, files)
     files["a"].write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"a\.nii\.gz: cannot be read"):
+    with pytest.raises(DataError, match=r"a\.nii\.gz: truncated or damaged"):
         notebook_dice_by_case({"a": files["a"]}, files)
