@@ -66,8 +66,8 @@ def notebook_dice_by_case(
     """
     scores = {}
     for case, path in predictions.items():
-        prediction, reference = (read_volume(file).array for file in (path, references[case]))
-        scores[case] = notebook_dice([prediction], [reference], n_classes)
+        prediction = read_volume(path).array
+        scores[case] = notebook_dice([prediction], [read_volume(references[case]).array], n_classes)
     return scores
 
 
