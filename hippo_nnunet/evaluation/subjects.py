@@ -39,7 +39,7 @@ def subject_values(values: np.ndarray, subjects: np.ndarray) -> np.ndarray:
 
     Source:
         The mean of all cases as a ratio of two totals over subjects, linearised: Cochran 1977, Sampling Techniques,
-        section 6.5.
+        chapter 6.
     """
     mean = values.mean()
     deviations = np.bincount(subjects, values - mean)
