@@ -17,11 +17,11 @@ import nibabel
 import numpy as np
 import pandas as pd
 
-COLOURS = ("#0072B2", "#E69F00")  # blue and orange of the Okabe-Ito palette
+from hippo_nnunet.pages.figure import DASHES, EDGE, REFERENCE, label_colour
 
 
 def draw(demo: Path, target: Path) -> None:
-    """Draw the case of median Dice in three slices, outlines in colour: reference dashed, prediction solid."""
+    """Draw the case of median Dice in three slices: reference in white, prediction dashed in its labels' colours."""
     table = pd.read_csv(demo / "experiment" / "metrics" / "per_case.csv")
     dice = table[table.variant == "AttentionUNet"].groupby("case").dice.mean().sort_values()
     case = dice.index[len(dice) // 2]
@@ -40,16 +40,18 @@ def draw(demo: Path, target: Path) -> None:
     figure, axes = plt.subplots(1, len(slices), figsize=(9, 3.6), constrained_layout=True)
     for axis, z in zip(axes, slices, strict=True):
         axis.imshow(image[:, :, z].T, cmap="gray", origin="lower")
-        for label, colour in enumerate(COLOURS, start=1):
-            for mask, style in ((reference, "dashed"), (prediction, "solid")):
+        for mask, dashes in ((reference, "solid"), (prediction, DASHES)):
+            for label in (1, 2):
                 if (mask[:, :, z] == label).any():
                     outline = (mask[:, :, z] == label).T.astype(float)
-                    axis.contour(outline, [0.5], colors=colour, linestyles=style, linewidths=1.5)
+                    colour = REFERENCE if mask is reference else label_colour(label - 1)
+                    drawn = axis.contour(outline, [0.5], colors=colour, linestyles=[dashes], linewidths=1.5)
+                    drawn.set_path_effects(EDGE)
         axis.set_title(f"slice {z}", fontsize=9)
         axis.axis("off")
     figure.suptitle(
-        f"synthetic case {case}, Dice {dice[case]:.2f}: anterior blue, posterior orange; "
-        "reference dashed, Attention U-Net solid",
+        f"synthetic case {case}, Dice {dice[case]:.2f}: reference white, Attention U-Net dashed; "
+        "anterior gold, posterior violet",
         fontsize=9,
     )
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,8 @@ from hippo_nnunet.pages.report.viewer_cases import Viewed
 
 BAND = "#dceaf4"
 _WIDTH = 6.4
+_BROKEN = " The axis is broken at the dashed lines; beyond them, its scale is smaller."
+_CASES = "Dice of each case, mean over labels, under each model. Grey lines connect a case, black lines mark the means."
 
 
 def report_figures(content: Content, viewed: Viewed | None = None) -> list[Figure]:
@@ -39,7 +41,7 @@ def report_figures(content: Content, viewed: Viewed | None = None) -> list[Figur
     if charts["cases"]:
         draw = partial(_draw_cases, data=charts["cases"], names=names)
         size = (_WIDTH, 0.9 + 0.55 * len(names))
-        found.append(_single("cases", "Every case", "Dice of each case under each model.", size, draw))
+        found.append(_single("cases", "Case by case", _CASES, size, draw))
     if charts["notebook"]:
         draw = partial(_draw_notebook, data=charts["notebook"], names=names)
         caption = "The notebooks' score of each case against its Dice: the same masks."
@@ -59,8 +61,9 @@ def _single(name: str, title: str, caption: str, size: tuple[float, float], draw
 def _forest_figure(forest: Forest) -> Figure:
     count = sum(len(rows) + 1 for rows in forest.groups.values())
     caption = (
-        f"Paired differences with {1 - forest.alpha:.0%} (thin) and {1 - 2 * forest.alpha:.0%} (thick) intervals; "
-        f"band: equivalent within {forest.rope:g}."
+        f"Mean paired differences in {QUALITY[forest.metric].heading} with {1 - forest.alpha:.0%} (thin) and "
+        f"{1 - 2 * forest.alpha:.0%} (thick) bootstrap intervals; right of 0, the first model is better. Band: "
+        f"equivalent within ±{forest.rope:g}.{_BROKEN if forest.breaks else ''}"
     )
     size = (_WIDTH + 1.2, 0.8 + 0.27 * count)
     return _single("differences", "Differences", caption, size, partial(_draw_forest, forest=forest))
@@ -162,9 +165,10 @@ def _curves_figure(curves: list[dict[str, Any]], names: list[str]) -> Figure:
             draw = partial(_draw_curves, folds=own, keys=keys, title=f"{configuration}: {kind}", names=names)
             panels.append(Panel(f"curves-{position}-{keys[0]}", (3.6, 3.0), draw, f"{kind} by epoch, {configuration}"))
     caption = (
-        "One line per fold; solid: training patches, dotted: validation patches. Pseudo-Dice: over validation patches."
+        "Loss and pseudo-Dice by epoch, one line per fold. Solid: training patches; dotted: validation patches. "
+        "Pseudo-Dice is computed over validation patches."
     )
-    return Figure("curves", "Convergence", caption, panels)
+    return Figure("curves", "Training curves", caption, panels)
 
 
 def _draw_curves(
@@ -202,7 +206,10 @@ def _volume_figures(entries: list[dict[str, Any]], labels: list[str]) -> list[Fi
         name = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or str(position + 1)
         if f"volumes-{name}" in {figure.name for figure in figures}:
             name += f"-{position + 1}"
-        caption = "Predicted minus reference volume against their mean; line: bias; dashed: limits of agreement."
+        caption = (
+            "Bland-Altman plots of predicted minus reference volume against their mean, one dot per case. Solid line: "
+            "bias; dashed lines: limits of agreement; bands: 95 % confidence intervals."
+        )
         figures.append(Figure(f"volumes-{name}", f"Volumes, {label}", caption, panels))
     return figures
 

@@ -150,6 +150,8 @@ def _evaluation(content: Content) -> str:
         f"over {_listed(list(content.label_dice))}. If one of reference and prediction lacks a label, Dice and NSD are "
         "0 and the distances are the diagonal of the image."
     )
+    if (content.table["volume_ref_mm3"] == 0).any():
+        text += " If both lack it, Dice and NSD are 1 and the distances are 0."
     if (content.table["variant"] == ENSEMBLE).any():
         text += (
             " The members of the ensemble and its postprocessing were selected by nested cross-validation: each fold "
@@ -170,6 +172,13 @@ def _statistics(content: Content) -> str:
         "signed-rank test, corrected for multiple comparisons after Holm. Models count as equivalent if the "
         f"{1 - 2 * row['alpha']:.0%} interval lies within ±{row['rope']:g} and two one-sided t-tests agree."
     )
+    subjects = int(pairs["subjects"].max())
+    if subjects < int(pairs["n"].max()):
+        text += (
+            f" The unit of resampling and testing was the subject ({subjects} subjects), as some have several cases."
+        )
+    if pairs["p_mixed"].notna().any():
+        text += " Recipes that were trained several times were also compared by a linear mixed model."
     if pairs["p_retrained"].notna().any():
         text += (
             " Whether a difference would recur after training again was tested on the means of the folds with the "

@@ -30,6 +30,7 @@ from hippo_nnunet.pages.report.content import Content, gather
 from hippo_nnunet.pages.report.figures import report_figures
 from hippo_nnunet.pages.report.forest import prepare_forest
 from hippo_nnunet.pages.report.notebook import compare_scores
+from hippo_nnunet.pages.report.paper import methods
 from hippo_nnunet.pages.report.style import MARKERS, marker, series
 from hippo_nnunet.pages.report.tables import escape_latex, latex, markdown, minus
 from hippo_nnunet.pages.report.words import command, conclusions
@@ -214,6 +215,17 @@ def test_latex_has_minus_signs_and_a_label() -> None:
     assert "a-1 & $-$0.5 ($-$1 to 2)" in text
     assert "From $-$0.1" in text
     assert minus("UNet-2 -0.1 to -0.2, 2026-01-02, 0-4") == "UNet-2 −0.1 to −0.2, 2026-01-02, 0-4"
+
+
+def test_methods_name_subjects_and_empty_labels_where_there_are_any(content: Content) -> None:
+    plain = " ".join(methods(content))
+    assert "subject" not in plain
+    assert "If both lack it" not in plain
+    pairs = content.comparison.pairs.assign(subjects=12)
+    table = content.table.assign(volume_ref_mm3=0.0)
+    text = " ".join(methods(replace(content, table=table, comparison=replace(content.comparison, pairs=pairs))))
+    assert "the subject (12 subjects)" in text
+    assert "If both lack it, Dice and NSD are 1 and the distances are 0." in text
 
 
 def test_the_command_asks_for_the_same_experiment() -> None:
