@@ -16,8 +16,10 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.patheffects as effects
 from markupsafe import escape
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Canvas
 from matplotlib.figure import FigureBase
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 INK, LINE, PAPER = "#24292f", "#d3d9df", "#fefefe"
 GREY = "#7d8590"
@@ -134,6 +136,18 @@ def short(name: str) -> str:
     """Truncate a name that would take the space of the data; also see `drawable`."""
     name = drawable(name)
     return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Name the ticks of a logarithmic axis in plain numbers: matplotlib's own are mathematics, which is switched off.
+
+    Below two decades, 2 and 5 are named too.
+    """
+    low, high = axis.get_view_interval()
+    plain = FuncFormatter(lambda value, _: f"{value:,.10g}")
+    axis.set_major_formatter(plain)
+    axis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+    axis.set_minor_formatter(plain if high < 100 * low else NullFormatter())
 
 
 def save_figure(figure: Figure, folder: Path) -> None:

@@ -15,7 +15,7 @@ from hippo_nnunet.data.exploration import Exploration
 from hippo_nnunet.data.exploration_case import AXES
 from hippo_nnunet.data.outliers import Screening
 from hippo_nnunet.pages.exploration.label_figures import label_figures
-from hippo_nnunet.pages.figure import GREY, INK, PAPER, STEPS, Figure, Panel, short
+from hippo_nnunet.pages.figure import GREY, INK, PAPER, STEPS, Figure, Panel, plain_log_ticks, short
 
 PARTS = {"training": GREY, "test": INK}
 _LOGARITHMIC_FROM = 30.0
@@ -130,6 +130,7 @@ def _draw_intensities(exploration: Exploration, channel: int, z_scored: bool, fi
     if not z_scored and quartile.min() > 0 and medians.max() > _LOGARITHMIC_FROM * medians.min():
         axes.set_yscale("log")
         axes.set_ylim(bottom=quartile.min() / 10)
+        plain_log_ticks(axes.yaxis)
     name = exploration.channels[channel]
     axes.set_title(f"{short(name)}, after z-score" if z_scored else f"{short(name)}, as in the file")
     axes.set_xlabel("image, in order of the median in the file")

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from hippo_nnunet.data.exploration import Exploration
 from hippo_nnunet.data.exploration_case import AXES, DIRECTIONS, TOTAL
 from hippo_nnunet.data.outliers import Screening, readable
-from hippo_nnunet.pages.figure import GREY, INK, MARK, STEPS, Figure, Panel, label_colour, short
+from hippo_nnunet.pages.figure import GREY, INK, MARK, STEPS, Figure, Panel, label_colour, plain_log_ticks, short
 
 _MARKERS = ("o", "^", "s", "D", "v", "P")
 _MOST_LABELS_APART = 4
@@ -144,6 +144,7 @@ def _draw_rows(
         axes.vlines(median, y - 0.23, y - 0.01, INK, lw=1.8)
     if logarithmic:
         axes.set_xscale("log")
+        plain_log_ticks(axes.xaxis)
     elif everything.max() >= 1000:
         axes.xaxis.set_major_formatter(_THOUSANDS)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
