@@ -28,7 +28,7 @@ from hippo_nnunet.processes import USER_CACHE, python_command
 from hippo_nnunet.training.precision_choice import requested_precision
 from hippo_nnunet.workflow import failures, job_state
 from hippo_nnunet.workflow.devices import visible_gpus
-from hippo_nnunet.workflow.preparation import PROFILES, check_encoders, check_folder, check_profile, prepare
+from hippo_nnunet.workflow.preparation import PROFILES, check_encoders, check_profile, prepare
 from hippo_nnunet.workflow.status import read_status
 from hippo_nnunet.workflow.status_text import summary
 
@@ -75,15 +75,14 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
         settings: How.
 
     Raises:
-        ConfigError: Another `run` works in the folder, it holds files of something else, the split is not the one that
-            the experiment began with, or a fold was trained with another schedule, plans or split.
+        ConfigError: Another `run` works in the folder, the split is not the one that the experiment began with, or a
+            fold was trained with another schedule, plans or split.
         DependencyError: Snakemake, the profile's plugin, or the weights of a variant's CLIP encoder are missing.
         HippoError: A job failed; holds the job's own message and the log file.
     """
     problem = folder_problem(folder)
     if problem:
         raise ConfigError(f"{folder}: {problem}; give it room or permissions, or choose a folder that you can write to")
-    check_folder(folder)
     check_profile(settings.profile)
     check_split(experiment, folders, folder)
     stale.check_trained(experiment, folders)

@@ -24,6 +24,7 @@ from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES, activate, at_home, folde
 from hippo_nnunet.progress import duration
 from hippo_nnunet.workflow import launch
 from hippo_nnunet.workflow.estimate import Remaining, missing_trainings, remaining_trainings, wall_clock_seconds
+from hippo_nnunet.workflow.preparation import check_folder
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ def perform(
         unknown = " (no estimate for this device)" if math.isnan(seconds) else ""
         yield f"expected time of training on {here}: {duration(seconds)}{unknown}"
         return
+    check_folder(folder)
     activate(root)
     log.info("%s on %s: about %s of training", folder, here, duration(seconds))
     launch.run_experiment(experiment, folder, folders, settings)

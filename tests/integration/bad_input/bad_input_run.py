@@ -36,6 +36,12 @@ def _subjects(*subjects: str, cases: tuple[str, ...] = CASES, place: str = TABLE
 
 
 ROWS = (
+    Bad(
+        "experiment in a folder of something else",
+        "run {base}/other --task {task} --device cpu",
+        ("{base}/other/predictions exists, though {base}/other is no experiment", "choose a new folder"),
+        (text("{base}/other/predictions/notes.txt", "mine"),),
+    ),
     Bad("subjects that are not there", NEW + " --subjects {base}/no.csv", ("{base}/no.csv: no such file",)),
     Bad(
         "subjects of an unknown case",
