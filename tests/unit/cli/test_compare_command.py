@@ -208,4 +208,4 @@ def test_a_missing_prediction_leaves_that_score_out(made: Path) -> None:
     scores = comparison.models[comparison.models["scope"] == "mean"].set_index("variant")["notebook_dice"]
     assert np.isnan(scores["UNet"])
     assert scores["AttentionUNet"] > 0.5
-    assert any("case_3.nii.gz: no such file" in note.text for note in comparison.notes)
+    assert any("case_3.nii.gz: the file is missing" in note.text for note in comparison.notes)
