@@ -174,25 +174,24 @@ def check_description(
     whole = isinstance(axes, list) and all(type(axis) is int and axis in of_patch for axis in axes)
     if axes is not None and not (whole and len(set(axes)) == len(axes)):
         raise DataError(f"mirroring_axes is {str(axes)[:60]}, expected some of {of_patch}, each once, or null")
-    channels = _check_dataset(dataset_json)
-    missing = [key for key in _CONFIGURATION_KEYS if key not in resolved]
+    _check_preprocessing(plans, resolved, _check_dataset(dataset_json))
+
+
+def _check_preprocessing(plans: Mapping[str, Any], configuration: Mapping[str, Any], channels: int) -> None:
+    """Refuse a configuration without an entry that prediction needs, or with entries for other channels."""
+    missing = [key for key in _CONFIGURATION_KEYS if key not in configuration]
     if missing:
-        raise DataError(f"{PLANS}: configuration {configuration!r} has no {missing[0]}")
-    schemes = resolved["normalization_schemes"]
+        raise DataError(f"{PLANS}: the configuration has no {missing[0]}")
+    schemes = configuration["normalization_schemes"]
     if len(schemes) != channels:
-        raise DataError(
-            f"{PLANS}: normalization_schemes of {configuration} has {len(schemes)} entries, and {DATASET} {channels} "
-            "channels"
-        )
-    intensities = plans.get("foreground_intensity_properties_per_channel")
+        raise DataError(f"{PLANS}: normalization_schemes has {len(schemes)} entries, and {DATASET} {channels} channels")
+    entry = "foreground_intensity_properties_per_channel"
+    intensities = plans.get(entry, plans.get("foreground_intensity_properties_by_modality"))  # the name of older plans
     for number, scheme in enumerate(schemes):
         known = intensities.get(str(number)) if isinstance(intensities, dict) else None
         needed = _CT_PROPERTIES if scheme == "CTNormalization" else ()
         if not isinstance(known, dict) or not all(type(known.get(key)) in (int, float) for key in needed):
-            raise DataError(
-                f"{PLANS}: foreground_intensity_properties_per_channel has not the numbers that {scheme} of channel "
-                f"{number} needs"
-            )
+            raise DataError(f"{PLANS}: {entry} lacks the numbers that {scheme} of channel {number} needs")
 
 
 def _check_recipe(trainer: str, description: Mapping[str, Any]) -> None:
