@@ -10,6 +10,7 @@ from hippo_nnunet.data.finding import Finding, FoundProblem
 from hippo_nnunet.files import read_object
 
 if TYPE_CHECKING:
+    from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 LARGEST_LABEL = 65535
@@ -129,12 +130,17 @@ def description_findings(
         yield from (finding(*problem) for problem in _region_problems(manager))
 
 
+def nnunet_readers() -> dict[str, type[BaseReaderWriter]]:
+    """Return nnU-Net's readers by name, in the order in which it tries them."""
+    from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIOWithReorient  # nnU-Net finds it by name only
+
+    return {reader.__name__: reader for reader in (*LIST_OF_IO_CLASSES, SimpleITKIOWithReorient)}
+
+
 def _reader_problem(name: Any, file_ending: Any) -> str | None:
     """Return why nnU-Net cannot use the reader that a dataset.json names; None if it can."""
-    from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
-    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIOWithReorient  # found by name only
-
-    readers = {reader.__name__: reader for reader in (*LIST_OF_IO_CLASSES, SimpleITKIOWithReorient)}
+    readers = nnunet_readers()
     if name == "None":
         return None
     if not isinstance(name, str) or name not in readers:

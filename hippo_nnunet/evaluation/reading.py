@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hippo_nnunet.data.description import nnunet_readers
 from hippo_nnunet.data.finding import FoundProblem
 from hippo_nnunet.data.grid import Grid
 from hippo_nnunet.data.layout import ENDINGS
@@ -33,10 +34,8 @@ def find_reader(file_ending: str, example: Path, preferred: str | None = None) -
     Raises:
         DataError: No reader of nnU-Net can read it.
     """
-    from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
-
     reasons = []
-    for reader_class in LIST_OF_IO_CLASSES:
+    for reader_class in nnunet_readers().values():
         asked = preferred in (None, "None", reader_class.__name__)
         if asked and file_ending.lower() in reader_class.supported_file_endings:
             try:
