@@ -52,10 +52,11 @@ def check_page(folder: Path) -> None:
     """Refuse a folder whose `index.html` is not such a page.
 
     Raises:
-        DataError: It is another page.
+        DataError: It is another page, a link or a folder.
     """
     page = folder / PAGE
-    if page.is_file() and _SIGN.encode() not in page.read_bytes():
+    own = page.is_file() and not page.is_symlink() and _SIGN.encode() in page.read_bytes()
+    if os.path.lexists(page) and not own:
         raise DataError(f"{page}: is not a page of explanations, so it is not replaced: choose another folder")
 
 
@@ -71,7 +72,8 @@ def write_page(folder: Path, report: Path | None = None) -> Path:
     """
     places = sorted({path.parent for pattern in ("figures/*.png", "*/figures/*.png") for path in folder.glob(pattern)})
     models = [_model(folder, place, number) for number, place in enumerate(places)]
-    back = quote(os.path.relpath(report, folder)) if report is not None and report.is_file() else ""
+    linked = report if report is not None and report.is_file() and not report.is_symlink() else None
+    back = quote(os.path.relpath(linked, folder)) if linked else ""
     text = render_template(
         "explanation",
         "explanation.html",
@@ -82,8 +84,8 @@ def write_page(folder: Path, report: Path | None = None) -> Path:
         version=__version__,
     )
     page = write_text(folder / PAGE, text)
-    if back and report is not None:
-        _link_from(report, quote(os.path.relpath(page, report.parent)))
+    if linked:
+        _link_from(linked, quote(os.path.relpath(page, linked.parent)))
     return page
 
 

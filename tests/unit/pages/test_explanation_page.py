@@ -56,6 +56,11 @@ def test_another_page_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("mine")
     with pytest.raises(DataError, match=r"index\.html: is not a page of explanations"):
         check_page(tmp_path)
+    link = tmp_path / "linked" / "index.html"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "explain" / "index.html")
+    with pytest.raises(DataError, match="is not a page of explanations"):
+        check_page(link.parent)
 
 
 def test_report_and_explanations_link_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
