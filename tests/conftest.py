@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("nnUNet_def_n_proc", "1")  # read when nnU-Net is imported; each worker process imports torch
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the files that hold slow tests, so that parallel workers end together."""

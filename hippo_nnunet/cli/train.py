@@ -23,7 +23,13 @@ def plan(
         str, typer.Option("--configurations", "-c", help="Configurations to preprocess, with commas.")
     ] = "2d,3d_fullres",
     processes: Annotated[
-        int | None, typer.Option("--processes", "-np", min=1, help="Worker processes. Default: one per CPU.")
+        int | None,
+        typer.Option(
+            "--processes",
+            "-np",
+            min=1,
+            help="Worker processes. Default: nnUNet_def_n_proc, else one per CPU, at most 8.",
+        ),
     ] = None,
     trust_checkpoint: TrustCheckpoint = False,
     subjects: Subjects = "auto",

@@ -57,6 +57,12 @@ def limit_processes() -> None:
             raise ConfigError(f"{variable}={number}: expected a whole number of processes; correct or unset it")
 
 
+def worker_processes() -> int:
+    """Return the number of nnU-Net's worker processes: `nnUNet_def_n_proc`, else the CPUs, at most 8."""
+    limit_processes()
+    return int(os.environ["nnUNet_def_n_proc"])  # noqa: SIM112
+
+
 def resolve_device(device: str) -> str:
     """Return `cpu`, `cuda` or `mps`; `auto` becomes `cuda` if available, else `cpu`.
 
@@ -149,7 +155,7 @@ def plan_and_preprocess(
         dataset_id: Id or full name of a dataset in `nnUNet_raw`.
         planner: Class name of an experiment planner, ours or nnU-Net's.
         configurations: Configurations to preprocess; empty: plan only.
-        num_processes: Worker processes; None for the number of CPUs, at most 8.
+        num_processes: Worker processes; None: `nnUNet_def_n_proc`, else the number of CPUs, at most 8.
         trust: Use existing plans that could run code.
         subjects: `auto`, `none` or the path of a table: see `find_subjects`. None keeps existing splits as they are,
             and else makes nnU-Net's own.
@@ -168,7 +174,7 @@ def plan_and_preprocess(
     folders = folders_for(None)
     name = preprocessed.dataset_name(dataset_id, folders)
     number = int(name[7:10])
-    processes = num_processes or min(STOCK_PROCESSES, cpu_count())
+    processes = num_processes or worker_processes()
     bars = sys.stderr.isatty()
     found_planner = planner_class(planner)
     cases = preprocessed.raw_cases(name, folders)

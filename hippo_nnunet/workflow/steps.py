@@ -133,7 +133,7 @@ def evaluate(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
             labels,
             str(dataset_json["file_ending"]),
             cases,
-            n_jobs=api.cpu_count(),
+            n_jobs=api.worker_processes(),
             ignore_label=ignore_label,
             reader_name=dataset_json.get("overwrite_image_reader_writer"),
         )

@@ -10,6 +10,19 @@ import pytest
 from tiny_dataset import ATTENTION, UNET, TinyDataset, make_dataset
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_progress_plots() -> Iterator[None]:
+    """Trainings in this process do not draw progress.png: nnU-Net needs a second of CPU for it after every epoch.
+
+    Trainings in processes of their own draw it.
+    """
+    from nnunetv2.training.logging.nnunet_logger import LocalLogger
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalLogger, "plot_progress_png", lambda *_: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
     """A preprocessed dataset with two labels."""

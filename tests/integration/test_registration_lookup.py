@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_dataset import TinyDataset
 
 from hippo_nnunet.nnunet.paths import EXT_VARIABLE, FOLDER_VARIABLES
 from hippo_nnunet.nnunet.registration import EXT_TRAINERS, find_nnunet, register
@@ -125,11 +126,14 @@ def test_external_trainers(plain: Path) -> None:
     assert found["AttentionUNetPlanner"] is None
 
 
-def test_planning_and_training_without_registration(plain: Path, tmp_path: Path) -> None:
-    """What the message of `register` in a read-only nnU-Net advises."""
-    program = "from hippo_nnunet.cli.main import main; main()"
-    train = "from nnunetv2.run.run_training import run_training_entry as run; run()"
+def test_planning_and_training_without_registration(plain: Path, tiny: TinyDataset, tmp_path: Path) -> None:
+    """What the message of `register` in a read-only nnU-Net advises; each step with the variables that it needs."""
     folders = {variable: str(tmp_path / variable) for variable in FOLDER_VARIABLES}
+    shutil.copytree(tiny.raw, Path(folders["nnUNet_raw"], tiny.name))
+    preprocessed = Path(folders["nnUNet_preprocessed"], tiny.name)
+    preprocessed.mkdir(parents=True)
+    for name in ("splits_final.json", "dataset_fingerprint.json"):
+        shutil.copy2(tiny.preprocessed / name, preprocessed)
     small = {"OMP_NUM_THREADS": "1", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
 
     def succeeds(code: str, *arguments: object, **environ: str) -> str:
@@ -137,28 +141,27 @@ def test_planning_and_training_without_registration(plain: Path, tmp_path: Path)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    succeeds(program, "data", "synth", "-o", tmp_path, "--cases", 5, "--test-cases", 1)
-    task = tmp_path / "Task04_Phantom"
-    succeeds(program, "data", "convert", task, nnUNet_raw=folders["nnUNet_raw"])
+    program = "from hippo_nnunet.cli.main import main; main()"
     of_planning = {name: folders[name] for name in ("nnUNet_raw", "nnUNet_preprocessed")}
-    planned = succeeds(program, "plan", "-d", 4, "-c", "2d", "-pl", "CompactPlanner", "-np", 1, **of_planning)
+    planned = succeeds(program, "plan", "-d", tiny.number, "-c", "2d", "-pl", "CompactPlanner", **of_planning)
     assert planned == "CompactPlans\n"
     exports = succeeds(program, "env", "--root", tmp_path)
     told = dict(line.removeprefix("export ").split("=", 1) for line in exports.splitlines())
     of_training = {**folders, "nnUNet_n_proc_DA": "0", EXT_VARIABLE: told[EXT_VARIABLE]}
     recipe = ("-tr", "AttentionUNetTrainer_noAug_1epochs_1iters", "-p", "CompactPlans", "-device", "cpu")
-    succeeds(train, 4, "2d", 0, *recipe, **of_training)
     model = f"{recipe[1]}__CompactPlans__2d"
-    dataset = tmp_path / "nnUNet_results" / "Dataset004_Phantom"
-    assert (dataset / model / "fold_0" / "validation" / "summary.json").is_file()
-    assert json.loads((dataset / model / "dataset.json").read_text())["axis_codes"] == {"RAS": 5}
-    known = {"nnUNet_results": folders["nnUNet_results"]}
-    files = succeeds(
-        program,
-        *("predict", "-i", task / "imagesTs", "-o", tmp_path / "out", "-d", 4, "-c", "2d", "-f", 0, "-device", "cpu"),
-        **known,
+    fold = tmp_path / "nnUNet_results" / tiny.name / model / "fold_0"
+    train_and_predict = (
+        "import os, sys; request = sys.argv.pop().split('|')\n"
+        "from nnunetv2.run.run_training import run_training_entry as run; run()\n"
+        f"for name in {FOLDER_VARIABLES[:2]}: del os.environ[name]\n"
+        "from hippo_nnunet.cli.main import main; sys.argv[1:] = ['predict', *request]; main()"
     )
-    assert [Path(file).parent for file in files.splitlines()] == [tmp_path / "out"]
+    request = ("-i", tiny.images, "-o", tmp_path / "out", "-d", tiny.number, "-c", "2d", "-f", 0, "-device", "cpu")
+    files = succeeds(train_and_predict, tiny.number, "2d", 0, *recipe, "|".join(map(str, request)), **of_training)
+    assert (fold / "validation" / "summary.json").is_file()
+    assert json.loads((fold.parent / "dataset.json").read_text())["axis_codes"] == {"LPS": 4}
+    assert [Path(file).parent for file in files.splitlines()[-2:]] == [tmp_path / "out"] * 2
 
 
 def test_the_training_command_prints_the_nearest_name(registered: Path) -> None:

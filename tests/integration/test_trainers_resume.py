@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from nnunetv2.run.run_training import maybe_load_checkpoint
@@ -200,33 +202,13 @@ def test_the_remedy_for_another_precision_depends_on_the_device(stored, now, dev
         check_same_precision(stored, now, torch.device(device), "fold_0")
 
 
-def test_a_checkpoint_of_other_plans_is_refused(trained, monkeypatch):
-    for key, value in trained.environ.items():
-        monkeypatch.setenv(key, value)
-    trainer = trained.trainer(UNET)
-    trainer.plans_manager.plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 4, 4]
+def test_a_checkpoint_of_other_plans_is_refused(in_tiny, tmp_path):
+    first, second = (in_tiny.trainer("UNetTrainer_fast_1epochs_1iters") for _ in range(2))
+    first.initialize()
+    first.save_checkpoint(str(tmp_path / "checkpoint_final.pth"))
+    second.plans_manager.plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 4, 4]
     with pytest.raises(ConfigError, match="trained with other plans: architecture was"):
-        trainer.load_checkpoint(str(trained.model(UNET) / "fold_0" / "checkpoint_final.pth"))
-
-
-def test_a_checkpoint_of_other_cases_is_refused(in_tiny, tmp_path):
-    """In training and in a repeated validation, which both ask for the fold's cases."""
-    trainer = in_tiny.trainer("UNetTrainer_fast_1epochs_1iters")
-    trainer.initialize()
-    train, val = trainer.do_split()
-    trainer.save_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
-    trainer.load_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
-    assert trainer.do_split() == (train, val)
-    splits = in_tiny.preprocessed / "splits_final.json"
-    before = splits.read_text()
-    splits.write_text(json.dumps([{"train": [*train[1:], *val], "val": train[:1]}]))
-    try:
-        with pytest.raises(ConfigError, match=r"trained with another split: '.*' is (now|no longer) in val"):
-            trainer.do_split()
-    finally:
-        splits.write_text(before)
-    trainer.record.write_summary(tmp_path, trainer.device)
-    assert json.loads((tmp_path / "hippo_training.json").read_text())["split"]["val"] == sorted(val)
+        second.load_checkpoint(str(tmp_path / "checkpoint_final.pth"))
 
 
 def test_a_truncated_checkpoint_is_named(in_tiny, tmp_path):
@@ -259,34 +241,51 @@ def test_a_killed_training_leaves_a_readable_checkpoint_and_goes_on(in_tiny):
     name = "UNetTrainer_fast_5epochs_8iters_seed7"
     folder = in_tiny.model(name) / "fold_0"
     program = f"""
-import torch
+import os, sys, torch
 torch.set_num_threads(1)
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 from hippo_nnunet.trainers import resumable_trainer
 resumable_trainer.CHECKPOINT_INTERVAL_S = 0.0
-trainer = get_trainer_from_args({in_tiny.name!r}, "2d", 0, {name!r}, "TinyPlans", device=torch.device("cpu"))
-maybe_load_checkpoint(trainer, True, False)
-trainer.run_training()
+for _ in sys.stdin:  # a process for each training, which need not import torch again
+    child = os.fork()
+    if child == 0:
+        sys.stdout = open(os.devnull, "w")
+        trainer = get_trainer_from_args({in_tiny.name!r}, "2d", 0, {name!r}, "TinyPlans", device=torch.device("cpu"))
+        maybe_load_checkpoint(trainer, True, False)
+        trainer.run_training()
+        os._exit(0)
+    print(child, flush=True)
+    print(os.WTERMSIG(os.waitpid(child, 0)[1]), flush=True)
 """
     latest, reached = folder / "checkpoint_latest.pth", 0
-    for wait_s in (0.0, 0.21, 0.47):
-        process = subprocess.Popen(
-            [sys.executable, "-c", program], env={**os.environ, **in_tiny.environ}, stdout=subprocess.DEVNULL
-        )
-        begun = time.monotonic()
-        stamp = latest.stat().st_mtime_ns if latest.exists() else 0
-        while not (latest.exists() and latest.stat().st_mtime_ns != stamp):
-            assert process.poll() is None, "the training ended before it was killed"
-            assert time.monotonic() - begun < 120
-            time.sleep(0.01)
-        time.sleep(wait_s)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if (folder / "checkpoint_final.pth").exists():
-            break
-        done = steps_in(latest, 8)
-        assert done >= reached  # equal where the kill came within the epoch's validation
-        reached = done
+    starter = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, **in_tiny.environ},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with starter:
+        for wait_s in (0.0, 0.21, 0.47):
+            stamp = latest.stat().st_mtime_ns if latest.exists() else 0
+            starter.stdin.write("train\n")
+            starter.stdin.flush()
+            training = int(starter.stdout.readline())
+            begun = time.monotonic()
+            while not (latest.exists() and latest.stat().st_mtime_ns != stamp):
+                assert psutil.pid_exists(training), "the training ended before it was killed"
+                assert time.monotonic() - begun < 120
+                time.sleep(0.01)
+            time.sleep(wait_s)
+            with suppress(ProcessLookupError):
+                os.kill(training, signal.SIGKILL)
+            assert int(starter.stdout.readline()) in (signal.SIGKILL, 0)
+            if (folder / "checkpoint_final.pth").exists():
+                break
+            done = steps_in(latest, 8)
+            assert done >= reached  # equal where the kill came within the epoch's validation
+            reached = done
+        starter.stdin.close()
     trainer = run_to_the_end(in_tiny, name, resume=True)
     assert trainer.current_epoch == 5
     assert len(trainer.logger.get_value("train_losses", None)) == 5

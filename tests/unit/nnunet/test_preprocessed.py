@@ -13,10 +13,11 @@ import pytest
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.nnunet import preprocessed, splits
-from hippo_nnunet.nnunet.api import TrainJob, resolve_device, train_fold
+from hippo_nnunet.nnunet.api import TrainJob, resolve_device, train_fold, worker_processes
 from hippo_nnunet.nnunet.finished import is_finished
 from hippo_nnunet.nnunet.partial import record_axes
 from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES, NnunetFolders
+from hippo_nnunet.threads import cpu_count
 from hippo_nnunet.training.schedule import STOCK
 
 NAME = "Dataset004_X"
@@ -204,3 +205,10 @@ def test_a_case_that_cannot_be_resampled_is_found_before_preprocessing(
     fingerprint(size)
     with pytest.raises(DataError, match=message):
         preprocessed.check_sizes(NAME, plans, ["3d", "2d"], {"a", "b", "c"}, folders)
+
+
+def test_planning_and_evaluation_take_the_users_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_def_n_proc", "3")
+    assert worker_processes() == 3
+    monkeypatch.delenv("nnUNet_def_n_proc")
+    assert worker_processes() == min(8, cpu_count())
