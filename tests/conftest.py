@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("nnUNet_def_n_proc", "1")  # read when nnU-Net is imported; each worker process imports torch
+os.environ.setdefault("MATPLOTLIBRC", str(Path(__file__).parent / "helpers" / "matplotlibrc"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,6 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 LIMIT_S = 600
+PYTHONPATH = os.environ.get("PYTHONPATH")
 IMPORTED = (
     "nnunetv2.run.run_training",
     "nnunetv2.inference.predict_from_raw_data",
@@ -35,7 +36,16 @@ def _server() -> subprocess.Popen[str]:
 
 
 def run_script(program: str, options: Sequence[str], environ: dict[str, str]) -> tuple[int, str]:
-    """Run a console script in a process of its own; returns the exit code and what it printed."""
+    """Run a console script in a process of its own; returns the exit code and what it printed.
+
+    Where `PYTHONPATH` is no longer what it was, the process is a fresh one.
+    """
+    if environ.get("PYTHONPATH") != PYTHONPATH:
+        command = [str(Path(sys.executable).with_name(program)), *options]
+        done = subprocess.run(
+            command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_S
+        )
+        return done.returncode, done.stdout
     server = _server()
     assert server.stdin is not None and server.stdout is not None
     with tempfile.NamedTemporaryFile(suffix=".log") as output:

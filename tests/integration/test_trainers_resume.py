@@ -211,6 +211,26 @@ def test_a_checkpoint_of_other_plans_is_refused(in_tiny, tmp_path):
         second.load_checkpoint(str(tmp_path / "checkpoint_final.pth"))
 
 
+def test_a_checkpoint_of_other_cases_is_refused(in_tiny, tmp_path):
+    """In training and in a repeated validation, which both ask for the fold's cases."""
+    trainer = in_tiny.trainer("UNetTrainer_fast_1epochs_1iters")
+    trainer.initialize()
+    train, val = trainer.do_split()
+    trainer.save_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
+    trainer.load_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
+    assert trainer.do_split() == (train, val)
+    splits = in_tiny.preprocessed / "splits_final.json"
+    before = splits.read_text()
+    splits.write_text(json.dumps([{"train": [*train[1:], *val], "val": train[:1]}]))
+    try:
+        with pytest.raises(ConfigError, match=r"trained with another split: '.*' is (now|no longer) in val"):
+            trainer.do_split()
+    finally:
+        splits.write_text(before)
+    trainer.record.write_summary(tmp_path, trainer.device)
+    assert json.loads((tmp_path / "hippo_training.json").read_text())["split"]["val"] == sorted(val)
+
+
 def test_a_truncated_checkpoint_is_named(in_tiny, tmp_path):
     trainer = in_tiny.trainer("UNetTrainer_fast_1epochs_1iters")
     trainer.initialize()
