@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("nnUNet_def_n_proc", "1")  # read when nnU-Net is imported; each worker process imports torch
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin take the cores from the other workers' tests
 os.environ.setdefault("MATPLOTLIBRC", str(Path(__file__).parent / "helpers" / "matplotlibrc"))
 
 

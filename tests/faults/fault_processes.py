@@ -117,6 +117,7 @@ def kill_while_writing(round_: Round) -> None:
 def signal_worker(round_: Round, number: signal.Signals) -> None:
     """Hit a worker of nnU-Net's pools while data is converted, planned and preprocessed, or of ours in evaluation."""
     round_.take("fresh", "converted", "ensembled")
+    round_.workers = 2
     started = round_.start()
     time.sleep(round_.draw.uniform(0, 20) if round_.stage != "ensembled" else 0)
     process = _wait_for_process(round_, started, is_worker)

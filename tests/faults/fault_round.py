@@ -33,6 +33,7 @@ class Round:
         options: Options of the next run; without them, it goes on with what it knows.
         resumes: Whether the fold that was hit has to go on from a checkpoint.
         runs: How many were started.
+        workers: Worker processes of each pool in a run.
         disk: The file system that the copy has for itself.
     """
 
@@ -48,6 +49,7 @@ class Round:
     options: list[str] = field(default_factory=lambda: ["--device", "cpu"])
     resumes: bool = False
     runs: int = 0
+    workers: int = 1
     disk: SmallDisk | None = None
 
     def take(self, *stages: str) -> None:
@@ -60,7 +62,7 @@ class Round:
     def start(self) -> Started:
         """Start a run."""
         self.runs += 1
-        return start(self.folder, self.options, self.log(self.runs))
+        return start(self.folder, self.options, self.log(self.runs), self.workers)
 
     def log(self, name: object) -> Path:
         """Return a file for what a command prints; not on a disk that is full."""

@@ -138,9 +138,9 @@ def build(root: Path, say: Callable[[str], None] = print) -> World:
 def _begin(world: World) -> None:
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (world.task / "labelsTr").glob("*.nii.gz"))
     splits = [{"train": cases[3:], "val": cases[:3]}, {"train": cases[:3], "val": cases[3:]}]
-    path = world.stage("fresh") / "nnunet" / "nnUNet_preprocessed" / DATASET / "splits_final.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(splits))
+    folder = world.stage("fresh") / "nnunet" / "nnUNet_preprocessed" / DATASET
+    folder.mkdir(parents=True)
+    (folder / "splits_final.json").write_text(json.dumps(splits))
 
 
 def _stop_half_way(world: World, folder: Path) -> None:
@@ -203,10 +203,13 @@ def _undo(folder: Path, stage: str) -> None:
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
-def environment() -> dict[str, str]:
-    """The user's variables, without those that would lead out of the round; checkpoints come often, to be hit."""
+def environment(workers: int = 1) -> dict[str, str]:
+    """The user's variables, without those that would lead out of the round; checkpoints come often, to be hit.
+
+    With one worker process, evaluation has none. Each of them imports torch.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet_")}
-    return {**kept, "HIPPO_CHECKPOINT_SECONDS": "0.2", "nnUNet_def_n_proc": "1"}  # each worker imports torch
+    return {**kept, "HIPPO_CHECKPOINT_SECONDS": "0.2", "nnUNet_def_n_proc": str(workers)}
 
 
 def nnunet_environment(folder: Path) -> dict[str, str]:
@@ -216,10 +219,10 @@ def nnunet_environment(folder: Path) -> dict[str, str]:
     return {**environment(), **nnunet_variables(folder / "nnunet", {})}
 
 
-def start(folder: Path, options: Sequence[str], output: Path) -> Started:
+def start(folder: Path, options: Sequence[str], output: Path, workers: int = 1) -> Started:
     """Start `hippo-nnunet run`."""
     command = [sys.executable, "-m", "hippo_nnunet.cli.main", "run", str(folder), *options]
-    return start_command(command, environment(), output)
+    return start_command(command, environment(workers), output)
 
 
 def start_command(command: Sequence[str], env: dict[str, str], output: Path) -> Started:

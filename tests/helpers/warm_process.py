@@ -29,10 +29,7 @@ IMPORTED = (
 @cache
 def _server() -> subprocess.Popen[str]:
     """Start the process that forks; it ends with this one, when its input does."""
-    passive = {**os.environ, "OMP_WAIT_POLICY": "passive"}  # nnUNetv2_train takes a thread per core; tests share them
-    return subprocess.Popen(
-        [sys.executable, __file__], env=passive, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def run_script(program: str, options: Sequence[str], environ: dict[str, str]) -> tuple[int, str]:
