@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import torch
 from tiny_dataset import PLANS, TEST_CASES, TinyDataset
 from typer.testing import CliRunner
 
+from benchmarks import prediction
 from benchmarks.__main__ import app
 from benchmarks.contention import SIDES
 from benchmarks.document import OURS, STOCK, Result, read_document
+from benchmarks.processes import Run
 from hippo_nnunet.errors import DataError
 
 pytestmark = pytest.mark.slow
@@ -55,6 +58,19 @@ def test_train_epochs_trains_the_same_network_on_both_sides(epochs: tuple[Result
     assert len(list(kept.rglob(f"UNetTrainer_2epochs_2iters__{PLANS}__2d"))) == 1
 
 
+@pytest.fixture
+def without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnUNetv2_predict starts none of its six worker processes, each of which imports torch."""
+    measure = prediction.run_measured
+
+    def run_measured(command: Sequence[str], *settings: Any) -> Run:
+        sequential = ("-npp", "0", "-nps", "0") if Path(command[0]).stem == "nnUNetv2_predict" else ()
+        return measure([*command, *sequential], *settings)
+
+    monkeypatch.setattr(prediction, "run_measured", run_measured)
+
+
+@pytest.mark.usefixtures("without_workers")
 def test_predict_compares_both_programs(in_tiny: TinyDataset, epochs: tuple[Result, Path], tmp_path: Path) -> None:
     model = epochs[1] / STOCK / in_tiny.name / f"nnUNetTrainer__{PLANS}__2d"
     before = sorted(model.rglob("*"))
