@@ -19,7 +19,7 @@ import SimpleITK as sitk  # noqa: N813 - the field's habit
 from hippo_nnunet.data.finding import Finding, FoundProblem
 from hippo_nnunet.data.grid import TOLERANCE_VOXELS, Grid, shift_mm, sizes_text
 from hippo_nnunet.data.layout import NIBABEL, SIMPLE_ITK
-from hippo_nnunet.data.nifti_file import AGAIN, open_image
+from hippo_nnunet.data.nifti_file import AGAIN, load_header, open_image
 from hippo_nnunet.memory import free_memory, is_out_of_memory
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -176,21 +176,26 @@ def place_difference(path: Path, image: Path) -> str | None:
     return f"got affine {got}, expected {want} as {image}, in mm ({', '.join(units)})"
 
 
-def axis_codes(path: Path, reader: str = SIMPLE_ITK) -> str:
-    """Return the direction in which each voxel axis (x, y, z) of an image points most nearly, such as `RAS`.
+def check_header(path: Path, reader: str = SIMPLE_ITK) -> str:
+    """Refuse an image with two voxel sizes; reads no voxels.
 
     Args:
-        path: the image; no voxels are read.
+        path: the image.
         reader: nnU-Net's reader of it.
 
+    Returns:
+        The direction in which each voxel axis (x, y, z) points most nearly, such as `RAS`.
+
     Raises:
-        FoundProblem: it cannot be opened.
+        FoundProblem: it cannot be opened, or see `check_sizes`.
     """
     try:
-        affine = nib.load(path).affine if reader.startswith("Nibabel") else _itk_affine(path)
+        image = load_header(path)
+        affine = image.affine if reader.startswith(NIBABEL) else _itk_affine(path)
     except Exception as error:  # SimpleITK and nibabel raise various exceptions for a damaged file
         reason = " ".join(str(error).split())
         raise FoundProblem(Finding(path, None, "unreadable", f"cannot be opened ({reason})", AGAIN)) from error
+    check_sizes(image, path, reader=reader)
     return "".join(map(str, nib.aff2axcodes(affine)))
 
 

@@ -52,7 +52,7 @@ def open_image(path: Path, case: str | None = None) -> nib.Nifti1Image:
         if other:
             raise problem("unreadable", *other)
         length = content_length(path)
-        image = _load(path)
+        image = load_header(path)
     except FoundProblem:
         raise
     except PermissionError as error:
@@ -114,7 +114,8 @@ def _nifti_version(start: bytes) -> str | None:
     return next((_HEADER_BYTES[size] for size in sizes if size in _HEADER_BYTES), None)
 
 
-def _load(path: Path) -> nib.Nifti1Image:
+def load_header(path: Path) -> nib.Nifti1Image:
+    """Return nibabel's image of a NIfTI-1 file with a normalised quaternion; raises nibabel's various exceptions."""
     with ImageOpener(path) as stream:
         header = nib.Nifti1Header.from_fileobj(stream)
     if not bytes(header["magic"]).startswith(b"n+1"):

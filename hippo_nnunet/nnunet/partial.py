@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hippo_nnunet.data.layout import AXIS_CODES, ENDINGS
-from hippo_nnunet.data.nifti import axis_codes
+from hippo_nnunet.data.nifti import check_header
 from hippo_nnunet.files import atomic_path, read_object, write_json
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import data_folder, first_channels, signature, signature_file, stored_cases
@@ -54,7 +54,9 @@ def restore_description(dataset: str, folders: NnunetFolders) -> None:
 
 
 def record_axes(dataset: str, cases: Iterable[str], reader: str, folders: NnunetFolders) -> None:
-    """Count the axis codes of the training images in the preprocessed dataset.json, which every model gets a copy of.
+    """Check the headers of a planned dataset, and count its axis codes in the preprocessed dataset.json.
+
+    Every model gets a copy of that file.
 
     Args:
         dataset: Full name.
@@ -63,7 +65,7 @@ def record_axes(dataset: str, cases: Iterable[str], reader: str, folders: Nnunet
         folders: nnU-Net's folders.
 
     Raises:
-        DataError: An image cannot be opened.
+        DataError: An image cannot be opened, or an image or label has two voxel sizes: see `check_header`.
     """
     target = folders.preprocessed / dataset / "dataset.json"
     description = read_object(target)
@@ -71,7 +73,11 @@ def record_axes(dataset: str, cases: Iterable[str], reader: str, folders: Nnunet
     if AXIS_CODES in description or ending not in ENDINGS:
         return
     images = first_channels(folders.raw / dataset, sorted(cases), ending)
-    codes = Counter(axis_codes(path, reader) for path in images.values())
+    for case in images:
+        label = folders.raw / dataset / "labelsTr" / f"{case}{ending}"
+        if label.is_file():
+            check_header(label, reader)  # evaluation would refuse it, after all trainings
+    codes = Counter(check_header(path, reader) for path in images.values())
     write_json(target, {**description, AXIS_CODES: dict(codes.most_common())}, indent=4)
 
 

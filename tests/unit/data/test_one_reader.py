@@ -18,7 +18,7 @@ from hippo_nnunet.data.cases import check_images, find_cases
 from hippo_nnunet.data.check import check_dataset
 from hippo_nnunet.data.exploration_case import load_case, measure_case
 from hippo_nnunet.data.layout import read_dataset
-from hippo_nnunet.data.nifti import axis_codes, read_volume
+from hippo_nnunet.data.nifti import check_header, read_volume
 from hippo_nnunet.evaluation.tables import evaluate_folder
 from hippo_nnunet.inference.explanation_files import write_nifti
 from hippo_nnunet.inference.submission import write_submission
@@ -140,7 +140,7 @@ def test_what_the_check_passes_goes_through(tmp_path_factory: Any, drawn: dict[s
         assert loaded is not None and loaded.label is not None and not problems
         measured = measure_case(loaded, {"one": (1,)}, "training")
         volume = read_volume(case.images[0], reader=dataset.reader)
-        assert measured["orientation"] == checked.axis_codes == axis_codes(case.images[0], dataset.reader)
+        assert measured["orientation"] == checked.axis_codes == check_header(case.images[0], dataset.reader)
         written = write_nifti(np.zeros(volume.array.shape, np.uint8), case.images[0], folder / "maps" / "m.nii.gz")
         assert read_volume(written, reader=dataset.reader).shape == volume.shape
         array, properties = reader().read_images([str(path) for path in case.images])

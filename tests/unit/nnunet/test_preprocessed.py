@@ -164,6 +164,13 @@ def test_axes_of_the_training_images_are_recorded_once(tmp_path: Path, ending: s
     for case, sign in (("a", 1), ("b", -1), ("c", 1)):
         image = nib.Nifti1Image(np.ones((2, 3, 4), np.uint8), np.diag([sign, 1.0, 1, 1]))
         nib.save(image, raw / "imagesTr" / f"{case}_0000{ending}")
+    odd = nib.Nifti1Image(np.ones((2, 3, 4), np.uint8), np.eye(4))
+    odd.set_sform(np.diag([2.0, 1, 1, 1]), 1)
+    (raw / "labelsTr").mkdir()
+    nib.save(odd, raw / "labelsTr" / f"b{ending}")
+    with pytest.raises(DataError, match=r"labelsTr/b\.nii.*two voxel sizes: 1 x 1 x 1 mm in pixdim.*2 x 1 x 1 mm"):
+        record_axes("Dataset901_Tiny", {"a", "b", "c"}, "SimpleITKIO", folders)
+    (raw / "labelsTr" / f"b{ending}").unlink()
     record_axes("Dataset901_Tiny", {"a", "b", "c"}, "SimpleITKIO", folders)
     recorded = json.loads((pre / "dataset.json").read_text())
     assert recorded == {**description, "axis_codes": {"RAS": 2, "LAS": 1}}
