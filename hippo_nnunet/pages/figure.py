@@ -7,6 +7,7 @@ and SVG files for papers hold them side by side.
 from __future__ import annotations
 
 import io
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -161,6 +162,7 @@ def save_figure(figure: Figure, folder: Path) -> None:
     rows = -(-len(panels) // columns)
     widths = [max(panel.size[0] for panel in panels[column::columns]) for column in range(columns)]
     heights = [max(panel.size[1] for panel in panels[row * columns : (row + 1) * columns]) for row in range(rows)]
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it reports every table of every font of a PDF
     with mpl.rc_context({**STYLE, "svg.fonttype": "none"}):
         canvas = Canvas(figsize=(sum(widths), sum(heights)), layout="constrained")
         grid = canvas.subfigures(rows, columns, squeeze=False, width_ratios=widths, height_ratios=heights)
