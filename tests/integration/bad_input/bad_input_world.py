@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def _write_preprocessed(pre: Path) -> None:
         for case in CASES:
             file = pre / f"CompactPlans_{name}" / f"{case}.pkl"
             file.parent.mkdir(exist_ok=True)
-            file.write_bytes(b"properties")
+            file.write_bytes(pickle.dumps({"spacing": [1.0, 1.0, 1.0]}))
     for number, case in enumerate(CASES):
         save(label(number), pre / "gt_segmentations" / f"{case}.nii.gz")
 
