@@ -189,7 +189,7 @@ def ensemble_gain(choice: Mapping[str, Any] | None, pairs: pd.DataFrame) -> str:
         pairs: Of `Comparison`.
 
     Returns:
-        One or two sentences; empty where the gain is not known, or another metric than Dice was compared.
+        One to three sentences; empty where the gain is not known, or another metric than Dice was compared.
     """
     gain = (choice or {}).get("nested_gain")
     if choice is None or gain is None or pairs.empty:
@@ -199,12 +199,20 @@ def ensemble_gain(choice: Mapping[str, Any] | None, pairs: pd.DataFrame) -> str:
         return ""
     best = own[own["n"] == own["n"].max()].nsmallest(1, "difference").iloc[0]
     text = (
-        f"With postprocessing selected for both alike, the ensemble gains {gain:+.4f} Dice over the best single model "
-        "(nested selection)."
+        f"With the same postprocessing, the ensemble gains {gain:+.4f} Dice{_interval(choice.get('gain'))} over the "
+        "best single model (nested selection)."
     )
+    controls = choice.get("seed_gains") or ()
+    if controls:
+        largest = max(controls, key=lambda control: float(control["dice"]))
+        text += f" Two trainings of one recipe gain up to {largest['dice']:+.4f}{_interval(largest)} over their mean."
     if best["difference"] - gain < _SAME_GAIN:
         return text
     return (
         f"{text} The rest of the {best['difference']:+.4f} over {best['against']} {best['against_configuration']} is "
         "the effect of postprocessing, which that model lacks in this comparison."
     )
+
+
+def _interval(gain: Mapping[str, Any] | None) -> str:
+    return f" (95% interval {gain['low']:+.4f} to {gain['high']:+.4f})" if gain and gain["low"] is not None else ""

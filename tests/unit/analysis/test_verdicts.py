@@ -113,3 +113,15 @@ def test_postprocessing_is_not_credited_to_the_ensemble() -> None:
     assert ensemble_gain(None, pairs(0.1)) == ""
     assert ensemble_gain({"nested_gain": None}, pairs(0.1)) == ""
     assert ensemble_gain({"nested_gain": 0.1}, pairs(0.1).assign(metric="hd95_mm")) == ""
+
+
+def test_the_gain_has_its_interval_and_its_control() -> None:
+    gains = [
+        {"dice": 0.0008, "low": 0.0001, "high": 0.0015, "members": ["a", "b"]},
+        {"dice": 0.0012, "low": None, "high": None, "members": ["c", "d"]},
+    ]
+    text = ensemble_gain(
+        {"nested_gain": 0.0011, "gain": gains[0] | {"dice": 0.0011}, "seed_gains": gains}, pairs(0.0011)
+    )
+    assert "gains +0.0011 Dice (95% interval +0.0001 to +0.0015) over the best single model" in text
+    assert text.endswith("Two trainings of one recipe gain up to +0.0012 over their mean.")

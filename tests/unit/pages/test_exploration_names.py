@@ -18,7 +18,7 @@ from hippo_nnunet.pages.figure import inline_svg
 def test_names_are_not_read_as_mathematics(tmp_path: Path) -> None:
     task = make_phantom(tmp_path, 2, 0)
     content = json.loads((task / "dataset.json").read_text())
-    content["labels"] = {"0": "background", "1": "a $\\undefined$", "2": "_$x^2$\ud800"}
+    content["labels"] = {"0": "background", "1": "a $\\undefined$", "2": "_$x^2$"}
     content["modality"] = {"0": "$\\undefined$"}
     (task / "dataset.json").write_text(json.dumps(content))
     dataset = read_dataset(task)
