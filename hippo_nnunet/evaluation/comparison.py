@@ -11,7 +11,7 @@ import pandas as pd
 
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.evaluation.comparison_notes import empty_labels, general_notes, restriction, subject_notes
-from hippo_nnunet.evaluation.fold_means import corrected_test, verdict_retrained
+from hippo_nnunet.evaluation.fold_means import corrected_test, detectable_retrained, verdict_retrained
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.mixed_model import mixed_result, repeated_differences
 from hippo_nnunet.evaluation.notes import Note, NoteKind
@@ -218,6 +218,8 @@ def _pair_rows(
                 "rope": options.margin,
                 "alpha": options.alpha,
                 "result": result,
+                "over_folds": over_folds,
+                "number_of_folds": number_of_folds,
                 "difference": result.mean,
                 **asdict(result),
                 "folds": ",".join(map(str, sorted(set(folds)))),
@@ -225,7 +227,6 @@ def _pair_rows(
                 "low_retrained": over_folds.low,
                 "high_retrained": over_folds.high,
                 "p_retrained": over_folds.p,
-                "verdict_retrained": verdict_retrained(over_folds, options.margin, options.alpha),
             }
         )
     return rows
@@ -241,6 +242,15 @@ def _with_verdicts(rows: pd.DataFrame, options: Options) -> pd.DataFrame:
         detectable_difference(result.subject_sd, result.subjects, int(size), options.alpha)
         for result, size in zip(rows["result"], sizes, strict=True)
     ]
+    rows["p_retrained_holm"] = rows.groupby("family")["p_retrained"].transform(lambda values: holm(list(values)))
+    rows["verdict_retrained"] = [
+        verdict_retrained(over_folds, p_holm, options.margin, options.alpha)
+        for over_folds, p_holm in zip(rows["over_folds"], rows["p_retrained_holm"], strict=True)
+    ]
+    rows["detectable_retrained"] = [
+        detectable_retrained(over_folds, number, int(size), options.alpha)
+        for over_folds, number, size in zip(rows["over_folds"], rows["number_of_folds"], sizes, strict=True)
+    ]
     rows["rope_to_pass"] = [smallest_margin(result, options.alpha) for result in rows["result"]]
     rows["verdict"] = [
         verdict(result, p_holm, options.margin, options.alpha)
@@ -254,7 +264,8 @@ PAIR_COLUMNS = (
     "subjects",
     *("difference", "low", "high", "verdict", "rope", "alpha", "detectable", "sd", "family", "p_wilcoxon", "p_holm"),
     *("p_equivalence", "low_equivalence", "high_equivalence", "rope_to_pass", "rank_biserial", "cohens_dz"),
-    *("fold_sd", "low_retrained", "high_retrained", "p_retrained", "verdict_retrained"),
+    *("fold_sd", "low_retrained", "high_retrained", "p_retrained", "p_retrained_holm", "verdict_retrained"),
+    "detectable_retrained",
     *("low_mixed", "high_mixed", "p_mixed", "training_sd"),
 )
 """The columns of `metrics/comparison.csv`."""

@@ -13,8 +13,10 @@ from hippo_nnunet.evaluation.statistics import (
     BETTER,
     CANNOT_TELL,
     EQUIVALENT,
+    POWER,
     RESAMPLES,
     WORSE,
+    detectable_effect,
 )
 from hippo_nnunet.evaluation.subjects import folds_of_subjects
 
@@ -72,23 +74,44 @@ def corrected_test(fold_means: np.ndarray, number_of_folds: int, alpha: float = 
     return CorrectedResult(j, mean, sd, mean - outer, mean + outer, mean - inner, mean + inner, p)
 
 
-def verdict_retrained(result: CorrectedResult, rope: float, alpha: float = ALPHA) -> str:
+def verdict_retrained(result: CorrectedResult, p_holm: float, rope: float, alpha: float = ALPHA) -> str:
     """Return the verdict about training the same two recipes again on other cases.
 
     Args:
         result: Of `corrected_test`.
+        p_holm: Its p, corrected for all comparisons of its family.
         rope: Half-width of the region of practical equivalence.
         alpha: Two-sided error.
 
     Returns:
         `equivalent`, `better`, `worse` or `cannot tell`: the rules of `statistics.verdict` by the corrected intervals
-            only, not corrected for the number of comparisons.
+            and `p_holm`.
     """
     if -rope < result.low_equivalence and result.high_equivalence < rope:
         return EQUIVALENT
-    if result.p <= alpha:
+    if p_holm <= alpha:
         return BETTER if result.mean > 0 else WORSE
     return CANNOT_TELL
+
+
+def detectable_retrained(
+    result: CorrectedResult, number_of_folds: int, comparisons: int = 1, alpha: float = ALPHA
+) -> float:
+    """Compute the smallest true difference of two recipes that this many folds would have detected.
+
+    Args:
+        result: Of `corrected_test`.
+        number_of_folds: See `corrected_test`.
+        comparisons: See `statistics.detectable_difference`.
+        alpha: Two-sided error.
+
+    Returns:
+        The difference, in the metric's unit; NaN for one fold.
+    """
+    if result.folds < 2 or number_of_folds < 2:
+        return np.nan
+    effect = detectable_effect(result.folds, alpha / comparisons, POWER)
+    return effect * result.sd * float(np.sqrt(1 + result.folds / (number_of_folds - 1)))
 
 
 def rank_shares(

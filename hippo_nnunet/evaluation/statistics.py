@@ -254,11 +254,12 @@ def detectable_difference(sd: float, n: int, comparisons: int = 1, alpha: float 
     """
     if n < MIN_CASES or np.isnan(sd):
         return np.nan
-    return _detectable_effect(n, alpha / comparisons, power) * sd
+    return detectable_effect(n, alpha / comparisons, power) * sd
 
 
 @lru_cache
-def _detectable_effect(n: int, alpha: float, power: float) -> float:
+def detectable_effect(n: int, alpha: float, power: float) -> float:
+    """Compute the smallest mean that a paired t-test of n differences of standard deviation 1 detects."""
     from statsmodels.stats.power import TTestPower
 
     return float(np.squeeze(TTestPower().solve_power(nobs=n, alpha=alpha, power=power, alternative="two-sided")))

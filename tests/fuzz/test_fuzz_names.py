@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,7 @@ def test_addresses(fuzz: Fuzz) -> None:
 
 def test_case_names(fuzz: Fuzz, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     number = iter(range(10**9))
+    sys.stdout.reconfigure(errors="backslashreplace")  # as the program does
 
     def check(names: list[str]) -> None:
         folder = tmp_path / str(next(number))

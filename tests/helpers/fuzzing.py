@@ -23,8 +23,11 @@ def refusal(action: Callable[[], Any]) -> str:
     except HippoError as error:
         message = str(error)
         assert message.strip(), "a refusal without a word"
-        assert len(message.splitlines()) == 1, message
-        assert message.isprintable(), message
+        shown = message.encode(
+            errors="backslashreplace"
+        ).decode()  # as terminals and logs show names that are not UTF-8
+        assert len(shown.splitlines()) == 1, shown
+        assert shown.isprintable(), shown
         return message
     return ""
 

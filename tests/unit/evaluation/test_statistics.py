@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from hippo_nnunet.evaluation.fold_means import corrected_test, rank_shares, verdict_retrained
+from hippo_nnunet.evaluation.fold_means import corrected_test, detectable_retrained, rank_shares, verdict_retrained
 from hippo_nnunet.evaluation.statistics import (
     bootstrap_intervals,
     detectable_difference,
@@ -137,10 +137,23 @@ def test_the_correction_by_hand() -> None:
     t = 0.02 / (np.std(means, ddof=1) * np.sqrt(1 / 5 + 1 / 4))
     assert result.p == pytest.approx(2 * stats.t.sf(t, 4))
     assert result.high - result.low == pytest.approx(1.5 * 2 * stats.t.ppf(0.975, 4) * np.std(means, ddof=1) / 5**0.5)
-    assert verdict_retrained(result, ROPE) == "better"
-    assert verdict_retrained(corrected_test(-means, 5), ROPE) == "worse"
-    assert verdict_retrained(corrected_test(means - 0.02, 5), 0.03) == "equivalent"
-    assert verdict_retrained(corrected_test(means[:1], 5), ROPE) == "cannot tell"
+    assert verdict_retrained(result, result.p, ROPE) == "better"
+    assert verdict_retrained(result, 0.06, ROPE) == "cannot tell"
+    assert verdict_retrained(corrected_test(-means, 5), result.p, ROPE) == "worse"
+    assert verdict_retrained(corrected_test(means - 0.02, 5), 1.0, 0.03) == "equivalent"
+    assert verdict_retrained(corrected_test(means[:1], 5), np.nan, ROPE) == "cannot tell"
+
+
+def test_what_a_recipe_would_have_to_gain_is_detected_with_its_power() -> None:
+    """Fold means that correlate as the correction assumes."""
+    rng = np.random.default_rng(3)
+    shared, own = rng.normal(0, np.sqrt(0.2), (4000, 1)), rng.normal(0, np.sqrt(0.8), (4000, 5))
+    found = np.array([detectable_retrained(corrected_test(row, 5), 5) for row in (shared + own)[:200]])
+    deviation = np.sqrt(0.8)  # of the fold means about their common mean, which the sample deviation estimates
+    true = np.mean(found) * deviation / np.mean([np.std(row, ddof=1) for row in (shared + own)[:200]])
+    power = np.mean([corrected_test(row + true, 5).p <= 0.05 for row in shared + own])
+    assert power == pytest.approx(0.8, abs=0.03)
+    assert np.isnan(detectable_retrained(corrected_test(np.array([0.1]), 5), 5))
 
 
 def test_rank_shares_of_two_models_are_the_bootstraps_p(differences: np.ndarray) -> None:
