@@ -203,12 +203,7 @@ def test_fast_draws_from_memory_and_equal_seeds_give_equal_batches(in_tiny):
 
 
 def test_data_that_does_not_fit_into_memory_uses_nnunets_loader(in_tiny, monkeypatch, capsys):
-    from hippo_nnunet.nnunet import memory_cases
-
-    class Memory:
-        available = 1000
-
-    monkeypatch.setattr(memory_cases.psutil, "virtual_memory", lambda: Memory)
+    monkeypatch.setattr(memory_cases, "free_memory", lambda: 1000)
     trainer = in_tiny.trainer("UNetTrainer_fast")
     trainer.initialize()
     train, _ = trainer.get_dataloaders()
