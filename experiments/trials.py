@@ -74,11 +74,10 @@ def trials_of(document: list[dict[str, Any]]) -> list[Trial]:
     """Return the trials that a file describes, each fold and seed one."""
     found = []
     for entry in document:
-        folds, seeds = (entry.get(key, 1 - i) for i, key in enumerate(("fold", "seed")))
-        folds = folds if isinstance(folds, list) else [folds]
-        seeds = seeds if isinstance(seeds, list) else [seeds]
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
-        found += [Trial(**values | {"fold": fold, "seed": seed}) for seed, fold in product(seeds, folds)]
+        common = Trial(**values)
+        folds, seeds = (value if isinstance(value, tuple) else (value,) for value in (common.fold, common.seed))
+        found += [replace(common, fold=fold, seed=seed) for seed, fold in product(seeds, folds)]
     return found
 
 
@@ -138,7 +137,7 @@ def train(trial: Trial, device: str, probabilities: Path | None) -> dict[str, An
         part = step % trial.ahead
         if part == 0:
             drawn = next(trainer.dataloader_train)
-        losses.append(trainer.train_step(_part(drawn, part, trial.ahead))["loss"])
+        losses.append(trainer.train_step(part_of(drawn, part, trial.ahead))["loss"])
         trainer.record.epoch_outputs.clear()
         with torch.no_grad():
             for decay in AVERAGES:
@@ -209,16 +208,7 @@ def evaluate(trainer: Any, weights: dict[str, Any], trial: Trial, probabilities:
     from hippo_nnunet.nnunet.memory_cases import read_case
 
     trainer.set_deep_supervision_enabled(False)
-    predictor = BatchedPredictor(trainer.device)
-    predictor.manual_initialization(
-        trainer.network,
-        trainer.plans_manager,
-        trainer.configuration_manager,
-        None,
-        trainer.dataset_json,
-        type(trainer).__name__,
-        trainer.inference_allowed_mirroring_axes,
-    )
+    predictor = BatchedPredictor.of_trainer(trainer)
     _, keys = trainer.do_split()
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, keys)
     cases = [read_case(dataset, key)[:2] for key in keys]
@@ -242,7 +232,7 @@ def evaluate(trainer: Any, weights: dict[str, Any], trial: Trial, probabilities:
     return result
 
 
-def _part(batch: dict[str, Any], part: int, parts: int) -> dict[str, Any]:
+def part_of(batch: dict[str, Any], part: int, parts: int) -> dict[str, Any]:
     """Return every `parts`-th sample of a batch, so that foreground patches are spread evenly."""
 
     def of(value: Any) -> Any:

@@ -11,16 +11,13 @@ from rich.table import Table
 from hippo_nnunet.analysis.tables import (
     ShownTable,
     comparison_table,
-    coverage_table,
-    flags_table,
-    parts_table,
     ranks_table,
     results_table,
     retrained,
     summary_table,
-    volumes_table,
 )
 from hippo_nnunet.analysis.verdicts import NOT_JUDGED, WARNINGS, headline, verdict_sentence
+from hippo_nnunet.analysis.volume_tables import coverage_table, flags_table, parts_table, volumes_table
 from hippo_nnunet.analysis.volumes import VolumeChecks
 from hippo_nnunet.evaluation.comparison import Comparison
 from hippo_nnunet.evaluation.notes import NoteKind

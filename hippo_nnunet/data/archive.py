@@ -102,17 +102,8 @@ def task_folder(source: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="hippo-task-") as scratch:
         folder = Path(scratch) / (archived_name(source.name).strip(".") or "task")
         folder.mkdir()
-        try:
+        with _errors_of(source):
             _extract(source, folder)
-        except _RefusedError as error:
-            remedy = "take it from a source that you trust, such as: hippo-nnunet data fetch"
-            raise DataError(f"{source}: an unsafe archive ({error}); {remedy}") from error
-        except Exception as error:  # tarfile, zipfile and the decompressors raise various exceptions for a damaged file
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DataError(f"{source}: {error.strerror} in {scratch}: make room, or set TMPDIR") from error
-            reason = " ".join(str(error).split())[:_MOST_REASON].rstrip(": ") or type(error).__name__
-            remedy = "unpack it and give the folder, or fetch it again with: hippo-nnunet data fetch"
-            raise DataError(f"{source}: no .tar or .zip, or a damaged one ({reason}); {remedy}") from error
         if (folder / "dataset.json").is_file():
             yield folder
             return
@@ -122,6 +113,45 @@ def task_folder(source: Path) -> Iterator[Path]:
         yield tops[0]
 
 
+def archived_files(source: Path) -> list[PurePosixPath]:
+    """List the files of an archive without extracting it.
+
+    Raises:
+        DataError: It is damaged or unsafe.
+    """
+    with _errors_of(source):
+        return [PurePosixPath(*_parts(entry.name)) for entry in _entries(source) if entry.open is not None]
+
+
+@contextmanager
+def _errors_of(source: Path) -> Iterator[None]:
+    """Name the archive in what reading it raises."""
+    try:
+        yield
+    except _RefusedError as error:
+        remedy = "take it from a source that you trust, such as: hippo-nnunet data fetch"
+        raise DataError(f"{source}: an unsafe archive ({error}); {remedy}") from error
+    except Exception as error:  # tarfile, zipfile and the decompressors raise various exceptions for a damaged file
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            scratch = tempfile.gettempdir()
+            raise DataError(f"{source}: {error.strerror} in {scratch}: make room, or set TMPDIR") from error
+        reason = " ".join(str(error).split())[:_MOST_REASON].rstrip(": ") or type(error).__name__
+        remedy = "unpack it and give the folder, or fetch it again with: hippo-nnunet data fetch"
+        raise DataError(f"{source}: no .tar or .zip, or a damaged one ({reason}); {remedy}") from error
+
+
+def _entries(source: Path) -> Iterator[_Entry]:
+    """Yield the entries of an archive; refuse one that is neither a folder nor a regular file, and too many."""
+    with source.open("rb") as stream:
+        is_zip = stream.read(4) in (b"PK\3\4", b"PK\5\6")
+    for number, entry in enumerate(_zip_entries(source) if is_zip else _tar_entries(source)):
+        if entry.kind is not None:
+            raise _RefusedError(f"it holds {entry.kind}, {_quoted(entry.name)}, expected files and folders only")
+        if number >= _MOST_ENTRIES:
+            raise _RefusedError(f"it holds more than {_MOST_ENTRIES} files")
+        yield entry
+
+
 def _extract(source: Path, folder: Path) -> None:
     """Extract an archive's folders and regular files.
 
@@ -129,14 +159,8 @@ def _extract(source: Path, folder: Path) -> None:
         _RefusedError: It holds something else, a name that is unsafe or used twice, too many entries, or more bytes
             than the disk has room for.
     """
-    with source.open("rb") as stream:
-        is_zip = stream.read(4) in (b"PK\3\4", b"PK\5\6")
     room = shutil.disk_usage(folder).free
-    for number, entry in enumerate(_zip_entries(source) if is_zip else _tar_entries(source)):
-        if entry.kind is not None:
-            raise _RefusedError(f"it holds {entry.kind}, {_quoted(entry.name)}, expected files and folders only")
-        if number >= _MOST_ENTRIES:
-            raise _RefusedError(f"it holds more than {_MOST_ENTRIES} files")
+    for entry in _entries(source):
         parts = _parts(entry.name)
         if _MACOS in parts:
             continue

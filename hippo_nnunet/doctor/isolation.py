@@ -175,10 +175,9 @@ class _Runner:
         if check.missing:
             return Outcome(check.name, "not run", check.missing)
         thread = threading.get_ident()
-        worker = self._workers.get(thread)
+        worker = self._workers.setdefault(thread, None)
         if worker is None:
-            number = list(self._workers).index(thread) if thread in self._workers else len(self._workers)
-            worker = self._workers[thread] = self._start(number)
+            worker = self._workers[thread] = self._start(list(self._workers).index(thread))
         outcome = worker.run(check)
         if not worker.usable:
             worker.close()

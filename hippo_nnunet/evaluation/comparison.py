@@ -137,15 +137,16 @@ def compare(
         notes += restriction(pair.one, one, pair.other, other)
         difference = QUALITY[options.metric].sign * (one - other).loc[one.index.intersection(other.index)]
         named = _names(pair.kind, pair.one, pair.other)
-        rows += _pair_rows(named, difference, options, number_of_folds, notes, subjects)
         repeated = repeated_differences(table, pair.one, pair.other, options.metric, subjects)
-        mixed = mixed_result(repeated.assign(difference=QUALITY[options.metric].sign * repeated["difference"]))
-        rows[-difference.shape[1] - (difference.shape[1] > 1)] |= {
+        mixed = mixed_result(repeated, options.alpha)
+        of_mean, *of_labels = _pair_rows(named, difference, options, number_of_folds, notes, subjects)
+        of_mean |= {
             "low_mixed": mixed.low,
             "high_mixed": mixed.high,
             "p_mixed": mixed.p,
             "training_sd": mixed.training_sd,
         }
+        rows += [of_mean, *of_labels]
     if published:
         text = "Published models come from other splits: they are compared case by case, not fold by fold."
         notes.append(Note(NoteKind.PUBLISHED, text))
@@ -284,8 +285,8 @@ def _with_margin(options: Options, table: pd.DataFrame, models: Sequence[Model])
     if freedom >= MIN_FREEDOM and sd > 0:
         margin = float(f"{REPEATABILITY * sd:.2g}")
         text = (
-            f"Margin of equivalence: {margin:g} {unit}, within which two trainings of one recipe differ in 95 % of the "
-            f"cases (standard deviation between repeats {sd:.2g}, {freedom} degrees of freedom)."
+            f"Margin of equivalence: {margin:g} {unit}, within which two trainings of one recipe lie with a "
+            f"probability of 95 % (standard deviation between repeats {sd:.2g}, {freedom} degrees of freedom)."
         )
         return replace(options, rope=margin), Note(NoteKind.MARGIN, text)
     text = (

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.pairing import Model, recipe_of
 from hippo_nnunet.evaluation.statistics import ALPHA
 from hippo_nnunet.evaluation.subjects import subject_names
@@ -52,7 +53,8 @@ def repeated_differences(
         subjects: Subject of each case; None: every case is one.
 
     Returns:
-        One less the other, for `mixed_result`; repeats without a counterpart are left out.
+        Differences for `mixed_result`, positive where the first model is better; repeats without a counterpart are
+        left out.
     """
     repeats = []
     for model in (one, other):
@@ -60,7 +62,8 @@ def repeated_differences(
         variants = sorted(name for name in own["variant"].unique() if recipe_of(name) == model.recipe)
         means = own[own["variant"].isin(variants)].groupby(["variant", "fold", "case"])[metric].mean()
         repeats.append([means.loc[variant] for variant in variants])
-    pairs = [(first - second).dropna() for first, second in zip(*repeats, strict=False)]
+    sign = QUALITY[metric].sign
+    pairs = [sign * (first - second).dropna() for first, second in zip(*repeats, strict=False)]
     found = pd.concat(pairs, keys=range(len(pairs)), names=["repeat"]).rename("difference").reset_index()
     return found.assign(subject=subject_names(found["case"], subjects))
 

@@ -16,6 +16,7 @@ from hippo_nnunet.evaluation.candidates import Candidate, OutOfFoldDice, Subset
 from hippo_nnunet.evaluation.gain import Gain, gain_between, label_means, mean_score
 from hippo_nnunet.evaluation.pairing import recipe_of
 from hippo_nnunet.evaluation.postprocessing import POSTPROCESSINGS
+from hippo_nnunet.evaluation.subjects import subject_names
 from hippo_nnunet.files import write_json
 
 MAX_EXHAUSTIVE = 6
@@ -154,7 +155,7 @@ def choose_ensemble(
     fold_ids = sorted(set(fold_of.tolist()))
     nested = fold_ids if len(fold_ids) > 1 else []
     views = [np.ones(len(fold_of), dtype=bool), *(fold_of != fold for fold in nested)]
-    clusters = np.unique([(subjects or {}).get(case, case) for case in dice.cases], return_inverse=True)[1]
+    clusters = np.unique(subject_names(dice.cases, subjects), return_inverse=True)[1]
 
     chosen = (_best_candidates if len(dice.names) <= MAX_EXHAUSTIVE else _grown_candidates)(dice, views, margin)
     singles = [_best_single(dice, view, name) for view, (_, name) in zip(views, chosen, strict=True)]

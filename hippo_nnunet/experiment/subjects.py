@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path, PurePath
 
+from hippo_nnunet.data.archive import archived_files
 from hippo_nnunet.data.layout import ENDINGS
 from hippo_nnunet.data.subjects import (
     AUTO,
@@ -136,11 +137,8 @@ def _cases_of(dataset: str, folders: NnunetFolders, source: Path | None) -> tupl
     if source is not None and source.is_dir():
         paths = list(source.glob("*/*"))
     elif source is not None:
-        try:
-            with tarfile.open(source) as archive:
-                paths = [PurePath(name) for name in archive.getnames()]
-        except (OSError, EOFError, tarfile.TarError):
-            pass
+        with suppress(DataError):
+            paths = list(archived_files(source))
     labelled, unlabelled = (
         {path.name[: -len(ending)] for ending in ENDINGS for path in paths if _is_image(path, part, ending)}
         for part in ("labelsTr", "imagesTs")

@@ -115,6 +115,22 @@ class BatchedPredictor:
         self.guide = self._guide_of(network)
         self._runs: list[Run] | None = None
 
+    @classmethod
+    def of_trainer(cls, trainer: Any) -> BatchedPredictor:
+        """Return a predictor with a trainer's network, on its device; the weights are those of the moment."""
+        predictor = cls(trainer.device)
+        predictor.threads = trainer.threads
+        predictor.manual_initialization(
+            trainer.network,
+            trainer.plans_manager,
+            trainer.configuration_manager,
+            None,
+            trainer.dataset_json,
+            type(trainer).__name__,
+            trainer.inference_allowed_mirroring_axes,
+        )
+        return predictor
+
     def preprocess(self, files: Sequence[Path]) -> tuple[PreprocessedImage, dict[str, Any]]:
         """Read and preprocess an image as the plans prescribe.
 

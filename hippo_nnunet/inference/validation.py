@@ -56,17 +56,7 @@ def validate_fold(trainer: Any, save_probabilities: bool) -> None:
 
 
 def _predict(trainer: Any, folder: Path, save_probabilities: bool) -> None:
-    predictor = BatchedPredictor(trainer.device)
-    predictor.threads = trainer.threads
-    predictor.manual_initialization(
-        trainer.network,
-        trainer.plans_manager,
-        trainer.configuration_manager,
-        None,
-        trainer.dataset_json,
-        type(trainer).__name__,
-        trainer.inference_allowed_mirroring_axes,
-    )
+    predictor = BatchedPredictor.of_trainer(trainer)
     _, keys = trainer.do_split()
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, keys)
 

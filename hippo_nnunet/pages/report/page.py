@@ -20,9 +20,9 @@ from hippo_nnunet.analysis.tables import (
     other_model,
     results_table,
     retrained,
-    volumes_table,
 )
 from hippo_nnunet.analysis.verdicts import NOT_JUDGED, ensemble_gain, headline
+from hippo_nnunet.analysis.volume_tables import volumes_table
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.side_by_side import MEAN

@@ -195,9 +195,7 @@ def test_the_margin_is_what_trainings_differ_by_where_repeats_tell(two: pd.DataF
     comparison = compare(pd.concat([two, *lucky], ignore_index=True), FAST)
     assert comparison.options.rope == pytest.approx(2.77 * 0.002, rel=0.02)  # the deviation of 0, 0.002 and 0.004
     assert comparison.pairs["rope"].unique() == [comparison.options.rope]
-    assert any(
-        "two trainings of one recipe differ" in note.text and "4 degrees" in note.text for note in comparison.notes
-    )
+    assert any("two trainings of one recipe lie" in note.text and "4 degrees" in note.text for note in comparison.notes)
     once = compare(pd.concat([two, lucky[0][lucky[0]["variant"] == "UNet_seed1"]], ignore_index=True), FAST)
     assert once.pairs["rope"].unique() == [0.005]
     assert any("0.005 Dice, a convention" in note.text for note in once.notes)

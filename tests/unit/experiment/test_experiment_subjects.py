@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import tarfile
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -112,8 +112,8 @@ def test_existing_splits_are_checked_against_what_the_images_show(folders: Nnune
     assert check_subjects(experiment("none"), folders, tmp_path / "exp", None, None) is None
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_table_is_checked_against_a_task_that_is_not_converted_yet(tmp_path: Path, packed: bool) -> None:
+@pytest.mark.parametrize("packed", ["", "tar", "zip"])
+def test_a_table_is_checked_against_a_task_that_is_not_converted_yet(tmp_path: Path, packed: str) -> None:
     folders = NnunetFolders(*(tmp_path / name for name in ("raw", "preprocessed", "results")))
     task = tmp_path / "Task04_Hippocampus"
     for part in ("labelsTr", "imagesTs"):
@@ -124,9 +124,7 @@ def test_a_table_is_checked_against_a_task_that_is_not_converted_yet(tmp_path: P
     (task / "imagesTs" / "hippocampus_900.nii.gz").touch()
     source = task
     if packed:
-        source = tmp_path / "Task04_Hippocampus.tar"
-        with tarfile.open(source, "w") as archive:
-            archive.add(task, task.name)
+        source = Path(shutil.make_archive(str(tmp_path / "Task04_Hippocampus"), packed, tmp_path, task.name))
     table = write_subjects({**PAIRS, "hippocampus_900": "s0"}, tmp_path / "mine.csv")
     arguments = (folders, tmp_path / "exp", str(table), source)
     assert check_subjects(experiment("file"), *arguments) == PAIRS
