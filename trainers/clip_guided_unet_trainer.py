@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -73,16 +74,16 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         # a cascade's second stage has the first stage's labels as further channels
         images = len(configuration_manager.normalization_schemes)
         network.attach_encoder(lambda x: encoder.encode_image(x[:, :images]), encoder.sha256)
-        network.use_image = cls.recipe.control != "noImage"
+        network.use_image = cls.recipe.image_control != "noImage"
         return network
 
     @classmethod
     def network_arguments(cls, configuration_manager: Any) -> dict[str, Any]:
-        """Return the encoder's embedding size and, unless the plan has one, its temperature."""
+        """Return the encoder's embedding size, the recipe's head and, unless the plan has one, the temperature."""
         encoder = cls.load_encoder()
         planned = configuration_manager.network_arch_init_kwargs
         scale = planned.get("initial_scale", min(encoder.logit_scale, MAX_SCALE))
-        return {"embed_dim": encoder.embed_dim, "initial_scale": scale}
+        return {"embed_dim": encoder.embed_dim, "initial_scale": scale, "plain_head": cls.recipe.plain_head}
 
     def initialize(self) -> None:
         """Build network, optimiser and loss, and give the network its classes' text."""
@@ -97,8 +98,30 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
             self._set_text()
 
     def _set_text(self) -> None:
-        text = class_embeddings(self.load_encoder(), self.dataset_json)
-        _bare(self.network).set_text(control_embeddings(text, self.recipe.control, self.seed or 0))
+        _bare(self.network).set_text(self.class_text(self.dataset_json))
+
+    @classmethod
+    def class_text(
+        cls, dataset_json: Mapping[str, Any], prompts: Mapping[str, Sequence[str]] | None = None
+    ) -> torch.Tensor:
+        """Return the text embeddings of the classes, or what the recipe's control puts in their place.
+
+        Args:
+            dataset_json: Content of dataset.json.
+            prompts: Descriptions by class name that are given after the training; of the controls, only `rotatedText`
+                applies to them.
+
+        Returns:
+            float32, shape (heads, embed_dim), unit length, on the CPU.
+
+        Raises:
+            ConfigError: A prompt for an unknown class, or an empty one.
+        """
+        text = class_embeddings(cls.load_encoder(), dataset_json, prompts)
+        control = cls.recipe.text_control
+        if prompts and control != "rotatedText":
+            return text
+        return control_embeddings(text, control, cls.recipe.seed or 0)
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return the loaders of `UNetTrainer`; for `cached`, their batches contain the positions of the patches."""

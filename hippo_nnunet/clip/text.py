@@ -41,18 +41,36 @@ def class_embeddings(
 def control_embeddings(embeddings: torch.Tensor, control: str | None, seed: int = 0) -> torch.Tensor:
     """Return the embeddings that a control word puts in place of the classes' own.
 
+    `rotatedText` and `randomText` keep all cosines between the classes, and `shuffledText` permutes them, so that a
+    training with a control is as well conditioned as one without.
+
     Args:
         embeddings: Shape (heads, embed_dim), unit length.
-        control: `randomText`: random directions; `shuffledText`: each class has the embedding of the one before it
-            (with a single head that is its own); anything else, `noImage` and None among them: no change.
-        seed: Seed of the random directions.
+        control: `rotatedText`: the same rotation of the whole space for every text. `randomText`: random vectors with
+            the cosines of `embeddings`. `shuffledText`: each class has the embedding of the one before it (with a
+            single head that is its own). None: no change.
+        seed: Seed of the rotation, uniform among all of them, and of the random vectors.
 
     Returns:
         Same shape, type and device, unit length.
     """
+    if control == "rotatedText":
+        return (embeddings.double() @ _orthonormal(embeddings.shape[1], embeddings.shape[1], seed)).to(embeddings)
     if control == "randomText":
-        random = torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(seed))
-        return F.normalize(random, dim=-1).to(embeddings)
+        values, vectors = torch.linalg.eigh((embeddings @ embeddings.T).double().cpu())
+        rank = min(embeddings.shape)
+        root = (vectors * values.clamp(min=0).sqrt())[:, -rank:]
+        return F.normalize(root @ _orthonormal(rank, embeddings.shape[1], seed), dim=-1).to(embeddings)
     if control == "shuffledText":
         return embeddings.roll(1, dims=0)
     return embeddings
+
+
+def _orthonormal(rows: int, columns: int, seed: int) -> torch.Tensor:
+    """Random orthonormal rows, float64, uniform on the Stiefel manifold.
+
+    Source: Mezzadri 2007, arXiv:math-ph/0609050 (QR with the diagonal of R made positive).
+    """
+    drawn = torch.randn(columns, rows, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    q, r = torch.linalg.qr(drawn)
+    return (q * r.diagonal().sign()).T

@@ -9,12 +9,15 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.training.recipes import WORD_GROUPS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CONTROLS = ("randomText", "shuffledText", "noImage")
-"""Recipe words of a control: the same parameters without the semantics."""
+CONTROLS = frozenset(
+    word for group in WORD_GROUPS if group.name in ("head", "textControl", "imageControl") for word in group.words
+)
+"""Recipe words of a control: without the semantics of text or image."""
 ENSEMBLE = "ensemble"
 """The ensemble's name among the variants."""
 BASELINE = "UNet"

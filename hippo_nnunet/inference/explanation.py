@@ -161,7 +161,7 @@ def text_similarities(predictor: BatchedPredictor, prompts: Mapping[str, Sequenc
     from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 
     network = predictor.networks[0]
-    if not isinstance(network, CLIPGuidedUNet):
+    if not isinstance(network, CLIPGuidedUNet) or network.plain_head:
         return None
     names, rows = class_names(predictor.dataset_json), [network.text_embeddings.float().cpu()]
     if prompts:
@@ -201,10 +201,10 @@ def clip_networks(predictor: BatchedPredictor) -> list[CLIPGuidedUNet]:
     from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 
     networks = [network for network in predictor.networks if isinstance(network, CLIPGuidedUNet)]
-    if not networks:
+    if not networks or networks[0].plain_head:
         raise ConfigError(
-            f"--prompt: {predictor.trainer_name} has no text to change; name a model of CLIPGuidedUNetTrainer, or "
-            "omit --prompt"
+            f"--prompt: {predictor.trainer_name} has no text to change; name a model of CLIPGuidedUNetTrainer without "
+            "plainHead, or omit --prompt"
         )
     return networks
 
@@ -212,10 +212,8 @@ def clip_networks(predictor: BatchedPredictor) -> list[CLIPGuidedUNet]:
 def _changed_text(
     predictor: BatchedPredictor, network: CLIPGuidedUNet, prompts: Mapping[str, Sequence[str]]
 ) -> torch.Tensor:
-    from hippo_nnunet.clip.text import class_embeddings
-
     trainer = getattr(import_module("hippo_nnunet.trainers"), predictor.trainer_name)
-    embeddings = class_embeddings(trainer.load_encoder(), predictor.dataset_json, prompts)
+    embeddings = trainer.class_text(predictor.dataset_json, prompts)
     text = network.text_embeddings.clone()
     heads = _heads(predictor, prompts)
     text[heads] = embeddings[heads].to(text)

@@ -40,10 +40,10 @@ def read_similarity(network: CLIPGuidedUNet, patches: torch.Tensor, guidance: to
 
 
 def reader_of(network: nn.Module) -> Read | None:
-    """Return the function that reads a network's maps; None without gates and CLIP."""
+    """Return the function that reads a network's maps; None without gates and text."""
     if isinstance(network, AttentionUNet):
         return read_attention
-    return read_similarity if isinstance(network, CLIPGuidedUNet) else None
+    return read_similarity if isinstance(network, CLIPGuidedUNet) and not network.plain_head else None
 
 
 @torch.inference_mode()

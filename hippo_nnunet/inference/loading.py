@@ -171,7 +171,8 @@ def _check_fit(frame: _Frame, fold: int | str, weights: Mapping[str, torch.Tenso
             embeddings = weights.get("text_embeddings")
             if embeddings is None or embeddings.dim() != 2:
                 raise DataError(f"fold {fold} has no text_embeddings, which a CLIP-guided network needs")
-            skeleton = frame.of_class(CLIP_GUIDED, {"embed_dim": int(embeddings.shape[1])})
+            arguments = {"embed_dim": int(embeddings.shape[1]), "plain_head": parse(frame.trainer).plain_head}
+            skeleton = frame.of_class(CLIP_GUIDED, arguments)
         else:
             skeleton = frame.network()
         patch = tuple(frame.configuration_manager.patch_size)

@@ -40,7 +40,8 @@ def compile_network(
     frontend = FrontEndManager().load_by_framework("pytorch")
     inputs = [patches[:1]]
     if hasattr(network, "text_embeddings"):  # importing CLIPGuidedUNet for isinstance would take two seconds
-        frontend.add_extension(_cosine_extension(network, tuple(patches.shape[2:])))
+        if not network.plain_head:
+            frontend.add_extension(_cosine_extension(network, tuple(patches.shape[2:])))
         inputs.append(patches.new_zeros(1, network.embed_dim) if guidance is None else guidance[:1])
         network = _Guided(network)
     with warnings.catch_warnings(), torch.inference_mode():
@@ -68,14 +69,17 @@ class _Guided(nn.Module):
     def __init__(self, network: CLIPGuidedUNet) -> None:
         super().__init__()
         self.network = network
-        self.scale = network.temperature.detach()
+        self.scale = None if network.plain_head else network.temperature.detach()
 
     def forward(self, x: torch.Tensor, guidance: torch.Tensor) -> torch.Tensor:
         """Return logits (batch, class, *patch)."""
         network = self.network
         *skips, bottleneck = network.encoder(x)
-        logits: torch.Tensor = network.decoder(
-            [*skips, network.fusion(bottleneck, guidance)], network.text_coordinates, self.scale
+        skips.append(network.fusion(bottleneck, guidance))
+        logits: torch.Tensor = (
+            network.decoder(skips)
+            if network.plain_head
+            else network.decoder(skips, network.text_coordinates, self.scale)
         )
         return logits
 

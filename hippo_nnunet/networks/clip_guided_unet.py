@@ -28,7 +28,7 @@ class CLIPGuidedUNet(PlainConvUNet):
 
     CLIP's embedding of the image modulates the bottleneck (``FiLM``, the identity at the start). The heads score every
     pixel by the cosine with the text embedding of each class (``CosineHead``), times a temperature that is learned and
-    never above ``MAX_SCALE``. All arguments but the last three are ``PlainConvUNet``'s, so the architecture kwargs of
+    never above ``MAX_SCALE``. All arguments but the last four are ``PlainConvUNet``'s, so the architecture kwargs of
     every plans file for it fit.
 
     The frozen encoder is not part of the network: not of its parameters, modules, state dict or pickle, and deep copies
@@ -40,13 +40,15 @@ class CLIPGuidedUNet(PlainConvUNet):
         embed_dim: Length of CLIP's embeddings.
         guidance_slices: Slices of a 3D patch that are encoded and pooled.
         initial_scale: The temperature's start, at most ``MAX_SCALE``; CLIP's own is a good value.
+        plain_head: Score by 1x1 convolutions, as ``PlainConvUNet``, without the texts.
         **kwargs: As ``PlainConvUNet``.
 
     Attributes:
         text_embeddings: Buffer (num_classes, embed_dim); zeros until ``set_text`` or a state dict sets it.
-        text_coordinates: What the heads see of the text, (num_classes, coordinates); not in the state dict.
+        text_coordinates: What the heads see of the text, (num_classes, coordinates); not in the state dict. A plain
+            head sees none.
         encoder_sha256: Buffer uint8 (32,), hash of the encoder; zeros until ``attach_encoder`` or a state dict sets it.
-        logit_scale: Parameter, logarithm of the temperature.
+        logit_scale: Parameter, logarithm of the temperature; missing with a plain head.
         image_encoder: Holds the frozen encoder's function as ``encode``; None before ``attach_encoder``.
         use_image: While False, the guidance is zeros, and what is passed is ignored.
 
@@ -67,6 +69,7 @@ class CLIPGuidedUNet(PlainConvUNet):
         embed_dim: int = 512,
         guidance_slices: int = 3,
         initial_scale: float = 100.0,
+        plain_head: bool = False,
         **kwargs: Any,
     ) -> None:
         arguments = bind_plan_arguments("CLIPGuidedUNet", args, kwargs)
@@ -78,20 +81,22 @@ class CLIPGuidedUNet(PlainConvUNet):
         self.guidance_slices = guidance_slices
         self.use_image = True
         self.fusion = FiLM(embed_dim, GUIDANCE_FEATURES, self.encoder.output_channels[-1])
-        self.decoder = CosineUNetDecoder(
-            self.encoder,
-            arguments["num_classes"],
-            arguments["n_conv_per_stage_decoder"],
-            arguments["deep_supervision"],
-            embed_dim,
-            initial_scale,
-            arguments["nonlin_first"],
-        )
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(initial_scale)))
+        self.plain_head = plain_head
+        if not plain_head:
+            self.decoder = CosineUNetDecoder(
+                self.encoder,
+                arguments["num_classes"],
+                arguments["n_conv_per_stage_decoder"],
+                arguments["deep_supervision"],
+                embed_dim,
+                initial_scale,
+                arguments["nonlin_first"],
+            )
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(initial_scale)))
         self.register_buffer("text_embeddings", torch.zeros(arguments["num_classes"], embed_dim))
         self.register_buffer("encoder_sha256", torch.zeros(32, dtype=torch.uint8))
-        coordinates = torch.zeros(arguments["num_classes"], self.decoder.coordinates)
-        self.register_buffer("text_coordinates", coordinates, persistent=False)
+        coordinates = 0 if plain_head else self.decoder.coordinates
+        self.register_buffer("text_coordinates", torch.zeros(arguments["num_classes"], coordinates), persistent=False)
         self._has_text = False
         self.image_encoder = FrozenEncoder()
         self._held_guidance: torch.Tensor | None = None
@@ -145,7 +150,7 @@ class CLIPGuidedUNet(PlainConvUNet):
             ValueError: As for ``set_text``.
         """
         self._check_text(embeddings)
-        text = text_coordinates(embeddings, self.decoder.coordinates, self.text_embeddings)
+        text = self._coordinates(embeddings)
         try:
             self.text_coordinates.copy_(text)
             yield
@@ -153,8 +158,11 @@ class CLIPGuidedUNet(PlainConvUNet):
             self._place_text()
 
     def _place_text(self) -> None:
-        self.text_coordinates.copy_(text_coordinates(self.text_embeddings, self.decoder.coordinates))
+        self.text_coordinates.copy_(self._coordinates(self.text_embeddings))
         self._has_text = bool(self.text_embeddings.any())
+
+    def _coordinates(self, text: torch.Tensor) -> torch.Tensor:
+        return text_coordinates(text, self.text_coordinates.shape[1], self.text_embeddings)
 
     def _check_text(self, embeddings: torch.Tensor) -> None:
         if embeddings.shape != self.text_embeddings.shape:
@@ -168,8 +176,9 @@ class CLIPGuidedUNet(PlainConvUNet):
 
     def zero_cosines(self) -> None:
         """Make all cosines start at zero, after ``set_text`` and before training; see ``CosineHead.project_out``."""
-        for head in self.decoder.seg_layers:
-            head.project_out(self.text_coordinates)
+        if not self.plain_head:
+            for head in self.decoder.seg_layers:
+                head.project_out(self.text_coordinates)
 
     @contextmanager
     def guided(self, guidance: torch.Tensor) -> Iterator[None]:
@@ -193,13 +202,17 @@ class CLIPGuidedUNet(PlainConvUNet):
                 encoder's embedding of x itself.
 
         Returns:
-            Logits (batch, num_classes, *spatial), float32; with deep supervision a list of them, highest resolution
-            first.
+            Logits (batch, num_classes, *spatial), float32 unless a plain head is under autocast; with deep supervision
+            a list of them, highest resolution first.
 
         Raises:
             ValueError: No text embeddings, neither guidance nor encoder, or guidance of another shape.
         """
-        return self.decoder(self._guided_skips(x, guidance), self.text_coordinates, self.temperature)
+        skips = self._guided_skips(x, guidance)
+        logits: torch.Tensor | list[torch.Tensor] = (
+            self.decoder(skips) if self.plain_head else self.decoder(skips, self.text_coordinates, self.temperature)
+        )
+        return logits
 
     def similarity_maps(self, x: torch.Tensor, guidance: torch.Tensor | None = None) -> torch.Tensor:
         """Return the cosine of every pixel's embedding with every class's text, at the input's resolution.

@@ -17,7 +17,7 @@ CLIP_GUIDED = "hippo_nnunet.networks.clip_guided_unet.CLIPGuidedUNet"
 
 OWN_ARGUMENTS = {
     ATTENTION: ("gate_features",),
-    CLIP_GUIDED: ("embed_dim", "guidance_slices", "initial_scale"),
+    CLIP_GUIDED: ("embed_dim", "guidance_slices", "initial_scale", "plain_head"),
 }
 """Arguments that only one of our classes takes; they may be in a plan, and are dropped for the other classes."""
 

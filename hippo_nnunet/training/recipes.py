@@ -86,14 +86,20 @@ WORD_GROUPS: tuple[WordGroup, ...] = (
         base=CLIP_BASE,
     ),
     WordGroup(
-        "control",
+        "head",
+        {"plainHead": "1x1 convolutions as heads, as in a U-Net, in place of cosines with the classes' text"},
+        base=CLIP_BASE,
+    ),
+    WordGroup(
+        "textControl",
         {
-            "randomText": "random unit vectors in place of the classes' text embeddings",
+            "rotatedText": "the classes' text embeddings, and any given later, under one random rotation",
+            "randomText": "random unit vectors with the cosines of the classes' text embeddings",
             "shuffledText": "the classes' text embeddings exchanged among the classes",
-            "noImage": "zeros in place of the image's embedding",
         },
         base=CLIP_BASE,
     ),
+    WordGroup("imageControl", {"noImage": "zeros in place of the image's embedding"}, base=CLIP_BASE),
     WordGroup("encoder", {"mini": "the bundled small CLIP in place of ViT-B-32"}, base=CLIP_BASE),
     WordGroup("schedule", {"fast": "the short schedule: AdamW, one cycle, batches augmented in memory"}),
     WordGroup("epochs", {"<N>epochs": "train for N epochs"}, unit="epochs"),
@@ -135,9 +141,19 @@ class Recipe:
         return self.words.get("guidance", "cached")
 
     @property
-    def control(self) -> str | None:
-        """The information withheld from a CLIP-guided network; None for nothing."""
-        return self.words.get("control")
+    def plain_head(self) -> bool:
+        """Whether the heads of a CLIP-guided network are 1x1 convolutions, which use no text."""
+        return "head" in self.words
+
+    @property
+    def text_control(self) -> str | None:
+        """What replaces the text embeddings of a CLIP-guided network's classes; None for nothing."""
+        return self.words.get("textControl")
+
+    @property
+    def image_control(self) -> str | None:
+        """What replaces the image embedding of a CLIP-guided network; None for nothing."""
+        return self.words.get("imageControl")
 
     @property
     def mini(self) -> bool:
@@ -192,8 +208,8 @@ def parse(name: str) -> Recipe:
         The recipe; `parse(name).name == name` always.
 
     Raises:
-        ConfigError: Unknown base or word, a word of another base, two words of one group, or words out of order. Names
-            the nearest right name.
+        ConfigError: Unknown base or word, a word of another base, two words of one group, words that exclude each
+            other, or words out of order. Names the nearest right name.
     """
     base, *words = name.split("_")
     if base not in bases():
@@ -220,6 +236,11 @@ def parse(name: str) -> Recipe:
                 f"{group.name}, of which one may stand. Did you mean '{suggest(name)}'?"
             )
         chosen[group.name] = word
+    if "head" in chosen and "textControl" in chosen:
+        raise ConfigError(
+            f"trainer '{name}': '{chosen['head']}' uses no text, so '{chosen['textControl']}' would change nothing. "
+            f"Did you mean '{suggest(name)}'?"
+        )
     recipe = Recipe(base, chosen)
     if recipe.name != name:
         raise ConfigError(f"trainer '{name}': the words stand in the wrong order. Did you mean '{recipe.name}'?")
@@ -230,7 +251,7 @@ def compose(base: str, words: Iterable[str] = ()) -> str:
     """Join a base and words, given in any order, into the canonical trainer name.
 
     Raises:
-        ConfigError: Unknown base or word, or two words of one group.
+        ConfigError: As for `parse`, except for the order.
     """
     order = {group.name: i for i, group in enumerate(WORD_GROUPS)}
 
@@ -254,6 +275,8 @@ def suggest(name: str) -> str:
         group = _group_of(right) if right else None
         if group and right:
             chosen.setdefault(group.name, right)
+    if "head" in chosen:
+        chosen.pop("textControl", None)
     return Recipe(base, chosen).name
 
 

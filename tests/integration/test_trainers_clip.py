@@ -185,7 +185,7 @@ def test_cached_guidance_stays_at_one_address(in_tiny: TinyDataset) -> None:
 
 
 def test_controls_change_what_they_say_and_nothing_else(in_tiny: TinyDataset) -> None:
-    names = ("mini", "randomText_mini", "shuffledText_mini", "noImage_mini")
+    names = ("mini", "randomText_mini", "rotatedText_mini", "shuffledText_mini", "noImage_mini")
     made = {name: ready(in_tiny, f"CLIPGuidedUNetTrainer_{name}_fast") for name in names}
     full = made["mini"]
     text = class_embeddings(load_encoder(MINI), full.dataset_json)
@@ -203,6 +203,13 @@ def test_controls_change_what_they_say_and_nothing_else(in_tiny: TinyDataset) ->
         if trainer is not full:
             assert torch.equal(next(trainer.dataloader_train)["data"], batch["data"])
     torch.testing.assert_close(made["shuffledText_mini"].network.text_embeddings, text.roll(1, 0))
+    for name in ("randomText_mini", "rotatedText_mini"):
+        theirs = made[name].network.text_embeddings
+        torch.testing.assert_close(theirs @ theirs.T, text @ text.T)
+    later = {name: type(t).class_text(full.dataset_json, {"anterior": ["tail"]}) for name, t in made.items()}
+    cosines = later["mini"] @ text.T  # of a prompt given after the training
+    torch.testing.assert_close(later["rotatedText_mini"] @ made["rotatedText_mini"].network.text_embeddings.T, cosines)
+    torch.testing.assert_close(later["randomText_mini"], later["mini"])
     seeded = in_tiny.trainer("CLIPGuidedUNetTrainer_randomText_mini_fast_seed3")
     seeded.initialize()
     assert not torch.equal(seeded.network.text_embeddings, made["randomText_mini"].network.text_embeddings)

@@ -162,13 +162,20 @@ def test_no_prompt_is_cut_off() -> None:
 
 def test_controls() -> None:
     embeddings = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
-    for same in (None, "noImage"):
-        assert control_embeddings(embeddings, same) is embeddings
+    assert control_embeddings(embeddings, None) is embeddings
     assert torch.equal(control_embeddings(embeddings, "shuffledText"), embeddings[[2, 0, 1]])
-    random = control_embeddings(embeddings, "randomText", seed=3)
-    assert torch.allclose(random.norm(dim=1), torch.ones(3))
-    assert torch.equal(random, control_embeddings(embeddings.flip(0), "randomText", seed=3))
-    assert not torch.allclose(random, control_embeddings(embeddings, "randomText", seed=4))
+    for word in ("rotatedText", "randomText"):
+        random = control_embeddings(embeddings, word, seed=3)
+        torch.testing.assert_close(random @ random.T, embeddings @ embeddings.T)  # as well conditioned
+        assert torch.equal(random, control_embeddings(embeddings, word, seed=3))
+        assert not torch.allclose(random, control_embeddings(embeddings, word, seed=4), atol=0.1)
+        assert not torch.allclose(random, embeddings, atol=0.1)
+    alone = [control_embeddings(embeddings[:1], word, seed=3) for word in ("rotatedText", "randomText")]
+    torch.testing.assert_close(alone[0], control_embeddings(embeddings, "rotatedText", seed=3)[:1])  # one map for all
+    assert not torch.allclose(alone[1], random[:1], atol=0.1)
+    crowded = F.normalize(torch.randn(5, 2), dim=-1)  # more classes than dimensions
+    drawn = control_embeddings(crowded, "randomText")
+    torch.testing.assert_close(drawn @ drawn.T, crowded @ crowded.T)
 
 
 # --- hash

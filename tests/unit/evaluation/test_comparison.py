@@ -142,6 +142,8 @@ def test_clip_controls_stand_in_one_block() -> None:
         ("control", "CLIPGuidedUNet", "CLIPGuidedUNet_randomText"),
     }
     assert Model("CLIPGuidedUNet_noImage_mini", "2d").block == "CLIPGuidedUNet_mini"
+    for words in ("plainHead_noImage", "rotatedText_noImage", "plainHead", "rotatedText"):
+        assert Model(f"CLIPGuidedUNet_{words}_mini", "2d").block == "CLIPGuidedUNet_mini"
     lonely = [Model("UNet", "2d"), Model("CLIPGuidedUNet_noImage", "2d")]
     assert [(p.kind, p.one.recipe) for p in pairs_of(lonely)] == [("variant", "CLIPGuidedUNet_noImage")]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ CPU = torch.device("cpu")
 needs_openvino = pytest.mark.skipif(not backends.find_spec("openvino"), reason="OpenVINO is not installed")
 
 
-def network_of(kind: type[nn.Module], dim: int, seed: int = 0) -> nn.Module:
+def network_of(kind: type[nn.Module], dim: int, seed: int = 0, **options: Any) -> nn.Module:
     torch.manual_seed(seed)
     made = kind(
         input_channels=1,
@@ -39,6 +40,7 @@ def network_of(kind: type[nn.Module], dim: int, seed: int = 0) -> nn.Module:
         nonlin_kwargs={"inplace": True},
         deep_supervision=False,
         **({"embed_dim": 16} if kind is CLIPGuidedUNet else {}),
+        **options,
     ).eval()
     if isinstance(made, CLIPGuidedUNet):
         made.set_text(nn.functional.normalize(torch.randn(3, 16), dim=1))
@@ -78,6 +80,9 @@ def test_openvino_knows_guidance(dim: int) -> None:
     network.use_image = False  # type: ignore[assignment]
     (blind,) = choose_runs("openvino", [network], CPU, None, example(dim, 2), None)
     torch.testing.assert_close(blind(patches, None), network(patches), atol=1e-3, rtol=1e-4)
+    plain = network_of(CLIPGuidedUNet, dim, plain_head=True)
+    (run,) = choose_runs("openvino", [plain], CPU, None, example(dim, 2), guidance[:2])
+    torch.testing.assert_close(run(patches, guidance), plain(patches, guidance), atol=1e-3, rtol=1e-4)
 
 
 @needs_openvino

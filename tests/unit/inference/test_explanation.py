@@ -17,6 +17,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from hippo_nnunet.cli.main import app
+from hippo_nnunet.clip.text import class_embeddings
 from hippo_nnunet.data.nifti import read_volume
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.side_by_side import extreme_cases
@@ -141,8 +142,9 @@ def test_similarity_maps_are_cosines_and_another_prompt_is_undone(monkeypatch: p
     assert maps.shape == (3, 2, 15, 20)
     assert -1 <= float(maps.min()) < 0 < float(maps.max()) <= 1
 
-    encoder = SimpleNamespace(encode_text=lambda prompts: torch.eye(6)[[5] * len(prompts)])
-    trainers = SimpleNamespace(**{MINI: SimpleNamespace(load_encoder=lambda: encoder)})
+    encoder: Any = SimpleNamespace(encode_text=lambda prompts: torch.eye(6)[[5] * len(prompts)])
+    trainer = SimpleNamespace(class_text=lambda dataset, prompts: class_embeddings(encoder, dataset, prompts))
+    trainers = SimpleNamespace(**{MINI: trainer})
     monkeypatch.setattr("hippo_nnunet.inference.explanation.import_module", lambda _: trainers)
     prompts = {"POSTERIOR": ["the tail"]}
     with other_prompts(predictor, prompts):
@@ -157,8 +159,10 @@ def test_similarity_maps_are_cosines_and_another_prompt_is_undone(monkeypatch: p
         other_prompts(predictor, {"tail": ["x"]}).__enter__()
 
 
-def test_a_model_without_gates_and_text() -> None:
-    predictor = predictor_of([nn.Conv2d(1, 3, 1)], (8, 12))
+@pytest.mark.parametrize("clip", [False, True])
+def test_a_model_without_gates_and_text(clip: bool) -> None:
+    plain = CLIPGuidedUNet(**arguments(2), plain_head=True) if clip else nn.Conv2d(1, 3, 1)
+    predictor = predictor_of([plain], (8, 12))
     assert reader_of(predictor.networks[0]) is None
     assert text_similarities(predictor) is None
     with pytest.raises(ConfigError, match="UNetTrainer has no text to change"):

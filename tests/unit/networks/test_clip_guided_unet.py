@@ -200,6 +200,24 @@ def test_slices_and_pooling() -> None:
     assert torch.allclose(pooled, torch.tensor([[math.sqrt(0.5)] * 2, [0.0, 0.0]]))
 
 
+@each_case
+def test_a_plain_head_is_the_unets_and_sees_no_text(kwargs: dict[str, Any], size: tuple[int, ...]) -> None:
+    plain, net = build(kwargs, PLAIN), build({**kwargs, "plain_head": True})
+    net.load_state_dict(plain.state_dict(), strict=False)
+    net.set_text(texts())
+    net.zero_cosines()
+    x = torch.randn(2, 1, *size)
+    assert equal(net(x, guidance()), plain(x))
+    assert {name.split(".")[0] for name, _ in net.named_parameters()} == {"encoder", "decoder", "fusion"}
+    nn.init.normal_(net.fusion.modulation.weight)
+    outputs = net(x, guidance())
+    assert not equal(outputs, plain(x))
+    net.set_text(unit(3, DIM, seed=9))
+    assert equal(net(x, guidance()), outputs)
+    own = net.fusion.compute_conv_feature_map_size(net.encoder(x)[-1].shape[2:])
+    assert net.compute_conv_feature_map_size(size) == plain.compute_conv_feature_map_size(size) + own
+
+
 def test_no_image_gives_zeros_and_asks_no_encoder() -> None:
     kwargs, size = CASES["2d"]
     net = ready(kwargs)

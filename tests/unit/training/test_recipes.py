@@ -18,6 +18,8 @@ def recipes(draw: st.DrawFn) -> tuple[str, list[str]]:
     for group in WORD_GROUPS:
         if not group.fits(base) or not draw(st.booleans()):
             continue
+        if group.name == "textControl" and "plainHead" in words:  # it uses no text
+            continue
         if not group.unit:
             words.append(draw(st.sampled_from(sorted(group.words))))
             continue
@@ -59,7 +61,10 @@ def test_a_suggestion_is_always_a_valid_name(text):
         ("UNetTrainer__fast", "unknown word ''", "UNetTrainer_fast"),
         ("AtentionUNetTrainer_fast", "unknown base", "AttentionUNetTrainer_fast"),
         ("UNetTrainer_mini", "goes with CLIPGuidedUNetTrainer alone", "CLIPGuidedUNetTrainer_mini"),
-        ("AttentionUNetTrainer_flip_noImage_fast", "group control", "CLIPGuidedUNetTrainer_flip_noImage_fast"),
+        ("AttentionUNetTrainer_flip_noImage_fast", "group imageControl", "CLIPGuidedUNetTrainer_flip_noImage_fast"),
+        ("CLIPGuidedUNetTrainer_noImage_randomText", "wrong order", "CLIPGuidedUNetTrainer_randomText_noImage"),
+        ("CLIPGuidedUNetTrainer_rotatedText_randomText", "both words of", "CLIPGuidedUNetTrainer_rotatedText"),
+        ("CLIPGuidedUNetTrainer_plainHead_randomText_mini", "no text", "CLIPGuidedUNetTrainer_plainHead_mini"),
         ("CLIPGuidedUNetTrainer_mini_live", "wrong order", "CLIPGuidedUNetTrainer_live_mini"),
         ("CLIPGuidedUNetTrainer_live_cached", "both words of the group guidance", "CLIPGuidedUNetTrainer_live"),
         ("CLIPGuidedUNetTrainer_randmText_minni", "unknown word", "CLIPGuidedUNetTrainer_randomText_mini"),
@@ -78,9 +83,14 @@ def test_the_words_are_read_out():
     assert (recipe.augmentation, recipe.loss, recipe.fast) == ("flipRot", "diceFocal", True)
     assert (recipe.epochs, recipe.iterations, recipe.seed) == (20, 5, 0)
     guided = parse("CLIPGuidedUNetTrainer_flip_ce_live_shuffledText_mini_fast_seed2")
-    assert (guided.base, guided.guidance, guided.control, guided.mini) == (CLIP_BASE, "live", "shuffledText", True)
+    assert (guided.base, guided.guidance, guided.mini) == (CLIP_BASE, "live", True)
+    assert (guided.text_control, guided.image_control, guided.plain_head) == ("shuffledText", None, False)
+    neither = parse("CLIPGuidedUNetTrainer_randomText_noImage_mini")
+    assert (neither.text_control, neither.image_control) == ("randomText", "noImage")
+    assert parse("CLIPGuidedUNetTrainer_plainHead_noImage").plain_head
     default = parse("CLIPGuidedUNetTrainer")
-    assert (default.guidance, default.control, default.mini) == ("cached", None, False)
+    assert (default.guidance, default.mini) == ("cached", False)
+    assert (default.text_control, default.image_control, default.plain_head) == (None, None, False)
     bare = parse("UNetTrainer")
     assert (bare.augmentation, bare.loss, bare.fast, bare.epochs, bare.iterations, bare.seed) == (
         None, None, False, None, None, None,
