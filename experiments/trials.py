@@ -168,15 +168,14 @@ def make_trainer(trial: Trial, device: Any) -> Any:
     from hippo_nnunet.training.recipes import parse
     from hippo_nnunet.training.step import COMPILE_VARIABLE, step_modes
 
-    spec = replace(
-        scaled(SHORT_SCHEDULE, trial.strength), p_mirror=0.5 if trial.mirror else 0.0, mirror_axes=trial.mirror
-    )
-
     class TrialTrainer(UNetTrainer):
         recipe = parse(f"UNetTrainer_fast_1epochs_{trial.steps}iters")
 
+        def _mirror_axes(self) -> tuple[int, ...]:
+            return trial.mirror
+
         def _augmentation(self) -> Any:
-            return spec
+            return replace(scaled(SHORT_SCHEDULE, trial.strength), mirror_axes=trial.mirror)
 
         def configure_optimizers(self) -> tuple[Any, Any]:
             self.schedule = replace(self.schedule, max_lr=trial.rate, weight_decay=trial.decay)

@@ -86,8 +86,17 @@ class UNetTrainer(ResumableTrainer):
         """Return what the recipe does to a patch; None for nnU-Net's own augmentation."""
         if self.recipe.augmentation is not None:
             return PUBLISHED[self.recipe.augmentation]
-        axes = left_right_axes(self.plans_manager.transpose_forward, len(self.configuration_manager.patch_size))
-        return replace(SHORT_SCHEDULE, mirror_axes=axes) if self.recipe.fast else None
+        return replace(SHORT_SCHEDULE, mirror_axes=self._mirror_axes()) if self.recipe.fast else None
+
+    def _mirror_axes(self) -> tuple[int, ...] | None:
+        """Return the patch axes that are mirrored in training and prediction; None for nnU-Net's choice."""
+        dim = len(self.configuration_manager.patch_size)
+        if self.recipe.augmentation is not None:
+            return PUBLISHED[self.recipe.augmentation].axes(dim)
+        if self.schedule.mirroring is None:
+            return None
+        left_right = self.schedule.mirroring == "mirrorLR"
+        return left_right_axes(self.plans_manager.transpose_forward, dim) if left_right else ()
 
     # -- network, loss, optimiser ---------------------------------------------------------------------------------
 
@@ -160,13 +169,14 @@ class UNetTrainer(ResumableTrainer):
         rotation, in_plane, initial_patch_size, mirror_axes = (
             super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
-        spec = self.augmentation
-        if spec is None:
-            return rotation, in_plane, initial_patch_size, mirror_axes
-        patch_size = self.configuration_manager.patch_size
-        mirror_axes = spec.axes(len(patch_size))
-        self.inference_allowed_mirroring_axes = mirror_axes or None
-        return rotation, in_plane, sampled_patch_size(spec, patch_size, in_plane), mirror_axes
+        ours = self._mirror_axes()
+        if ours is not None:
+            mirror_axes = ours
+            self.inference_allowed_mirroring_axes = ours or None
+        if self.augmentation is not None:
+            patch_size = self.configuration_manager.patch_size
+            initial_patch_size = sampled_patch_size(self.augmentation, patch_size, in_plane)
+        return rotation, in_plane, initial_patch_size, mirror_axes
 
     @classmethod
     def get_training_transforms(

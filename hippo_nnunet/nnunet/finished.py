@@ -161,6 +161,8 @@ def plan_difference(stored: dict[str, Any], current: dict[str, Any], configurati
 
 def schedule_difference(stored: dict[str, Any], current: dict[str, Any]) -> str:
     """Return how two schedules differ in what determines the weights; empty if they agree."""
+    if "mirroring" not in stored:  # not recorded as long as `fast` mirrored left to right in 3D as well
+        stored = stored | {"mirroring": current.get("mirroring") and "mirrorLR"}
     return "; ".join(
         f"{key} was {stored.get(key)}, is now {value}"
         for key, value in current.items()

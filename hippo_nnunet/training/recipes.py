@@ -70,6 +70,13 @@ WORD_GROUPS: tuple[WordGroup, ...] = (
         },
     ),
     WordGroup(
+        "mirroring",
+        {
+            "noMirror": "no mirroring in training and prediction",
+            "mirrorLR": "mirroring left to right with probability 0.5, and in prediction",
+        },
+    ),
+    WordGroup(
         "loss",
         {
             "dice": "soft Dice alone",
@@ -107,6 +114,12 @@ WORD_GROUPS: tuple[WordGroup, ...] = (
     WordGroup("repeat", {"seed<N>": "seed of initialisation, sampling and augmentation"}, unit="seed", prefix=True),
 )
 
+EXCLUSIVE = (
+    ("augmentation", "mirroring", "{} decides about mirroring itself, so {} would contradict it"),
+    ("head", "textControl", "{} uses no text, so {} would change nothing"),
+)
+"""Groups of which a name may have one, and why."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -129,6 +142,11 @@ class Recipe:
     def augmentation(self) -> str | None:
         """The augmentation word; None for nnU-Net's own augmentation."""
         return self.words.get("augmentation")
+
+    @property
+    def mirroring(self) -> str | None:
+        """The mirroring word; None for the mirroring of the augmentation or schedule."""
+        return self.words.get("mirroring")
 
     @property
     def loss(self) -> str | None:
@@ -236,11 +254,10 @@ def parse(name: str) -> Recipe:
                 f"{group.name}, of which one may stand. Did you mean '{suggest(name)}'?"
             )
         chosen[group.name] = word
-    if "head" in chosen and "textControl" in chosen:
-        raise ConfigError(
-            f"trainer '{name}': '{chosen['head']}' uses no text, so '{chosen['textControl']}' would change nothing. "
-            f"Did you mean '{suggest(name)}'?"
-        )
+    for first, second, reason in EXCLUSIVE:
+        if first in chosen and second in chosen:
+            reason = reason.format(f"'{chosen[first]}'", f"'{chosen[second]}'")
+            raise ConfigError(f"trainer '{name}': {reason}. Did you mean '{suggest(name)}'?")
     recipe = Recipe(base, chosen)
     if recipe.name != name:
         raise ConfigError(f"trainer '{name}': the words stand in the wrong order. Did you mean '{recipe.name}'?")
@@ -275,8 +292,9 @@ def suggest(name: str) -> str:
         group = _group_of(right) if right else None
         if group and right:
             chosen.setdefault(group.name, right)
-    if "head" in chosen:
-        chosen.pop("textControl", None)
+    for first, second, _ in EXCLUSIVE:
+        if first in chosen:
+            chosen.pop(second, None)
     return Recipe(base, chosen).name
 
 

@@ -161,6 +161,27 @@ def test_bare_trainers_keep_nnunets_recipe(in_tiny):
 
 
 @pytest.mark.parametrize(
+    ("words", "configuration", "mirrored"),
+    [
+        ("_fast", "2d", (1,)),
+        ("_fast", "3d_fullres", None),
+        ("_noMirror_fast", "2d", None),
+        ("_mirrorLR_fast", "3d_fullres", (2,)),
+        ("", "3d_fullres", (0, 1, 2)),
+        ("_noMirror", "3d_fullres", None),
+        ("_mirrorLR", "3d_fullres", (2,)),
+    ],
+)
+def test_prediction_mirrors_along_the_axes_of_the_training(in_tiny, words, configuration, mirrored):
+    trainer = in_tiny.trainer(f"UNetTrainer{words}", configuration)
+    *_, in_training = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert trainer.inference_allowed_mirroring_axes == mirrored
+    assert tuple(in_training) == (mirrored or ())
+    if trainer.augmentation is not None:
+        assert trainer.augmentation.axes(int(configuration[0])) == (mirrored or ())
+
+
+@pytest.mark.parametrize(
     ("word", "mirrored", "kinds"),
     [
         ("noAug", None, ["SpatialTransform"]),

@@ -9,17 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.training.recipes import BASES, CLIP_BASE, WORD_GROUPS, compose, is_ours, parse, suggest
+from hippo_nnunet.training.recipes import BASES, CLIP_BASE, EXCLUSIVE, WORD_GROUPS, compose, is_ours, parse, suggest
 
 
 @st.composite
 def recipes(draw: st.DrawFn) -> tuple[str, list[str]]:
-    base, words = draw(st.sampled_from(sorted(BASES))), []
+    base, words, used = draw(st.sampled_from(sorted(BASES))), [], set()
     for group in WORD_GROUPS:
         if not group.fits(base) or not draw(st.booleans()):
             continue
-        if group.name == "textControl" and "plainHead" in words:  # it uses no text
+        if any(second == group.name and first in used for first, second, _ in EXCLUSIVE):
             continue
+        used.add(group.name)
         if not group.unit:
             words.append(draw(st.sampled_from(sorted(group.words))))
             continue
@@ -65,6 +66,8 @@ def test_a_suggestion_is_always_a_valid_name(text):
         ("CLIPGuidedUNetTrainer_noImage_randomText", "wrong order", "CLIPGuidedUNetTrainer_randomText_noImage"),
         ("CLIPGuidedUNetTrainer_rotatedText_randomText", "both words of", "CLIPGuidedUNetTrainer_rotatedText"),
         ("CLIPGuidedUNetTrainer_plainHead_randomText_mini", "no text", "CLIPGuidedUNetTrainer_plainHead_mini"),
+        ("UNetTrainer_flip_noMirror_fast", "'flip' decides about mirroring", "UNetTrainer_flip_fast"),
+        ("UNetTrainer_noMirrors_fast", "unknown word", "UNetTrainer_noMirror_fast"),
         ("CLIPGuidedUNetTrainer_mini_live", "wrong order", "CLIPGuidedUNetTrainer_live_mini"),
         ("CLIPGuidedUNetTrainer_live_cached", "both words of the group guidance", "CLIPGuidedUNetTrainer_live"),
         ("CLIPGuidedUNetTrainer_randmText_minni", "unknown word", "CLIPGuidedUNetTrainer_randomText_mini"),

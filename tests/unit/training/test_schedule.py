@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
+
+import pytest
 import torch
 
+from hippo_nnunet.nnunet.finished import schedule_difference
 from hippo_nnunet.training.one_cycle import one_cycle
 from hippo_nnunet.training.recipes import parse
 from hippo_nnunet.training.schedule import FAST, STOCK, schedule_for
@@ -16,6 +20,28 @@ def test_length_words_change_the_length_alone():
     assert (changed.epochs, changed.iterations) == (7, 3)
     assert changed.max_lr == FAST[2].max_lr
     assert schedule_for(parse("UNetTrainer_50epochs"), 2).iterations == STOCK.iterations
+
+
+def test_mirroring_words_change_the_mirroring_alone():
+    assert [FAST[dim].mirroring for dim in (2, 3)] == ["mirrorLR", "noMirror"]
+    assert replace(schedule_for(parse("UNetTrainer_mirrorLR_fast"), 3), mirroring="noMirror") == FAST[3]
+    assert replace(schedule_for(parse("UNetTrainer_noMirror"), 3), mirroring=None) == STOCK
+    assert schedule_for(parse("UNetTrainer_flip_fast"), 3).mirroring is None, "the word decides"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "difference"),
+    [
+        ("UNetTrainer", ""),
+        ("UNetTrainer_flip_fast", ""),
+        ("UNetTrainer_fast", "mirroring was mirrorLR, is now noMirror"),
+    ],
+)
+def test_folds_from_before_mirroring_was_recorded_mirrored_left_to_right_if_they_were_fast(trainer, difference):
+    current = asdict(schedule_for(parse(trainer), 3))
+    stored = {key: value for key, value in current.items() if key != "mirroring"}
+    assert schedule_difference(stored, current) == difference
+    assert schedule_difference(stored, {**current, "mirroring": current["mirroring"] and "mirrorLR"}) == ""
 
 
 def rates(steps: int, optimizer, cycle) -> list[float]:
