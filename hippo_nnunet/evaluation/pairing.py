@@ -14,10 +14,13 @@ from hippo_nnunet.training.recipes import WORD_GROUPS
 if TYPE_CHECKING:
     import pandas as pd
 
-CONTROLS = frozenset(
-    word for group in WORD_GROUPS if group.name in ("head", "textControl", "imageControl") for word in group.words
-)
-"""Recipe words of a control: without the semantics of text or image."""
+CONTROLS: dict[str, str] = {
+    word: meaning
+    for group in WORD_GROUPS
+    if group.name in ("head", "textControl", "imageControl")
+    for word, meaning in group.words.items()
+}
+"""Recipe words of a control (without the semantics of text or image), and what each replaces."""
 ENSEMBLE = "ensemble"
 """The ensemble's name among the variants."""
 BASELINE = "UNet"

@@ -25,6 +25,7 @@ from hippo_nnunet.analysis.verdicts import NOT_JUDGED, ensemble_gain, headline
 from hippo_nnunet.analysis.volume_tables import volumes_table
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.metrics import QUALITY
+from hippo_nnunet.evaluation.pairing import CONTROLS
 from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import write_text
@@ -273,7 +274,7 @@ def _background(content: Content) -> dict[str, Any]:
     device = (content.manifest or {}).get("device")
     command = words.command(content.experiment, content.name, device) if content.experiment else ""
     return {
-        "control_words": [(word, text) for word, text in words.CONTROL_MEANINGS.items() if word in present],
+        "control_words": [(word, text) for word, text in CONTROLS.items() if word in present],
         "command": command,
         "recipes": words.recipe_rows(content),
         "facts": words.facts(content),

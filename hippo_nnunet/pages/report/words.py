@@ -22,9 +22,6 @@ from hippo_nnunet.pages.report.notebook import MEASURED_DATASET, NotebookScores
 from hippo_nnunet.progress import duration
 from hippo_nnunet.training import recipes
 
-CONTROL_MEANINGS = next(group.words for group in recipes.WORD_GROUPS if group.name == "control")
-"""Recipe word of a control to what it replaces."""
-
 
 def conclusions(content: Content) -> tuple[list[str], list[str]]:
     """Return what can be concluded, and what cannot, in sentences drawn from the experiment's own figures."""
