@@ -66,6 +66,24 @@ class Geometry:
     scales: torch.Tensor
     mirrored: dict[int, torch.Tensor]
 
+    def matrices(self, batch: int, dim: int) -> torch.Tensor:
+        """Return where the samples' voxels come from, both relative to the centre of the patch.
+
+        Args:
+            batch: Number of samples.
+            dim: Dimensions of the patch, 2 or 3.
+
+        Returns:
+            float32 (batch, dim, dim): from a voxel of the augmented patch to one of the patch before.
+        """
+        result = torch.eye(dim).repeat(batch, 1, 1)
+        turned = rotation_and_scale(self.angles, self.scales)
+        first = dim - turned.shape[-1]
+        result[self.moved, first:, first:] = turned
+        for axis, rows in self.mirrored.items():
+            result[rows, :, axis] *= -1
+        return result
+
 
 class Volumes(NamedTuple):
     """The volumes (one channel of one sample each) to which an intensity operation is applied.
@@ -136,6 +154,7 @@ def augment_batch(
     random: BatchRandom,
     in_plane: bool = False,
     values: Sequence[int] | None = None,
+    drawn: Geometry | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Augment a whole batch and cut it to the final patch.
 
@@ -147,6 +166,7 @@ def augment_batch(
         random: Source of the random numbers.
         in_plane: Whether a 3D patch is rotated, zoomed and coarsened within its slices (the last two axes) only.
         values: Labels that may occur, ascending; None to look for them, which synchronises with a GPU.
+        drawn: What `draw_geometry` returned for this batch; None to draw it.
 
     Returns:
         Image (batch, channel, *patch) and labels (batch, 1, *patch), new tensors of the dtypes given.
@@ -154,7 +174,7 @@ def augment_batch(
     Source: the operations are nnU-Net's (batchgeneratorsv2).
     """
     device = image.device
-    drawn = draw_geometry(spec, len(image), len(patch_size), in_plane, random)
+    drawn = drawn or draw_geometry(spec, len(image), len(patch_size), in_plane, random)
     out, seg = (centre_crop(t, patch_size).clone(memory_format=torch.contiguous_format) for t in (image, labels))
     if len(drawn.moved):
         rows = upload(drawn.moved, device)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hippo_nnunet.training.augmentation import BatchRandom, augment_batch
+from hippo_nnunet.training.augmentation import BatchRandom, augment_batch, draw_geometry
 from hippo_nnunet.training.augmentation_spec import AugmentationSpec, sampled_patch_size
 from hippo_nnunet.training.case_bank import CaseBank, MemoryCase
 from hippo_nnunet.training.transfer import constant
@@ -82,7 +82,9 @@ class MemoryLoader(Iterator[dict]):
             `data`: float tensor (batch, channel, *patch); `target`: int16 tensor (batch, 1, *patch), or bool
             (batch, region, *patch), or a list of such, one for each scale; `keys`: the case of each sample; `corners`:
             int64 tensor (batch, 3) on the CPU, the lower corner of each final patch in voxels of its preprocessed
-            case, before rotation, zoom and mirroring: negative where the patch overhangs, in 2D (slice, y, x).
+            case, before rotation, zoom and mirroring: negative where the patch overhangs, in 2D (slice, y, x);
+            `matrices`: these three about the patch's centre, float32 tensor (batch, axes of the patch, the same) on
+            the CPU, see `Geometry.matrices`.
         """
         step = self.step
         self.step += 1
@@ -101,9 +103,9 @@ class MemoryLoader(Iterator[dict]):
         data, seg = self.bank.cut(chosen, corners, self._cut)
         if len(sampling.patch_size) == 2:
             data, seg = data[:, :, 0], seg[:, :, 0]
-        data, seg = augment_batch(
-            data, seg, sampling.patch_size, self.augmentation, random, sampling.in_plane, self.bank.values
-        )
+        size, in_plane = sampling.patch_size, sampling.in_plane
+        geometry = draw_geometry(self.augmentation, len(data), len(size), in_plane, random)
+        data, seg = augment_batch(data, seg, size, self.augmentation, random, in_plane, self.bank.values, geometry)
         if sampling.masked_channels:
             outside = seg[:, 0] < 0
             for channel in sampling.masked_channels:
@@ -114,6 +116,7 @@ class MemoryLoader(Iterator[dict]):
             "target": self._targets(seg.clamp(min=0)),
             "keys": [self.bank.cases[index].key for index in chosen],
             "corners": torch.from_numpy(corners + inner),
+            "matrices": geometry.matrices(len(data), len(size)),
         }
 
     def _corner(self, case: MemoryCase, foreground: bool, rng: np.random.Generator) -> list[int]:

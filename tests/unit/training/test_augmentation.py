@@ -9,7 +9,7 @@ import torch
 
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.nnunet.loaders import build_transforms
-from hippo_nnunet.training.augmentation import BatchRandom, augment_batch
+from hippo_nnunet.training.augmentation import BatchRandom, augment_batch, draw_geometry
 from hippo_nnunet.training.augmentation_spec import (
     PUBLISHED,
     SHORT_SCHEDULE,
@@ -204,3 +204,29 @@ def test_batchgeneratorsv2_cannot_run_the_short_schedules_augmentation():
 )
 def test_left_and_right_are_found_in_the_transposed_patch(order, dim, axes):
     assert left_right_axes(order, dim) == axes
+
+
+@pytest.mark.parametrize(("patch", "in_plane"), [((9, 8), False), ((6, 9, 8), False), ((6, 9, 8), True)])
+def test_matrices_say_where_each_voxel_comes_from(patch, in_plane):
+    spec = AugmentationSpec(
+        rotation=Operation(0.8, (-0.5, 0.5)),
+        scaling=Operation(0.8, (0.8, 1.2)),
+        p_mirror=0.5,
+        mirror_axes=tuple(range(len(patch))),
+    )
+    sampled = [30 + size % 2 for size in patch]  # the same centre
+    if in_plane:
+        sampled[0] = patch[0]
+    axes = torch.meshgrid(*(torch.arange(size) - (size - 1) / 2 for size in sampled), indexing="ij")
+    image = torch.stack(axes).expand(12, -1, *sampled).clone()
+    geometry = draw_geometry(spec, 12, len(patch), in_plane, BatchRandom(3))
+    out, _ = augment_batch(
+        image, image[:, :1].to(torch.int16), patch, spec, BatchRandom(3), in_plane, (-1, 0), drawn=geometry
+    )
+    grid = torch.stack(
+        torch.meshgrid(*(torch.arange(size) - (size - 1) / 2 for size in patch), indexing="ij"), dim=-1
+    ).float()
+    expected = torch.einsum("bij,...j->bi...", geometry.matrices(12, len(patch)), grid)
+    inside = expected.abs().amax(1, keepdim=True) < 13
+    torch.testing.assert_close(out * inside, expected * inside, atol=1e-4, rtol=0)
+    assert len(set(map(str, geometry.matrices(12, len(patch))))) > 6
