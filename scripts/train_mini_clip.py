@@ -67,7 +67,8 @@ class Slice:
     """A slice of a phantom.
 
     Args:
-        image: float32 (y, x), z-scores over the whole phantom; y to the front, x to the right.
+        image: float32 (y, x), z-scores over the whole phantom, in the radiological convention: the front on top, the
+            patient's right on the left.
         label: uint8 (y, x).
     """
 
@@ -82,13 +83,14 @@ class Slice:
 
 
 def phantom_slices(seed: int, split: int, count: int) -> list[Slice]:
-    """Return all slices of some phantoms, across z, as nnU-Net's 2D configuration sees them."""
+    """Return all slices of some phantoms, across z, as nnU-Net's 2D configuration shows them to CLIP."""
     slices = []
     for number in range(count):
         case = make_case(np.random.default_rng((seed, split, number)))
         image = case.image.astype(np.float32)
         image = (image - image.mean()) / image.std()
-        slices += [Slice(image[..., z].T, case.label[..., z].T) for z in range(image.shape[2])]
+        image, label = (array.T[:, ::-1, ::-1].copy() for array in (image, case.label))  # phantoms grow to RAS
+        slices += [Slice(*pair) for pair in zip(image, label, strict=True)]
     return slices
 
 
@@ -115,7 +117,7 @@ def attributes(label: np.ndarray) -> dict[str, str]:
     head = float((label == 1).sum() / foreground.sum())
     part = ("posterior", "mostly posterior", "mostly anterior", "anterior")[int(np.searchsorted((0.1, 0.5, 0.9), head))]
     y, x = (np.mean(index) / size for index, size in zip(np.nonzero(foreground), label.shape, strict=True))
-    depth = ("back", "middle", "front")[min(int(3 * y), 2)]
+    depth = ("front", "middle", "back")[min(int(3 * y), 2)]
     side = ("left", "middle", "right")[min(int(3 * x), 2)]
     where = depth if side == "middle" else side if depth == "middle" else f"{depth} {side}"
     amount = next(word for limit, word in AMOUNTS if share <= limit)

@@ -11,7 +11,7 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from hippo_nnunet.clip.encoder import CLIPEncoder, load_encoder
-from hippo_nnunet.clip.guidance_cache import CachedGuidance, guidance_axis, slice_embeddings
+from hippo_nnunet.clip.guidance_cache import CachedGuidance, guidance_axis, slice_embeddings, training_view
 from hippo_nnunet.clip.models import chosen_encoder
 from hippo_nnunet.clip.text import class_embeddings, control_embeddings
 from hippo_nnunet.errors import ConfigError
@@ -96,6 +96,10 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         super().on_train_start()
         if self._resumed is None:
             self._set_text()
+            dataset = self.dataset_class(self.preprocessed_dataset_folder)
+            axis = guidance_axis(self.configuration_manager.patch_size)
+            transpose = self.plans_manager.transpose_forward
+            _bare(self.network).set_view(training_view(dataset, axis, transpose, self.print_to_log_file))
 
     def _set_text(self) -> None:
         _bare(self.network).set_text(self.class_text(self.dataset_json))
@@ -133,6 +137,7 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
             self.dataset_class(self.preprocessed_dataset_folder),
             self.load_encoder(),
             guidance_axis(patch_size),
+            self.plans_manager.transpose_forward,
             self.device,
             self.print_to_log_file,
         )

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from hippo_nnunet.clip.loading import load_model
 from hippo_nnunet.clip.models import CLIP_MODELS, EncoderChoice, chosen_encoder
+from hippo_nnunet.clip.orientation import CONVENTION
 from hippo_nnunet.clip.preprocessing import Preprocessing
 from hippo_nnunet.clip.weights import cached_file, weights_file
 
@@ -65,7 +66,8 @@ class CLIPEncoder:
         """Embed slices; the image tower moves to their device and stays there.
 
         Args:
-            slices: Shape (n, c, y, x), any float type, normalised by nnU-Net (z-scores), in voxels of any size.
+            slices: Shape (n, c, y, x), any float type, normalised by nnU-Net (z-scores), in voxels of any size, shown
+                as `hippo_nnunet.clip.orientation` says.
 
         Returns:
             float32, shape (n, embed_dim), unit length, on the device of the slices, without gradient; in float32 also
@@ -104,15 +106,16 @@ def encoder_sha256(state: Mapping[str, torch.Tensor], preprocessing: Preprocessi
         quick_gelu: The activation, which the weights do not record.
 
     Returns:
-        64 hexadecimal digits over names (sorted), shapes and values as little-endian float32, then activation and
-        preprocessing: the same for a pickle, a safetensors file and a download of the same weights.
+        64 hexadecimal digits over names (sorted), shapes and values as little-endian float32, then activation,
+        preprocessing and the orientation in which slices are shown: the same for a pickle, a safetensors file and a
+        download of the same weights.
     """
     digest = hashlib.sha256()
     for name in sorted(state):
         values = state[name].detach().to("cpu", torch.float32).contiguous()
         digest.update(f"{name}{tuple(values.shape)}".encode())
         digest.update(values.numpy().astype("<f4", copy=False).tobytes())
-    digest.update(f"quick_gelu={quick_gelu} preprocessing={preprocessing.key}".encode())
+    digest.update(f"quick_gelu={quick_gelu} preprocessing={preprocessing.key} slices={CONVENTION}".encode())
     return digest.hexdigest()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,15 +15,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from hippo_nnunet.clip.encoder import CLIPEncoder
+from hippo_nnunet.clip.orientation import axis_directions, common_directions, slice_view
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.files import atomic_path
 from hippo_nnunet.locks import exclusive
-from hippo_nnunet.networks.guidance import pool_slices, slicing_axis, spaced_slices
+from hippo_nnunet.networks.guidance import SliceView, pool_slices, slicing_axis, spaced_slices
 
 SAVE_INTERVAL_S = 60.0
 """Seconds of encoding after which the results so far are written, so that little is lost if the process is killed."""
 
 REPORT_INTERVAL_S = 10.0
+
+_CASES_LOOKED_AT = 20
 
 _ENDINGS = (".b2nd", ".npz", ".npy")
 """Suffixes of the file with a case's image, in nnU-Net's formats of preprocessed data."""
@@ -93,18 +96,26 @@ def patch_guidance(embeddings: torch.Tensor, start: int, length: int, count: int
 
 
 def slice_embeddings(
-    dataset: Dataset, encoder: CLIPEncoder, axis: int, device: torch.device, report: Callable[[str], None]
+    dataset: Dataset,
+    encoder: CLIPEncoder,
+    axis: int,
+    transpose: Sequence[int],
+    device: torch.device,
+    report: Callable[[str], None],
 ) -> dict[str, torch.Tensor]:
     """Return the embeddings of every slice of every case, from the cache where it is up to date.
 
-    The cache is a file in the folder `<source_folder>_clip`, one for each encoder, preprocessing and axis. A case whose
-    preprocessed file has changed since (name, size or time) is encoded again. Of several processes one encodes, and the
-    others wait.
+    Each slice is shown to the encoder in the radiological convention, by the orientation of its own case.
+
+    The cache is a file in the folder `<source_folder>_clip`, one for each encoder (weights, preprocessing and
+    convention), axis and axis order. A case whose preprocessed files have changed since (name, size or time of image
+    and properties) is encoded again. Of several processes one encodes, and the others wait.
 
     Args:
         dataset: All preprocessed cases of a configuration.
         encoder: The frozen encoder.
         axis: Axis of the case along which slices are taken: 0, 1 or 2.
+        transpose: `transpose_forward` of the plans, which the properties do not record.
         device: Where the encoder runs.
         report: Called with lines for the log.
 
@@ -114,7 +125,7 @@ def slice_embeddings(
     Raises:
         DataError: A preprocessed case cannot be read, or the cache cannot be written.
     """
-    file = cache_file(Path(dataset.source_folder), encoder, axis)
+    file = cache_file(Path(dataset.source_folder), encoder, axis, transpose)
     with ExitStack() as stack:
         try:
             task = f"{file}: another process encodes the slices"
@@ -129,7 +140,7 @@ def slice_embeddings(
             report(f"CLIP: {encoder.name} encodes the slices of {len(missing)} cases, once, for {file}")
         begun = saved = reported = time.monotonic()
         for number, case in enumerate(missing, 1):
-            embeddings[case] = _encode(dataset, case, encoder, axis, device)
+            embeddings[case] = _encode(dataset, case, encoder, axis, transpose, device)
             now = time.monotonic()
             if number == len(missing) or now - saved > SAVE_INTERVAL_S:
                 _write(file, embeddings, {case: marks[case] for case in embeddings})
@@ -141,30 +152,67 @@ def slice_embeddings(
     return embeddings
 
 
-def cache_file(folder: Path, encoder: CLIPEncoder, axis: int) -> Path:
+def cache_file(folder: Path, encoder: CLIPEncoder, axis: int, transpose: Sequence[int]) -> Path:
     """Return the file with the embeddings of the preprocessed cases in a folder."""
-    name = f"{encoder.sha256[:12]}_{encoder.preprocessing.key}_axis{axis}.safetensors"
+    name = f"{encoder.sha256[:12]}_{encoder.preprocessing.key}_axis{axis}of{''.join(map(str, transpose))}.safetensors"
     return folder.with_name(f"{folder.name}_clip") / name
 
 
-def _encode(dataset: Dataset, case: str, encoder: CLIPEncoder, axis: int, device: torch.device) -> torch.Tensor:
+def training_view(dataset: Dataset, axis: int, transpose: Sequence[int], report: Callable[[str], None]) -> SliceView:
+    """Return how slices of most cases are shown to an encoder, for inputs whose own orientation is not known.
+
+    Args:
+        dataset: Cases of a configuration; up to 20 of them are looked at, evenly spaced.
+        axis: As for `slice_embeddings`.
+        transpose: As for `slice_embeddings`.
+        report: Called with a warning if the cases differ.
+
+    Raises:
+        DataError: A preprocessed case cannot be read.
+    """
+    cases = dataset.identifiers
+    found = []
+    for case in [cases[place] for place in spaced_slices(len(cases), _CASES_LOOKED_AT)]:
+        with _reading(dataset, case):
+            found.append(axis_directions(dataset.load_case(case)[3], transpose))
+    common, others = common_directions(found)
+    if others:
+        report(
+            f"CLIP: {others} of {len(found)} cases are stored in another orientation than the rest ({common}): a "
+            "network that encodes patches itself (word 'live', nnUNetv2_predict) shows them to CLIP wrongly; reorient "
+            "the images"
+        )
+    return slice_view(common, axis)
+
+
+@contextmanager
+def _reading(dataset: Dataset, case: str) -> Iterator[None]:
     try:
-        image = np.asarray(dataset.load_case(case)[0][:], dtype=np.float32)
+        yield
     except Exception as error:  # blosc2 and numpy raise various exceptions for a damaged file
         raise DataError(
             f"preprocessed case '{case}' in {dataset.source_folder} cannot be read ({error}): delete that folder "
             "and run 'hippo-nnunet plan' again"
         ) from error
+
+
+def _encode(
+    dataset: Dataset, case: str, encoder: CLIPEncoder, axis: int, transpose: Sequence[int], device: torch.device
+) -> torch.Tensor:
+    with _reading(dataset, case):
+        stored, _, _, properties = dataset.load_case(case)
+        image = np.asarray(stored[:], dtype=np.float32)
     slices = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, axis + 1, 0)))
-    return encoder.encode_image(slices.to(device)).float().cpu()
+    view = slice_view(axis_directions(properties, transpose), axis)
+    return encoder.encode_image(view.show(slices.to(device))).float().cpu()
 
 
 def _mark(folder: Path, case: str) -> str:
-    """Return name, size and time of a case's file, which distinguish it from a later one of the same name."""
+    """Return names, sizes and times of a case's files, which distinguish them from later ones of the same names."""
     for path in (folder / f"{case}{ending}" for ending in _ENDINGS):
         if path.is_file():
-            status = path.stat()
-            return f"{path.name} {status.st_size} {status.st_mtime_ns}"
+            files = [file for file in (path, folder / f"{case}.pkl") if file.is_file()]
+            return " ".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
     raise DataError(f"{folder} has no preprocessed case '{case}': run 'hippo-nnunet plan' again")
 
 

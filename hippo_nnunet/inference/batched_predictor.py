@@ -17,6 +17,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from torch import nn
 
+from hippo_nnunet.clip.orientation import axis_directions
 from hippo_nnunet.inference.backends import Run, choose_runs
 from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage, Window, check_finite
 from hippo_nnunet.nnunet.memory_cases import free_device_memory
@@ -143,7 +144,8 @@ class BatchedPredictor:
         data, _, properties = self.configuration_manager.preprocessor_class(verbose=False).run_case(
             [str(file) for file in files], None, self.plans_manager, self.configuration_manager, self.dataset_json
         )
-        return PreprocessedImage(torch.from_numpy(data)), properties
+        directions = axis_directions(properties, self.plans_manager.transpose_forward)
+        return PreprocessedImage(torch.from_numpy(data), directions=directions), properties
 
     def to_image_grid(self, logits: torch.Tensor, properties: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """Resample logits to the original image.

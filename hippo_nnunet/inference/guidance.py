@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from hippo_nnunet.clip.guidance_cache import guidance_axis, patch_guidance
+from hippo_nnunet.clip.orientation import slice_view
 from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
-from hippo_nnunet.networks.guidance import embed_images
+from hippo_nnunet.networks.guidance import SliceView, embed_images
 
 
 class Guide:
@@ -40,17 +41,24 @@ class Guide:
         """
         if not self._cached:
             return [None] * len(opened.windows)
-        key = (bytes(self._network.encoder_sha256.tolist()).hex(), self._axis)
+        view = slice_view(image.directions, self._axis) if image.directions else self._network.view
+        key = (bytes(self._network.encoder_sha256.tolist()).hex(), self._axis, view)
         if key not in image.embeddings:
             slices = image.voxels.movedim(self._axis + 1, 0).contiguous().to(device)
-            image.embeddings[key] = self.live(slices).float().cpu()
+            image.embeddings[key] = self._embed(slices, view).float().cpu()
         places = [window[1 + self._axis] for window in opened.windows]
         starts = [place.start if isinstance(place, slice) else place for place in places]
         padding, count = opened.padding[self._axis], self._network.guidance_slices
         return [patch_guidance(image.embeddings[key], start - padding, self._length, count) for start in starts]
 
     def live(self, patches: torch.Tensor) -> torch.Tensor:
-        """Return the guidance (batch, embed_dim) of a network's input (batch, channel, *patch)."""
+        """Return the guidance (batch, embed_dim) of a network's input (batch, channel, *patch).
+
+        The input is shown as the training data's slices are; an orientation of its own is not known here.
+        """
+        return self._embed(patches, self._network.view)
+
+    def _embed(self, patches: torch.Tensor, view: SliceView) -> torch.Tensor:
         encode = self._network.image_encoder.encode
         assert encode is not None, "a trainer attaches the encoder when it builds the network"
-        return embed_images(encode, patches, self._network.guidance_slices)
+        return embed_images(encode, patches, self._network.guidance_slices, view)

@@ -11,6 +11,7 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 
 from hippo_nnunet.errors import DataError
+from hippo_nnunet.networks.guidance import SliceView
 
 Window = tuple[slice | int, ...]
 """Index of a patch into an image (channel, z, y, x)."""
@@ -40,12 +41,14 @@ class PreprocessedImage:
 
     Attributes:
         voxels: float32 (channel, z, y, x), neither padded nor mirrored.
-        embeddings: Filled by the CLIP-guided models that predict it, and shared between them: encoder's hash and axis
-            to the embedding of each slice, (slices, embed_dim).
+        embeddings: Filled by the CLIP-guided models that predict it, and shared between them: encoder's hash, axis and
+            view to the embedding of each slice, (slices, embed_dim).
+        directions: Direction in which each axis grows; see `hippo_nnunet.clip.orientation.axis_directions`.
     """
 
     voxels: torch.Tensor
-    embeddings: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
+    embeddings: dict[tuple[str, int, SliceView], torch.Tensor] = field(default_factory=dict)
+    directions: str = ""
 
 
 class OpenImage:

@@ -12,6 +12,7 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics, save_summa
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
+from hippo_nnunet.clip.orientation import axis_directions
 from hippo_nnunet.files import atomic_path
 from hippo_nnunet.inference.batched_predictor import BatchedPredictor
 from hippo_nnunet.inference.overlap import in_background
@@ -62,7 +63,9 @@ def _predict(trainer: Any, folder: Path, save_probabilities: bool) -> None:
 
     def read(key: str) -> tuple[str, PreprocessedImage, dict[str, Any]]:
         image, _, properties = read_case(dataset, key)
-        return key, PreprocessedImage(torch.from_numpy(image.astype(np.float32, copy=False))), properties
+        directions = axis_directions(properties, trainer.plans_manager.transpose_forward)
+        voxels = torch.from_numpy(image.astype(np.float32, copy=False))
+        return key, PreprocessedImage(voxels, directions=directions), properties
 
     def write(predicted: tuple[tuple[str, PreprocessedImage, dict[str, Any]], torch.Tensor]) -> None:
         (key, _, properties), logits = predicted

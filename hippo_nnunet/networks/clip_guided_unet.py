@@ -6,6 +6,7 @@ import math
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import nn
 from hippo_nnunet.networks.cosine_decoder import CosineUNetDecoder
 from hippo_nnunet.networks.cosine_head import MAX_SCALE, Ceiling, CosineHead, text_coordinates
 from hippo_nnunet.networks.film import FiLM
-from hippo_nnunet.networks.guidance import Encode, FrozenEncoder, embed_images
+from hippo_nnunet.networks.guidance import Encode, FrozenEncoder, SliceView, embed_images
 from hippo_nnunet.networks.plan_arguments import bind_plan_arguments
 
 GUIDANCE_FEATURES = 32
@@ -48,6 +49,9 @@ class CLIPGuidedUNet(PlainConvUNet):
         text_coordinates: What the heads see of the text, (num_classes, coordinates); not in the state dict. A plain
             head sees none.
         encoder_sha256: Buffer uint8 (32,), hash of the encoder; zeros until ``attach_encoder`` or a state dict sets it.
+        slice_view: Buffer uint8 (3,), the fields of ``view``.
+        view: How slices of the training data are shown to the encoder; as they are stored until ``set_view`` or a state
+            dict sets it.
         logit_scale: Parameter, logarithm of the temperature; missing with a plain head.
         image_encoder: Holds the frozen encoder's function as ``encode``; None before ``attach_encoder``.
         use_image: While False, the guidance is zeros, and what is passed is ignored.
@@ -62,6 +66,7 @@ class CLIPGuidedUNet(PlainConvUNet):
     text_embeddings: torch.Tensor
     text_coordinates: torch.Tensor
     encoder_sha256: torch.Tensor
+    slice_view: torch.Tensor
 
     def __init__(
         self,
@@ -95,6 +100,8 @@ class CLIPGuidedUNet(PlainConvUNet):
             self.logit_scale = nn.Parameter(torch.tensor(math.log(initial_scale)))
         self.register_buffer("text_embeddings", torch.zeros(arguments["num_classes"], embed_dim))
         self.register_buffer("encoder_sha256", torch.zeros(32, dtype=torch.uint8))
+        self.register_buffer("slice_view", torch.zeros(3, dtype=torch.uint8))
+        self.view = SliceView()
         coordinates = 0 if plain_head else self.decoder.coordinates
         self.register_buffer("text_coordinates", torch.zeros(arguments["num_classes"], coordinates), persistent=False)
         self._has_text = False
@@ -125,6 +132,15 @@ class CLIPGuidedUNet(PlainConvUNet):
         self.image_encoder = FrozenEncoder(encode)
         digits = torch.tensor(list(bytes.fromhex(sha256)), dtype=torch.uint8)
         self.encoder_sha256.copy_(digits)
+
+    def set_view(self, view: SliceView) -> None:
+        """Set how slices are shown to the encoder where no guidance is passed.
+
+        Args:
+            view: That of the training data.
+        """
+        self.view = view
+        self.slice_view.copy_(torch.tensor(astuple(view), dtype=torch.uint8))
 
     def set_text(self, embeddings: torch.Tensor) -> None:
         """Set the text embeddings that the heads are to be trained with; for other text afterwards see ``prompted``.
@@ -249,7 +265,7 @@ class CLIPGuidedUNet(PlainConvUNet):
     def _encode(self, x: torch.Tensor) -> torch.Tensor:
         if self.image_encoder.encode is None:
             raise ValueError("CLIPGuidedUNet got no guidance and has no encoder: pass guidance, or attach_encoder")
-        return embed_images(self.image_encoder.encode, x, self.guidance_slices)
+        return embed_images(self.image_encoder.encode, x, self.guidance_slices, self.view)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:
         """Count the elements of all outputs, projection, fusion and heads included, for nnU-Net's memory estimate.
@@ -279,6 +295,7 @@ class CLIPGuidedUNet(PlainConvUNet):
             if mine != theirs:
                 raise ValueError(_mismatch("the checkpoint was trained", theirs, mine))
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self.view = SliceView(*map(bool, self.slice_view.tolist()))
         self._place_text()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,34 @@ from torch.nn import functional as F
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 """From slices (n, channels, y, x) to unit embeddings (n, embed_dim)."""
+
+
+@dataclass(frozen=True)
+class SliceView:
+    """How a stored slice is turned before the encoder sees it: transposed first, then flipped.
+
+    Args:
+        transposed: Whether rows and columns change places.
+        flipped_rows: Whether the transposed slice's rows are reversed.
+        flipped_columns: Whether its columns are.
+    """
+
+    transposed: bool = False
+    flipped_rows: bool = False
+    flipped_columns: bool = False
+
+    def show(self, slices: torch.Tensor) -> torch.Tensor:
+        """Turn slices (..., y, x) as stored to slices as shown."""
+        return self._flip(slices.transpose(-1, -2) if self.transposed else slices)
+
+    def restore(self, maps: torch.Tensor) -> torch.Tensor:
+        """Turn maps (..., y, x) of slices as shown to the slices as stored."""
+        maps = self._flip(maps)
+        return maps.transpose(-1, -2) if self.transposed else maps
+
+    def _flip(self, slices: torch.Tensor) -> torch.Tensor:
+        axes = [axis for axis, flipped in ((-2, self.flipped_rows), (-1, self.flipped_columns)) if flipped]
+        return slices.flip(axes) if axes else slices
 
 
 class FrozenEncoder:
@@ -31,23 +60,24 @@ class FrozenEncoder:
 
 
 @torch.no_grad()
-def embed_images(encode: Encode, images: torch.Tensor, count: int) -> torch.Tensor:
+def embed_images(encode: Encode, images: torch.Tensor, count: int, view: SliceView) -> torch.Tensor:
     """Embed each image: its one slice in 2D; in 3D evenly spaced slices across its thinnest axis, pooled.
 
     Args:
         encode: The frozen encoder.
         images: Shape (batch, channels, *spatial).
         count: Number of slices of a 3D image.
+        view: How the slices are shown to the encoder.
 
     Returns:
         Unit embeddings (batch, embed_dim).
     """
     if images.dim() == 4:
-        return encode(images)
+        return encode(view.show(images))
     axis = slicing_axis(images.shape[2:])
     places = spaced_slices(images.shape[2 + axis], count)
     slices = torch.stack([images.select(2 + axis, place) for place in places], dim=1)
-    return pool_slices(encode(slices.flatten(0, 1)).unflatten(0, slices.shape[:2]))
+    return pool_slices(encode(view.show(slices.flatten(0, 1))).unflatten(0, slices.shape[:2]))
 
 
 def slicing_axis(shape: Sequence[int]) -> int:

@@ -78,7 +78,7 @@ def test_cached_and_live_guidance_agree_where_a_patch_is_the_whole_slice(
     encoder = trainer.load_encoder()
     dataset: Any = OneCase(tmp_path / "Plans_any", image)
     axis = guidance_axis(patch_size)
-    embeddings = slice_embeddings(dataset, encoder, axis, torch.device("cpu"), lambda line: None)
+    embeddings = slice_embeddings(dataset, encoder, axis, (1, 0, 2), torch.device("cpu"), lambda line: None)
     guidance = CachedGuidance(embeddings, patch_size, network.guidance_slices)(["case"], torch.tensor([corner]))
     with torch.inference_mode():
         live, cached, other = network(patch), network(patch, guidance), network(patch, -guidance)
@@ -99,7 +99,8 @@ def test_a_cached_training_sees_the_embeddings_of_its_patches(in_tiny: TinyDatas
     for key in dataset.identifiers:
         images[key] = torch.from_numpy(dataset.load_case(key)[0][:])
     slices = [images[key][:, corner[0]] for key, corner in zip(batch["keys"], batch["corners"], strict=True)]
-    expected = torch.cat([trainer.load_encoder().encode_image(s[None]) for s in slices])
+    # the files are LPS: a coronal slice is stored from inferior to superior, and shown the other way round
+    expected = torch.cat([trainer.load_encoder().encode_image(s[None].flip(-2)) for s in slices])
     torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -251,6 +252,7 @@ def test_the_encoder_is_on_record_and_not_in_the_checkpoint(guided: TinyDataset)
     checkpoint = torch.load(fold / "checkpoint_final.pth", weights_only=False)
     assert checkpoint["hippo_nnunet"]["record"]["encoder"] == record
     assert bytes(checkpoint["network_weights"]["encoder_sha256"].tolist()).hex() == encoder.sha256
+    assert checkpoint["network_weights"]["slice_view"].tolist() == [0, 1, 0]  # coronal slices of LPS files
     assert not any("visual" in key or "transformer" in key for key in checkpoint["network_weights"])
     assert (fold / "debug.json").stat().st_size < 30_000  # nnU-Net prints every attribute of the trainer into it
 

@@ -20,9 +20,11 @@ from hippo_nnunet.clip.guidance_cache import (
     guidance_axis,
     patch_guidance,
     slice_embeddings,
+    training_view,
 )
 from hippo_nnunet.clip.preprocessing import Preprocessing
 from hippo_nnunet.errors import DataError
+from hippo_nnunet.networks.guidance import SliceView
 
 
 class Encoder:
@@ -46,7 +48,10 @@ class Dataset:
         self.source_folder, self.identifiers = str(folder), cases
 
     def load_case(self, identifier: str) -> tuple[Any, Any, Any, dict[str, Any]]:
-        return np.load(Path(self.source_folder) / f"{identifier}.npz")["data"], None, None, {}
+        path = Path(self.source_folder) / f"{identifier}.npz"
+        direction = path.with_suffix(".pkl").read_text().split() if path.with_suffix(".pkl").is_file() else []
+        properties = {"sitk_stuff": {"direction": tuple(map(float, direction))}} if direction else {}
+        return np.load(path)["data"], None, None, properties
 
 
 def write(folder: Path, case: str, factor: float = 1.0) -> None:
@@ -57,7 +62,7 @@ def write(folder: Path, case: str, factor: float = 1.0) -> None:
 
 def embed(dataset: Dataset, encoder: Encoder, axis: int = 0, lines: list[str] | None = None) -> dict[str, torch.Tensor]:
     report = lines.append if lines is not None else lambda line: None
-    return slice_embeddings(dataset, encoder, axis, torch.device("cpu"), report)  # type: ignore[arg-type]
+    return slice_embeddings(dataset, encoder, axis, (0, 1, 2), torch.device("cpu"), report)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -76,7 +81,7 @@ def test_every_slice_is_encoded_once_and_kept_beside_the_data(dataset: Dataset) 
     torch.testing.assert_close(made["b"], expected)
     assert encoder.encoded == 6
     assert "2 cases" in lines[0] and "2 of 2" in lines[-1]
-    file = cache_file(Path(dataset.source_folder), encoder, 0)  # type: ignore[arg-type]
+    file = cache_file(Path(dataset.source_folder), encoder, 0, (0, 1, 2))  # type: ignore[arg-type]
     assert file.parent.name == "Plans_2d_clip"
     assert {p.suffix for p in file.parent.iterdir()} <= {".safetensors", ".lock"}
     again = embed(dataset, encoder)
@@ -87,7 +92,7 @@ def test_every_slice_is_encoded_once_and_kept_beside_the_data(dataset: Dataset) 
 
 
 def test_a_process_that_waits_for_the_encoding_one_says_so(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock = cache_file(Path(dataset.source_folder), Encoder(), 0).with_suffix(".lock")  # type: ignore[arg-type]
+    lock = cache_file(Path(dataset.source_folder), Encoder(), 0, (0, 1, 2)).with_suffix(".lock")  # type: ignore[arg-type]
     program = "import sys, pathlib, hippo_nnunet.locks as locks\nwith locks.exclusive(pathlib.Path(sys.argv[1]), ''):\n"
     program += "    print('held', flush=True); sys.stdin.read()"
     said: list[str] = []
@@ -129,7 +134,7 @@ def test_another_encoder_has_a_cache_of_its_own(dataset: Dataset) -> None:
 def test_a_damaged_cache_is_made_anew(dataset: Dataset) -> None:
     encoder, lines = Encoder(), []
     embed(dataset, encoder)
-    file = cache_file(Path(dataset.source_folder), encoder, 0)  # type: ignore[arg-type]
+    file = cache_file(Path(dataset.source_folder), encoder, 0, (0, 1, 2))  # type: ignore[arg-type]
     file.write_bytes(file.read_bytes()[:50])
     assert len(embed(dataset, encoder, lines=lines)) == 2
     assert encoder.encoded == 12
@@ -154,6 +159,51 @@ def test_a_missing_case_and_a_folder_that_cannot_be_written(dataset: Dataset, tm
     (tmp_path / "Other_2d_clip").touch()
     with pytest.raises(DataError, match=r"Other_2d_clip.* or train with the word 'live'"):
         embed(Dataset(tmp_path / "Other_2d", []), Encoder())
+
+
+class Looking(Encoder):
+    """Embeds a slice by its first voxel."""
+
+    def encode_image(self, slices: torch.Tensor) -> torch.Tensor:
+        angle = slices[:, 0, 0, 0] / 100
+        return torch.stack([angle.cos(), angle.sin()], 1)
+
+
+RAS, LPS = "-1 0 0 0 -1 0 0 0 1", "1 0 0 0 1 0 0 0 1"
+
+
+def test_each_case_is_shown_by_its_own_orientation(dataset: Dataset) -> None:
+    folder = Path(dataset.source_folder)
+    image = np.arange(60, dtype=np.float32).reshape(1, 3, 4, 5)
+    for case, direction in (("a", LPS), ("b", RAS)):
+        np.savez(folder / f"{case}.npz", data=image)
+        (folder / f"{case}.pkl").write_text(direction)
+    made = embed(dataset, Looking())
+    angles = {case: 100 * torch.atan2(of_case[:, 1], of_case[:, 0]) for case, of_case in made.items()}
+    torch.testing.assert_close(angles["a"], torch.tensor([0.0, 20, 40]))
+    torch.testing.assert_close(angles["b"], torch.tensor([19.0, 39, 59]))
+    # an image whose orientation was corrected is encoded again
+    (folder / "b.pkl").write_text(LPS)
+    os.utime(folder / "b.pkl", ns=(1, 1))
+    torch.testing.assert_close(embed(dataset, Looking())["b"], made["a"])
+    # another axis order has a cache of its own
+    other = slice_embeddings(dataset, Looking(), 0, (2, 1, 0), torch.device("cpu"), lambda line: None)  # type: ignore[arg-type]
+    assert not torch.equal(other["a"], made["a"])
+
+
+def test_the_view_of_a_training_is_that_of_most_cases_and_others_are_reported(dataset: Dataset) -> None:
+    folder, lines = Path(dataset.source_folder), []
+    assert training_view(dataset, 0, (0, 1, 2), lines.append) == SliceView()
+    write(folder, "c")
+    dataset.identifiers.append("c")
+    for case, direction in (("a", RAS), ("b", LPS), ("c", RAS)):
+        (folder / f"{case}.pkl").write_text(direction)
+    assert lines == []
+    assert training_view(dataset, 0, (0, 1, 2), lines.append) == SliceView(False, True, True)
+    assert "1 of 3 cases are stored in another orientation than the rest (SAR)" in lines[0]
+    (folder / "c.npz").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"case 'c' in .*cannot be read"):
+        training_view(dataset, 0, (0, 1, 2), lines.append)
 
 
 def unit(*angles: float) -> torch.Tensor:
@@ -188,6 +238,6 @@ def test_axis() -> None:
 
 
 def test_the_cache_can_be_read_by_others(dataset: Dataset) -> None:
-    file = cache_file(Path(dataset.source_folder), Encoder(), 0)  # type: ignore[arg-type]
+    file = cache_file(Path(dataset.source_folder), Encoder(), 0, (0, 1, 2))  # type: ignore[arg-type]
     embed(dataset, Encoder())
     assert stat.S_IMODE(file.stat().st_mode) == stat.S_IMODE((Path(dataset.source_folder) / "a.npz").stat().st_mode)

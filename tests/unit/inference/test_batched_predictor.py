@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from hippo_nnunet.inference import batched_predictor
 from hippo_nnunet.inference.batched_predictor import BatchedPredictor
 from hippo_nnunet.inference.overlap import in_background
 from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage, windows
+from hippo_nnunet.networks.guidance import SliceView
 from hippo_nnunet.threads import AdaptiveThreads
 
 CPU = torch.device("cpu")
@@ -178,6 +180,7 @@ class Guided(nn.Module):
     """Has what the predictor needs of a CLIP-guided network; its logits are its guidance."""
 
     use_image, guidance_slices, encoder_sha256 = True, 3, torch.arange(32, dtype=torch.uint8)
+    view = SliceView()
 
     def __init__(self, encoder: Encoder, given: bool = True) -> None:
         super().__init__()
@@ -208,6 +211,20 @@ def test_cached_guidance_of_a_padded_3d_patch_is_of_its_part_of_the_image() -> N
     slices = Encoder()(image.voxels.movedim(1, 0))
     expected = pool_slices(slices[spaced_slices(5, 3)])  # 5 of the patch's 8 slices are the image's
     torch.testing.assert_close(logits, expected[:, None, None, None].expand_as(logits))
+
+
+@pytest.mark.parametrize("directions", ["SAR", ""])
+def test_an_image_is_shown_by_its_own_orientation_else_as_the_training_data(directions: str) -> None:
+    encoder, (image,) = Encoder(), images(1)
+    network = Guided(encoder)
+    network.view = SliceView(True, False, True)
+    made = predictor_of([network], (8, 8), None, "CLIPGuidedUNetTrainer")
+    made.predict_image(dataclasses.replace(image, directions=directions))
+    slices = image.voxels.movedim(1, 0)
+    assert torch.equal(encoder.seen[0], slices.flip(-1, -2) if directions else network.view.show(slices))
+    live = predictor_of([network], (8, 8), None, "CLIPGuidedUNetTrainer_live")
+    live.predict_image(PreprocessedImage(image.voxels[:, :1, :8, :8], directions=directions))
+    assert torch.equal(encoder.seen[-1], network.view.show(image.voxels[:, 0, :8, :8][None]))
 
 
 def test_models_share_embeddings() -> None:

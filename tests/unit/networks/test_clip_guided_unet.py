@@ -109,7 +109,7 @@ def test_starts_as_the_plain_unet_below_its_heads(
     body = {key: value for key, value in plain.state_dict().items() if ".seg_layers." not in key}
     missing, unexpected = net.load_state_dict(body, strict=False)
     assert unexpected == []
-    own = ("fusion.", "decoder.seg_layers.", "logit_scale", "text_embeddings", "encoder_sha256")
+    own = ("fusion.", "decoder.seg_layers.", "logit_scale", "text_embeddings", "encoder_sha256", "slice_view")
     assert all(key.startswith(own) for key in missing)
 
     net.set_text(texts())
