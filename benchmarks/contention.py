@@ -127,7 +127,7 @@ class _Work:
         self.trainer.on_epoch_start()
         self.trainer.on_train_epoch_start()
         if job.compiled:
-            self.trainer.set_step_mode(step_modes(self.device)[1])
+            self.trainer.set_step_mode(next(mode for mode in step_modes(self.device) if mode.compiled))
         self.trainer.set_deep_supervision_enabled(False)
         network = copy.deepcopy(self.trainer.network)
         self.trainer.set_deep_supervision_enabled(True)

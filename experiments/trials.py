@@ -191,8 +191,7 @@ def make_trainer(trial: Trial, device: Any) -> Any:
     trainer.initialize()
     trainer.batch_size *= trial.ahead
     trainer.on_train_start()
-    if trial.mode != "eager":
-        trainer.set_step_mode(next(m for m in step_modes(trainer.device) if m.name == trial.mode))
+    trainer.set_step_mode(next(m for m in step_modes(trainer.device) if m.name == trial.mode))
     trainer.network.train()
     return trainer
 

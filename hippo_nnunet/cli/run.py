@@ -72,7 +72,9 @@ def run(
     ] = "local",
     root: Annotated[
         Path | None,
-        typer.Option("--root", help="nnU-Net's root folder. Default: its variables, else EXPERIMENT/nnunet."),
+        typer.Option(
+            "--root", help="nnU-Net's root folder. Default: EXPERIMENT/nnunet if it exists, else nnU-Net's variables."
+        ),
     ] = None,
     trust_checkpoint: TrustCheckpoint = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the missing jobs and their expected time.")] = False,

@@ -143,5 +143,5 @@ def _format_fault(network: torch.nn.Module, channels_last: bool) -> str:
 
 
 def _mode(name: str, device: torch.device) -> StepMode:
-    modes = [*step_modes(device), StepMode(CHANNELS_LAST, channels_last=True)]
+    modes = [*step_modes(device), StepMode(CHANNELS_LAST, channels_last=True)]  # offered on a CPU only
     return next(mode for mode in modes if mode.name == name)

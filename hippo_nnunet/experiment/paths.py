@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from hippo_nnunet.data.subjects import TABLE
-from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
+from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES, NnunetFolders, folders_for
 
 DONE = Path(".done")
 """Folder of the markers of finished jobs, relative to the experiment's folder."""
@@ -70,10 +71,17 @@ class ExperimentPaths:
         """Return nnU-Net's folders.
 
         Args:
-            root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the
-                experiment's folder.
+            root: nnU-Net's root folder, which wins over everything else; None: those in the experiment's folder
+                `nnunet`, where they exist, else nnU-Net's variables, else below `nnunet`.
         """
-        return folders_for(self.folder / "nnunet") if root is None else folders_for(root, {})
+        ignored = self.ignored_variables(root)
+        environ = {name: value for name, value in os.environ.items() if name not in ignored}
+        return folders_for(root or self.folder / "nnunet", environ)
+
+    def ignored_variables(self, root: Path | None) -> list[str]:
+        """Return those of nnU-Net's variables that do not apply to this experiment; `root` as for `nnunet`."""
+        own = self.folder / "nnunet"
+        return [name for name in FOLDER_VARIABLES if root is not None or (own / name).is_dir()]
 
 
 RELATIVE = ExperimentPaths(Path())

@@ -1,4 +1,4 @@
-"""The computation of a training step: nnU-Net's, eager or compiled, whichever is faster on this machine."""
+"""The computation of a training step: nnU-Net's, in the memory format, eager or compiled, that is fastest here."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ WORTH_STEPS = 500
 WORTH_S = 1800.0
 """Steps and seconds of training left from which minutes of compiling and measuring pay off. Source: ours."""
 
+WORTH_CHANGING = 0.97
+"""Share of the eager step's time that another mode may take at most to be chosen: timings differ by some percent."""
+
 COMPILE_VARIABLE = "nnUNet_compile"
-"""nnU-Net's switch: `t`, `true` or `1` measures the compiled modes however short the training is; any other value, such
-as `f`, `false` or `0`, never compiles."""
+"""nnU-Net's switch: `t`, `true` or `1` measures all modes however short the training is; any other value, such as `f`,
+`false` or `0`, never compiles."""
 
 MAX_GRADIENT_NORM = 12.0
 """Source: nnU-Net's training step."""
@@ -48,8 +51,8 @@ class StepMode:
 
 EAGER = StepMode("eager")
 
-_COMPILED = {
-    "cpu": (StepMode("compiled, channels last", True, "default"),),
+_OTHERS = {
+    "cpu": (StepMode("eager, channels last", True), StepMode("compiled, channels last", True, "default")),
     "cuda": (
         StepMode("compiled", False, "default"),
         StepMode("compiled, channels last", True, "default"),
@@ -61,7 +64,7 @@ _COMPILED = {
 
 def step_modes(device: torch.device) -> tuple[StepMode, ...]:
     """Return every mode that a training step may run in on a device, `EAGER` first."""
-    return (EAGER, *_COMPILED.get(device.type, ()))
+    return (EAGER, *_OTHERS.get(device.type, ()))
 
 
 def build(
@@ -147,29 +150,35 @@ def fastest(
         loss: Takes the network's output and the target.
         data: A batch (b, c, *patch) on the device.
         target: Its target.
-        steps_left: Steps still to train: compiled modes are measured only where that pays off.
+        steps_left: Steps still to train: modes are measured only where that pays off.
         half: `half_precision` of the training.
 
     Returns:
-        The mode; `EAGER`, with a warning, where nothing can be compiled.
+        The mode, `EAGER` unless another one is clearly faster; a warning where one does not work.
     """
     switch = os.environ.get(COMPILE_VARIABLE, "").lower()
-    if switch not in ("", "true", "1", "t") or (not switch and steps_left < WORTH_STEPS):
+    compile_now = switch in ("true", "1", "t")
+    if not compile_now and steps_left < WORTH_STEPS:
         return EAGER
-    seconds = {EAGER: _seconds(network, loss, EAGER, data, target, half)}
-    if switch or seconds[EAGER] * steps_left >= WORTH_S:
-        for mode in step_modes(data.device)[1:]:
-            try:
-                seconds[mode] = _seconds(network, loss, mode, data, target, half)
-            except Exception as error:  # compilers raise various exceptions
-                reason = " ".join(str(error).split())[:200]
-                log.warning("training step, %s: does not work here (%s); continuing without it", mode.name, reason)
-            network.zero_grad(set_to_none=True)
-            if data.device.type == "cuda":  # otherwise the CUDA graphs of this mode keep their memory
-                torch.compiler.reset()
-                torch.cuda.empty_cache()
-        log.info("training step: %s", ", ".join(f"{mode.name} {s:.3f} s" for mode, s in seconds.items()))
-    return min(seconds, key=lambda mode: seconds[mode])
+    seconds: dict[StepMode, float] = {}
+    for mode in step_modes(data.device):
+        worth = compile_now or (not switch and min(seconds.values(), default=0) * steps_left >= WORTH_S)
+        if mode.compiled and not worth:
+            continue
+        try:
+            seconds[mode] = _seconds(network, loss, mode, data, target, half)
+        except Exception as error:  # compilers raise various exceptions
+            if mode is EAGER:
+                raise
+            reason = " ".join(str(error).split())[:200]
+            log.warning("training step, %s: does not work here (%s); continuing without it", mode.name, reason)
+        network.zero_grad(set_to_none=True)
+        if mode.compiled and data.device.type == "cuda":  # otherwise the CUDA graphs of this mode keep their memory
+            torch.compiler.reset()
+            torch.cuda.empty_cache()
+    log.info("training step: %s", ", ".join(f"{mode.name} {s:.3f} s" for mode, s in seconds.items()))
+    best = min(seconds, key=lambda mode: seconds[mode])
+    return best if seconds[best] < WORTH_CHANGING * seconds[EAGER] else EAGER
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> tuple[torch.Tensor, Any]:

@@ -20,7 +20,7 @@ from hippo_nnunet.experiment.request import Request, resolve
 from hippo_nnunet.experiment.subjects import check_subjects
 from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
-from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES, activate, at_home, folders_for
+from hippo_nnunet.nnunet.paths import activate, at_home, folders_for
 from hippo_nnunet.progress import duration
 from hippo_nnunet.workflow import launch
 from hippo_nnunet.workflow.estimate import Remaining, missing_trainings, remaining_trainings, wall_clock_seconds
@@ -37,7 +37,7 @@ def perform(
     Args:
         folder: The experiment's folder.
         request: What is requested.
-        root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
+        root: See `ExperimentPaths.nnunet`.
         settings: How to run it.
         dry_run: Change nothing, and say what would be done.
 
@@ -48,9 +48,8 @@ def perform(
         HippoError: A wrong request, or a job that failed; see `resolve` and `run_experiment`.
     """
     folder = at_home(folder).absolute()
-    if root is not None:
-        for variable in FOLDER_VARIABLES:
-            os.environ.pop(variable, None)
+    for variable in ExperimentPaths(folder).ignored_variables(root):
+        os.environ.pop(variable, None)
     limit_processes()
     root = at_home(root or folder / "nnunet").absolute()
     folders = folders_for(root)

@@ -43,3 +43,18 @@ def test_a_root_wins_over_the_variables_and_these_over_the_folder(
     assert paths.nnunet(None).raw == tmp_path / "own"
     assert paths.nnunet(None).results == tmp_path / "experiment" / "nnunet" / "nnUNet_results"
     assert paths.nnunet(tmp_path / "root").raw == tmp_path / "root" / "nnUNet_raw"
+
+
+def test_an_experiments_own_folders_win_over_variables_that_were_set_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("nnUNet_raw", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path / "elsewhere" / name))
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    paths = ExperimentPaths(tmp_path / "experiment")
+    own = tmp_path / "experiment" / "nnunet" / "nnUNet_results"
+    own.mkdir(parents=True)
+    assert paths.nnunet(None).results == own
+    assert paths.nnunet(None).raw == tmp_path / "elsewhere" / "nnUNet_raw", "began with this variable set"
+    assert paths.ignored_variables(None) == ["nnUNet_results"]
+    assert paths.nnunet(tmp_path / "root").results == tmp_path / "root" / "nnUNet_results"

@@ -26,8 +26,7 @@ from hippo_nnunet.training.step import (
 )
 
 CPU = torch.device("cpu")
-COMPILED_CPU = step_modes(CPU)[1]
-CHANNELS_LAST = StepMode("channels last", channels_last=True)
+_, CHANNELS_LAST, COMPILED_CPU = step_modes(CPU)
 MANY = 10**9
 
 
@@ -76,7 +75,7 @@ def test_a_slower_compiled_step_is_not_taken(
     network: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = pretend_compiler(monkeypatch, 0.5)
-    assert fastest(network, slow_loss, *batch, MANY) is EAGER
+    assert fastest(network, slow_loss, *batch, MANY).compiled is None
     assert asked == ["default"]
 
 
@@ -90,6 +89,19 @@ def test_a_faster_compiled_step_is_taken(
 
     monkeypatch.setattr(torch, "compile", compiler)
     assert fastest(network, slow_loss, *batch, MANY) is COMPILED_CPU
+
+
+def test_channels_last_is_taken_only_if_it_is_clearly_faster(
+    network: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eager, last = 0.1, {"now": 0.098}
+    monkeypatch.setattr(step, "_seconds", lambda _n, _l, mode, *_: last["now"] if mode.channels_last else eager)
+    assert fastest(network, slow_loss, *batch, step.WORTH_STEPS) is EAGER
+    last["now"] = 0.09
+    assert fastest(network, slow_loss, *batch, step.WORTH_STEPS) is CHANNELS_LAST
+    monkeypatch.setenv(COMPILE_VARIABLE, "f")
+    assert fastest(network, slow_loss, *batch, MANY) is CHANNELS_LAST, "not compiled"
+    assert fastest(network, slow_loss, *batch, step.WORTH_STEPS - 1) is EAGER, "not measured"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +118,7 @@ def test_nothing_is_compiled_where_it_cannot_pay(
     if switch:
         monkeypatch.setenv(COMPILE_VARIABLE, switch)
     asked = pretend_compiler(monkeypatch, 0)
-    assert fastest(network, slow_loss, *batch, steps) is EAGER
+    assert fastest(network, slow_loss, *batch, steps).compiled is None
     assert not asked
 
 
@@ -130,7 +142,7 @@ def test_a_broken_compiler_is_a_warning(
 
     monkeypatch.setattr(torch, "compile", broken)
     with caplog.at_level(logging.WARNING):
-        assert fastest(network, slow_loss, *batch, MANY) is EAGER
+        assert fastest(network, slow_loss, *batch, MANY).compiled is None
     assert "no C compiler found" in caplog.text
 
 
