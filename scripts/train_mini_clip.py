@@ -22,7 +22,7 @@ from safetensors.torch import save
 from hippo_nnunet.clip.encoder import CLIPEncoder
 from hippo_nnunet.clip.models import MINI, MINI_FOLDER
 from hippo_nnunet.clip.preprocessing import Preprocessing
-from hippo_nnunet.clip.prompts import HIPPOCAMPUS_PROMPTS
+from hippo_nnunet.clip.prompts import class_prompts
 from hippo_nnunet.clip.text import class_embeddings
 from hippo_nnunet.data.phantom import make_case
 from hippo_nnunet.files import atomic_path, write_json, write_text
@@ -136,7 +136,7 @@ def caption(label: np.ndarray, rng: np.random.Generator) -> str:
     found = attributes(label)
     if rng.random() < 0.25:
         shown = Slice(label, label).shown
-        return str(rng.choice(HIPPOCAMPUS_PROMPTS["background" if shown == 0 else NAMES[shown]]))
+        return str(rng.choice(class_prompts(CLASSES)[shown]))
     phrase = str(rng.choice(PARTS[found["part"]]))
     return phrase if found["part"] == "none" else str(rng.choice(PHRASINGS)).format(**{**found, "part": phrase})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -13,13 +14,16 @@ from torch.nn.parallel import DistributedDataParallel
 from hippo_nnunet.clip.encoder import CLIPEncoder, load_encoder
 from hippo_nnunet.clip.guidance_cache import CachedGuidance, guidance_axis, slice_embeddings, training_view
 from hippo_nnunet.clip.models import chosen_encoder
+from hippo_nnunet.clip.prompts import training_prompts, words_of_side
 from hippo_nnunet.clip.text import class_embeddings, control_embeddings
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 from hippo_nnunet.networks.cosine_head import MAX_SCALE
+from hippo_nnunet.nnunet.finished import check_same_prompts
 from hippo_nnunet.nnunet.loaders import add_positions
 from hippo_nnunet.nnunet.network import CLIP_GUIDED
 from hippo_nnunet.trainers.recipe_trainer import UNetTrainer
+from hippo_nnunet.training.augmentation_spec import left_right_axes
 from hippo_nnunet.training.memory_data import MemoryLoader
 from hippo_nnunet.training.recipes import Recipe
 from hippo_nnunet.training.transfer import upload
@@ -31,7 +35,8 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
     The arguments are those of `UNetTrainer`.
 
     Raises:
-        DependencyError: The weights of the recipe's encoder are missing; raised before anything is written or read.
+        ConfigError: The user's file of prompts does not fit the dataset; raised before anything is written or read.
+        DependencyError: The weights of the recipe's encoder are missing; likewise.
     """
 
     recipe: ClassVar[Recipe] = Recipe("CLIPGuidedUNetTrainer")
@@ -48,6 +53,7 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         encoder = self.load_encoder()
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.record.encoder = {"name": encoder.name, "sha256": encoder.sha256}
+        self.record.prompts = None if self.recipe.plain_head else training_prompts(dataset_json)
         self._cached_guidance: CachedGuidance | None = None
         self._guidance = torch.empty(0)
 
@@ -92,14 +98,33 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         _bare(self.network).zero_cosines()
 
     def on_train_start(self) -> None:
-        """Start as `UNetTrainer`; pretrained weights do not bring the text of the data that they were trained on."""
+        """Start as `UNetTrainer`; pretrained weights do not bring the text of the data that they were trained on.
+
+        Raises:
+            ConfigError: A training that is resumed began with other prompts.
+        """
+        if self._resumed is not None:
+            check_same_prompts(self._resumed.prompts, self.record.prompts, Path(self.output_folder))
         super().on_train_start()
+        self._warn_of_sides()
         if self._resumed is None:
             self._set_text()
             dataset = self.dataset_class(self.preprocessed_dataset_folder)
             axis = guidance_axis(self.configuration_manager.patch_size)
             transpose = self.plans_manager.transpose_forward
             _bare(self.network).set_view(training_view(dataset, axis, transpose, self.print_to_log_file))
+
+    def _warn_of_sides(self) -> None:
+        """Warn of prompts that say left or right if the training mirrors left and right."""
+        dim = len(self.configuration_manager.patch_size)
+        sides = left_right_axes(self.plans_manager.transpose_forward, dim)
+        if set(sides) & set(self.inference_allowed_mirroring_axes or ()):
+            for name, words in words_of_side(self.record.prompts or {}).items():
+                self.print_to_log_file(
+                    f"WARNING: the prompts of {name!r} say {' and '.join(words)}, but the training mirrors left and "
+                    "right, so that the network cannot learn what it means: train with the word noMirror, or describe "
+                    "the class without its side"
+                )
 
     def _set_text(self) -> None:
         _bare(self.network).set_text(self.class_text(self.dataset_json))

@@ -75,7 +75,7 @@ def list_(as_json: Json = False) -> None:
     _echo_rows([(word["group"], word["word"], word["meaning"]) for word in words])
     typer.echo("\nPlanners")
     _echo_rows([(name, meaning) for name, meaning in PLANNERS.items()])
-    typer.echo("\nCLIP models (environment: HIPPO_CLIP_MODEL, HIPPO_CLIP_WEIGHTS)")
+    typer.echo("\nCLIP models (environment: HIPPO_CLIP_MODEL, HIPPO_CLIP_WEIGHTS, HIPPO_CLIP_PROMPTS)")
     _echo_rows([(str(m["model"]), str(m["weights"]), f"{m['size_mb']} MB", str(m["meaning"])) for m in clip])
 
 

@@ -14,6 +14,8 @@ TRUST_VARIABLE = "HIPPO_TRUST_CLIP_WEIGHTS"
 
 # The bundled encoder, in the layout of open_clip's `local-dir:` models.
 MINI_FOLDER = Path(__file__).parent / "mini"
+# How it was trained, with the hash of the encoder.
+MINI_RECORD = MINI_FOLDER / "training.json"
 
 
 @dataclass(frozen=True)

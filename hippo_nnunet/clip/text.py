@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from hippo_nnunet.clip.prompts import override_prompts
+from hippo_nnunet.clip.prompts import override_prompts, training_prompts
 
 if TYPE_CHECKING:
     from hippo_nnunet.clip.encoder import CLIPEncoder
@@ -22,17 +22,17 @@ def class_embeddings(
     Args:
         encoder: CLIP encoder.
         dataset_json: Content of nnU-Net's dataset.json.
-        overrides: Prompts by class name that replace those of `class_prompts`.
+        overrides: Prompts by class name that replace those of `class_prompts`; None for those of `training_prompts`.
 
     Returns:
         float32, shape (heads, embed_dim), unit length, on the CPU: of each class the mean of its prompts' embeddings.
 
     Raises:
-        ConfigError: An override names no class, or is empty.
+        ConfigError: An override names no class, or is empty; or the user's file of prompts does not fit the dataset.
 
     Source: prompt ensembling, Radford et al. 2021, section 3.1.4 (averaged in embedding space).
     """
-    prompts = override_prompts(dataset_json, overrides or {})
+    prompts = override_prompts(dataset_json, overrides) if overrides else list(training_prompts(dataset_json).values())
     each = encoder.encode_text([prompt for of_class in prompts for prompt in of_class])
     means = [part.mean(dim=0) for part in each.split([len(of_class) for of_class in prompts])]
     return F.normalize(torch.stack(means), dim=-1)

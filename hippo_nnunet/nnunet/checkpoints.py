@@ -38,6 +38,8 @@ class TrainingRecord:
         resumed: How often the training was resumed.
         epoch_outputs: Outputs of the training steps of an unfinished epoch.
         encoder: Name and SHA-256 of the frozen CLIP encoder; None for a network without one.
+        prompts: Class to the texts that describe it to CLIP; None for a network without text, and in checkpoints of
+            versions that did not record them.
         precision: Type in which convolutions are computed, such as `bfloat16`; None in checkpoints of versions that did
             not record it.
         split: The fold's cases, from `split_record`; None likewise.
@@ -49,6 +51,7 @@ class TrainingRecord:
     resumed: int = 0
     epoch_outputs: list[dict] = field(default_factory=list)
     encoder: dict[str, str] | None = None
+    prompts: dict[str, list[str]] | None = None
     precision: str | None = None
     split: dict[str, Any] | None = None
 
@@ -68,6 +71,7 @@ class TrainingRecord:
             "schedule": self.schedule,
             "seed": self.seed,
             "encoder": self.encoder,
+            "prompts": self.prompts,
             "resumed": self.resumed,
             "precision": self.precision,
             "split": self.split,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hippo_nnunet.clip.models import MODEL_VARIABLE, WEIGHTS_VARIABLE, chosen_encoder
+from hippo_nnunet.clip.models import MINI_RECORD, MODEL_VARIABLE, WEIGHTS_VARIABLE, chosen_encoder
+from hippo_nnunet.clip.prompts import PROMPTS_VARIABLE, training_prompts
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.files import read_json, read_object
 from hippo_nnunet.nnunet.plans import configuration_of, is_plans
@@ -63,7 +64,7 @@ def lacks_descriptions(folder: Path) -> bool:
 def check_finished(
     folder: Path, trainer: str, plans: dict[str, Any], configuration: str, split: Split | None = None
 ) -> None:
-    """Refuse a finished fold that was made by another schedule, with other plans, cases or another CLIP encoder.
+    """Refuse a finished fold of another schedule, or with other plans, cases, prompts or another CLIP encoder.
 
     Args:
         folder: `.../{trainer}__{plans}__{configuration}/fold_X`; nnU-Net's own trainers record no schedule.
@@ -106,6 +107,13 @@ def check_finished(
                 f"{folder} was trained with the CLIP encoder {used}, expected {chosen.name}: set "
                 f"{MODEL_VARIABLE} and {WEIGHTS_VARIABLE} to it, or delete the folder to train again"
             )
+        if recipe.mini and isinstance(encoder, dict) and encoder.get("sha256") != read_object(MINI_RECORD)["sha256"]:
+            raise ConfigError(
+                f"{folder} was trained with the mini of another version of hippo_nnunet: install that version, or "
+                "delete the folder to train again"
+            )
+        if record.get("prompts") is not None and (folder.parent / "dataset.json").is_file():
+            check_same_prompts(record["prompts"], training_prompts(read_object(folder.parent / "dataset.json")), folder)
 
 
 def check_trained_split(folder: Path, split: Split) -> None:
@@ -145,6 +153,28 @@ def check_same_split(stored: Mapping[str, Any], current: Split, folder: Path) ->
             f"{folder} was trained with another split: {difference}; restore the splits_final.json of that training, "
             "or delete the folder to train again"
         )
+
+
+def check_same_prompts(stored: Any, current: Mapping[str, Sequence[str]] | None, folder: Path) -> None:
+    """Refuse to continue or to use a fold's training with other prompts.
+
+    Args:
+        stored: Of the training so far; None, if it is not recorded, is accepted.
+        current: Class to its prompts; None for a network without text.
+        folder: Of the fold.
+
+    Raises:
+        ConfigError: Names the first class whose prompts differ.
+    """
+    if stored is None or stored == current:
+        return
+    before, now = stored if isinstance(stored, dict) else {}, current or {}
+    name = next((name for name in [*now, *before] if before.get(name) != now.get(name)), "")
+    raise ConfigError(
+        f"{folder} was trained with other prompts: those of {name!r} were {before.get(name)}, are now {now.get(name)}; "
+        f"set {PROMPTS_VARIABLE} to the file of that training (its {SUMMARY} has the texts), or delete the folder to "
+        "train again"
+    )
 
 
 def plan_difference(stored: dict[str, Any], current: dict[str, Any], configuration: str) -> str:

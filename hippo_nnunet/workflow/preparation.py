@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hippo_nnunet.clip.models import chosen_encoder
+from hippo_nnunet.clip.prompts import PROMPTS_VARIABLE, read_prompts
 from hippo_nnunet.clip.weights import weights_file
 from hippo_nnunet.errors import ConfigError, DependencyError
 from hippo_nnunet.experiment import markers
@@ -61,15 +62,18 @@ def check_profile(profile: str) -> None:
 
 
 def check_encoders(experiment: Experiment, folder: Path) -> None:
-    """Look for the weights of the CLIP encoders that the missing trainings use.
+    """Look for the weights of the CLIP encoders that the missing trainings use, and read the user's file of prompts.
 
     Raises:
+        ConfigError: The file of prompts is none.
         DependencyError: They are missing.
     """
     trainers = {cell.trainer for cell in missing_trainings(experiment, folder)}
     used = {recipe.mini for recipe in map(recipes.parse, trainers) if recipe.base == recipes.CLIP_BASE}
     for mini in sorted(used):
         weights_file(chosen_encoder(mini))
+    if used and os.environ.get(PROMPTS_VARIABLE):
+        read_prompts(os.environ[PROMPTS_VARIABLE])
 
 
 def prepare(experiment: Experiment, folder: Path, folders: NnunetFolders) -> None:

@@ -292,6 +292,52 @@ def test_text_comes_from_the_checkpoint_and_pretrained_weights_bring_none(
     assert torch.equal(tuned.network.text_embeddings, class_embeddings(load_encoder(MINI), tuned.dataset_json))
 
 
+def test_the_users_prompts_are_trained_with_recorded_and_compared_when_resuming(
+    in_tiny: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"background": ["a photo of a dog"], "anterior": ["the head", "a front"], "posterior": ["the tail"]}
+    file = tmp_path / "own.json"
+    file.write_text(json.dumps(own))
+    monkeypatch.setenv("HIPPO_CLIP_PROMPTS", str(file))
+    trainer = in_tiny.trainer(GUIDED)
+    trainer.initialize()
+    encoder = load_encoder(MINI)
+    assert torch.allclose(trainer.network.text_embeddings[0], encoder.encode_text(own["background"])[0], atol=1e-6)
+    trainer.record.write_summary(tmp_path, trainer.device)
+    assert json.loads((tmp_path / "hippo_training.json").read_text())["prompts"] == own
+    trainer.current_epoch = 0
+    trainer.save_checkpoint(str(tmp_path / "begun.pth"))
+    resumed = in_tiny.trainer(GUIDED)
+    resumed.load_checkpoint(str(tmp_path / "begun.pth"))
+    assert resumed._resumed.prompts == own
+    monkeypatch.delenv("HIPPO_CLIP_PROMPTS")
+    resumed = in_tiny.trainer(GUIDED)
+    resumed.load_checkpoint(str(tmp_path / "begun.pth"))
+    with pytest.raises(ConfigError, match=r"trained with other prompts: those of 'background'.*HIPPO_CLIP_PROMPTS"):
+        resumed.on_train_start()
+    file.write_text(json.dumps({"anterior": ["a head"]}))
+    monkeypatch.setenv("HIPPO_CLIP_PROMPTS", str(file))
+    with pytest.raises(ConfigError, match="no prompts for the class 'background'"):
+        in_tiny.trainer(GUIDED)
+    in_tiny.trainer("CLIPGuidedUNetTrainer_plainHead_mini_fast_1epochs_2iters")  # has no text
+
+
+@pytest.mark.parametrize(
+    ("words", "warned"), [("mini_fast", True), ("noMirror_mini_fast", False), ("noAug_mini_fast", False)]
+)
+def test_prompts_that_say_a_side_are_warned_of_where_sides_are_mirrored(
+    in_tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch, words: str, warned: bool
+) -> None:
+    trainer = in_tiny.trainer(f"CLIPGuidedUNetTrainer_{words}_1epochs_2iters")
+    trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    trainer.record.prompts = {"anterior": ["the left head"], "posterior": ["a tail"]}
+    lines: list[str] = []
+    monkeypatch.setattr(trainer, "print_to_log_file", lines.append)
+    trainer._warn_of_sides()
+    assert [line for line in lines if "WARNING: the prompts of 'anterior' say left" in line] == lines
+    assert len(lines) == warned
+
+
 def test_missing_weights_are_named_before_anything_is_written(
     in_tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -24,7 +24,7 @@ from hippo_nnunet.clip import encoder as encoder_module
 from hippo_nnunet.clip.encoder import CLIPEncoder, encoder_sha256, load_encoder
 from hippo_nnunet.clip.models import MINI, MINI_FOLDER, EncoderChoice
 from hippo_nnunet.clip.preprocessing import Preprocessing
-from hippo_nnunet.clip.prompts import HIPPOCAMPUS_PROMPTS
+from hippo_nnunet.clip.prompts import class_prompts
 from hippo_nnunet.clip.text import class_embeddings, control_embeddings
 from hippo_nnunet.errors import ConfigError, DependencyError
 
@@ -144,7 +144,7 @@ def test_neither_chunks_nor_autocast_change_an_embedding(mini: CLIPEncoder, monk
 
 def test_a_class_is_the_mean_of_its_prompts(mini: CLIPEncoder) -> None:
     embeddings = class_embeddings(mini, TASK04)
-    posterior = mini.encode_text(HIPPOCAMPUS_PROMPTS["posterior"]).mean(dim=0)
+    posterior = mini.encode_text(class_prompts(TASK04)[2]).mean(dim=0)
     assert embeddings.shape == (3, mini.embed_dim)
     assert torch.allclose(embeddings[2], posterior / posterior.norm(), atol=1e-6)
     changed = class_embeddings(mini, TASK04, {"posterior": ["a tail"]})
@@ -154,9 +154,7 @@ def test_a_class_is_the_mean_of_its_prompts(mini: CLIPEncoder) -> None:
 
 def test_no_prompt_is_cut_off() -> None:
     context = json.loads((MINI_FOLDER / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]["context_length"]
-    tokens = open_clip.SimpleTokenizer(context_length=context)(
-        [p for part in HIPPOCAMPUS_PROMPTS.values() for p in part]
-    )
+    tokens = open_clip.SimpleTokenizer(context_length=context)([p for part in class_prompts(TASK04) for p in part])
     assert (tokens[:, -1] == 0).all()
 
 

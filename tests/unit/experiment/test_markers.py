@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hippo_nnunet.clip.models import MINI, MINI_RECORD
+from hippo_nnunet.clip.prompts import training_prompts
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.experiment import markers
 from hippo_nnunet.experiment.experiment import Cell, Experiment
@@ -156,3 +158,34 @@ def test_a_fold_of_another_clip_encoder_is_refused_before_anything_is_trained(
     monkeypatch.setenv("HIPPO_CLIP_MODEL", "ViT-B-16")
     with pytest.raises(ConfigError, match=r"ViT-B-32/openai.*ViT-B-16/openai.*HIPPO_CLIP_MODEL"):
         check_finished(fold, "CLIPGuidedUNetTrainer_fast", plans, "2d")
+
+
+def test_a_fold_of_another_mini_or_of_other_prompts_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = "CLIPGuidedUNetTrainer_mini_fast"
+    fold = tmp_path / f"{trainer}__CompactPlans__2d" / "fold_0"
+    fold.mkdir(parents=True)
+    plans = {"configurations": {"2d": {"patch_size": [8, 8]}}}
+    dataset_json = {"labels": {"background": 0, "anterior": 1, "posterior": 2}}
+    (fold.parent / "dataset.json").write_text(json.dumps(dataset_json))
+    record = {
+        "schedule": asdict(schedule_for(recipes.parse(trainer), 2)),
+        "encoder": {"name": MINI.name, "sha256": json.loads(MINI_RECORD.read_text())["sha256"]},
+        "prompts": training_prompts(dataset_json),
+    }
+
+    def check(**changed: object) -> None:
+        (fold / "hippo_training.json").write_text(json.dumps(record | changed))
+        check_finished(fold, trainer, plans, "2d")
+
+    check()
+    check(prompts=None)  # of versions that did not record them
+    with pytest.raises(ConfigError, match=r"trained with the mini of another version.*install that version, or delete"):
+        check(encoder={"name": MINI.name, "sha256": "ab" * 32})
+    with pytest.raises(ConfigError, match=r"those of 'anterior' were \['a head'\], are now .*HIPPO_CLIP_PROMPTS"):
+        check(prompts=training_prompts(dataset_json) | {"anterior": ["a head"]})
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({"background": ["b"], "anterior": ["a"], "posterior": ["p"]}))
+    monkeypatch.setenv("HIPPO_CLIP_PROMPTS", str(own))
+    with pytest.raises(ConfigError, match=r"those of 'background' were .*, are now \['b'\]; set HIPPO_CLIP_PROMPTS"):
+        check()
+    check(prompts=json.loads(own.read_text()))
