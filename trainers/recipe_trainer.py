@@ -28,6 +28,7 @@ from hippo_nnunet.training.augmentation_spec import (
 from hippo_nnunet.training.losses import apply_loss_word
 from hippo_nnunet.training.memory_data import MemoryLoader
 from hippo_nnunet.training.one_cycle import CycleSchedule, one_cycle
+from hippo_nnunet.training.partial_labels import with_partial_labels
 from hippo_nnunet.training.precision import autocast, exact_outputs, precision_name
 from hippo_nnunet.training.recipes import Recipe
 from hippo_nnunet.training.schedule import schedule_for
@@ -143,7 +144,8 @@ class UNetTrainer(ResumableTrainer):
     def _build_loss(self) -> torch.nn.Module:
         loss = super()._build_loss()
         labels = self.label_manager
-        return apply_loss_word(loss, self.recipe.loss, labels.has_regions, labels.ignore_label)
+        loss = apply_loss_word(loss, self.recipe.loss, labels.has_regions, labels.ignore_label)
+        return with_partial_labels(loss, self.dataset_json)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Return AdamW with one cycle for `fast`, nnU-Net's SGD with polynomial decay otherwise; fused on a GPU."""
