@@ -14,8 +14,10 @@ from hippo_nnunet.cli.options import (
     ExperimentRoot,
     Folds,
     Overwrite,
+    Prompts,
     TrustCheckpoint,
     fold_numbers,
+    prompts_by_class,
     stdout_to_stderr,
 )
 from hippo_nnunet.cli.output import echo
@@ -43,10 +45,7 @@ def explain(
     folds: Folds = None,
     worst: Annotated[int, typer.Option("--worst", min=0, help="With an experiment: number of worst cases.")] = 3,
     best: Annotated[int, typer.Option("--best", min=0, help="With an experiment: number of best cases.")] = 3,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option("--prompt", help="CLASS=DESCRIPTION: show what this text changes; may be repeated."),
-    ] = None,
+    prompt: Prompts = None,
     device: Device = "auto",
     checkpoint: Checkpoint = FINAL,
     overwrite: Overwrite = False,
@@ -61,12 +60,7 @@ def explain(
     if experiment is not None and (input_ or labels or folds):
         raise typer.BadParameter("--input, --labels and --folds go with --model; an experiment knows its own")
     numbers = fold_numbers(folds)
-    prompts: dict[str, list[str]] = {}
-    for text in prompt or []:
-        name, equals, description = text.partition("=")
-        if not equals:
-            raise typer.BadParameter("write CLASS=DESCRIPTION, such as 'posterior=the tail'", param_hint="--prompt")
-        prompts.setdefault(name.strip(), []).append(description.strip())
+    prompts = prompts_by_class(prompt)
 
     from hippo_nnunet.inference.scans import FailedScans
     from hippo_nnunet.pages.explanation.explain import Settings, explain_experiment, explain_images

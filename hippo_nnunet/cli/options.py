@@ -49,6 +49,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what this 
 Coverage = Annotated[
     float, typer.Option("--coverage", help="With --volumes: share of true volumes that the intervals should hold.")
 ]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option("--prompt", help="CLASS=DESCRIPTION: what a CLIP-guided model looks for instead; may be repeated."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 FINAL = "checkpoint_final.pth"
@@ -60,6 +64,17 @@ def fold_numbers(folds: str | None) -> list[int | str] | None:
         return None if folds is None else [fold if fold == "all" else int(fold) for fold in folds.split(",")]
     except ValueError:
         raise typer.BadParameter("give numbers such as 0,1,2, or all", param_hint="--folds") from None
+
+
+def prompts_by_class(prompts: list[str] | None) -> dict[str, list[str]]:
+    """Parse the option `--prompt`; several descriptions of a class are collected."""
+    by_class: dict[str, list[str]] = {}
+    for text in prompts or []:
+        name, equals, description = text.partition("=")
+        if not equals:
+            raise typer.BadParameter("write CLASS=DESCRIPTION, such as 'posterior=the tail'", param_hint="--prompt")
+        by_class.setdefault(name.strip(), []).append(description.strip())
+    return by_class
 
 
 def stdout_to_stderr() -> contextlib.redirect_stdout[Any]:

@@ -15,8 +15,10 @@ from hippo_nnunet.cli.options import (
     ExperimentRoot,
     Folds,
     Overwrite,
+    Prompts,
     TrustCheckpoint,
     fold_numbers,
+    prompts_by_class,
     stdout_to_stderr,
 )
 from hippo_nnunet.cli.output import echo
@@ -68,6 +70,7 @@ def predict(
             help="torch, openvino, or auto: on a CPU OpenVINO where it is installed, saves time and agrees with torch.",
         ),
     ] = "auto",
+    prompt: Prompts = None,
     root: ExperimentRoot = None,
     trust_checkpoint: TrustCheckpoint = False,
     volumes: Annotated[
@@ -89,7 +92,7 @@ def predict(
         raise typer.BadParameter("--dataset needs --configuration; --trainer and --plans go with them")
     if calibration is not None and volumes is None:
         raise typer.BadParameter("it is for --volumes, which is not given", param_hint="--calibration")
-    numbers = fold_numbers(folds)
+    numbers, prompts = fold_numbers(folds), prompts_by_class(prompt)
 
     from hippo_nnunet.inference.predict import PredictOptions
     from hippo_nnunet.inference.predict import predict as predict_images
@@ -122,6 +125,7 @@ def predict(
         trust_checkpoint=trust_checkpoint,
         observe=table.add if table else None,
         other_outputs=[volumes] if volumes else [],
+        prompts=prompts,
     )
     failed = None
     with stdout_to_stderr():

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +14,15 @@ from hippo_nnunet.clip.prompts import class_names
 from hippo_nnunet.data.cases import CheckedCase, InputCase, read_images
 from hippo_nnunet.data.grid import grid_difference
 from hippo_nnunet.data.nifti import Volume, read_volume
-from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.labels import named_labels
 from hippo_nnunet.evaluation.metrics import Label, mask_dice
+from hippo_nnunet.inference.prompts import changed_text, other_prompts, prompted_heads
 from hippo_nnunet.inference.scans import check_size
 
 if TYPE_CHECKING:
-    import torch
-
     from hippo_nnunet.inference.batched_predictor import BatchedPredictor
     from hippo_nnunet.inference.sliding_window import PreprocessedImage
-    from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 
 Map = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -165,64 +161,12 @@ def text_similarities(predictor: BatchedPredictor, prompts: Mapping[str, Sequenc
         return None
     names, rows = class_names(predictor.dataset_json), [network.text_embeddings.float().cpu()]
     if prompts:
-        replaced = _changed_text(predictor, network, prompts).float().cpu()
-        heads = _heads(predictor, prompts)
+        replaced = changed_text(predictor, network, prompts).float().cpu()
+        heads = prompted_heads(predictor, prompts)
         names = [*names, *(f"{names[head]} (changed)" for head in heads)]
         rows.append(replaced[heads])
     text = torch.cat(rows)
     return pd.DataFrame((text @ text.T).clamp(-1, 1).numpy(), index=names, columns=names).round(6)
-
-
-@contextmanager
-def other_prompts(predictor: BatchedPredictor, prompts: Mapping[str, Sequence[str]]) -> Iterator[None]:
-    """Replace the networks' text of some classes within the block.
-
-    Args:
-        predictor: A CLIP-guided model with the torch backend.
-        prompts: Descriptions by class name, in any case; several of a class are averaged.
-
-    Raises:
-        ConfigError: The model has no CLIP, or a class is unknown.
-    """
-    networks = clip_networks(predictor)
-    texts = [_changed_text(predictor, network, prompts) for network in networks]
-    with ExitStack() as stack:
-        for network, text in zip(networks, texts, strict=True):
-            stack.enter_context(network.prompted(text))
-        yield
-
-
-def clip_networks(predictor: BatchedPredictor) -> list[CLIPGuidedUNet]:
-    """Return the networks of a CLIP-guided model.
-
-    Raises:
-        ConfigError: The model has no CLIP.
-    """
-    from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
-
-    networks = [network for network in predictor.networks if isinstance(network, CLIPGuidedUNet)]
-    if not networks or networks[0].plain_head:
-        raise ConfigError(
-            f"--prompt: {predictor.trainer_name} has no text to change; name a model of CLIPGuidedUNetTrainer without "
-            "plainHead, or omit --prompt"
-        )
-    return networks
-
-
-def _changed_text(
-    predictor: BatchedPredictor, network: CLIPGuidedUNet, prompts: Mapping[str, Sequence[str]]
-) -> torch.Tensor:
-    trainer = getattr(import_module("hippo_nnunet.trainers"), predictor.trainer_name)
-    embeddings = trainer.class_text(predictor.dataset_json, prompts)
-    text = network.text_embeddings.clone()
-    heads = _heads(predictor, prompts)
-    text[heads] = embeddings[heads].to(text)
-    return text
-
-
-def _heads(predictor: BatchedPredictor, prompts: Mapping[str, Sequence[str]]) -> list[int]:
-    asked = {name.lower() for name in prompts}
-    return [head for head, name in enumerate(class_names(predictor.dataset_json)) if name.lower() in asked]
 
 
 def _predict(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import tee
 from pathlib import Path
@@ -20,6 +21,7 @@ from hippo_nnunet.evaluation.segmentation_shape import Segmentation
 from hippo_nnunet.inference.members import find_members, load_member
 from hippo_nnunet.inference.overlap import in_background
 from hippo_nnunet.inference.prediction_files import check_output, descriptions, holds
+from hippo_nnunet.inference.prompts import other_prompts
 from hippo_nnunet.inference.scans import Attempts, FailedScans, check_size, warn_of_axes
 from hippo_nnunet.memory import free_memory
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
@@ -56,6 +58,7 @@ class PredictOptions:
         trust_checkpoint: Load checkpoints and plans of folders that could run code.
         observe: Called with each case after it is written, in a thread, one case at a time.
         other_outputs: Files that the caller writes: they must not be any of the files written here.
+        prompts: Descriptions by class name, in place of the training's; for models with text only.
     """
 
     folds: Sequence[int | str] | None = None
@@ -70,6 +73,7 @@ class PredictOptions:
     trust_checkpoint: bool = False
     observe: Callable[[Segmentation], None] | None = None
     other_outputs: Sequence[Path] = ()
+    prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,8 @@ def predict(
         The segmentations written, sorted by case.
 
     Raises:
-        ConfigError: An unknown model, fold, checkpoint, device, backend or postprocessing, or models that do not
-            belong together.
+        ConfigError: An unknown model, fold, checkpoint, device, backend or postprocessing, models that do not belong
+            together, or prompts for an unknown class or a model without text.
         DataError: An existing target, or a folder that cannot be written to.
         FailedScans: Some images are invalid or cannot be predicted; all others are.
         DependencyError: The device or the backend is not available.
@@ -135,8 +139,11 @@ def predict(
     check_backend(options.backend, device)
     threads = AdaptiveThreads(device)
     predictors = [load_member(member, device, options.use_mirroring, options.backend) for member in members]
+    prompted = ExitStack()
     for predictor in predictors:
         predictor.threads = threads
+        if options.prompts:
+            prompted.enter_context(other_prompts(predictor, options.prompts))
     sizes = {one: attempts.run(one.case, partial(_check_sizes, one, predictors)) for one in checked}
     voxels = {one.case: size for one, size in sizes.items() if size is not None}
     if not voxels:
@@ -168,7 +175,7 @@ def predict(
 
     logits = [predictor.predict_images(images(i), sum(voxels.values())) for i, predictor in enumerate(predictors)]
     finished = in_background(finish, zip(for_cases, zip(*logits, strict=True), strict=True), ahead)
-    with threads:
+    with threads, prompted:
         written = [path for path in tracked(finished, "predicting", len(voxels), options.show_progress) if path]
     if attempts.reasons:
         raise FailedScans(attempts, written)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,5 +137,12 @@ def test_similarity_and_another_prompt(in_tiny: TinyDataset, tmp_path: Path) -> 
     dice = pd.read_csv(tmp_path / "dice.csv")
     assert {"dice", "dice_before_after", "dice_changed"} < set(dice)
     assert (tmp_path / "figures" / f"{CASES[0]}_prompt.svg").is_file()
+    options = PredictOptions([0], "cpu", backend="torch", prompts=settings.prompts)
+    (predicted,) = predict([image], tmp_path / "predicted", [model], options)
+    changed = read(tmp_path / f"{CASES[0]}_prediction_changed.nii.gz", image)
+    np.testing.assert_array_equal(read(predicted, image), changed)
     with pytest.raises(ConfigError, match="prompt for 'tail': no such class"):
         explain_images(model, [image], tmp_path / "x", [0], None, Settings("cpu", prompts={"tail": ["x"]}))
+    with pytest.raises(ConfigError, match="prompt for 'tail': no such class"):
+        predict([image], tmp_path / "x", [model], replace(options, prompts={"tail": ["x"]}))
+    assert not (tmp_path / "x").exists()

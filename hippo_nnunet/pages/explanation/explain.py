@@ -19,9 +19,10 @@ from hippo_nnunet.evaluation.side_by_side import extreme_cases
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import write_table
-from hippo_nnunet.inference.explanation import clip_networks, explain_case, text_similarities
+from hippo_nnunet.inference.explanation import explain_case, text_similarities
 from hippo_nnunet.inference.explanation_files import dice_rows, write_maps
 from hippo_nnunet.inference.members import Member, find_members, load_member
+from hippo_nnunet.inference.prompts import clip_networks
 from hippo_nnunet.inference.scans import Attempts, FailedScans, warn_of_axes
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.nnunet.paths import NnunetFolders

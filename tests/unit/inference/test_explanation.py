@@ -23,7 +23,7 @@ from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.side_by_side import extreme_cases
 from hippo_nnunet.inference import explanation_maps
 from hippo_nnunet.inference.batched_predictor import BatchedPredictor
-from hippo_nnunet.inference.explanation import Explanation, other_prompts, text_similarities
+from hippo_nnunet.inference.explanation import Explanation, text_similarities
 from hippo_nnunet.inference.explanation_files import check_map_names, dice_rows, file_names, write_maps
 from hippo_nnunet.inference.explanation_maps import (
     image_maps,
@@ -33,6 +33,7 @@ from hippo_nnunet.inference.explanation_maps import (
     read_similarity,
     reader_of,
 )
+from hippo_nnunet.inference.prompts import other_prompts
 from hippo_nnunet.inference.sliding_window import PreprocessedImage
 from hippo_nnunet.networks.attention_unet import AttentionUNet
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
@@ -145,7 +146,7 @@ def test_similarity_maps_are_cosines_and_another_prompt_is_undone(monkeypatch: p
     encoder: Any = SimpleNamespace(encode_text=lambda prompts: torch.eye(6)[[5] * len(prompts)])
     trainer = SimpleNamespace(class_text=lambda dataset, prompts: class_embeddings(encoder, dataset, prompts))
     trainers = SimpleNamespace(**{MINI: trainer})
-    monkeypatch.setattr("hippo_nnunet.inference.explanation.import_module", lambda _: trainers)
+    monkeypatch.setattr("hippo_nnunet.inference.prompts.import_module", lambda _: trainers)
     prompts = {"POSTERIOR": ["the tail"]}
     with other_prompts(predictor, prompts):
         changed = image_maps(predictor, image, read_similarity)
