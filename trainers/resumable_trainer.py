@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -20,9 +21,11 @@ from hippo_nnunet.nnunet.checkpoints import (
 )
 from hippo_nnunet.nnunet.finished import check_same_split
 from hippo_nnunet.nnunet.splits import split_record
+from hippo_nnunet.nnunet.subset import stored_subjects, trained_split
 from hippo_nnunet.progress import epochs_left
 from hippo_nnunet.training.one_cycle import CycleSchedule
 from hippo_nnunet.training.precision import half_precision, precision_name
+from hippo_nnunet.training.recipes import Recipe
 from hippo_nnunet.training.step import match_strides
 from hippo_nnunet.training.termination import Termination
 
@@ -33,15 +36,17 @@ CHECKPOINT_INTERVAL_S = 120.0
 class ResumableTrainer(nnUNetTrainer):
     """nnU-Net's trainer with checkpoints also within an epoch, and our record in them.
 
-    The arguments are those of `UNetTrainer`. A subclass sets `record`, appends the output of every training step to
-    `record.epoch_outputs`, and then calls `checkpoint_when_due`.
+    The arguments are those of `UNetTrainer`. A subclass sets `recipe` and `record`, appends the output of every
+    training step to `record.epoch_outputs`, and then calls `checkpoint_when_due`.
 
     Attributes:
+        recipe: What is trained, and on how many cases.
         half: `half_precision` of the device.
         record: What nnU-Net's checkpoint does not store.
         termination: Defers SIGTERM while the training runs.
     """
 
+    recipe: ClassVar[Recipe]
     record: TrainingRecord
 
     def __init__(
@@ -59,12 +64,17 @@ class ResumableTrainer(nnUNetTrainer):
         self._clock = self._saved = time.monotonic()
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """Return nnU-Net's training and validation cases of the fold, and record them.
+        """Return the recipe's training cases of nnU-Net's fold and the fold's validation cases, and record them.
 
         Raises:
-            ConfigError: A training that is resumed or validated began with other cases.
+            ConfigError: A training that is resumed or validated began with other cases, or the fold has no subset of
+                the recipe's size.
+            DataError: The table of subjects is wrong.
         """
         train, val = super().do_split()
+        if self.recipe.cases is not None:
+            subjects = stored_subjects(Path(self.preprocessed_dataset_folder_base))
+            train = trained_split(self.recipe.name, self.fold, {"train": train, "val": val}, subjects)["train"]
         split = split_record(train, val)
         if self._resumed is not None and self._resumed.split is not None:
             check_same_split(self._resumed.split, split, Path(self.output_folder))

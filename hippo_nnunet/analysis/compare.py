@@ -150,7 +150,7 @@ def save_measurements(experiment: Experiment, folders: NnunetFolders, folder: Pa
         log.warning("%s", note)
     if not scores.empty:
         write_table(scores.round(6), paths.notebook_dice)
-    if experiment.complete_configurations():
+    if experiment.ensembled_configurations():
         try:
             save_volumes(experiment, folders, folder)
         except DataError as error:

@@ -52,6 +52,13 @@ def run(
             "--seeds", min=1, max=100, help="Trainings of each recipe; the others are its repeats _seed1, ..."
         ),
     ] = None,
+    train_cases: Annotated[
+        str | None,
+        typer.Option(
+            "--train-cases",
+            help="Train each recipe on numbers of cases, such as 5,10,20,all: nested subsets of each fold's subjects.",
+        ),
+    ] = None,
     subjects: Annotated[
         str | None,
         typer.Option(
@@ -92,7 +99,9 @@ def run(
     from hippo_nnunet.workflow.main import perform
     from hippo_nnunet.workflow.status import read_status
 
-    request = Request(task, dataset, variants, configurations, folds, preset, epochs, iterations, seeds, subjects)
+    request = Request(
+        task, dataset, variants, configurations, folds, preset, epochs, iterations, seeds, subjects, train_cases
+    )
     if as_json and not status:
         raise typer.BadParameter("--json goes with --status")
     if status and (dry_run or request != Request()):

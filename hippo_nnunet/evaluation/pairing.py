@@ -27,6 +27,7 @@ BASELINE = "UNet"
 """The baseline where none is named and the experiment has it."""
 
 _SEED = re.compile(r"seed\d+")
+_CASES = re.compile(r"([1-9]\d*)cases")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,12 @@ class Pair:
 def recipe_of(variant: str) -> str:
     """Return a variant's name without its seed word."""
     return "_".join(word for word in variant.split("_") if not _SEED.fullmatch(word))
+
+
+def subset_size(variant: str) -> int | None:
+    """Return the number of training cases in a variant's name; None for all of the fold's."""
+    found = next(filter(None, map(_CASES.fullmatch, variant.split("_"))), None)
+    return int(found[1]) if found else None
 
 
 def models_of(table: pd.DataFrame) -> list[Model]:

@@ -11,6 +11,7 @@ import yaml
 
 from hippo_nnunet.data.subjects import NONE
 from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.evaluation.pairing import subset_size
 from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.experiment.presets import preset, trainer_name
 from hippo_nnunet.experiment.request_file import HEADER, read_request
@@ -112,16 +113,21 @@ class Experiment:
             for variant in self.variants
         ]
 
-    def complete_configurations(self) -> list[str]:
-        """Return the configurations of which all folds are trained."""
-        return [c for c in self.folds if self.complete(c)]
+    @property
+    def full_variants(self) -> tuple[str, ...]:
+        """The variants that train on all cases of a fold: only they are ensembled and predict test images."""
+        return tuple(variant for variant in self.variants if subset_size(variant) is None)
+
+    def ensembled_configurations(self) -> list[str]:
+        """Return the configurations of which all folds are trained, if a variant is trained on all cases."""
+        return [c for c in self.folds if self.complete(c) and self.full_variants]
 
     def configurations_to_predict(self) -> list[str]:
         """Return the configurations that predict the test images: the complete ones, or the first where none is.
 
         So all of them have the same folds.
         """
-        return self.complete_configurations() or list(self.folds)[:1]
+        return self.ensembled_configurations() or list(self.folds)[:1]
 
     def model(self, variant: str, configuration: str) -> str:
         """Return the name of nnU-Net's folder of a variant in a configuration."""

@@ -66,7 +66,7 @@ def build_manifest(experiment: Experiment, folder: Path, folders: NnunetFolders,
         },
         "subjects": _subjects(experiment, folder),
         "folds": [_fold(experiment, cell, folders) for cell in experiment.cells()],
-        "not_ensembled": [c for c in experiment.folds if c not in experiment.complete_configurations()],
+        "not_ensembled": [c for c in experiment.folds if c not in experiment.ensembled_configurations()],
         "ensemble": {key: chosen.get(key) for key in _OF_ENSEMBLE} if chosen is not None else None,
     }
 
@@ -102,6 +102,7 @@ def _fold(experiment: Experiment, cell: Any, folders: NnunetFolders) -> dict[str
         return {**named, "trained_seconds": None}
     if isinstance(split := record.pop("split", None), dict):
         record["split_sha256"] = split.get("sha256")
+        record["training_cases"] = len(split.get("train", ()))
     return {**named, **record}
 
 

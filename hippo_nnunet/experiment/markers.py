@@ -17,9 +17,9 @@ PRODUCTS = ("predictions", "submission")
 
 
 def ensemble_cells(experiment: Experiment) -> list[Cell]:
-    """Return the trainings that can be members of the ensemble: those of complete configurations."""
-    complete = experiment.complete_configurations()
-    return [cell for cell in experiment.cells() if cell.configuration in complete]
+    """Return the trainings that can be members of the ensemble: those on all cases, of complete configurations."""
+    complete, full = experiment.ensembled_configurations(), experiment.full_variants
+    return [cell for cell in experiment.cells() if cell.configuration in complete and cell.variant in full]
 
 
 def evaluated(experiment: Experiment) -> list[Path]:
@@ -46,7 +46,7 @@ def results(experiment: Experiment, products: Collection[str]) -> list[Path]:
     markers = [DONE / "evaluate"]
     ensembled = bool(ensemble_cells(experiment))
     if "predictions" in products:
-        markers += [DONE / "predict" / variant for variant in experiment.variants]
+        markers += [DONE / "predict" / variant for variant in experiment.full_variants]
         markers += [DONE / "predict" / ENSEMBLE] if ensembled else []
     if "submission" in products and ensembled:
         markers.append(DONE / "submission")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.evaluation.pairing import recipe_of
+from hippo_nnunet.evaluation.pairing import recipe_of, subset_size
 from hippo_nnunet.training import recipes
 
 
@@ -104,6 +104,22 @@ def with_repeats(variants: Iterable[str], seeds: int) -> tuple[str, ...]:
         if recipe_of(variant) == variant:
             repeated += [f"{variant}_seed{number}" for number in range(1, seeds)]
     return tuple(dict.fromkeys(repeated))
+
+
+def with_subsets(variants: Iterable[str], sizes: Iterable[int | None]) -> tuple[str, ...]:
+    """Replace variants by trainings on numbers of cases.
+
+    Args:
+        variants: Canonical names; one with a word `<N>cases` stays as it is.
+        sizes: Numbers of training cases; None for the variant itself, which trains on all cases of a fold.
+    """
+    found: list[str] = []
+    for variant in variants:
+        if subset_size(variant) is not None:
+            found.append(variant)
+        else:
+            found += [canonical_variant(f"{variant}_{size}cases") if size else variant for size in sizes]
+    return tuple(dict.fromkeys(found))
 
 
 def trainer_name(variant: str, preset_name: str, epochs: int | None = None, iterations: int | None = None) -> str:

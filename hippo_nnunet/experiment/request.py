@@ -14,7 +14,14 @@ from hippo_nnunet.data.subjects import FILE, NONE
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
-from hippo_nnunet.experiment.presets import AUTO, PRESETS, canonical_variant, preset_for_device, with_repeats
+from hippo_nnunet.experiment.presets import (
+    AUTO,
+    PRESETS,
+    canonical_variant,
+    preset_for_device,
+    with_repeats,
+    with_subsets,
+)
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.plans import configuration_of, read_plans
 from hippo_nnunet.nnunet.preprocessed import dataset_name
@@ -25,6 +32,7 @@ DEFAULT_CONFIGURATIONS = "2d"
 PLANNED = ("2d", "3d_fullres", "3d_lowres")
 """The configurations that the presets' planners can plan, cascades aside."""
 
+ALL_CASES = "all"
 _MOST_DIGITS = 9
 
 log = logging.getLogger(__name__)
@@ -44,6 +52,7 @@ class Request:
     iterations: int | None = None
     seeds: int | None = None
     subjects: str | None = None
+    train_cases: str | None = None
 
 
 def resolve(request: Request, experiment: Path, folders: NnunetFolders, device: str) -> Experiment:
@@ -73,11 +82,11 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders, device: 
         known = old.folds if old and request.folds is None else {}
         folds = parse_folds(request.folds or "all", configurations, number)
         folds.update({c: known[c] for c in configurations if c in known})
-    variants = request.variants or (",".join(old.variants) if old else DEFAULT_VARIANTS)
+    variants = _variants(request, old)
     new = Experiment(
         dataset=dataset,
         preset=_preset(request.preset, old, device),
-        variants=with_repeats(map(canonical_variant, _names(variants)), request.seeds or 1),
+        variants=with_repeats(variants, request.seeds or 1),
         folds=folds,
         number_of_folds=number,
         epochs=request.epochs if request.epochs is not None else (old.epochs if old else None),
@@ -92,6 +101,31 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders, device: 
             "take another folder, or repeat its own request"
         )
     return new
+
+
+def _variants(request: Request, old: Experiment | None) -> tuple[str, ...]:
+    """Return the variants; `--train-cases` without `--variants` adds subsets of those that the experiment has."""
+    names = request.variants or (",".join(old.variants) if old else DEFAULT_VARIANTS)
+    variants = tuple(map(canonical_variant, _names(names)))
+    if request.train_cases is None:
+        return variants
+    earlier = old.variants if old and request.variants is None else ()
+    return tuple(dict.fromkeys([*earlier, *with_subsets(variants, parse_train_cases(request.train_cases))]))
+
+
+def parse_train_cases(text: str) -> tuple[int | None, ...]:
+    """Parse numbers of training cases: `5,10,20,all`; `all` is None.
+
+    Raises:
+        ConfigError: Something else, or a number stands twice.
+    """
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name != ALL_CASES and not re.fullmatch(r"[1-9]\d*", name):
+            raise ConfigError(f"--train-cases '{text[:60]}': got '{name[:60]}', expected 5,10,20,all: numbers from 1")
+        if names.count(name) > 1:
+            raise ConfigError(f"--train-cases '{text[:60]}': {name} stands twice; name every number once")
+    return tuple(None if name == ALL_CASES else int(name) for name in names)
 
 
 def _preset(requested: str | None, old: Experiment | None, device: str) -> str:

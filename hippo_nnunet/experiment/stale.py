@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hippo_nnunet.data.subjects import Subjects
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.experiment.experiment import Experiment
@@ -21,6 +22,7 @@ from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.plans import read_plans
 from hippo_nnunet.nnunet.preprocessed import stored_cases
 from hippo_nnunet.nnunet.splits import read_splits
+from hippo_nnunet.nnunet.subset import trained_split
 
 HASHED = (RELATIVE.per_case, RELATIVE.summary, RELATIVE.choice)
 """Results whose hash the manifest records."""
@@ -142,8 +144,13 @@ def stale_preparations(experiment: Experiment, folders: NnunetFolders) -> list[P
     return list(dict.fromkeys(stale))
 
 
-def check_trained(experiment: Experiment, folders: NnunetFolders) -> None:
+def check_trained(experiment: Experiment, folders: NnunetFolders, subjects: Subjects) -> None:
     """Refuse folds that are trained already, but by another schedule or with other plans or cases than now.
+
+    Args:
+        experiment: The request.
+        folders: nnU-Net's folders.
+        subjects: Of `split_subjects`.
 
     Raises:
         ConfigError: Names the fold and what differs.
@@ -158,6 +165,7 @@ def check_trained(experiment: Experiment, folders: NnunetFolders) -> None:
         folder = experiment.result_folder(cell, folders.results)
         if is_finished(folder):
             split = splits[cell.fold] if cell.fold < len(splits) else None
+            split = split and trained_split(cell.trainer, cell.fold, split, subjects)
             check_finished(folder, cell.trainer, plans, cell.configuration, split)
 
 

@@ -19,6 +19,7 @@ from hippo_nnunet.data.subjects import (
     write_subjects,
 )
 from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.evaluation.pairing import subset_size
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.experiment.stale import read_manifest
@@ -27,6 +28,7 @@ from hippo_nnunet.nnunet.folds import check_subject_folds, find_subjects
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import raw_cases
 from hippo_nnunet.nnunet.splits import read_splits
+from hippo_nnunet.nnunet.subset import trained_split
 
 
 def check_subjects(
@@ -85,6 +87,53 @@ def keep_subjects(experiment: Experiment, folders: NnunetFolders, folder: Path) 
     if subjects is not None:
         write_subjects(subjects, table)
     return subjects
+
+
+def split_subjects(experiment: Experiment, folder: Path) -> Subjects:
+    """Return the subjects that the experiment's folds keep together; empty if its folds are by case.
+
+    Raises:
+        DataError: The table is wrong.
+    """
+    table = ExperimentPaths(folder).subjects
+    return read_subjects(table) if experiment.subjects != NONE and table.is_file() else {}
+
+
+def check_subsets(
+    experiment: Experiment,
+    folders: NnunetFolders,
+    folder: Path,
+    subjects: Subjects | None = None,
+    source: Path | None = None,
+) -> None:
+    """Refuse numbers of training cases that a fold does not have, as far as folds are known; writes nothing.
+
+    Args:
+        experiment: The request.
+        folders: nnU-Net's folders.
+        folder: The experiment's folder, which need not exist.
+        subjects: Of a table that the experiment does not have yet.
+        source: The Decathlon task that the dataset will be converted from.
+
+    Raises:
+        ConfigError: A variant trains on more cases than a fold has, or on fewer than the first subject that is drawn.
+        DataError: Splits or table cannot be read.
+    """
+    cells = [cell for cell in experiment.cells() if cell.variant not in experiment.full_variants]
+    if not cells:
+        return
+    splits = read_splits(experiment.dataset, folders)
+    if splits is not None:
+        known = subjects or split_subjects(experiment, folder)
+        for cell in cells:
+            trained_split(cell.trainer, cell.fold, splits[cell.fold], known)
+        return
+    cases, folds = len(_cases_of(experiment.dataset, folders, source)[0]), experiment.number_of_folds
+    most, largest = cases - -(-cases // folds), max(cells, key=lambda cell: subset_size(cell.variant) or 0)
+    if cases and (subset_size(largest.variant) or 0) > most:
+        raise ConfigError(
+            f"{largest.variant}: of {cases} cases in {folds} folds at most {most} train each fold; take fewer"
+        )
 
 
 def load_subjects(folder: Path, cases: Collection[str]) -> Subjects | None:

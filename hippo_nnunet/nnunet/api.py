@@ -30,6 +30,7 @@ from hippo_nnunet.nnunet.integrity import check_integrity
 from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
 from hippo_nnunet.nnunet.plans import plans_file, read_plans
 from hippo_nnunet.nnunet.plans_check import check_file
+from hippo_nnunet.nnunet.subset import stored_subjects, trained_split
 from hippo_nnunet.nnunet.train_job import TrainJob
 from hippo_nnunet.progress import counted
 from hippo_nnunet.threads import cpu_count
@@ -251,6 +252,8 @@ def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False)
     if job.fold != "all":
         cases = preprocessed.stored_cases(preprocessed.data_folder(plans, job.configuration, folders))
         split = splits.check_fold(name, _fold_index(job.fold), len(cases), folders)
+        if split is not None:
+            split = trained_split(job.trainer, job.fold, split, stored_subjects(folders.preprocessed / name))
     folder = fold_folder(job, folders)
     trained = (folder / "checkpoint_final.pth").is_file()
     if trained:

@@ -74,6 +74,7 @@ class TrainingRecord:
             "prompts": self.prompts,
             "resumed": self.resumed,
             "precision": self.precision,
+            "training_cases": len(self.split["train"]) if self.split else None,
             "split": self.split,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "threads": torch.get_num_threads(),

@@ -7,12 +7,14 @@ from pathlib import Path
 from hippo_nnunet.data.subjects import (
     AUTO,
     NONE,
+    TABLE,
     Subjects,
     broken_subject,
     dataset_subjects,
     grouped_splits,
     read_subjects,
     unlabelled_cases,
+    write_subjects,
 )
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.files import read_object, write_json
@@ -20,6 +22,7 @@ from hippo_nnunet.nnunet.finished import check_trained_split
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import raw_cases
 from hippo_nnunet.nnunet.splits import DEFAULT_FOLDS, Split, read_splits, splits_file
+from hippo_nnunet.nnunet.subset import trained_split
 
 _AWAY = "delete the file, with what was trained on it, to have other folds"
 
@@ -74,6 +77,8 @@ def check_subject_folds(dataset: str, subjects: Subjects, by_subject: bool, fold
 def make_splits(dataset: str, cases: set[str], folders: NnunetFolders, subjects: Subjects | None = None) -> None:
     """Write the splits if there are none; folds that start together would race to write them.
 
+    The table of subjects is written beside them, for recipes that train on some of a fold's cases.
+
     Args:
         dataset: Full name.
         cases: Its cases.
@@ -86,27 +91,32 @@ def make_splits(dataset: str, cases: set[str], folders: NnunetFolders, subjects:
     """
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
+    file = splits_file(dataset, folders)
     if read_splits(dataset, folders) is not None:
+        if subjects is not None:
+            write_subjects(subjects, file.with_name(TABLE))
         return
     if subjects is None:
         found = generate_crossval_split(sorted(cases), seed=12345, n_splits=DEFAULT_FOLDS)
         splits = [{part: [str(case) for case in split[part]] for part in ("train", "val")} for split in found]
     else:
         splits = grouped_splits(subjects, DEFAULT_FOLDS)
-    _check_trained(
-        dataset, splits, folders, "none for nnU-Net's own folds" if subjects else "auto for folds by subject"
-    )
-    write_json(splits_file(dataset, folders), splits, indent=4)
+    _check_trained(dataset, splits, folders, subjects)
+    if subjects is not None:
+        write_subjects(subjects, file.with_name(TABLE))
+    write_json(file, splits, indent=4)
 
 
-def _check_trained(dataset: str, splits: list[Split], folders: NnunetFolders, other: str) -> None:
+def _check_trained(dataset: str, splits: list[Split], folders: NnunetFolders, subjects: Subjects | None) -> None:
     """Refuse to write splits that differ from those of finished trainings."""
+    other = "none for nnU-Net's own folds" if subjects else "auto for folds by subject"
     if folders.results_folder is None:
         return
     for fold, split in enumerate(splits):
         for folder in sorted((folders.results / dataset).glob(f"*__*__*/fold_{fold}")):
             if (folder / "checkpoint_final.pth").is_file():
                 try:
-                    check_trained_split(folder, split)
+                    trainer = folder.parent.name.split("__")[0]
+                    check_trained_split(folder, trained_split(trainer, fold, split, subjects or {}))
                 except ConfigError as error:
                     raise ConfigError(f"{error}; or give --subjects {other}") from error

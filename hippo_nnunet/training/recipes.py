@@ -111,6 +111,7 @@ WORD_GROUPS: tuple[WordGroup, ...] = (
     WordGroup("schedule", {"fast": "the short schedule: AdamW, one cycle, batches augmented in memory"}),
     WordGroup("epochs", {"<N>epochs": "train for N epochs"}, unit="epochs"),
     WordGroup("iterations", {"<N>iters": "N iterations per epoch"}, unit="iters"),
+    WordGroup("subset", {"<N>cases": "train on N of the fold's cases, as near as whole subjects allow"}, unit="cases"),
     WordGroup("repeat", {"seed<N>": "seed of initialisation, sampling and augmentation"}, unit="seed", prefix=True),
 )
 
@@ -192,6 +193,11 @@ class Recipe:
     def iterations(self) -> int | None:
         """Iterations per epoch; None for the schedule's own."""
         return self._number("iterations")
+
+    @property
+    def cases(self) -> int | None:
+        """Number of training cases; None for all of the fold's."""
+        return self._number("subset")
 
     @property
     def seed(self) -> int | None:

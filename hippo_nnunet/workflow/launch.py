@@ -21,6 +21,7 @@ from hippo_nnunet.experiment import markers, stale
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.experiment.split_copy import check_split
+from hippo_nnunet.experiment.subjects import split_subjects
 from hippo_nnunet.locks import exclusive
 from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.paths import NnunetFolders, folder_problem, user_cache
@@ -85,7 +86,7 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
         raise ConfigError(f"{folder}: {problem}; give it room or permissions, or choose a folder that you can write to")
     check_profile(settings.profile)
     check_split(experiment, folders, folder)
-    stale.check_trained(experiment, folders)
+    stale.check_trained(experiment, folders, split_subjects(experiment, folder))
     requested_precision()
     check_encoders(experiment, folder)
     try:

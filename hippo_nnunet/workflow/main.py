@@ -17,7 +17,7 @@ from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.experiment.request import Request, resolve
-from hippo_nnunet.experiment.subjects import check_subjects
+from hippo_nnunet.experiment.subjects import check_subjects, check_subsets
 from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.nnunet.paths import activate, at_home, folders_for
@@ -57,6 +57,7 @@ def perform(
     here = "auto" if on_node else resolve_device(settings.device)
     experiment = resolve(request, folder, folders, "cuda" if here == "auto" else here)  # clusters have GPUs
     subjects = check_subjects(experiment, folders, folder, request.subjects, request.task)
+    check_subsets(experiment, folders, folder, subjects, request.task)
     settings = replace(settings, device=here, subjects=subjects)
     left = remaining_trainings(experiment, missing_trainings(experiment, folder), folders.results, here)
     seconds = wall_clock_seconds((item.seconds for item in left.values()), settings.parallel)

@@ -14,7 +14,7 @@ from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.experiment.presets import preset
 from hippo_nnunet.experiment.split_copy import save_split
-from hippo_nnunet.experiment.subjects import keep_subjects, load_subjects
+from hippo_nnunet.experiment.subjects import check_subsets, keep_subjects, load_subjects
 from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet import api
 from hippo_nnunet.nnunet.paths import NnunetFolders
@@ -60,6 +60,7 @@ def plan(experiment: Experiment, folders: NnunetFolders, folder: Path) -> None:
     subjects = None if by_case else str(ExperimentPaths(folder).subjects)
     api.plan_and_preprocess(experiment.dataset, preset(experiment.preset).planner, (), subjects=subjects)
     save_split(experiment, folders, folder)
+    check_subsets(experiment, folders, folder)
 
 
 def preprocess(experiment: Experiment, configuration: str, trust: bool) -> None:
@@ -84,10 +85,10 @@ def train(experiment: Experiment, cell: Cell, device: str, threads: int, gpus: s
 
 
 def ensemble(experiment: Experiment, folders: NnunetFolders, folder: Path) -> None:
-    """Choose the ensemble among all variants in all complete configurations, and write its out-of-fold predictions.
+    """Choose the ensemble among the full variants in all complete configurations; write its out-of-fold predictions.
 
     Members are named as nnU-Net names their folders. Configurations with some folds only are left out, and named in
-    the log.
+    the log; so are variants that train on a subset of the cases.
     """
     from hippo_nnunet.evaluation.probabilities import out_of_fold_files
     from hippo_nnunet.evaluation.selection import choose_ensemble
@@ -100,8 +101,8 @@ def ensemble(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
             log.info("%s is not ensembled: not all of its folds are trained", configuration)
     members: dict[str, dict[str, Path]] = {}
     folds: dict[str, int] = {}
-    for configuration in experiment.complete_configurations():
-        for variant in experiment.variants:
+    for configuration in experiment.ensembled_configurations():
+        for variant in experiment.full_variants:
             model = experiment.model(variant, configuration)
             members[model], folds = out_of_fold_files(results / model, experiment.folds[configuration])
     dataset_json = read_object(preprocessed / "dataset.json")
@@ -142,10 +143,10 @@ def evaluate(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
     for cell in experiment.cells():
         table = measure(experiment.result_folder(cell, folders.results) / "validation", splits[cell.fold]["val"])
         tables.append(tag(table, cell.variant, cell.configuration, cell.fold))
-    if experiment.complete_configurations():
+    if experiment.ensembled_configurations():
         fold_of: Mapping[str, int] = {case: k for k, split in enumerate(splits) for case in split["val"]}
         table = measure(ExperimentPaths(folder).out_of_fold, list(fold_of))
-        tables.append(tag(table, ENSEMBLE, "+".join(experiment.complete_configurations()), fold_of))
+        tables.append(tag(table, ENSEMBLE, "+".join(experiment.ensembled_configurations()), fold_of))
     write_tables(pd.concat(tables, ignore_index=True), ExperimentPaths(folder).metrics, overwrite=True)
     save_measurements(experiment, folders, folder)
 

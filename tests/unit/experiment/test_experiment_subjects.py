@@ -15,9 +15,11 @@ from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.manifest import build_manifest
 from hippo_nnunet.experiment.request import Request, resolve
-from hippo_nnunet.experiment.subjects import check_subjects, keep_subjects, load_subjects
+from hippo_nnunet.experiment.split_copy import restore_split
+from hippo_nnunet.experiment.subjects import check_subjects, check_subsets, keep_subjects, load_subjects
 from hippo_nnunet.nnunet.folds import make_splits
 from hippo_nnunet.nnunet.paths import NnunetFolders
+from hippo_nnunet.nnunet.subset import stored_subjects
 
 NAME = "Dataset004_Hippocampus"
 CASES = [f"hippocampus_{number:03d}" for number in range(1, 13)]
@@ -103,6 +105,37 @@ def test_a_users_table_is_checked_kept_and_not_exchanged(folders: NnunetFolders,
     write_subjects({**PAIRS, CASES[0]: "x"}, table)
     with pytest.raises(ConfigError, match=r"mine.csv is not the table that this experiment began with"):
         check_subjects(by_file, folders, folder, str(table), None)
+
+
+def test_the_table_beside_the_splits_is_restored_where_folds_are_by_subject(
+    folders: NnunetFolders, tmp_path: Path
+) -> None:
+    write_subjects(PAIRS, tmp_path / "exp" / "subjects.csv")
+    restore_split(experiment("none"), folders, tmp_path / "exp")
+    assert stored_subjects(folders.preprocessed / NAME) == {}
+    restore_split(experiment(), folders, tmp_path / "exp")
+    assert stored_subjects(folders.preprocessed / NAME) == PAIRS
+
+
+def test_numbers_of_training_cases_are_checked_as_far_as_folds_are_known(
+    folders: NnunetFolders, tmp_path: Path
+) -> None:
+    def check(variant: str, subjects: dict[str, str] | None = PAIRS) -> None:
+        asked = Experiment(NAME, "laptop", ("UNet", variant), {"2d": (0, 1, 2, 3, 4)})
+        check_subsets(asked, folders, tmp_path / "exp", subjects)
+
+    check("UNet_9cases")
+    with pytest.raises(
+        ConfigError, match=r"UNet_10cases: of 12 cases in 5 folds at most 9 train each fold; take fewer"
+    ):
+        check("UNet_10cases")
+    make_splits(NAME, {*CASES}, folders, PAIRS)  # six subjects: a fold has two of them, and eight training cases
+    check("UNet_8cases")
+    with pytest.raises(ConfigError, match=r"UNetTrainer_fast_9cases, fold \d: got 9 .* are 8"):
+        check("UNet_9cases")
+    with pytest.raises(ConfigError, match=r"UNetTrainer_fast_1cases, fold 0: .* has 2; take at least 2"):
+        check("UNet_1cases")
+    check("UNet_1cases", {})
 
 
 def test_existing_splits_are_checked_against_what_the_images_show(folders: NnunetFolders, tmp_path: Path) -> None:

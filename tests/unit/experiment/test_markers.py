@@ -56,6 +56,17 @@ def test_incomplete_configurations_are_evaluated_but_not_ensembled() -> None:
     assert {m.parts[-2] for m in markers.predictors(ASKED, "UNet")} == {"2d"}
 
 
+def test_trainings_on_subsets_are_evaluated_but_neither_ensembled_nor_used_on_test_images() -> None:
+    both = Experiment("Dataset004_X", "laptop", ("UNet_5cases", "UNet"), {"2d": (0, 1)}, 2)
+    assert {cell.variant for cell in markers.ensemble_cells(both)} == {"UNet"}
+    assert {marker.parts[-3] for marker in markers.evaluated(both)[:-1]} == {"UNet_5cases", "UNet"}
+    found = markers.results(both, markers.PRODUCTS)
+    assert DONE / "predict" / "UNet" in found and DONE / "predict" / "UNet_5cases" not in found
+    subsets = Experiment("Dataset004_X", "laptop", ("UNet_5cases",), {"2d": (0, 1)}, 2)
+    assert markers.results(subsets, markers.PRODUCTS) == [DONE / "evaluate"]
+    assert DONE / "ensemble" not in markers.evaluated(subsets)
+
+
 def test_the_report_comes_last_and_nothing_waits_for_it() -> None:
     *others, last = markers.all_markers(ASKED, markers.PRODUCTS)
     assert last == DONE / "report"

@@ -81,6 +81,51 @@ def test_seeds_extend_an_experiment(tmp_path: Path, folders: NnunetFolders) -> N
     assert extended == ("UNet", "UNet_seed1", "UNet_seed2")
 
 
+def test_training_cases_add_subsets_of_each_recipe_with_its_seeds(
+    tmp_path: Path, task: Path, folders: NnunetFolders
+) -> None:
+    asked = Request(
+        task=task, variants="UNet,AttentionUNet_flip,UNet_seed7,UNet_9cases", seeds=2, train_cases="5, 20,all"
+    )
+    made = resolve(asked, tmp_path / "e", folders, CPU)
+    assert made.variants == (
+        *("UNet_5cases", "UNet_5cases_seed1", "UNet_20cases", "UNet_20cases_seed1", "UNet", "UNet_seed1"),
+        *("AttentionUNet_flip_5cases", "AttentionUNet_flip_5cases_seed1", "AttentionUNet_flip_20cases"),
+        *("AttentionUNet_flip_20cases_seed1", "AttentionUNet_flip", "AttentionUNet_flip_seed1"),
+        *("UNet_5cases_seed7", "UNet_20cases_seed7", "UNet_seed7", "UNet_9cases", "UNet_9cases_seed1"),
+    )
+    assert made.trainer("UNet_20cases_seed1") == "UNetTrainer_fast_20cases_seed1"
+    assert made.full_variants == ("UNet", "UNet_seed1", "AttentionUNet_flip", "AttentionUNet_flip_seed1", "UNet_seed7")
+
+
+def test_training_cases_extend_an_experiment(tmp_path: Path, folders: NnunetFolders) -> None:
+    (tmp_path / "e").mkdir()
+    experiment(variants=("UNet", "UNet_seed1")).save(tmp_path / "e" / "experiment.yaml")
+    extended = resolve(Request(train_cases="5"), tmp_path / "e", folders, CPU)
+    assert extended.variants == ("UNet", "UNet_seed1", "UNet_5cases", "UNet_5cases_seed1")
+    extended.save(tmp_path / "e" / "experiment.yaml")
+    again = resolve(Request(train_cases="5,all"), tmp_path / "e", folders, CPU)
+    assert again == extended
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("0", "got '0', expected 5,10,20,all"),
+        ("5,", "got '', expected"),
+        ("5,ten", "got 'ten'"),
+        ("-5", "got '-5'"),
+        ("2.5", "got '2.5'"),
+        ("05", "got '05'"),
+        ("5,10,5", "5 stands twice"),
+        ("all,all", "all stands twice"),
+    ],
+)
+def test_training_cases_that_are_none(tmp_path: Path, task: Path, folders: NnunetFolders, text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=f"--train-cases '{text}': {says}"):
+        resolve(Request(task=task, train_cases=text), tmp_path / "e", folders, CPU)
+
+
 @pytest.mark.parametrize(
     ("variant", "preset", "epochs", "says"),
     [
@@ -270,7 +315,7 @@ def test_cells_and_completeness() -> None:
     cells = asked.cells()
     assert len(cells) == 12
     assert [str(c) for c in cells[:2]] == ["UNet 2d fold 0", "AttentionUNet 2d fold 0"]
-    assert asked.complete_configurations() == ["2d"]
+    assert asked.ensembled_configurations() == ["2d"]
     assert asked.configurations_to_predict() == ["2d"]
     assert experiment(folds={"2d": (0,)}).configurations_to_predict() == ["2d"]
     assert asked.task == "Task04_Hippocampus"

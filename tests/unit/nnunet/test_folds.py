@@ -12,6 +12,7 @@ from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.nnunet.folds import check_subject_folds, find_subjects, make_splits
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.splits import read_splits, split_record
+from hippo_nnunet.nnunet.subset import stored_subjects, trained_split
 
 NAME = "Dataset004_X"
 CASES = [f"case_{number:02d}" for number in range(20)]
@@ -30,8 +31,8 @@ def folders(tmp_path: Path) -> NnunetFolders:
     return found
 
 
-def trained(folders: NnunetFolders, fold: int, split: dict[str, list[str]]) -> Path:
-    folder = folders.results / NAME / "UNetTrainer_fast__CompactPlans__2d" / f"fold_{fold}"
+def trained(folders: NnunetFolders, fold: int, split: dict[str, list[str]], trainer: str = "UNetTrainer_fast") -> Path:
+    folder = folders.results / NAME / f"{trainer}__CompactPlans__2d" / f"fold_{fold}"
     folder.mkdir(parents=True)
     (folder / "checkpoint_final.pth").touch()
     (folder / "hippo_training.json").write_text(json.dumps({"split": split_record(**split)}))
@@ -44,6 +45,7 @@ def test_folds_by_subject_are_written_once(folders: NnunetFolders) -> None:
     make_splits(NAME, {*CASES}, folders)  # as a later step does, which does not know of subjects
     assert read_splits(NAME, folders) == grouped_splits(PAIRS, 5)
     check_subject_folds(NAME, PAIRS, True, folders)
+    assert stored_subjects(folders.preprocessed / NAME) == PAIRS
 
 
 def test_nnunets_own_folds_where_no_subjects_are_known(folders: NnunetFolders) -> None:
@@ -53,6 +55,7 @@ def test_nnunets_own_folds_where_no_subjects_are_known(folders: NnunetFolders) -
     assert [len(split["val"]) for split in splits] == [4] * 5
     assert splits != grouped_splits(PAIRS, 5)
     check_subject_folds(NAME, PAIRS, False, folders)
+    assert stored_subjects(folders.preprocessed / NAME) == {}
 
 
 def test_a_split_that_breaks_subjects_apart_is_refused_and_kept(folders: NnunetFolders) -> None:
@@ -101,6 +104,22 @@ def test_folds_that_were_trained_on_the_same_split_are_used_again(folders: Nnune
     trained(folders, 3, grouped_splits(PAIRS, 5)[3])
     make_splits(NAME, {*CASES}, folders, PAIRS)
     assert read_splits(NAME, folders) == grouped_splits(PAIRS, 5)
+
+
+def test_trainings_on_subsets_are_compared_with_their_subsets(folders: NnunetFolders) -> None:
+    split, trainer = grouped_splits(PAIRS, 5)[3], "UNetTrainer_fast_6cases_seed1"
+    trained(folders, 3, trained_split(trainer, 3, split, PAIRS), trainer)
+    make_splits(NAME, {*CASES}, folders, PAIRS)
+    (folders.preprocessed / NAME / "splits_final.json").unlink()
+    trained(folders, 3, split, "UNetTrainer_fast_6cases")
+    with pytest.raises(ConfigError, match=r"UNetTrainer_fast_6cases__.*'case_\d\d' is no longer in train"):
+        make_splits(NAME, {*CASES}, folders, PAIRS)
+
+
+def test_subjects_of_splits_of_earlier_versions_are_written(folders: NnunetFolders) -> None:
+    (folders.preprocessed / NAME / "splits_final.json").write_text(json.dumps(grouped_splits(PAIRS, 5)))
+    make_splits(NAME, {*CASES}, folders, PAIRS)
+    assert stored_subjects(folders.preprocessed / NAME) == PAIRS
 
 
 @pytest.mark.parametrize("choice", ["auto", "none", "elsewhere.csv"])
