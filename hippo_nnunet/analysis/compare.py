@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hippo_nnunet.analysis.fold_records import fold_records, precision_notes, trained_seconds
+from hippo_nnunet.analysis.fold_records import fold_records, precision_notes, trained_seconds, with_training_cases
 from hippo_nnunet.analysis.notebook_scores import notebook_scores, ranked_differently, score_column
 from hippo_nnunet.analysis.prediction_times import prediction_times, seconds_per_image
 from hippo_nnunet.analysis.verdicts import judge, verdict_sentence
@@ -20,7 +20,7 @@ from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.comparison import Comparison, Options, compare
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.per_case import read_per_case, read_published
-from hippo_nnunet.evaluation.side_by_side import MEAN
+from hippo_nnunet.evaluation.side_by_side import MEAN, full_rows
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.experiment.subjects import load_subjects
@@ -44,7 +44,8 @@ def compare_experiment(
 
     Returns:
         The comparison, as `judge` leaves it; in its `models`, rows of scope MEAN also have `notebook_dice`,
-        `trained_seconds` (mean of a fold) and `predict_seconds` (of a test image: see `seconds_per_image`).
+        `trained_seconds` (mean of a fold) and `predict_seconds` (of a test image: see `seconds_per_image`), and its
+        `curve` has the columns of `with_training_cases`.
 
     Raises:
         ConfigError: See `compare`; or there is no such folder.
@@ -62,6 +63,7 @@ def compare_experiment(
     folders = paths.nnunet(root)
     records = fold_records(experiment, folder, folders) if experiment else {}
     comparison = judge(compare(table, options, published, load_subjects(folder, cases)), table, records)
+    comparison = replace(comparison, curve=with_training_cases(comparison.curve, records))
     if experiment is None:
         text = f"{paths.request.name} is missing: no times, and no score of the notebooks' protocol."
         note = Note(NoteKind.NO_REQUEST, text)
@@ -75,7 +77,8 @@ def compare_experiment(
         models[column] = values.where(models["scope"] == MEAN)
     scores, score_notes = notebook_scores(experiment, folder, folders, table)
     models["notebook_dice"] = score_column(scores, models)
-    notes = (*training_notes, *precision_notes(records), *prediction_notes, *score_notes, *ranked_differently(models))
+    ranks = ranked_differently(full_rows(models))
+    notes = (*training_notes, *precision_notes(records), *prediction_notes, *score_notes, *ranks)
     return replace(comparison, models=models, notes=(*comparison.notes, *notes))
 
 
@@ -166,7 +169,7 @@ def as_json(comparison: Comparison, checks: VolumeChecks | None = None) -> str:
     """
     content: dict[str, Any] = {
         "options": {**asdict(comparison.options), "rope": comparison.options.margin},
-        **{name: _rows(getattr(comparison, name)) for name in ("models", "pairs", "ranks", "volumes")},
+        **{name: _rows(getattr(comparison, name)) for name in ("models", "pairs", "ranks", "volumes", "curve")},
         "sentences": [verdict_sentence(row) for row in comparison.pairs.to_dict("records")],
         "notes": [note.text for note in comparison.notes],
     }

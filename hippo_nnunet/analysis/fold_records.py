@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import pandas as pd
+
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.notes import Note, NoteKind
-from hippo_nnunet.evaluation.pairing import recipe_of
+from hippo_nnunet.evaluation.pairing import Model, recipe_of
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_object
@@ -57,6 +59,35 @@ def trained_seconds(records: FoldRecords) -> tuple[dict[tuple[str, str], float],
         if not known
     ]
     return {model: fmean(known) for model, known in seconds.items() if known}, notes
+
+
+def with_training_cases(curve: pd.DataFrame, records: FoldRecords) -> pd.DataFrame:
+    """Add on how many cases the models of a learning curve were trained.
+
+    Args:
+        curve: Of `learning_curve`.
+        records: Of `fold_records`; empty if there is no experiment.
+
+    Returns:
+        The curve with `cases`, `cases_min` and `cases_max`: mean, smallest and largest number of the trainings; where
+        it is not recorded, the number that was asked for, which is NaN for all cases.
+    """
+    trained: dict[tuple[str, str, int], list[int]] = {}
+    for cell, record in records.items():
+        if isinstance(count := record.get("training_cases"), int):
+            model = Model(recipe_of(cell.variant), cell.configuration)
+            trained.setdefault((model.full_recipe, model.configuration, model.size or 0), []).append(count)
+
+    def counts(row: Mapping[Any, Any]) -> Sequence[float]:
+        size = 0 if pd.isna(row["size"]) else int(row["size"])
+        return trained.get((row["variant"], row["configuration"], size), [row["size"]])
+
+    of_rows = [counts(row) for row in curve.to_dict("records")]
+    return curve.assign(
+        cases=[fmean(own) for own in of_rows],
+        cases_min=[min(own) for own in of_rows],
+        cases_max=[max(own) for own in of_rows],
+    )
 
 
 def precision_notes(records: FoldRecords) -> list[Note]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from hippo_nnunet.analysis.tables import (
     ShownTable,
     comparison_table,
+    curve_table,
     ranks_table,
     results_table,
     retrained,
@@ -25,20 +26,22 @@ from hippo_nnunet.evaluation.side_by_side import MEAN
 
 _NOTES_IN_SHORT = (
     *(NoteKind.BROKEN_SUBJECTS, NoteKind.LEFT_OUT, NoteKind.SCORED_EMPTY, NoteKind.FEW_CASES, NoteKind.PRECISION),
-    *(NoteKind.PUBLISHED, NoteKind.ONE_MODEL, NoteKind.ONE_SEED),
+    *(NoteKind.PUBLISHED, NoteKind.ONE_MODEL, NoteKind.ONE_SEED, NoteKind.SUBSETS),
 )
 """Notes that belong to the verdict; the others explain columns that only the full output has."""
 
 
 def short_parts(comparison: Comparison, gain: str = "") -> Iterator[Table | str]:
-    """Yield the default output: headline, warnings, a sentence for each comparison, the narrow table, notes.
+    """Yield the default output: headline, warnings, a sentence for each comparison, the narrow tables, notes.
 
     Args:
         comparison: Of `compare_experiment`.
         gain: Of `ensemble_gain`.
     """
     yield from _verdict(comparison, gain)
-    yield _table(summary_table(comparison), box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for table in (summary_table(comparison), curve_table(comparison)):
+        if table is not None:
+            yield _table(table, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     yield from (f"note: {note}" for note in comparison.notes if note.kind in _NOTES_IN_SHORT)
 
 
@@ -46,9 +49,9 @@ def full_parts(comparison: Comparison, gain: str = "") -> Iterator[Table | str]:
     """Yield everything: also every metric, effect sizes and p-values, ranks, volumes and all notes."""
     yield from _verdict(comparison, gain)
     yield _table(results_table(comparison, mm_form=".4f"))
-    pairs = comparison_table(comparison, mm_form=".4f")
-    if pairs is not None:
-        yield _table(pairs)
+    for table in (comparison_table(comparison, mm_form=".4f"), curve_table(comparison)):
+        if table is not None:
+            yield _table(table)
     if not comparison.ranks.empty:
         yield _table(ranks_table(comparison.ranks))
     if not comparison.volumes.empty:

@@ -10,8 +10,15 @@ import numpy as np
 import pandas as pd
 
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.evaluation.comparison_notes import empty_labels, general_notes, restriction, subject_notes
+from hippo_nnunet.evaluation.comparison_notes import (
+    empty_labels,
+    general_notes,
+    restriction,
+    subject_notes,
+    subset_notes,
+)
 from hippo_nnunet.evaluation.fold_means import corrected_test, detectable_retrained, verdict_retrained
+from hippo_nnunet.evaluation.learning_curve import learning_curve
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.mixed_model import mixed_result, repeated_differences
 from hippo_nnunet.evaluation.notes import Note, NoteKind
@@ -90,6 +97,8 @@ class Comparison:
         notes: What a reader has to know: what was left out, and what these figures cannot say.
         volumes: Agreement of volumes, a row for each variant (seeds apart), configuration and label: see
             `agreement_table`.
+        curve: The metric against the number of training cases: see `learning_curve`; empty if all models were trained
+            on all cases of a fold.
     """
 
     options: Options
@@ -98,6 +107,7 @@ class Comparison:
     ranks: pd.DataFrame
     notes: tuple[Note, ...]
     volumes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    curve: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def compare(
@@ -123,7 +133,8 @@ def compare(
     notes = [*empty_labels(table), *subject_notes(table, subjects)]
     table = score_empty(table)
     models = models_of(table)
-    options, margin_note = _with_margin(options, table, models)
+    full = [model for model in models if model.size is None]
+    options, margin_note = _with_margin(options, table, full)
     scores = scores_of(table, models, options.metric)
     number_of_folds = options.number_of_folds or table["fold"].nunique()
     rows: list[dict[str, object]] = []
@@ -151,7 +162,7 @@ def compare(
         text = "Published models come from other splits: they are compared case by case, not fold by fold."
         notes.append(Note(NoteKind.PUBLISHED, text))
     for method, theirs in (published or {}).items():
-        for model in models:
+        for model in full or models:
             ours, cases = scores[model], scores[model].index.get_level_values("case")
             known = cases.isin(theirs.index)
             difference = ours[known] - theirs.loc[cases[known], list(ours.columns)].to_numpy()
@@ -165,9 +176,13 @@ def compare(
         notes.append(margin_note)
     side_by_side = model_table(table, models, options.metric)
     notes += general_notes(side_by_side, pairs)
-    ranks = rank_table(scores, options.metric, options.n_resamples, options.seed, subjects)
+    ranked = {model: scores[model] for model in full}  # fewer training cases are no rival
+    ranks = rank_table(ranked, options.metric, options.n_resamples, options.seed, subjects)
     volumes = agreement_table(table.dropna(subset=["volume_mm3", "volume_ref_mm3"]), options.alpha, subjects)
-    return Comparison(options, side_by_side, pairs, ranks, tuple(dict.fromkeys(notes)), volumes)
+    settings = (options.alpha, options.n_resamples, options.seed)
+    curve = learning_curve(table, models, options.metric, subjects, *settings)
+    notes += subset_notes(curve)
+    return Comparison(options, side_by_side, pairs, ranks, tuple(dict.fromkeys(notes)), volumes, curve)
 
 
 def _names(kind: str, one: Model, other: Model) -> dict[str, object]:

@@ -51,6 +51,23 @@ def restriction(one: Model, ours: pd.DataFrame, other: Model, theirs: pd.DataFra
     return [Note(NoteKind.LEFT_OUT, text)]
 
 
+def subset_notes(curve: pd.DataFrame) -> list[Note]:
+    """Say what trainings on fewer cases have in common, and what their intervals hold; `curve`: of `learning_curve`."""
+    if curve.empty:
+        return []
+    held = (
+        "The intervals hold further subjects and, from the seeds, further choices of the training cases."
+        if (curve["repeats"] > 1).all()
+        else "With one seed, the intervals hold further subjects, but not another choice of the training cases."
+    )
+    text = (
+        "Trainings on fewer cases draw whole subjects of a fold's training cases, by seed and fold: the same for every "
+        "recipe, and each number within the larger ones. Plans, iterations and validation cases are those of all "
+        f"cases. {held}"
+    )
+    return [Note(NoteKind.SUBSETS, text)]
+
+
 def general_notes(models: pd.DataFrame, pairs: pd.DataFrame) -> list[Note]:
     """Say what too few models, subjects, folds or seeds do not show."""
     notes = {}

@@ -33,6 +33,8 @@ class NoteKind(Enum):
     """Folds, cases or pairs that a comparison leaves out."""
     MARGIN = auto()
     """Where the margin of equivalence comes from."""
+    SUBSETS = auto()
+    """What models that were trained on fewer cases have in common."""
     SCORED_EMPTY = auto()
     """How cases are scored whose reference lacks a label."""
     PUBLISHED = auto()

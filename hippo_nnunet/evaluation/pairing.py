@@ -52,6 +52,16 @@ class Model:
         """Whether the recipe has a control word."""
         return self.block != self.recipe
 
+    @property
+    def size(self) -> int | None:
+        """Number of training cases in the recipe's name; None for all of the fold's."""
+        return subset_size(self.recipe)
+
+    @property
+    def full_recipe(self) -> str:
+        """The recipe without its number of training cases."""
+        return _without_size(self.recipe)
+
     def __str__(self) -> str:
         """Name the model in words."""
         return f"{self.recipe} {self.configuration}"
@@ -62,7 +72,8 @@ class Pair:
     """One comparison; a positive difference says that `one` is better.
 
     Attributes:
-        kind: `variant`, `control`, `configuration` or `ensemble`: the family that p-values are corrected in.
+        kind: `variant`, `control`, `configuration` or `ensemble`, and for models that were trained on equal numbers of
+            cases, but not on all, `subset` or `subset control`: the family that p-values are corrected in.
     """
 
     kind: str
@@ -82,17 +93,21 @@ def subset_size(variant: str) -> int | None:
 
 
 def models_of(table: pd.DataFrame) -> list[Model]:
-    """List the models: baseline first, each followed by its controls; else in the table's order."""
+    """List the models: baseline first, each followed by its controls; else in the table's order.
+
+    Those that were trained on fewer cases come last, each recipe's by their number.
+    """
     found = dict.fromkeys(
         Model(recipe_of(str(variant)), str(configuration))
         for variant, configuration in table[["variant", "configuration"]].itertuples(index=False)
     )
-    blocks = list(dict.fromkeys(model.block for model in found))
+    blocks = list(dict.fromkeys(_without_size(model.block) for model in found))
     configurations = list(dict.fromkeys(model.configuration for model in found))
 
-    def position(model: Model) -> tuple[bool, int, int, bool]:
-        order = configurations.index(model.configuration)
-        return model.recipe == ENSEMBLE, order, blocks.index(model.block), model.is_control
+    def position(model: Model) -> tuple[bool, bool, int, int, bool, int]:
+        order, block = configurations.index(model.configuration), blocks.index(_without_size(model.block))
+        size = model.size or 0
+        return size > 0, model.recipe == ENSEMBLE, order, block, model.is_control, size
 
     return sorted(found, key=position)
 
@@ -102,7 +117,7 @@ def pairs_of(models: Sequence[Model], baseline: str | None = None) -> list[Pair]
 
     Within each configuration every recipe against the baseline, or every two recipes where there is none; every
     recipe against its controls; each recipe's other configurations against its first; the ensemble against
-    every recipe.
+    every recipe. Models that were trained on fewer cases are only compared with others of the same number.
 
     Args:
         models: Of `models_of`.
@@ -111,31 +126,37 @@ def pairs_of(models: Sequence[Model], baseline: str | None = None) -> list[Pair]
     Raises:
         ConfigError: No model has the baseline's name.
     """
-    recipes = list(dict.fromkeys(model.recipe for model in models if model.recipe != ENSEMBLE))
+    recipes = list(dict.fromkeys(model.full_recipe for model in models if model.recipe != ENSEMBLE))
     if baseline is not None and baseline not in recipes:
         raise ConfigError(f"--baseline '{baseline}' is not in this experiment; it has {', '.join(recipes)}")
     chosen = baseline or (BASELINE if BASELINE in recipes else None)
     singles = [model for model in models if model.recipe != ENSEMBLE]
-    groups: dict[str, list[Model]] = {}
+    groups: dict[tuple[str, int | None], list[Model]] = {}
     for model in singles:
-        groups.setdefault(model.configuration, []).append(model)
+        groups.setdefault((model.configuration, model.size), []).append(model)
     pairs = [pair for group in groups.values() for pair in _within(group, chosen)]
     first: dict[str, Model] = {}
     for model in singles:
         reference = first.setdefault(model.recipe, model)
         if reference != model and not model.is_control:
-            pairs.append(Pair("configuration", model, reference))
+            pairs.append(Pair("configuration" if model.size is None else "subset", model, reference))
     for ensemble in (model for model in models if model.recipe == ENSEMBLE):
-        pairs += [Pair("ensemble", ensemble, model) for model in singles if not model.is_control]
+        pairs += [Pair("ensemble", ensemble, m) for m in singles if not m.is_control and m.size is None]
     return pairs
 
 
 def _within(group: Sequence[Model], baseline: str | None) -> list[Pair]:
     recipes = {model.recipe: model for model in group}
-    controls = [m for m in group if m.is_control and m.block in recipes and m.recipe != baseline]
-    full = [model for model in group if model not in controls]
-    if baseline in recipes:
-        pairs = [Pair("variant", model, recipes[baseline]) for model in full if model.recipe != baseline]
+    reference = next((model for model in group if model.full_recipe == baseline), None)
+    controls = [m for m in group if m.is_control and m.block in recipes and m != reference]
+    others = [model for model in group if model not in controls and model != reference]
+    variant, control = ("variant", "control") if group[0].size is None else ("subset", "subset control")
+    if reference is not None:
+        pairs = [Pair(variant, model, reference) for model in others]
     else:
-        pairs = [Pair("variant", one, other) for other, one in combinations(full, 2)]
-    return pairs + [Pair("control", recipes[control.block], control) for control in controls]
+        pairs = [Pair(variant, one, other) for other, one in combinations(others, 2)]
+    return pairs + [Pair(control, recipes[m.block], m) for m in controls]
+
+
+def _without_size(recipe: str) -> str:
+    return "_".join(word for word in recipe.split("_") if not _CASES.fullmatch(word))

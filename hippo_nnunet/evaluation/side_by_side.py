@@ -10,7 +10,7 @@ import pandas as pd
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.fold_means import rank_shares
 from hippo_nnunet.evaluation.metrics import METRICS, QUALITY
-from hippo_nnunet.evaluation.pairing import ENSEMBLE, Model, recipe_of
+from hippo_nnunet.evaluation.pairing import ENSEMBLE, Model, recipe_of, subset_size
 from hippo_nnunet.evaluation.subjects import subject_names
 
 MEAN = "mean"
@@ -37,6 +37,16 @@ def scores_of(table: pd.DataFrame, models: Iterable[Model], metric: str) -> dict
         .reindex(columns=order)
         for model in models
     }
+
+
+def full_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the models that were trained on all cases of a fold; every row where there is none.
+
+    Args:
+        table: Any with a column `variant`: of per-case metrics, or of `model_table`.
+    """
+    full = table["variant"].map(lambda variant: subset_size(str(variant)) is None).astype(bool)
+    return table[full] if full.any() else table
 
 
 def common_folds(scores: Scores) -> list[int]:
@@ -143,7 +153,8 @@ def extreme_cases(table: pd.DataFrame, worst: int, best: int) -> pd.DataFrame:
     """Choose the worst and best cases of each model by the mean Dice of their labels.
 
     Args:
-        table: Of `read_per_case`; the ensemble is left out, as no single model made its predictions.
+        table: Of `read_per_case`; the ensemble is left out, as no single model made its predictions, and so are models
+            trained on fewer cases.
         worst: How many of the lowest.
         best: How many of the highest, none of which is among the worst.
 
@@ -151,7 +162,7 @@ def extreme_cases(table: pd.DataFrame, worst: int, best: int) -> pd.DataFrame:
         Columns variant, configuration, fold, case, dice and rank (`worst 1` first); cases without any Dice are left
         out.
     """
-    own = table[table["variant"] != ENSEMBLE]
+    own = full_rows(table[table["variant"] != ENSEMBLE])
     keys = ["variant", "configuration", "fold", "case"]
     means = own.groupby(keys, sort=False)["dice"].mean().dropna().reset_index()
     parts = []

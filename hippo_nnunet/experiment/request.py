@@ -122,7 +122,9 @@ def parse_train_cases(text: str) -> tuple[int | None, ...]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name != ALL_CASES and not re.fullmatch(r"[1-9]\d*", name):
-            raise ConfigError(f"--train-cases '{text[:60]}': got '{name[:60]}', expected 5,10,20,all: numbers from 1")
+            raise ConfigError(
+                f"--train-cases '{text[:60]}': got '{name[:60]}', expected numbers from 1, or all: 5,10,20,all"
+            )
         if names.count(name) > 1:
             raise ConfigError(f"--train-cases '{text[:60]}': {name} stands twice; name every number once")
     return tuple(None if name == ALL_CASES else int(name) for name in names)

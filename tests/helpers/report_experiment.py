@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hippo_nnunet.evaluation.pairing import subset_size
 from hippo_nnunet.evaluation.tables import COLUMNS
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.pages.report.viewers import ViewerFragment
@@ -108,6 +109,7 @@ def manifest(experiment: Experiment) -> dict[str, Any]:
                 "configuration": cell.configuration,
                 "fold": cell.fold,
                 "trained_seconds": 60.0,
+                "training_cases": subset_size(cell.variant) or 40,
                 "schedule": schedule,
                 "seed": 0,
                 "device": "cpu",

@@ -37,6 +37,20 @@ def test_foreign_names_are_not_answered_and_wrong_ones_explained():
         _ = trainers.UNetTrainer_flp
 
 
+def test_a_recipe_of_few_cases_trains_on_whole_subjects_and_validates_on_the_whole_fold(in_tiny, monkeypatch):
+    whole, val = in_tiny.trainer("UNetTrainer_fast").do_split()
+    subjects = dict.fromkeys(whole, "together") | {case: case for case in val}
+    trainer = in_tiny.trainer("UNetTrainer_fast_1cases_seed1")
+    assert trainer.do_split()[1] == val
+    assert len(trainer.record.split["train"]) == 1
+    assert {*trainer.record.split["train"]} < {*whole}
+    monkeypatch.setattr("hippo_nnunet.trainers.resumable_trainer.stored_subjects", lambda folder: subjects)
+    with pytest.raises(ConfigError, match=r"UNetTrainer_fast_1cases_seed1, fold 0: .* subjects stay whole"):
+        trainer.do_split()
+    several = in_tiny.trainer(f"UNetTrainer_fast_{len(whole)}cases")
+    assert several.do_split()[0] == list(whole)
+
+
 @pytest.mark.parametrize(
     ("hook", "parameters"),
     [

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.pairing import Model, recipe_of
 from hippo_nnunet.pages.report.content import Content
 from hippo_nnunet.pages.report.notebook import MEASURED, MEASURED_DATASET
@@ -26,6 +27,8 @@ def chart_data(content: Content) -> dict[str, Any]:
         "notebook": _notebook(content),
         "curves": _curves(content),
         "volumes": _volumes(content),
+        "sizes": _sizes(content),
+        "metric": QUALITY[content.comparison.options.metric].heading,
     }
 
 
@@ -105,6 +108,27 @@ def _volumes(content: Content) -> list[dict[str, Any]]:
         model = Model(recipe_of(str(variant)), str(configuration))
         found.append({"model": content.index(model), "name": f"{variant} {configuration}", "labels": labels})
     return sorted(found, key=lambda entry: int(entry["model"]))
+
+
+def _sizes(content: Content) -> list[dict[str, Any]]:
+    """Return the lines of the metric against the number of training cases; a number that is unknown has no point."""
+    curve = content.comparison.curve
+    if curve.empty:
+        return []
+    known = curve.dropna(subset=["cases"])
+    found = []
+    for (variant, configuration), rows in known.groupby(["variant", "configuration"], sort=False):
+        own = [m for m in content.models if (m.full_recipe, m.configuration) == (variant, configuration)]
+        found.append(
+            {
+                "model": content.index(own[0]),
+                "name": f"{variant} {configuration}",
+                "cases": _rounded(rows["cases"], 2),
+                "trained": [f"{row['cases_min']:.0f}–{row['cases_max']:.0f}" for row in rows.to_dict("records")],
+                **{name: _rounded(rows[name]) for name in ("mean", "low", "high")},
+            }
+        )
+    return found
 
 
 def _rounded(values: Iterable[float], decimals: int = 4) -> list[float | None]:

@@ -15,7 +15,7 @@ from hippo_nnunet.evaluation.comparison import Comparison, Options
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import Model, models_of, recipe_of
 from hippo_nnunet.evaluation.per_case import read_per_case
-from hippo_nnunet.evaluation.side_by_side import scores_of
+from hippo_nnunet.evaluation.side_by_side import full_rows, scores_of
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import RELATIVE, ExperimentPaths
 from hippo_nnunet.files import read_object
@@ -28,8 +28,9 @@ _SECTIONS_OF = {
     NoteKind.TRAINING_TIME: ("table",),
     NoteKind.TIME_PER_IMAGE: ("table",),
     NoteKind.NOTEBOOK_SCORE: ("notebook",),
+    NoteKind.SUBSETS: ("sizes",),
 }
-"""Notes on missing parts and the sections that show them; the other notes go with the comparison."""
+"""Notes that belong to other sections than the comparison."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ class Content:
         name: Name of the experiment's folder.
         experiment: The request; None where `experiment.yaml` is missing.
         manifest: Content of `manifest.json`; None if it is missing.
-        table: Checked per-case metrics.
-        models: In the order of the report; a model's position decides its colour and marker.
-        comparison: Tables, pairs, ranks, volumes; without the notes that name a missing part.
+        table: Checked per-case metrics, without those of models trained on fewer cases unless there are no others.
+        models: Those of the table, in the order of the report; a model's position decides its colour and marker.
+        comparison: Tables, pairs, ranks, volumes of all models; without the notes of other sections.
         case_dice: A row for each (fold, case), a column for each model's position: mean Dice over labels; NaN where not
             measured.
         label_dice: The same for each label.
@@ -60,7 +61,7 @@ class Content:
         curves: Of every fold whose training log is there.
         choice: Content of `ensemble/choice.json`; None without an ensemble.
         benchmarks: Seconds of each step of the workflow by its name; empty if it was not recorded.
-        missing: Section to sentences that say what it lacks, and why.
+        missing: Section to sentences that say what it lacks, and why, or how it was made.
         asked_notebook: Whether the notebooks' score is to be shown.
     """
 
@@ -109,14 +110,14 @@ def gather(folder: Path, root: Path | None = None, options: Options | None = Non
     if not notebook:
         shown = comparison.models.drop(columns="notebook_dice", errors="ignore")
         comparison = replace(comparison, models=shown)
-    table = read_per_case(paths.per_case)
+    table = full_rows(read_per_case(paths.per_case))
     experiment = Experiment.load(paths.request) if paths.request.is_file() else None
     folders = paths.nnunet(root)
     manifest = read_object(paths.manifest) if paths.manifest.is_file() else None
     models = models_of(table)
     dice = scores_of(table, models, "dice")
     notes: list[Note] = []
-    missing: dict[str, list[str]] = {"table": [], "notebook": [], "curves": [], "recipe": []}
+    missing: dict[str, list[str]] = {"table": [], "sizes": [], "notebook": [], "curves": [], "recipe": []}
     for note in comparison.notes:
         text = without_folders(note.text, paths, root)
         if note.kind not in _SECTIONS_OF:
@@ -127,7 +128,7 @@ def gather(folder: Path, root: Path | None = None, options: Options | None = Non
         missing["recipe"].append(
             f"{paths.manifest.name} is missing: versions, hardware, seeds and the hash of the splits are unknown."
         )
-    curves = _curves(experiment, folders, missing)
+    curves = _curves(experiment, models, folders, missing)
     return Content(
         name=folder.resolve().name,
         experiment=experiment,
@@ -177,17 +178,21 @@ def _notebook(
     return compare_scores(both.dropna().reset_index(), models)
 
 
-def _curves(experiment: Experiment | None, folders: NnunetFolders, missing: dict[str, list[str]]) -> list[FoldCurves]:
+def _curves(
+    experiment: Experiment | None, models: list[Model], folders: NnunetFolders, missing: dict[str, list[str]]
+) -> list[FoldCurves]:
     if experiment is None:
         missing["curves"].append(f"{RELATIVE.request} is missing: the trainings of this experiment are unknown.")
         return []
     found, absent = [], []
     for cell in experiment.cells():
+        model = Model(recipe_of(cell.variant), cell.configuration)
+        if model not in models:
+            continue
         curves = read_curves(experiment.result_folder(cell, folders.results))
         if curves is None:
             absent.append(str(cell))
         else:
-            model = Model(recipe_of(cell.variant), cell.configuration)
             found.append(FoldCurves(model, cell.variant, cell.fold, curves))
     if absent:
         which = "any training" if not found else ", ".join(absent)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from hippo_nnunet.analysis.tables import number
 from hippo_nnunet.analysis.verdicts import NOT_JUDGED
@@ -19,7 +19,7 @@ from hippo_nnunet.evaluation.statistics import CANNOT_TELL
 from hippo_nnunet.pages.figure import GREY, INK, LINE, PAPER, Figure, Panel, drawable, short
 from hippo_nnunet.pages.report.charts import chart_data
 from hippo_nnunet.pages.report.content import Content
-from hippo_nnunet.pages.report.forest import QUESTIONS, Forest, prepare_forest, signed
+from hippo_nnunet.pages.report.forest import QUESTIONS, SUBSETS, Forest, prepare_forest, signed
 from hippo_nnunet.pages.report.panel import case_panel
 from hippo_nnunet.pages.report.style import colour, marker
 from hippo_nnunet.pages.report.viewer_cases import Viewed
@@ -35,13 +35,16 @@ def report_figures(content: Content, viewed: Viewed | None = None) -> list[Figur
     charts = chart_data(content)
     names = [str(model) for model in content.models]
     found: list[Figure] = []
-    forest = prepare_forest(content.comparison.pairs, QUESTIONS)
+    pairs = content.comparison.pairs
+    forest = prepare_forest(pairs, {*QUESTIONS} - {*SUBSETS}) or prepare_forest(pairs, SUBSETS)
     if forest:
         found.append(_forest_figure(forest))
     if charts["cases"]:
         draw = partial(_draw_cases, data=charts["cases"], names=names)
         size = (_WIDTH, 0.9 + 0.55 * len(names))
         found.append(_single("cases", "Case by case", _CASES, size, draw))
+    if charts["sizes"]:
+        found.append(_sizes_figure(charts["sizes"], charts["metric"], content.comparison.options.alpha))
     if charts["notebook"]:
         draw = partial(_draw_notebook, data=charts["notebook"], names=names)
         caption = "The notebooks' score of each case against its Dice: the same masks."
@@ -155,6 +158,36 @@ def _draw_notebook(figure: FigureBase, data: dict[str, Any], names: list[str]) -
     axes.set(xlabel="Dice per volume, mean of labels", ylabel="the notebooks' score")
     axes.grid()
     figure.legend(loc="outside lower center", fontsize=7, ncols=1 if max(map(len, names)) > 24 else 2)
+
+
+def _sizes_figure(lines: list[dict[str, Any]], metric: str, alpha: float) -> Figure:
+    caption = (
+        f"{metric} against the number of training cases, on a logarithmic axis: means over the same out-of-fold cases "
+        f"with {1 - alpha:.0%} intervals."
+    )
+    draw = partial(_draw_sizes, lines=lines, metric=metric)
+    return _single("training-cases", f"{metric} against number of training cases", caption, (4.8, 3.6), draw)
+
+
+def _draw_sizes(figure: FigureBase, lines: list[dict[str, Any]], metric: str) -> None:
+    axes = figure.subplots()
+    ticks: list[int] = []
+    for count in sorted(round(count) for line in lines for count in line["cases"]):
+        if not ticks or count > 1.15 * ticks[-1]:
+            ticks.append(count)
+    for position, line in enumerate(lines):
+        shift = 1.025 ** (position - (len(lines) - 1) / 2)  # keeps the models' whiskers apart
+        mean = np.array(line["mean"], dtype=float)
+        ends = np.abs(np.array([line["low"], line["high"]], dtype=float) - mean)
+        x = shift * np.array(line["cases"])
+        look = {**_look(line["model"]), "label": short(line["name"])}
+        axes.errorbar(x, mean, ends, lw=1.3, ms=5.5, elinewidth=0.9, capsize=2.5, **look)
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(xlabel="training cases", ylabel=f"{metric}, mean of labels")
+    axes.grid()
+    axes.legend(loc="best")
 
 
 def _curves_figure(curves: list[dict[str, Any]], names: list[str]) -> Figure:

@@ -22,8 +22,12 @@ QUESTIONS = {
     "ensemble": "Does the ensemble help?",
     "control": "Does CLIP's meaning help?",
     "published": "How far from published results?",
+    "subset": "Which network is better with fewer training cases?",
+    "subset control": "Does CLIP's meaning help with fewer training cases?",
 }
 """Kind of a comparison to the question that it answers, in the order of the page."""
+SUBSETS = ("subset", "subset control")
+"""The kinds between models that were trained on equal numbers of cases, but not on all."""
 
 _INNER, _OUTER = 38.0, 42.0
 """Half-widths, in percent, of the inner part of a broken axis, and where the outer part begins."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from hippo_nnunet.analysis.tables import (
     ShownTable,
     comparison_table,
     counted,
+    curve_table,
     digits,
     interval,
     number,
@@ -26,7 +28,7 @@ from hippo_nnunet.analysis.volume_tables import volumes_table
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.pairing import CONTROLS
-from hippo_nnunet.evaluation.side_by_side import MEAN
+from hippo_nnunet.evaluation.side_by_side import MEAN, full_rows
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import write_text
 from hippo_nnunet.pages.figure import LABEL_COLOURS, MODEL_COLOURS, MODEL_COLOURS_DARK, save_figure
@@ -34,7 +36,7 @@ from hippo_nnunet.pages.report import paper, words
 from hippo_nnunet.pages.report.charts import chart_data
 from hippo_nnunet.pages.report.content import Content, gather
 from hippo_nnunet.pages.report.figures import report_figures
-from hippo_nnunet.pages.report.forest import QUESTIONS, prepare_forest, signed, verdict_sentences
+from hippo_nnunet.pages.report.forest import QUESTIONS, SUBSETS, prepare_forest, signed, verdict_sentences
 from hippo_nnunet.pages.report.notebook import MEASURED, MEASURED_DATASET
 from hippo_nnunet.pages.report.tables import minus, write_table
 from hippo_nnunet.pages.templating import PAGE, page_folder, read_template, render_template
@@ -49,6 +51,7 @@ _SECTIONS = {
     "verdict": "Verdict",
     "table": "Results",
     "differences": "Differences",
+    "sizes": "Training cases",
     "cases": "Case by case",
     "notebook": "The notebooks' score",
     "curves": "Training curves",
@@ -157,37 +160,42 @@ def render(content: Content, viewer: ViewerFragment, exports: Sequence[paper.Exp
 def _has(name: str, content: Content, viewer: ViewerFragment) -> bool:
     if name == "clip":
         pairs = content.comparison.pairs
-        return not pairs.empty and bool((pairs["kind"] == "control").any())
+        return not pairs.empty and bool(pairs["kind"].isin(["control", "subset control"]).any())
+    if name == "sizes":
+        return not content.comparison.curve.empty
     if name == "notebook":
         return content.asked_notebook
     return name != "surface" or bool(viewer.html)
 
 
 def _tables(content: Content) -> list[ShownTable]:
-    comparison = comparison_table(content.comparison)
+    further = (comparison_table(content.comparison), curve_table(content.comparison))
     return [
         results_table(content.comparison),
-        *([comparison] if comparison else []),
+        *(table for table in further if table is not None),
         volumes_table(content.comparison.volumes),
     ]
 
 
 def _results(content: Content) -> dict[str, Any]:
     """Verdict, table and differences."""
-    pairs, models = content.comparison.pairs, content.comparison.models
+    pairs, models = content.comparison.pairs, full_rows(content.comparison.models)
     over_labels = models[models["scope"] == MEAN]
+    verdicts = verdict_sentences(pairs)
     return {
         "headline": headline(pairs),
         "warnings": words.banners(content),
         "gain": ensemble_gain(content.choice, pairs),
         "answers": _difference_tiles(pairs),
         "tiles": _tiles(content),
-        "verdicts": verdict_sentences(pairs),
+        "verdicts": {kind: rows for kind, rows in verdicts.items() if kind not in SUBSETS} or verdicts,
         "has_blocks": bool((over_labels.groupby(["variant", "configuration"]).size() > 1).any()),
-        "results": results_table(content.comparison),
+        "results": results_table(replace(content.comparison, models=models)),
         "has_notebook": content.notebook is not None,
-        "forest": prepare_forest(pairs, set(QUESTIONS) - {"control"}),
-        "controls": prepare_forest(pairs, {"control"}),
+        "forest": prepare_forest(pairs, {*QUESTIONS} - {"control", *SUBSETS}),
+        "controls": prepare_forest(pairs, {"control", "subset control"}),
+        "curve": curve_table(content.comparison),
+        "equal_sizes": prepare_forest(pairs, {"subset"}),
         "comparison": comparison_table(content.comparison),
         "comparison_notes": words.comparison_notes(content),
         "metric": QUALITY[content.comparison.options.metric].heading,
@@ -196,7 +204,7 @@ def _results(content: Content) -> dict[str, Any]:
 
 def _tiles(content: Content) -> list[tuple[str, str]]:
     """Return the key figures shown below the differences."""
-    table, models = content.table, content.comparison.models
+    table, models = content.table, full_rows(content.comparison.models)
     over_labels = models[models["scope"] == MEAN].dropna(subset=["dice"])
     trained = [fold.get("trained_seconds") for fold in (content.manifest or {}).get("folds", [])]
     seconds = [float(value) for value in trained if value is not None]

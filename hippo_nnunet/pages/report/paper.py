@@ -131,6 +131,12 @@ def _training(content: Content) -> str:
         f"{experiment.plans}, in the {'configuration' if len(configurations) == 1 else 'configurations'} "
         f"{_listed(configurations)}."
     )
+    if experiment.full_variants != experiment.variants:
+        text += (
+            " Variants with a number of cases in their name were trained on a subset of each fold's training cases: "
+            "whole subjects, drawn by seed and fold, the same for every variant, and each number within the larger "
+            "ones."
+        )
     folds = [fold for fold in manifest.get("folds", []) if fold.get("schedule")]
     schedules = dict.fromkeys((str(f.get("configuration")), _schedule(f["schedule"])) for f in folds)
     for configuration, schedule in schedules:

@@ -21,6 +21,7 @@ from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.labels import named_labels
 from hippo_nnunet.evaluation.metrics import mask_dice
 from hippo_nnunet.evaluation.per_case import read_per_case
+from hippo_nnunet.evaluation.side_by_side import full_rows
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_json
@@ -97,7 +98,7 @@ def load_viewed(folder: Path, root: Path | None, count: int) -> Viewed:
     if count < 1:
         raise ConfigError(f"got {count} cases for the viewers: ask for at least one")
     paths = ExperimentPaths(folder)
-    table = read_per_case(paths.per_case)
+    table = full_rows(read_per_case(paths.per_case))
     models = viewed_models(table)
     try:
         chosen = choose_cases(table, models, count)

@@ -14,7 +14,7 @@ from hippo_nnunet.evaluation.fold_means import SHARED_DATA
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.notes import NoteKind
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
-from hippo_nnunet.evaluation.side_by_side import MEAN
+from hippo_nnunet.evaluation.side_by_side import MEAN, full_rows
 from hippo_nnunet.evaluation.statistics import CANNOT_TELL, EQUIVALENT, POWER
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.pages.report.content import Content
@@ -43,7 +43,7 @@ def conclusions(content: Content) -> tuple[list[str], list[str]]:
         can.append("How each model performs on these cases, out of fold: see the means and deviations in the table.")
     cannot += _sensitivity(rows)
     cannot += _folds(models, rows)
-    cannot += _seeds(models, content.comparison.options.metric)
+    cannot += _seeds(full_rows(models), content.comparison.options.metric)
     cannot += _tuned(content)
     if (models["variant"] == ENSEMBLE).any():
         cannot.append(
@@ -277,6 +277,9 @@ def alternatives(content: Content) -> dict[str, Any]:
     """Return text alternatives of the charts, by chart."""
     means = zip(content.models, content.case_dice.mean(), strict=True)
     cases = "; ".join(f"{model}: mean {mean:.4f}" for model, mean in means if pd.notna(mean))
+    sizes: dict[str, list[str]] = {}
+    for row in content.comparison.curve.to_dict("records"):
+        sizes.setdefault(one_model(row), []).append(f"{number(row['mean'])} with {number(row['cases'], '.0f')} cases")
     loss: dict[str, list[str]] = {}
     dice: dict[str, list[str]] = {}
     for fold in content.curves:
@@ -285,6 +288,7 @@ def alternatives(content: Content) -> dict[str, Any]:
         dice.setdefault(fold.model.configuration, []).append(f"{named} {number(fold.curves.pseudo_dice[-1], '.3f')}")
     return {
         "cases": cases,
+        "sizes": "; ".join(f"{name}: {', '.join(points)}" for name, points in sizes.items()),
         "notebook": notebook_sentence(content.notebook),
         "loss": {name: f"Validation loss of the last epoch: {', '.join(values)}." for name, values in loss.items()},
         "dice": {name: f"Last epoch: {', '.join(values)}." for name, values in dice.items()},

@@ -180,6 +180,11 @@ ROWS = (
         "trainer with two losses", TRAIN + " -tr UNetTrainer_dice_ce", ("both words of the group loss", "Did you mean")
     ),
     Bad(
+        "trainer on more cases than the fold has",
+        TRAIN + " -tr UNetTrainer_fast_99cases -p CompactPlans",
+        ("UNetTrainer_fast_99cases, fold 0: got 99 training cases, but there are", "take fewer"),
+    ),
+    Bad(
         "trainer with a word of CLIP",
         TRAIN + " -tr UNetTrainer_mini",
         ("goes with CLIPGuidedUNetTrainer alone", "Did you mean"),

@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
-from report_experiment import write_experiment
+from report_experiment import NO_VIEWER, write_experiment
 from typer.testing import CliRunner
 
-from hippo_nnunet.analysis.fold_records import fold_records, precision_notes, trained_seconds
+from hippo_nnunet.analysis.fold_records import fold_records, precision_notes, trained_seconds, with_training_cases
 from hippo_nnunet.cli.main import app
+from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.notes import NoteKind
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import write_json
+from hippo_nnunet.pages.figure import inline_svg
+from hippo_nnunet.pages.report.charts import chart_data
 from hippo_nnunet.pages.report.content import gather
+from hippo_nnunet.pages.report.figures import report_figures
+from hippo_nnunet.pages.report.page import render
 from hippo_nnunet.pages.report.words import comparison_notes
 
 NOTE = "UNet was trained in float32, AttentionUNet in bfloat16: the difference may come from that."
@@ -46,6 +53,64 @@ def test_compare_and_the_report_say_that_variants_differ_in_precision(mixed: Pat
     done = CliRunner().invoke(app, ["compare", str(mixed), "--json"])
     assert NOTE in json.loads(done.stdout)["notes"]
     assert NOTE in comparison_notes(gather(mixed))
+
+
+def test_a_curve_has_the_cases_that_were_really_trained_on() -> None:
+    cells = {
+        Cell("UNet_5cases", "", "2d", 0): {"training_cases": 4},
+        Cell("UNet_5cases_seed1", "", "2d", 0): {"training_cases": 6},
+        Cell("UNet_5cases", "", "3d_fullres", 0): {"training_cases": 9},
+        Cell("UNet", "", "2d", 0): {"training_cases": 176},
+        Cell("AttentionUNet_5cases", "", "2d", 0): {},
+        Cell("AttentionUNet", "", "2d", 0): {},
+    }
+    rows = [("UNet", 5), ("UNet", np.nan), ("AttentionUNet", 5), ("AttentionUNet", np.nan)]
+    curve = pd.DataFrame([(name, "2d", size) for name, size in rows], columns=["variant", "configuration", "size"])
+    found = with_training_cases(curve, cells)
+    np.testing.assert_array_equal(found["cases"], [5, 176, 5, np.nan])
+    np.testing.assert_array_equal(found["cases_min"], [4, 176, 5, np.nan])
+    np.testing.assert_array_equal(found["cases_max"], [6, 176, 5, np.nan])
+
+
+def test_compare_and_the_report_show_dice_against_training_cases(tmp_path: Path) -> None:
+    folder = tmp_path / "few"
+    write_experiment(folder, [f"{n}{s}" for n in ("UNet", "AttentionUNet") for s in ("_5cases", "_20cases", "")])
+    done = CliRunner().invoke(app, ["compare", str(folder)], env={"COLUMNS": "80"})
+    shown = done.stdout[done.stdout.index("Dice against the number of training cases") :]
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["UNet", "2d", "5", "5"] in [line[:4] for line in lines]
+    assert ["all", "40"] in [line[:2] for line in lines]
+    assert max(map(len, shown.splitlines()[:12])) <= 80
+    assert "whole subjects" in " ".join(done.stdout.split())
+    assert "AttentionUNet_5cases 2d against UNet_5cases 2d" in " ".join(done.stdout.split())
+    assert "5cases against UNet 2d" not in done.stdout
+    found = json.loads(CliRunner().invoke(app, ["compare", str(folder), "--json"]).stdout)
+    assert [row["size"] for row in found["curve"]] == [5, 20, None] * 2
+
+    content = gather(folder, options=Options(n_resamples=99))
+    assert [model.recipe for model in content.models] == ["UNet", "AttentionUNet"]
+    page = render(content, NO_VIEWER)
+    assert page.index('id="differences"') < page.index('id="sizes"') < page.index('id="cases"')
+    assert "Dice against number of training cases" in page
+    assert "whole subjects" in page[page.index('id="sizes"') : page.index('id="cases"')]
+    charts = chart_data(content)
+    assert [(line["model"], line["name"], line["cases"]) for line in charts["sizes"]] == [
+        (0, "UNet 2d", [5, 20, 40]),
+        (1, "AttentionUNet 2d", [5, 20, 40]),
+    ]
+    assert {fold["model"] for fold in charts["curves"]} == {0, 1}
+    assert len(charts["volumes"]) == 2
+    figure = next(figure for figure in report_figures(content) if figure.name == "training-cases")
+    drawn = inline_svg(figure.panels[0])
+    assert drawn.startswith("<svg")
+
+
+def test_an_experiment_of_subsets_alone_is_shown_too(tmp_path: Path) -> None:
+    write_experiment(tmp_path / "few", ("UNet_5cases", "UNet_20cases", "AttentionUNet_5cases"))
+    content = gather(tmp_path / "few", options=Options(n_resamples=99))
+    assert [line["name"] for line in chart_data(content)["sizes"]] == ["UNet 2d", "AttentionUNet 2d"]
+    page = render(content, NO_VIEWER)
+    assert "AttentionUNet_5cases is" in page[: page.index('id="table"')]
 
 
 @pytest.mark.parametrize(

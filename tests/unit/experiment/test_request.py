@@ -111,7 +111,7 @@ def test_training_cases_extend_an_experiment(tmp_path: Path, folders: NnunetFold
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("0", "got '0', expected 5,10,20,all"),
+        ("0", "got '0', expected numbers from 1, or all: 5,10,20,all"),
         ("5,", "got '', expected"),
         ("5,ten", "got 'ten'"),
         ("-5", "got '-5'"),

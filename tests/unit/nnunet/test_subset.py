@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hippo_nnunet.data.subjects import write_subjects
@@ -22,6 +22,7 @@ def drawn(trainer: str, fold: int = 0) -> list[str]:
     return trained_split(trainer, fold, SPLIT, PAIRS)["train"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.integers(0, 5))
 def test_subsets_are_nested_hold_whole_subjects_and_as_many_cases_as_whole_subjects_allow(
     sizes: list[int], seed: int

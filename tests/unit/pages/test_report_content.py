@@ -90,7 +90,7 @@ def charts(page: str) -> dict:
 
 def test_a_whole_experiment_is_shown_whole(folder: Path) -> None:
     content = gather(folder, options=FAST)
-    assert content.missing == {"table": [], "notebook": [], "curves": [], "recipe": []}
+    assert content.missing == {"table": [], "sizes": [], "notebook": [], "curves": [], "recipe": []}
     assert len(content.curves) == 2 * len(VARIANTS)
     reader, page = shown(content)
     assert {*SECTIONS, "clip"} == set(reader.sections)

@@ -206,12 +206,39 @@ function drawVolumes() {
   });
 }
 
-const CHARTS = {"chart-notebook": drawNotebook, curves: drawCurves};
+function drawSizes() {
+  if (!DATA.sizes.length) return;
+  const traces = DATA.sizes.map((line, position) => {
+    const shift = 1.025 ** (position - (DATA.sizes.length - 1) / 2); // keeps the models' whiskers apart
+    const reach = (ends) => ends.map((end, i) => (end === null ? 0 : Math.abs(end - line.mean[i])));
+    const text = line.trained.map((trained, i) => {
+      const span = line.low[i] === null ? "" : ` (${line.low[i].toFixed(4)} to ${line.high[i].toFixed(4)})`;
+      return `<b>${plain(line.name)}</b><br>${trained} training cases: ${line.mean[i].toFixed(4)}${span}`;
+    });
+    return {
+      type: "scatter", mode: "lines+markers", x: line.cases.map((count) => count * shift), y: line.mean, text,
+      visible: !isHidden("chart-sizes", line.model), hovertemplate: "%{text}<extra></extra>",
+      line: {color: colour(line.model), width: 1.6}, marker: {color: colour(line.model), symbol: model(line.model).symbol, size: sized(line.model, 8)},
+      error_y: {type: "data", symmetric: false, array: reach(line.high), arrayminus: reach(line.low), color: colour(line.model), thickness: 1.2, width: 4},
+    };
+  });
+  const ticks = [];
+  for (const count of DATA.sizes.flatMap((line) => line.cases).map(Math.round).sort((a, b) => a - b)) {
+    if (!ticks.length || count > 1.15 * ticks[ticks.length - 1]) ticks.push(count);
+  }
+  draw("chart-sizes", traces, layout(380, {
+    xaxis: axis("training cases", {type: "log", tickvals: ticks, ticktext: ticks.map(String)}),
+    yaxis: axis(`${DATA.metric}, mean of labels`),
+  }));
+}
+
+const CHARTS = {"chart-notebook": drawNotebook, "chart-sizes": drawSizes, curves: drawCurves};
 function drawAll() {
   drawCases();
   drawNotebook();
   drawCurves();
   drawVolumes();
+  drawSizes();
 }
 
 for (const legend of document.querySelectorAll(".legend")) {
