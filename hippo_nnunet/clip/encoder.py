@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from hippo_nnunet.clip.loading import load_model
 from hippo_nnunet.clip.models import CLIP_MODELS, EncoderChoice, chosen_encoder
 from hippo_nnunet.clip.orientation import CONVENTION
+from hippo_nnunet.clip.patch_tokens import patch_tokens
 from hippo_nnunet.clip.preprocessing import Preprocessing
 from hippo_nnunet.clip.weights import cached_file, weights_file
 
@@ -73,14 +74,32 @@ class CLIPEncoder:
             float32, shape (n, embed_dim), unit length, on the device of the slices, without gradient; in float32 also
             under autocast. A slice with a NaN gives NaNs.
         """
+        return F.normalize(self._in_chunks(self._model.encode_image, slices).float(), dim=-1)
+
+    @torch.no_grad()
+    def encode_patches(self, slices: torch.Tensor) -> torch.Tensor:
+        """Embed the patches of slices: see `patch_tokens`.
+
+        Args:
+            slices: As for `encode_image`.
+
+        Returns:
+            float32, shape (n, embed_dim, rows, columns), unit length along the second axis; the map covers the slice,
+            padded to a square around its middle. Otherwise as `encode_image`.
+
+        Raises:
+            ConfigError: The image tower has no tokens of patches.
+        """
+        return self._in_chunks(lambda images: patch_tokens(self._model.visual, images, self.name), slices)
+
+    def _in_chunks(self, tower: Callable[[torch.Tensor], torch.Tensor], slices: torch.Tensor) -> torch.Tensor:
         if slices.device != self._image_device:
             self._model.visual.to(slices.device)
             self._image_device = slices.device
         image_bytes = 4 * 3 * self.preprocessing.size**2
         chunk = max(1, _CHUNK_BYTES // (_ACTIVATIONS_PER_BYTE * image_bytes))
         with torch.autocast(slices.device.type, enabled=False):
-            embeddings = [self._model.encode_image(self.preprocessing(part)) for part in slices.split(chunk)]
-            return F.normalize(torch.cat(embeddings).float(), dim=-1)
+            return torch.cat([tower(self.preprocessing(part)) for part in slices.split(chunk)])
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> torch.Tensor:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hippo_nnunet.clip.encoder import load_encoder
+from hippo_nnunet.clip.models import MINI
 from hippo_nnunet.clip.patch_tokens import patch_tokens
 from hippo_nnunet.errors import ConfigError
 
@@ -93,3 +95,13 @@ def test_a_tower_without_map_is_refused_by_name() -> None:
     tower = nn.Sequential(nn.Flatten(), nn.Linear(12, DIM))
     with pytest.raises(ConfigError, match=r"CLIP model odd/x: .*Sequential.* 'dense' .*ViT-B-16"):
         patch_tokens(tower, torch.randn(1, 3, 2, 2), "odd/x")
+
+
+def test_the_bundled_encoder_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load_encoder(MINI)
+    slices = torch.randn(3, 1, 20, 30, generator=torch.Generator().manual_seed(0))
+    tokens = encoder.encode_patches(slices)
+    assert tokens.shape[:2] == (3, encoder.embed_dim)
+    assert not tokens.requires_grad
+    monkeypatch.setattr("hippo_nnunet.clip.encoder._CHUNK_BYTES", 1)
+    torch.testing.assert_close(encoder.encode_patches(slices), tokens, atol=1e-5, rtol=1e-4)
