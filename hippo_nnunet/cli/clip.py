@@ -15,10 +15,13 @@ app = typer.Typer(help="Download CLIP encoders, and list which are available.", 
 @app.command()
 def fetch(
     model: Annotated[
-        str | None, typer.Option(help="open_clip's model name [default: HIPPO_CLIP_MODEL or ViT-B-32].")
+        str | None,
+        typer.Option(
+            help="open_clip's name, hf-hub:ORG/MODEL or local-dir:PATH [default: HIPPO_CLIP_MODEL or ViT-B-32]."
+        ),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="open_clip's tag [default: HIPPO_CLIP_WEIGHTS or openai].")
+        str | None, typer.Option(help="open_clip's tag, or a file [default: HIPPO_CLIP_WEIGHTS or openai].")
     ] = None,
 ) -> None:
     """Download an encoder's weights into the cache if they are missing, load them as a check; prints their path."""
@@ -35,6 +38,7 @@ def info(as_json: Json = False) -> None:
     from rich.console import Console
 
     from hippo_nnunet.clip.encoder import inventory
+    from hippo_nnunet.clip.models import EncoderChoice
     from hippo_nnunet.clip.weights import cache_folder
 
     with Console(stderr=True).status("loading the available encoders"):
@@ -47,7 +51,7 @@ def info(as_json: Json = False) -> None:
         mark = "*" if row.chosen else " "
         typer.echo(f"{mark} {row.model} {row.weights}  ({row.embed_dim or '?'} numbers an embedding)")
         if row.file is None or row.size_bytes is None:
-            typer.echo(f"    not here; hippo-nnunet clip fetch --model {row.model} --weights {row.weights}")
+            typer.echo(f"    not here; {EncoderChoice(row.model, row.weights).fetch}")
         else:
             typer.echo(f"    {row.size_bytes / 1e6:.1f} MB, sha256 {row.sha256}\n    {row.file}")
     typer.echo("* is what a trainer without the word mini takes")

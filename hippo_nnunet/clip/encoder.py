@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from hippo_nnunet.clip.loading import load_model
-from hippo_nnunet.clip.models import CLIP_MODELS, EncoderChoice, chosen_encoder
+from hippo_nnunet.clip.models import CLIP_MODELS, MINI, EncoderChoice, chosen_encoder, encoder_choice
 from hippo_nnunet.clip.orientation import CONVENTION
 from hippo_nnunet.clip.patch_tokens import patch_tokens
 from hippo_nnunet.clip.preprocessing import Preprocessing
@@ -192,11 +192,20 @@ def fetch_encoder(model: str | None = None, weights: str | None = None) -> Path:
         ConfigError: There is no such model, tag or file, or the file does not fit the model.
         DependencyError: The weights cannot be downloaded or do not load, or open_clip is missing.
     """
-    asked = chosen_encoder(mini=False) if model is None or weights is None else EncoderChoice(model, weights)
-    choice = EncoderChoice(model or asked.model, weights or asked.weights)
+    choice = _named(model, weights)
     path = weights_file(choice)
     load_encoder(choice)
     return path
+
+
+def _named(model: str | None, weights: str | None) -> EncoderChoice:
+    """Return the encoder of two options, where None means what the environment says."""
+    if model is None:
+        asked = chosen_encoder(mini=False)
+        return asked if weights is None else encoder_choice(asked.model, weights)
+    if model == MINI.model:
+        return EncoderChoice(model, weights or MINI.weights)
+    return encoder_choice(model, weights or "")
 
 
 def inventory() -> list[InventoryRow]:

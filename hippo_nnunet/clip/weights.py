@@ -1,89 +1,114 @@
-"""Finds an encoder's weights: in the package, in a file, in a cache, or by download. Imports no torch."""
+"""Finds an encoder's files: in the package, a folder, a file or a cache, or by download. Imports no torch."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hippo_nnunet.clip.models import (
     CLIP_MODELS,
     MINI,
-    MINI_FOLDER,
     MODEL_VARIABLE,
     WEIGHTS_VARIABLE,
     EncoderChoice,
     is_file,
 )
 from hippo_nnunet.errors import ConfigError, DependencyError
+from hippo_nnunet.files import read_object
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 logger = logging.getLogger(__name__)
 
+CONFIG = "open_clip_config.json"
+
+# open_clip's order of preference.
+_CHECKPOINTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
 # open_clip's default file name on the hub, the safer format first.
 _HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+# A tokenizer of transformers needs one of these; a download takes all the small files beside them.
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece*.model")
+_SMALL_FILES = ("*.json", "*.txt", "*.model")
 _PROBE_S = 3.0
 
 
+@dataclass(frozen=True)
+class EncoderFiles:
+    """What an encoder is loaded from; all of it is on this machine.
+
+    Args:
+        checkpoint: Its weights.
+        config: Content of open_clip_config.json: `model_cfg` and, unless the weights are a tag or a file,
+            `preprocess_cfg`.
+        config_file: Where `preprocess_cfg` stands, for messages; None for open_clip's own names.
+        tokenizer: Folder of its tokenizer for transformers; None for CLIP's own.
+    """
+
+    checkpoint: Path
+    config: dict[str, Any]
+    config_file: Path | None
+    tokenizer: Path | None
+
+
 def weights_file(choice: EncoderChoice) -> Path:
-    """Find the weights of an encoder, downloading them once where they are not on this machine.
+    """Find the weights of an encoder, downloading once whatever of the encoder is not on this machine.
 
     Returns:
         The checkpoint file. Cached files are used without network access.
 
     Raises:
-        ConfigError: There is no such file, model or tag.
-        DependencyError: Neither cached nor reachable (found within 5 seconds), or the download failed; the message
-            names the remedies.
+        ConfigError: There is no such file, folder, model or tag.
+        DependencyError: Neither cached nor reachable (found within 5 seconds), the download failed or was damaged, or
+            a package is missing; the message names the remedies.
     """
-    found = cached_file(choice)
-    if found:
-        return found
-    config = _pretrained_config(choice)
-    import huggingface_hub.constants
-
-    address = str(huggingface_hub.constants.ENDPOINT if config["hf_hub"] else config["url"])  # asked first
-    reason = _unreachable(address)
-    if reason:
-        raise DependencyError(_missing(choice, f"{address} cannot be reached ({reason})"))
-    logger.info("CLIP weights %s: downloading from %s", choice.name, address)
-    from open_clip import download_pretrained
-
-    try:
-        return Path(download_pretrained(dict(config)))
-    except Exception as error:  # whatever the hub's client, urllib or the disk may raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DependencyError(_missing(choice, f"the download failed ({reason})")) from error
+    if _in_table(choice) and not choice.hub:  # saves open_clip's import; these need nothing but their weights
+        checkpoint = _checkpoint(choice, fetch=True)
+        assert checkpoint is not None
+        return checkpoint
+    return encoder_files(choice).checkpoint
 
 
 def cached_file(choice: EncoderChoice) -> Path | None:
     """Find the weights of an encoder on this machine.
 
     Returns:
-        The checkpoint file; None for weights with a tag that have not been downloaded.
+        The checkpoint file; None if something of the encoder has not been downloaded, or transformers is missing.
 
     Raises:
-        ConfigError: There is no such file, model or tag.
+        ConfigError: There is no such file, folder, model or tag.
     """
-    if choice == MINI:
-        return MINI_FOLDER / "model.safetensors"
-    if choice.model == MINI.model:
-        raise ConfigError(f"CLIP model mini: has no weights {choice.weights!r}; use the recipe word mini")
-    if is_file(choice.weights):
-        path = Path(os.path.expanduser(choice.weights))  # noqa: PTH111 - which never raises
-        if not path.is_file():
-            raise ConfigError(f"CLIP weights {choice.weights}: there is no such file; correct {WEIGHTS_VARIABLE}")
-        return path
-    config = _pretrained_config(choice)
-    if not config["hf_hub"]:
-        downloaded = Path("~/.cache/clip").expanduser() / Path(config["url"]).name
-        return downloaded if downloaded.is_file() else None
-    return _in_hub_cache(config["hf_hub"])
+    if _in_table(choice) and not choice.hub:
+        return _checkpoint(choice, fetch=False)
+    files = _find(choice, fetch=False)
+    return files.checkpoint if files else None
+
+
+def encoder_files(choice: EncoderChoice) -> EncoderFiles:
+    """Find what an encoder is loaded from, downloading once what is not on this machine; raises as `weights_file`."""
+    files = _find(choice, fetch=True)
+    assert files is not None
+    return files
 
 
 def cache_folder() -> Path:
@@ -93,24 +118,182 @@ def cache_folder() -> Path:
     return Path(huggingface_hub.constants.HF_HUB_CACHE)
 
 
-def _in_hub_cache(address: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
+def _find(choice: EncoderChoice, fetch: bool) -> EncoderFiles | None:
+    """Find everything; None if something is missing and is not to be fetched."""
+    checkpoint = _checkpoint(choice, fetch)
+    config_file = choice.folder / CONFIG if choice.folder else None
+    if choice.hub:
+        config_file = _hub_file(choice, choice.hub, (CONFIG,), fetch)
+    if checkpoint is None or (choice.hub and config_file is None):
+        return None
+    config = _config(choice, config_file)
+    text = config["model_cfg"]["text_cfg"]
+    if not ("hf_tokenizer_name" in text or "hf_model_name" in text):
+        return EncoderFiles(checkpoint, config, config_file, None)
+    if importlib.util.find_spec("transformers") is None:
+        if not fetch:
+            return None
+        raise DependencyError(
+            f"CLIP model {choice.model}: its text tower needs transformers, which is not installed; "
+            "pip install 'hippo-nnunet[hf]'"
+        )
+    tower = text.get("hf_model_name")
+    if tower:  # only its configuration: the weights are in the checkpoint
+        own = choice.folder is not None and (choice.folder / "config.json").is_file()
+        found = choice.folder if own else _parent(_hub_file(choice, tower, ("config.json",), fetch))
+        text["hf_model_name"] = str(found)
+        if found is None:
+            return None
+    tokenizer = choice.folder if choice.folder and _has_vocabulary(choice.folder) else None
+    tokenizer = tokenizer or _hub_tokenizer(choice, text.get("hf_tokenizer_name") or tower, fetch)
+    return EncoderFiles(checkpoint, config, config_file, tokenizer) if tokenizer else None
 
+
+def _checkpoint(choice: EncoderChoice, fetch: bool) -> Path | None:
+    if choice.folder:
+        return _in_folder(choice, choice.folder)
+    if choice.hub:
+        return _hub_file(choice, choice.hub, _HUB_FILES, fetch)
+    if choice.model == MINI.model:
+        raise ConfigError(f"CLIP model mini: has no weights {choice.weights!r}; use the recipe word mini")
+    if is_file(choice.weights):
+        path = Path(os.path.expanduser(choice.weights))  # noqa: PTH111 - which never raises
+        if not path.is_file():
+            raise ConfigError(f"CLIP weights {choice.weights}: there is no such file; correct {WEIGHTS_VARIABLE}")
+        return path
     # open_clip writes owner/name/ for its default file, owner/name/file for another.
-    repository, _, name = address.rpartition("/")
-    for file in (Path(name).with_suffix(".safetensors").name, name) if name else _HUB_FILES:
-        found = try_to_load_from_cache(repository, file, cache_dir=cache_folder())
+    known = next((f"{model.hub}/" for model in CLIP_MODELS if model.choice == choice), "")
+    repository, _, name = (known or str(pretrained_config(choice)["hf_hub"])).rpartition("/")
+    if not repository:
+        raise ConfigError(
+            f"CLIP weights {choice.name}: are not on the Hugging Face hub; download them from "
+            f"{pretrained_config(choice)['url']}, and set {WEIGHTS_VARIABLE} to the file"
+        )
+    names = (Path(name).with_suffix(".safetensors").name, name) if name else _HUB_FILES
+    return _hub_file(choice, repository, names, fetch)
+
+
+def _in_folder(choice: EncoderChoice, folder: Path) -> Path:
+    """Return a folder's checkpoint as open_clip chooses it, but never one of several of unknown names."""
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(
+            f"CLIP model {choice.model}: the folder has no {CONFIG}; copy all files of the model's repository into it, "
+            f"or correct {MODEL_VARIABLE}"
+        )
+    found = sorted(file for file in folder.glob("*") if file.suffix in (".safetensors", ".bin", ".pth"))
+    known = [folder / name for name in _CHECKPOINTS if folder / name in found]
+    if known or len(found) == 1:
+        return (known or found)[0]
+    several = f"several checkpoints ({', '.join(file.name for file in found)})" if found else "no checkpoint"
+    raise ConfigError(f"CLIP model {choice.model}: the folder has {several}; name the right one {_CHECKPOINTS[0]}")
+
+
+def _config(choice: EncoderChoice, file: Path | None) -> dict[str, Any]:
+    """Return the content of open_clip_config.json, of open_clip itself for its own names."""
+    if file is None:
+        return {"model_cfg": import_open_clip(choice).get_model_config(choice.model)}
+    config = read_object(file, f"copy it again from the model's repository, or run: {choice.fetch}")
+    model = config.get("model_cfg")
+    wanted = ("vision_cfg", "text_cfg")
+    if not isinstance(model, dict) or not all(isinstance(model.get(name), dict) for name in wanted):
+        raise ConfigError(f"{file}: has no model_cfg with vision_cfg and text_cfg; it is no configuration of open_clip")
+    return config
+
+
+def _has_vocabulary(folder: Path) -> bool:
+    return any(any(folder.glob(name)) for name in _VOCABULARIES)
+
+
+def _parent(file: Path | None) -> Path | None:
+    return file.parent if file else None
+
+
+def _hub_file(choice: EncoderChoice, repository: str, names: Sequence[str], fetch: bool) -> Path | None:
+    """Return the first of some files that a repository has, from the cache if it is there."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    for name in names:
+        found = try_to_load_from_cache(repository, name, cache_dir=cache_folder())
         if isinstance(found, str) and Path(found).is_file():
             return Path(found)
-    return None
+    if not fetch:
+        return None
+    with _downloading(choice, repository):
+        for name in names:
+            try:
+                path = Path(hf_hub_download(repository, name, cache_dir=cache_folder()))
+            except EntryNotFoundError:
+                continue
+            _check_content(path)
+            return path
+        raise FileNotFoundError(f"{repository} has no {' or '.join(names)}")
 
 
-def _pretrained_config(choice: EncoderChoice) -> Mapping[str, Any]:
-    """open_clip's entry of a tag; without open_clip, whose import takes seconds, for the models of our own table."""
-    for known in CLIP_MODELS:
-        if known.choice == choice:
-            return {"hf_hub": f"{known.hub}/", "url": ""}
-    return pretrained_config(choice)
+def _hub_tokenizer(choice: EncoderChoice, repository: str, fetch: bool) -> Path | None:
+    """Return a folder with the small files of a repository, the vocabulary among them."""
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+
+    for name in ("tokenizer_config.json", "tokenizer.json", "vocab.txt"):
+        found = try_to_load_from_cache(repository, name, cache_dir=cache_folder())
+        if isinstance(found, str) and _has_vocabulary(Path(found).parent):
+            return Path(found).parent
+    if not fetch:
+        return None
+    with _downloading(choice, repository):
+        folder = Path(snapshot_download(repository, allow_patterns=[*_SMALL_FILES], cache_dir=cache_folder()))
+        for file in folder.glob("*"):
+            _check_content(file)
+        if _has_vocabulary(folder):
+            return folder
+        raise FileNotFoundError(f"{repository} has no tokenizer")
+
+
+@contextmanager
+def _downloading(choice: EncoderChoice, repository: str) -> Iterator[None]:
+    """Check that the hub answers, and turn whatever its client raises into one line."""
+    import huggingface_hub.constants
+
+    address = str(huggingface_hub.constants.ENDPOINT)
+    reason = _unreachable(address)
+    if reason:
+        raise DependencyError(_missing(choice, repository, f"{address} cannot be reached ({reason})"))
+    logger.info("CLIP encoder %s: downloading from %s/%s", choice.name, address, repository)
+    try:
+        yield
+    except Exception as error:  # whatever the hub's client or the disk may raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DependencyError(_missing(choice, repository, f"the download failed ({reason})")) from error
+
+
+def _check_content(path: Path) -> None:
+    """Compare a downloaded file with the hash by which the hub names it; a damaged one is deleted.
+
+    The cache names a file's content by its ETag: the SHA-256 of large files, git's hash of small ones. The hub's client
+    compares sizes only.
+    """
+    content = path.resolve()
+    kinds = {64: hashlib.sha256(), 40: hashlib.sha1(f"blob {content.stat().st_size}\0".encode(), usedforsecurity=False)}
+    digest = kinds.get(len(content.name))
+    if content == path or digest is None:
+        return
+    found = hash_file(content, digest)
+    if found != content.name:
+        path.unlink()
+        content.unlink()
+        raise OSError(f"{path.name} has hash {found[:12]}..., the hub says {content.name[:12]}...; deleted")
+
+
+def hash_file(path: Path, digest: Any) -> str:
+    """Feed a file to one of hashlib's objects; returns hexadecimal digits."""
+    with path.open("rb") as stream:
+        while chunk := stream.read(2**20):
+            digest.update(chunk)
+    return str(digest.hexdigest())
+
+
+def _in_table(choice: EncoderChoice) -> bool:
+    return any(model.choice == choice for model in CLIP_MODELS)
 
 
 def pretrained_config(choice: EncoderChoice) -> Mapping[str, Any]:
@@ -153,11 +336,12 @@ def import_open_clip(choice: EncoderChoice) -> ModuleType:
         ) from error
     _name_files(sys.modules)
     names = open_clip.list_models()
-    if choice != MINI and choice.model not in names:
+    if not (choice.folder or choice.hub) and choice.model not in names:
         near = get_close_matches(choice.model, names, n=3, cutoff=0.4)
         raise ConfigError(
             f"CLIP model {choice.model}: open_clip has none of that name; correct {MODEL_VARIABLE}"
             + (f", near it are {', '.join(near)}" if near else "")
+            + (f"; a model of the hub is hf-hub:{choice.model}" if "/" in choice.model else "")
         )
     return open_clip
 
@@ -199,10 +383,15 @@ def _unreachable(address: str) -> str:
     return outcome[0]
 
 
-def _missing(choice: EncoderChoice, reason: str) -> str:
+def _missing(choice: EncoderChoice, repository: str, reason: str) -> str:
+    if choice.hub or choice.folder:
+        other = f"set {MODEL_VARIABLE} to local-dir:FOLDER, a copy of the repository with its tokenizer"
+    else:
+        other = (
+            f"set {WEIGHTS_VARIABLE} to a checkpoint file and {MODEL_VARIABLE} to its architecture "
+            "(ViT-B-32-quickgelu for OpenAI's)"
+        )
     return (
-        f"CLIP weights {choice.name}: not in {cache_folder()}, and {reason}. Either connect and run once: hippo-nnunet "
-        f"clip fetch --model {choice.model} --weights {choice.weights}; or set {WEIGHTS_VARIABLE} to a checkpoint file "
-        f"and {MODEL_VARIABLE} to its architecture (ViT-B-32-quickgelu for OpenAI's); or use the bundled encoder by "
-        "the recipe word mini"
+        f"CLIP weights {choice.name}: {repository} is not in {cache_folder()}, and {reason}. Either connect and run "
+        f"once: {choice.fetch}; or {other}; or use the bundled encoder by the recipe word mini"
     )

@@ -48,6 +48,9 @@ def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     configs = open_clip.factory._MODEL_CONFIGS
     monkeypatch.setitem(configs, "tiny", TINY)
     monkeypatch.setitem(configs, "tiny-quickgelu", {**TINY, "quick_gelu": True})
+    published = {"published": dataclasses.asdict(PreprocessCfg())}
+    for name in ("tiny", "tiny-quickgelu"):
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, published)
 
 
 @pytest.fixture(scope="module")

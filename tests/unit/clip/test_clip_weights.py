@@ -69,6 +69,9 @@ def test_the_table_is_open_clips() -> None:
     import open_clip
 
     for model in CLIP_MODELS[1:]:
+        if model.choice.hub:
+            assert model.hub == model.choice.hub
+            continue
         assert pretrained_config(model.choice)["hf_hub"] == f"{model.hub}/"
         assert open_clip.get_model_config(model.choice.model)["embed_dim"] == model.embed_dim
     assert CLIP_MODELS[0].choice == MINI
@@ -99,11 +102,11 @@ def test_a_network_that_never_answers_is_not_waited_for(monkeypatch: pytest.Monk
 def test_a_download_that_fails_is_the_same_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("requests.head", lambda *_, **__: None)
 
-    def fail(config: dict) -> None:
-        assert config["hf_hub"] == "timm/vit_base_patch32_clip_224.openai/"
+    def fail(repository: str, name: str, **_: object) -> None:
+        assert (repository, name) == ("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors")
         raise FileNotFoundError("disk full\nmore")
 
-    monkeypatch.setattr("open_clip.download_pretrained", fail)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
     with pytest.raises(DependencyError, match=r"the download failed \(disk full\)"):
         weights_file(DEFAULT)
 
@@ -168,7 +171,9 @@ assert not {"torch", "open_clip"} & set(sys.modules)
     )
     assert done.returncode == 0, done.stderr
     message, seconds = done.stdout.splitlines()
-    assert message.startswith("DependencyError CLIP weights ViT-B-32/openai: not in")
+    assert message.startswith(
+        "DependencyError CLIP weights ViT-B-32/openai: timm/vit_base_patch32_clip_224.openai is not in"
+    )
     assert [way for way in WAYS_OUT if way not in message] == []
     assert float(seconds) < 5
 
