@@ -169,6 +169,7 @@ def save_figure(figure: Figure, folder: Path) -> None:
         for panel, part in zip(panels, grid.flat, strict=False):
             panel.draw(part)
         canvas.savefig(folder / f"{figure.name}.png", dpi=_DOTS_PER_INCH)
+        canvas.set_layout_engine("none")  # keeps the layout: each file would compute it again, and draw twice for it
         canvas.savefig(folder / f"{figure.name}.svg", metadata={"Date": None}, dpi=_DOTS_PER_INCH)
         canvas.savefig(folder / f"{figure.name}.pdf", metadata={"CreationDate": None}, dpi=_DOTS_PER_INCH)
 

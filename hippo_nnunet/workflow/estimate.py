@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from hippo_nnunet.errors import DataError
@@ -16,20 +17,23 @@ from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet.finished import SUMMARY, is_finished
 from hippo_nnunet.nnunet.training_log import TrainingProgress, read_progress
 from hippo_nnunet.training import recipes
+from hippo_nnunet.training.precision_choice import requested_precision
 from hippo_nnunet.training.schedule import schedule_for
 
 OVERHEAD_S = 45.0
 """Start of the process, and validation of one fold of Task04 (44 cases)."""
 
 SECONDS_PER_ITERATION = {
-    ("fast", "cpu"): {2: 0.25, 3: 0.6},
+    ("fast", "float32"): {2: 0.25, 3: 0.6},
+    ("fast", "bfloat16"): {2: 0.13, 3: 0.3},
+    ("fast", "AMX"): {2: 0.09, 3: 0.18},
     ("fast", "cuda"): {2: 0.02, 3: 0.04},
     ("stock", "cpu"): {2: 9.0, 3: 9.0},
     ("stock", "cuda"): {2: 0.04, 3: 0.023},
 }
-"""Images of Task04's size, two CPU cores or one A100; coarse, and only used until a fold was measured. Source: ours.
+"""Images of Task04's size, two CPU cores (by `cpu_kind`) or one A100; coarse, and only used until a fold was measured.
 
-On a CPU in float32: bfloat16, where the processor multiplies in it, takes about half."""
+Source: ours."""
 
 MEASURED, RUNNING, SCALED, STATED, UNKNOWN = "measured", "running", "scaled", "stated", "unknown"
 """Where an expected time comes from: finished jobs of the kind; running jobs of the kind; the stated figure, scaled by
@@ -59,11 +63,27 @@ def missing_trainings(experiment: Experiment, folder: Path) -> list[Cell]:
 def stated_seconds(trainer: str, configuration: str, device: str) -> float | None:
     """Return the coarse estimate of a training: its iterations times the seconds of one; None on other devices."""
     recipe, dim = recipes.parse(trainer), _dim(configuration)
-    per_dim = SECONDS_PER_ITERATION.get(("fast" if recipe.fast else "stock", device))
+    kind = cpu_kind() if device == "cpu" and recipe.fast else device
+    per_dim = SECONDS_PER_ITERATION.get(("fast" if recipe.fast else "stock", kind))
     if per_dim is None:
         return None
     schedule = schedule_for(recipe, dim)
     return schedule.epochs * schedule.iterations * per_dim[dim] + OVERHEAD_S
+
+
+@lru_cache(maxsize=1)
+def cpu_kind() -> str:
+    """Return how this machine trains on its CPU: in `float32`, in `bfloat16`, or in bfloat16 with `AMX`.
+
+    As `training.precision` decides, without torch; the instructions are known on Linux only.
+    """
+    if requested_precision() == "float32":
+        return "float32"
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return "float32"
+    return "AMX" if "amx_bf16" in flags else "bfloat16" if "avx512_bf16" in flags else "float32"
 
 
 def remaining_trainings(

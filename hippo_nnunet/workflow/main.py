@@ -23,7 +23,13 @@ from hippo_nnunet.nnunet.api import limit_processes, resolve_device
 from hippo_nnunet.nnunet.paths import activate, at_home, folders_for
 from hippo_nnunet.progress import duration
 from hippo_nnunet.workflow import launch
-from hippo_nnunet.workflow.estimate import Remaining, missing_trainings, remaining_trainings, wall_clock_seconds
+from hippo_nnunet.workflow.estimate import (
+    Remaining,
+    cpu_kind,
+    missing_trainings,
+    remaining_trainings,
+    wall_clock_seconds,
+)
 from hippo_nnunet.workflow.preparation import check_folder
 
 log = logging.getLogger(__name__)
@@ -66,7 +72,8 @@ def perform(
         if left:
             yield _trainings_table(left)
         unknown = " (no estimate for this device)" if math.isnan(seconds) else ""
-        yield f"expected time of training on {here}: {duration(seconds)}{unknown}"
+        how = f" ({cpu_kind()})" if here == "cpu" else ""
+        yield f"expected time of training on {here}{how}: {duration(seconds)}{unknown}"
         return
     check_folder(folder)
     activate(root)

@@ -122,7 +122,8 @@ def test_snakemake_gets_a_cache_where_the_users_is_not_writable(
     assert launch.snakemake_environment(tmp_path / "e") == {**os.environ, **own, USER_CACHE: ""}
 
 
-def test_the_pages_cost_is_the_estimate(tmp_path: Path) -> None:
+def test_the_pages_cost_is_the_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "cpu_kind", lambda: "float32")
     folders = NnunetFolders(*(tmp_path / name for name in ("raw", "preprocessed", "results")))
     left = estimate.remaining_trainings(ASKED, ASKED.cells(), folders.results, "cpu")
     seconds = [item.seconds for item in left.values()]
@@ -135,11 +136,39 @@ def test_the_pages_cost_is_the_estimate(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("trainer", "configuration"),
-    [("UNetTrainer_fast", "2d"), ("UNetTrainer_mirrorLR_fast_11epochs", "3d_fullres")],  # as long as they were then
+    ("trainer", "configuration", "experiment", "kind"),
+    [
+        ("UNetTrainer_fast", "2d", "task04-laptop", "float32"),
+        ("UNetTrainer_mirrorLR_fast_11epochs", "3d_fullres", "task04-laptop", "float32"),  # as long as it was then
+        ("UNetTrainer_fast", "2d", "task04-three", "bfloat16"),
+    ],
 )
-def test_the_stated_time_is_about_what_was_measured(trainer: str, configuration: str) -> None:
-    folds = json.loads((ROOT / "results" / "task04-laptop" / "manifest.json").read_text())["folds"]
+def test_the_stated_time_is_about_what_was_measured(
+    trainer: str, configuration: str, experiment: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "cpu_kind", lambda: kind)
+    folds = json.loads((ROOT / "results" / experiment / "manifest.json").read_text())["folds"]
     measured = [fold["trained_seconds"] for fold in folds if fold["configuration"] == configuration]
     stated = estimate.stated_seconds(trainer, configuration, "cpu")
     assert stated == pytest.approx(statistics.median(measured) + estimate.OVERHEAD_S, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("variable", "flags", "kind"),
+    [
+        ("", "sse4_2 avx512_bf16 amx_bf16 amx_tile", "AMX"),
+        ("", "avx512f avx512_bf16", "bfloat16"),
+        ("", "avx2", "float32"),
+        ("float32", "avx512_bf16 amx_bf16", "float32"),
+    ],
+)
+def test_the_stated_time_follows_precision_and_processor(
+    variable: str, flags: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIPPO_PRECISION", variable)
+    monkeypatch.setattr(Path, "read_text", lambda _path: f"processor: 0\nflags: fpu {flags}\n")
+    estimate.cpu_kind.cache_clear()
+    try:
+        assert estimate.cpu_kind() == kind
+    finally:
+        estimate.cpu_kind.cache_clear()
