@@ -18,7 +18,7 @@ import psutil
 from benchmarks.ratios import Ratio, ratio
 from hippo_nnunet import outputs
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.experiment.manifest import PACKAGES, git_commit
+from hippo_nnunet.experiment.manifest import PACKAGES, cpu_model, git_commit
 from hippo_nnunet.files import write_json
 from hippo_nnunet.nnunet.api import cpu_count
 
@@ -107,16 +107,6 @@ def describe_machine() -> dict[str, Any]:
         "environment": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
         "load_average_before": round(os.getloadavg()[0], 2),
     }
-
-
-def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the processor's name; what Python knows where Linux does not say."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

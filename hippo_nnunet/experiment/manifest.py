@@ -53,7 +53,7 @@ def build_manifest(experiment: Experiment, folder: Path, folders: NnunetFolders,
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "arguments": experiment.as_dict(),
         "device": device,
-        "machine": {"system": platform.system(), "processor": platform.machine(), "cpus": cpu_count()},
+        "machine": {"system": platform.system(), "processor": cpu_model(), "cpus": cpu_count()},
         "python": platform.python_version(),
         "versions": {name: installed_version(name) for name in PACKAGES},
         "commit": git_commit(),
@@ -112,3 +112,13 @@ def installed_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's name; what Python knows where Linux does not say."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from benchmarks.agreement import compare_labels, compare_probabilities
 from benchmarks.contention import mean_seconds
-from benchmarks.document import OURS, STOCK, Result, cpu_model, markdown, read_document, write_document
+from benchmarks.document import OURS, STOCK, Result, markdown, read_document, write_document
 from benchmarks.epochs_process import trainer_of_length
 from benchmarks.memory import PeakMemory
 from benchmarks.processes import module_command, run_measured
@@ -216,9 +216,3 @@ def test_the_mean_of_a_window_counts_whole_units() -> None:
     assert now == 8.0
     mean_seconds(unit, 0.0, lambda: now)
     assert now == 12.0, "at least one"
-
-
-def test_the_processor_is_named(tmp_path: Path) -> None:
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: A Fast One\n")
-    assert cpu_model(tmp_path / "cpuinfo") == "A Fast One"
-    assert cpu_model(tmp_path / "nothing")

@@ -13,7 +13,7 @@ from hippo_nnunet.clip.prompts import training_prompts
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.experiment import markers
 from hippo_nnunet.experiment.experiment import Cell, Experiment
-from hippo_nnunet.experiment.manifest import build_manifest
+from hippo_nnunet.experiment.manifest import build_manifest, cpu_model
 from hippo_nnunet.experiment.paths import DONE
 from hippo_nnunet.experiment.stale import stale_markers
 from hippo_nnunet.files import write_json
@@ -200,3 +200,9 @@ def test_a_fold_of_another_mini_or_of_other_prompts_is_refused(tmp_path: Path, m
     with pytest.raises(ConfigError, match=r"those of 'background' were .*, are now \['b'\]; set HIPPO_CLIP_PROMPTS"):
         check()
     check(prompts=json.loads(own.read_text()))
+
+
+def test_the_processor_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: A Fast One\n")
+    assert cpu_model(tmp_path / "cpuinfo") == "A Fast One"
+    assert cpu_model(tmp_path / "nothing")
