@@ -227,6 +227,11 @@ def snakemake_environment(folder: Path) -> dict[str, str]:
     return environ
 
 
+UNFINISHED = "At least one job did not complete successfully"
+"""Snakemake's words for a workflow that did not get to its end, whatever the reason."""
+STOPPED = "it was asked to stop (SIGTERM)"
+
+
 def snakemake_error(output: str) -> str:
     """Return in one line why Snakemake itself ended; empty if one of its jobs failed, or if it does not say.
 
@@ -238,7 +243,12 @@ def snakemake_error(output: str) -> str:
     if not errors or any(line.startswith("Error in rule") for line in lines):
         return ""
     first = lines[errors[-1]]
-    return " ".join(lines[errors[-1] :][: 2 if first.endswith(":") else 1])[:500]
+    reason = " ".join(lines[errors[-1] :][: 2 if first.endswith(":") else 1])[:500]
+    return (
+        STOPPED
+        if UNFINISHED in reason and any(line.startswith("Will exit after finishing") for line in lines)
+        else reason
+    )
 
 
 def failure_of(folder: Path, written_to: Sequence[Path], reason: str = "") -> HippoError:
@@ -256,7 +266,9 @@ def failure_of(folder: Path, written_to: Sequence[Path], reason: str = "") -> Hi
         return HippoError(f"a job ended without an error message: {full}")
     snakemake_log = ExperimentPaths(folder).logs / "snakemake.log"
     if reason:
-        return HippoError(f"Snakemake ended before its jobs: {reason} (log: {snakemake_log})")
+        return HippoError(
+            f"Snakemake ended before its jobs: {reason}; see {snakemake_log}, then run again: finished jobs are kept"
+        )
     logs = [path for path in snakemake_log.parent.rglob("*.log") if path != snakemake_log]
     newest = max(logs, key=lambda path: path.stat().st_mtime, default=None)
     return HippoError(

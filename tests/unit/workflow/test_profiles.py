@@ -100,6 +100,11 @@ def test_snakemakes_own_errors_are_shown() -> None:
     assert launch.snakemake_error(wildcard).endswith("rule data in file x, line 3: No values for wildcard x.")
     job = "Error in rule train:\n    jobid: 3\nWorkflowError:\nAt least one job did not complete successfully.\n"
     assert launch.snakemake_error(job) == ""
+    stopped = (
+        "Will exit after finishing currently running jobs (scheduler).\nWorkflowError:\n" + launch.UNFINISHED + ".\n"
+    )
+    assert launch.snakemake_error(stopped) == launch.STOPPED
+    assert launch.UNFINISHED in launch.snakemake_error(stopped.partition("\n")[2])
     assert launch.snakemake_error("Using workflow specific profile x\n") == ""
 
 

@@ -315,7 +315,8 @@ def test_a_job_records_how_it_ended(experiment: Path, monkeypatch: pytest.Monkey
     assert "ended without an error message" in message
     assert message.count("snakemake.log") == 1
     message = str(launch.failure_of(experiment, [], "FileNotFoundError: no /home"))
-    assert message.startswith("Snakemake ended before its jobs: FileNotFoundError: no /home (log: ")
+    assert message.startswith("Snakemake ended before its jobs: FileNotFoundError: no /home; see ")
+    assert "run again" in message
 
 
 def test_a_state_that_cannot_be_written_fails_no_job(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
