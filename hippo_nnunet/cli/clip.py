@@ -1,4 +1,4 @@
-"""`hippo-nnunet clip`: download the weights of a CLIP encoder, and list which are available here."""
+"""`hippo-nnunet clip`: download the weights of a CLIP encoder, list which are available here, and probe one."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from typing import Annotated
 
 import typer
 
-from hippo_nnunet.cli.options import Json
+from hippo_nnunet.cli.options import Dataset, Device, Json, Root, stdout_to_stderr
+from hippo_nnunet.cli.output import echo
 
-app = typer.Typer(help="Download CLIP encoders, and list which are available.", no_args_is_help=True)
+app = typer.Typer(help="Download CLIP encoders, list which are available, and probe them.", no_args_is_help=True)
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="open_clip's name, hf-hub:ORG/MODEL or local-dir:PATH [default: HIPPO_CLIP_MODEL or ViT-B-32]."),
+]
+Weights = Annotated[
+    str | None, typer.Option(help="open_clip's tag, or a file [default: HIPPO_CLIP_WEIGHTS or openai].")
+]
 
 
 @app.command()
 def fetch(
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="open_clip's name, hf-hub:ORG/MODEL or local-dir:PATH [default: HIPPO_CLIP_MODEL or ViT-B-32]."
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="open_clip's tag, or a file [default: HIPPO_CLIP_WEIGHTS or openai].")
-    ] = None,
+    model: Model = None,
+    weights: Weights = None,
 ) -> None:
     """Download an encoder's weights into the cache if they are missing, load them as a check; prints their path."""
     from hippo_nnunet.clip.encoder import fetch_encoder
@@ -55,3 +57,45 @@ def info(as_json: Json = False) -> None:
         else:
             typer.echo(f"    {row.size_bytes / 1e6:.1f} MB, sha256 {row.sha256}\n    {row.file}")
     typer.echo("* is what a trainer without the word mini takes")
+
+
+@app.command("probe")
+def probe_(
+    dataset: Dataset,
+    configuration: Annotated[str, typer.Option("--configuration", "-c", help="Such as 2d or 3d_fullres.")] = "2d",
+    model: Model = None,
+    weights: Weights = None,
+    plans: Annotated[str | None, typer.Option("--plans", "-p", help="Plans. Default: those that exist.")] = None,
+    slices: Annotated[
+        int, typer.Option("--slices", min=0, help="Draw cases until they have so many slices; 0: all cases.")
+    ] = 2000,
+    device: Device = "auto",
+    as_json: Json = False,
+    root: Root = None,
+) -> None:
+    """Tell how much an encoder's embeddings of slices say about the labels, beside the slices' position.
+
+    Ridge regression of each label's voxels in a slice, on the dataset's own folds; nothing is trained. The dataset must
+    be planned and preprocessed. `--model mini` probes the bundled encoder.
+    """
+    from dataclasses import asdict
+
+    from hippo_nnunet.analysis.clip_probe import lines, probe
+    from hippo_nnunet.clip.encoder import named_encoder
+    from hippo_nnunet.experiment import presets
+    from hippo_nnunet.nnunet.api import resolve_device
+    from hippo_nnunet.nnunet.paths import activate, folders_for
+    from hippo_nnunet.nnunet.preprocessed import dataset_name
+
+    folders = folders_for(root)
+    name = dataset_name(dataset, folders)
+    device = resolve_device(device)
+    plans = plans or presets.preset(presets.preset_for_training(device, folders.preprocessed / name)).plans
+    activate(root)
+    with stdout_to_stderr():
+        found = probe(named_encoder(model, weights), name, plans, configuration, folders, slices, device)
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=2))
+        return
+    for line in lines(found):
+        echo(line)

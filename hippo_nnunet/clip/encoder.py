@@ -192,14 +192,18 @@ def fetch_encoder(model: str | None = None, weights: str | None = None) -> Path:
         ConfigError: There is no such model, tag or file, or the file does not fit the model.
         DependencyError: The weights cannot be downloaded or do not load, or open_clip is missing.
     """
-    choice = _named(model, weights)
+    choice = named_encoder(model, weights)
     path = weights_file(choice)
     load_encoder(choice)
     return path
 
 
-def _named(model: str | None, weights: str | None) -> EncoderChoice:
-    """Return the encoder of two options, where None means what the environment says."""
+def named_encoder(model: str | None, weights: str | None) -> EncoderChoice:
+    """Return the encoder of two options, where None means what the environment says.
+
+    Raises:
+        ConfigError: There is no such file or folder, or a model that has weights of its own is given others.
+    """
     if model is None:
         asked = chosen_encoder(mini=False)
         return asked if weights is None else encoder_choice(asked.model, weights)

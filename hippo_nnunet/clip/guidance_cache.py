@@ -143,7 +143,8 @@ def slice_embeddings(
             embeddings[case] = _encode(dataset, case, encoder, axis, transpose, device)
             now = time.monotonic()
             if number == len(missing) or now - saved > SAVE_INTERVAL_S:
-                _write(file, embeddings, {case: marks[case] for case in embeddings})
+                # with what is stored of cases that are not asked for
+                _write(file, {**stored, **embeddings}, {**stored_marks, **{case: marks[case] for case in embeddings}})
                 saved = now
             if number == len(missing) or now - reported > REPORT_INTERVAL_S:
                 left = (now - begun) / number * (len(missing) - number)

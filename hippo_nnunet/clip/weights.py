@@ -211,7 +211,7 @@ def _parent(file: Path | None) -> Path | None:
 def _hub_file(choice: EncoderChoice, repository: str, names: Sequence[str], fetch: bool) -> Path | None:
     """Return the first of some files that a repository has, from the cache if it is there."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.utils import EntryNotFoundError
 
     for name in names:
         found = try_to_load_from_cache(repository, name, cache_dir=cache_folder())

@@ -123,6 +123,14 @@ def test_only_changed_and_new_cases_are_encoded_again(dataset: Dataset) -> None:
     torch.testing.assert_close(made["b"][1], F.normalize(torch.tensor([3.0, 2, 4, 5]), dim=0))
 
 
+def test_a_subset_of_the_cases_does_not_drop_the_others(dataset: Dataset) -> None:
+    encoder = Encoder()
+    embed(Dataset(Path(dataset.source_folder), ["b"]), encoder)
+    embed(Dataset(Path(dataset.source_folder), ["a"]), encoder)
+    assert embed(dataset, encoder).keys() == {"a", "b"}
+    assert encoder.encoded == 6
+
+
 def test_another_encoder_has_a_cache_of_its_own(dataset: Dataset) -> None:
     embed(dataset, Encoder())
     other = Encoder()
