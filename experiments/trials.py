@@ -43,6 +43,7 @@ class Trial:
         rate: Highest learning rate of the cycle.
         decay: AdamW's weight decay.
         dropout: Probability of spatial dropout after each convolution.
+        oversample: Share of a batch that is centred on foreground; None for nnU-Net's.
         mirror: Spatial axes that are mirrored in training and prediction.
         strength: Factor of the ranges and probabilities of the short schedule's augmentation.
         patch: Patch in voxels; None for the plans'.
@@ -62,6 +63,7 @@ class Trial:
     rate: float = 2e-3
     decay: float = 1e-2
     dropout: float = 0.0
+    oversample: float | None = None
     mirror: tuple[int, ...] = ()
     strength: float = 1.0
     patch: tuple[int, ...] | None = None
@@ -189,6 +191,8 @@ def make_trainer(trial: Trial, device: Any) -> Any:
     torch.backends.cudnn.benchmark = device.type == "cuda"
     os.environ[COMPILE_VARIABLE] = "f"
     trainer.initialize()
+    if trial.oversample is not None:
+        trainer.oversample_foreground_percent = trial.oversample
     trainer.batch_size *= trial.ahead
     trainer.on_train_start()
     trainer.set_step_mode(next(m for m in step_modes(trainer.device) if m.name == trial.mode))
