@@ -147,6 +147,7 @@ def plan_and_preprocess(
     num_processes: int | None = None,
     trust: bool = False,
     subjects: str | None = None,
+    checked: bool = False,
 ) -> str:
     """Run the missing steps of nnUNetv2_plan_and_preprocess, and write the cross-validation splits.
 
@@ -160,6 +161,7 @@ def plan_and_preprocess(
         trust: Use existing plans that could run code.
         subjects: `auto`, `none` or the path of a table: see `find_subjects`. None keeps existing splits as they are,
             and else makes nnU-Net's own.
+        checked: The dataset has passed `check_dataset`, so that nnU-Net's integrity check would find nothing.
 
     Returns:
         The name of the plans.
@@ -189,7 +191,8 @@ def plan_and_preprocess(
 
     fingerprint = folders.preprocessed / name / "dataset_fingerprint.json"
     if not fingerprint.is_file():
-        check_integrity(folders.raw / name, processes)
+        if not checked:
+            check_integrity(folders.raw / name, processes)
         upstream.extract_fingerprint_dataset(number, num_processes=processes, verbose=False, show_progress_bar=bars)
     plans_name = str(inspect.signature(found_planner).parameters["plans_name"].default)
     planned = plans_file(name, plans_name, folders).is_file()

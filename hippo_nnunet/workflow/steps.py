@@ -58,7 +58,8 @@ def plan(experiment: Experiment, folders: NnunetFolders, folder: Path) -> None:
     known = keep_subjects(experiment, folders, folder)
     by_case = known is None or experiment.subjects == NONE
     subjects = None if by_case else str(ExperimentPaths(folder).subjects)
-    api.plan_and_preprocess(experiment.dataset, preset(experiment.preset).planner, (), subjects=subjects)
+    # the data step has checked every case
+    api.plan_and_preprocess(experiment.dataset, preset(experiment.preset).planner, (), subjects=subjects, checked=True)
     save_split(experiment, folders, folder)
     check_subsets(experiment, folders, folder)
 
