@@ -15,13 +15,18 @@ from hippo_nnunet.clip.encoder import CLIPEncoder, load_encoder
 from hippo_nnunet.clip.guidance_cache import CachedGuidance, guidance_axis, slice_embeddings, training_view
 from hippo_nnunet.clip.models import chosen_encoder
 from hippo_nnunet.clip.prompts import training_prompts, words_of_side
+from hippo_nnunet.clip.stand_ins import other_cases
 from hippo_nnunet.clip.text import class_embeddings, control_embeddings
+from hippo_nnunet.data.subjects import AUTO
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 from hippo_nnunet.networks.cosine_head import MAX_SCALE
+from hippo_nnunet.networks.guidance import position_embeddings, resample_slices
 from hippo_nnunet.nnunet.finished import check_same_prompts
+from hippo_nnunet.nnunet.folds import find_subjects
 from hippo_nnunet.nnunet.loaders import add_positions
-from hippo_nnunet.nnunet.network import CLIP_GUIDED
+from hippo_nnunet.nnunet.network import CLIP_GUIDED, recipe_arguments
+from hippo_nnunet.nnunet.paths import folders_for
 from hippo_nnunet.trainers.recipe_trainer import UNetTrainer
 from hippo_nnunet.training.augmentation_spec import left_right_axes
 from hippo_nnunet.training.memory_data import MemoryLoader
@@ -85,17 +90,17 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
 
     @classmethod
     def network_arguments(cls, configuration_manager: Any) -> dict[str, Any]:
-        """Return the encoder's embedding size, the recipe's head and, unless the plan has one, the temperature."""
+        """Return the arguments of the recipe and of the encoder; the plan's temperature, if it has one, wins."""
         encoder = cls.load_encoder()
         planned = configuration_manager.network_arch_init_kwargs
         scale = planned.get("initial_scale", min(encoder.logit_scale, MAX_SCALE))
-        return {"embed_dim": encoder.embed_dim, "initial_scale": scale, "plain_head": cls.recipe.plain_head}
+        return {**recipe_arguments(cls.recipe), "embed_dim": encoder.embed_dim, "initial_scale": scale}
 
     def initialize(self) -> None:
         """Build network, optimiser and loss, and give the network its classes' text."""
         super().initialize()
         self._set_text()
-        _bare(self.network).zero_cosines()
+        _bare(self.network).start_heads()
 
     def on_train_start(self) -> None:
         """Start as `UNetTrainer`; pretrained weights do not bring the text of the data that they were trained on.
@@ -127,7 +132,7 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
                 )
 
     def _set_text(self) -> None:
-        _bare(self.network).set_text(self.class_text(self.dataset_json))
+        _bare(self.network).set_text(self.class_text(self.dataset_json), not self.label_manager.has_regions)
 
     @classmethod
     def class_text(
@@ -155,7 +160,8 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return the loaders of `UNetTrainer`; for `cached`, their batches contain the positions of the patches."""
         network = _bare(self.network)
-        if self.recipe.guidance == "live" or not network.use_image:
+        live = self.recipe.guidance == "live"
+        if not network.use_image or (live and self._resumed is not None):
             return super().get_dataloaders()
         patch_size = self.configuration_manager.patch_size
         embeddings = slice_embeddings(
@@ -165,12 +171,47 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
             self.plans_manager.transpose_forward,
             self.device,
             self.print_to_log_file,
+            store=not live,
         )
-        self._cached_guidance = CachedGuidance(embeddings, patch_size, network.guidance_slices)
+        guiding = self._guiding(embeddings)
         loaders = super().get_dataloaders()
+        if live:
+            return loaders
+        self._cached_guidance = CachedGuidance(guiding, patch_size, network.guidance_slices)
         if not isinstance(loaders[0], MemoryLoader):
             add_positions(loaders)
         return loaders
+
+    def _guiding(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the embeddings that guide each case, its own unless the recipe replaces them.
+
+        The network of a new training gets their mean, and what stands in for those of other images, from the fold's
+        training cases alone.
+        """
+        network, control, seed = _bare(self.network), self.recipe.image_control, self.recipe.seed or 0
+        new = self._resumed is None
+        training, _ = self.do_split()
+        others = other_cases(training, self._subjects(), seed) if control == "otherImage" else {}
+        if network.stand_ins is not None:
+            if new:
+                images = [embeddings[case] for case in others] or [position_embeddings(network.embed_dim, seed)]
+                network.set_stand_ins(images)
+            embeddings = {
+                case: resample_slices(embeddings[others[case]], len(own))
+                if case in others
+                else network.stand_in_embeddings(len(own))
+                for case, own in embeddings.items()
+            }
+        if new:
+            network.set_image_mean(torch.cat([embeddings[case] for case in training]).mean(0))
+        return embeddings
+
+    def _subjects(self) -> Mapping[str, str]:
+        """Return the subject of every case of the raw dataset; none where it is missing or shows no subjects."""
+        folders, name = folders_for(None), self.plans_manager.dataset_name
+        if folders.raw_folder is None or not (folders.raw / name / "dataset.json").is_file():
+            return {}
+        return find_subjects(name, AUTO, folders) or {}
 
     def batch_context(self, batch: dict) -> AbstractContextManager[None]:
         """Return the context in which the batch's cached embeddings guide the network."""

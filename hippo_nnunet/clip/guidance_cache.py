@@ -102,6 +102,7 @@ def slice_embeddings(
     transpose: Sequence[int],
     device: torch.device,
     report: Callable[[str], None],
+    store: bool = True,
 ) -> dict[str, torch.Tensor]:
     """Return the embeddings of every slice of every case, from the cache where it is up to date.
 
@@ -118,6 +119,7 @@ def slice_embeddings(
         transpose: `transpose_forward` of the plans, which the properties do not record.
         device: Where the encoder runs.
         report: Called with lines for the log.
+        store: Add what is missing to the cache; else nothing is written.
 
     Returns:
         Case to float32 tensor (slices, embed_dim), unit norm, on the CPU.
@@ -129,7 +131,8 @@ def slice_embeddings(
     with ExitStack() as stack:
         try:
             task = f"{file}: another process encodes the slices"
-            stack.enter_context(exclusive(file.with_suffix(".lock"), task, wait=True))
+            if store:
+                stack.enter_context(exclusive(file.with_suffix(".lock"), task, wait=True))
         except OSError as error:
             raise _unwritable(file, error) from error
         marks = {case: _mark(Path(dataset.source_folder), case) for case in dataset.identifiers}
@@ -137,12 +140,13 @@ def slice_embeddings(
         embeddings = {case: stored[case] for case in marks if case in stored and stored_marks[case] == marks[case]}
         missing = [case for case in marks if case not in embeddings]
         if missing:
-            report(f"CLIP: {encoder.name} encodes the slices of {len(missing)} cases, once, for {file}")
+            purpose = f"once, for {file}" if store else "for their mean"
+            report(f"CLIP: {encoder.name} encodes the slices of {len(missing)} cases, {purpose}")
         begun = saved = reported = time.monotonic()
         for number, case in enumerate(missing, 1):
             embeddings[case] = _encode(dataset, case, encoder, axis, transpose, device)
             now = time.monotonic()
-            if number == len(missing) or now - saved > SAVE_INTERVAL_S:
+            if store and (number == len(missing) or now - saved > SAVE_INTERVAL_S):
                 # with what is stored of cases that are not asked for
                 _write(file, {**stored, **embeddings}, {**stored_marks, **{case: marks[case] for case in embeddings}})
                 saved = now

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from hippo_nnunet.clip.prompts import override_prompts, training_prompts
+from hippo_nnunet.networks.guidance import orthonormal_rows
 
 if TYPE_CHECKING:
     from hippo_nnunet.clip.encoder import CLIPEncoder
@@ -55,22 +56,12 @@ def control_embeddings(embeddings: torch.Tensor, control: str | None, seed: int 
         Same shape, type and device, unit length.
     """
     if control == "rotatedText":
-        return (embeddings.double() @ _orthonormal(embeddings.shape[1], embeddings.shape[1], seed)).to(embeddings)
+        return (embeddings.double() @ orthonormal_rows(embeddings.shape[1], embeddings.shape[1], seed)).to(embeddings)
     if control == "randomText":
         values, vectors = torch.linalg.eigh((embeddings @ embeddings.T).double().cpu())
         rank = min(embeddings.shape)
         root = (vectors * values.clamp(min=0).sqrt())[:, -rank:]
-        return F.normalize(root @ _orthonormal(rank, embeddings.shape[1], seed), dim=-1).to(embeddings)
+        return F.normalize(root @ orthonormal_rows(rank, embeddings.shape[1], seed), dim=-1).to(embeddings)
     if control == "shuffledText":
         return embeddings.roll(1, dims=0)
     return embeddings
-
-
-def _orthonormal(rows: int, columns: int, seed: int) -> torch.Tensor:
-    """Random orthonormal rows, float64, uniform on the Stiefel manifold.
-
-    Source: Mezzadri 2007, arXiv:math-ph/0609050 (QR with the diagonal of R made positive).
-    """
-    drawn = torch.randn(columns, rows, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    q, r = torch.linalg.qr(drawn)
-    return (q * r.diagonal().sign()).T

@@ -41,15 +41,23 @@ class Guide:
         """
         if not self._cached:
             return [None] * len(opened.windows)
+        if self._network.stand_ins is not None:
+            embeddings = self._network.stand_in_embeddings(image.voxels.shape[1 + self._axis])
+        else:
+            embeddings = self._embeddings(image, device)
+        places = [window[1 + self._axis] for window in opened.windows]
+        starts = [place.start if isinstance(place, slice) else place for place in places]
+        padding, count = opened.padding[self._axis], self._network.guidance_slices
+        return [patch_guidance(embeddings, start - padding, self._length, count) for start in starts]
+
+    def _embeddings(self, image: PreprocessedImage, device: torch.device) -> torch.Tensor:
+        """Return the embeddings of the image's slices, (slices, embed_dim), on the CPU; encoded once."""
         view = slice_view(image.directions, self._axis) if image.directions else self._network.view
         key = (bytes(self._network.encoder_sha256.tolist()).hex(), self._axis, view)
         if key not in image.embeddings:
             slices = image.voxels.movedim(self._axis + 1, 0).contiguous().to(device)
             image.embeddings[key] = self._embed(slices, view).float().cpu()
-        places = [window[1 + self._axis] for window in opened.windows]
-        starts = [place.start if isinstance(place, slice) else place for place in places]
-        padding, count = opened.padding[self._axis], self._network.guidance_slices
-        return [patch_guidance(image.embeddings[key], start - padding, self._length, count) for start in starts]
+        return image.embeddings[key]
 
     def live(self, patches: torch.Tensor) -> torch.Tensor:
         """Return the guidance (batch, embed_dim) of a network's input (batch, channel, *patch).

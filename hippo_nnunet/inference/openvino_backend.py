@@ -74,8 +74,7 @@ class _Guided(nn.Module):
     def forward(self, x: torch.Tensor, guidance: torch.Tensor) -> torch.Tensor:
         """Return logits (batch, class, *patch)."""
         network = self.network
-        *skips, bottleneck = network.encoder(x)
-        skips.append(network.fusion(bottleneck, guidance))
+        skips = network.guided_skips(x, guidance)
         logits: torch.Tensor = (
             network.decoder(skips)
             if network.plain_head

@@ -13,27 +13,34 @@ import numpy as np
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
+from torch.nn import functional as F
 
 from hippo_nnunet.networks.cosine_decoder import CosineUNetDecoder
 from hippo_nnunet.networks.cosine_head import MAX_SCALE, Ceiling, CosineHead, text_coordinates
 from hippo_nnunet.networks.film import FiLM
-from hippo_nnunet.networks.guidance import Encode, FrozenEncoder, SliceView, embed_images
+from hippo_nnunet.networks.guidance import PLACES, Encode, FrozenEncoder, SliceView, embed_images, resample_slices
 from hippo_nnunet.networks.plan_arguments import bind_plan_arguments
 
 GUIDANCE_FEATURES = 32
 """Width of the MLP between guidance and bottleneck. Source: ours; it keeps a 2D checkpoint within 10 % of a U-Net's."""
 
+MIN_DISTANCE = 1e-3
+"""Least distance of a class's text from the mean of all that is more than rounding."""
+
 
 class CLIPGuidedUNet(PlainConvUNet):
     """nnU-Net's ``PlainConvUNet``, guided by a frozen CLIP encoder at its bottleneck and in its heads, in 2D or 3D.
 
-    CLIP's embedding of the image modulates the bottleneck (``FiLM``, the identity at the start). The heads score every
+    CLIP's embedding of the image modulates the bottleneck (``FiLM``, the identity at the start) between the norm and
+    the nonlinearity of its first convolution. A shift behind its last nonlinearity would reach the decoder as the
+    checkerboard of the transposed convolution alone, because the next norm removes the rest. The heads score every
     pixel by the cosine with the text embedding of each class (``CosineHead``), times a temperature that is learned and
-    never above ``MAX_SCALE``. All arguments but the last four are ``PlainConvUNet``'s, so the architecture kwargs of
-    every plans file for it fit.
+    never above ``MAX_SCALE``. From both embeddings the training's mean is subtracted first: CLIP's embeddings share a
+    large part, which distinguishes neither images nor classes. All arguments but the last five are
+    ``PlainConvUNet``'s, so the architecture kwargs of every plans file for it fit.
 
     The frozen encoder is not part of the network: not of its parameters, modules, state dict or pickle, and deep copies
-        share it. The state dict holds the encoder's hash, and the text embeddings, so that no text encoder is
+    share it. The state dict holds the encoder's hash, and the text embeddings, so that no text encoder is
     needed after training.
 
     Args:
@@ -42,12 +49,17 @@ class CLIPGuidedUNet(PlainConvUNet):
         guidance_slices: Slices of a 3D patch that are encoded and pooled.
         initial_scale: The temperature's start, at most ``MAX_SCALE``; CLIP's own is a good value.
         plain_head: Score by 1x1 convolutions, as ``PlainConvUNet``, without the texts.
+        stand_ins: Number of tables in ``stand_ins``.
         **kwargs: As ``PlainConvUNet``.
 
     Attributes:
         text_embeddings: Buffer (num_classes, embed_dim); zeros until ``set_text`` or a state dict sets it.
+        text_mean: Buffer (embed_dim,), subtracted from text embeddings.
+        image_mean: Buffer (embed_dim,), subtracted from guidance.
         text_coordinates: What the heads see of the text, (num_classes, coordinates); not in the state dict. A plain
             head sees none.
+        stand_ins: Buffer (stand_ins, ``PLACES``, embed_dim), unit embeddings by relative position along an image, which
+            stand in for the embeddings of an image's own slices; None where nothing does.
         encoder_sha256: Buffer uint8 (32,), hash of the encoder; zeros until ``attach_encoder`` or a state dict sets it.
         slice_view: Buffer uint8 (3,), the fields of ``view``.
         view: How slices of the training data are shown to the encoder; as they are stored until ``set_view`` or a state
@@ -64,6 +76,9 @@ class CLIPGuidedUNet(PlainConvUNet):
     """
 
     text_embeddings: torch.Tensor
+    text_mean: torch.Tensor
+    image_mean: torch.Tensor
+    stand_ins: torch.Tensor | None
     text_coordinates: torch.Tensor
     encoder_sha256: torch.Tensor
     slice_view: torch.Tensor
@@ -75,6 +90,7 @@ class CLIPGuidedUNet(PlainConvUNet):
         guidance_slices: int = 3,
         initial_scale: float = 100.0,
         plain_head: bool = False,
+        stand_ins: int = 0,
         **kwargs: Any,
     ) -> None:
         arguments = bind_plan_arguments("CLIPGuidedUNet", args, kwargs)
@@ -99,6 +115,9 @@ class CLIPGuidedUNet(PlainConvUNet):
             )
             self.logit_scale = nn.Parameter(torch.tensor(math.log(initial_scale)))
         self.register_buffer("text_embeddings", torch.zeros(arguments["num_classes"], embed_dim))
+        self.register_buffer("text_mean", torch.zeros(embed_dim))
+        self.register_buffer("image_mean", torch.zeros(embed_dim))
+        self.register_buffer("stand_ins", torch.zeros(stand_ins, PLACES, embed_dim) if stand_ins else None)
         self.register_buffer("encoder_sha256", torch.zeros(32, dtype=torch.uint8))
         self.register_buffer("slice_view", torch.zeros(3, dtype=torch.uint8))
         self.view = SliceView()
@@ -142,18 +161,34 @@ class CLIPGuidedUNet(PlainConvUNet):
         self.view = view
         self.slice_view.copy_(torch.tensor(astuple(view), dtype=torch.uint8))
 
-    def set_text(self, embeddings: torch.Tensor) -> None:
+    def set_text(self, embeddings: torch.Tensor, exclusive: bool = True) -> None:
         """Set the text embeddings that the heads are to be trained with; for other text afterwards see ``prompted``.
+
+        The mean of the texts of exclusive classes is subtracted from them, and from all later texts. Nothing is
+        subtracted where that would leave nothing of a text (a single class, or equal texts), nor from the texts of
+        overlapping regions, whose logits would depend on each other: those of two would be opposites.
 
         Args:
             embeddings: Unit vectors in the order of the heads' classes, shape (num_classes, embed_dim).
+            exclusive: Whether every pixel has one class (softmax) instead of any number of regions (sigmoid).
 
         Raises:
             ValueError: Another shape, or a row that is not of unit norm.
         """
         self._check_text(embeddings)
         self.text_embeddings.copy_(embeddings.detach())
+        mean = embeddings.detach().mean(0)
+        removed = exclusive and bool(((embeddings - mean).norm(dim=1) > MIN_DISTANCE).all())
+        self.text_mean.copy_(mean if removed else torch.zeros_like(mean))
         self._place_text()
+
+    def set_image_mean(self, mean: torch.Tensor) -> None:
+        """Set the mean embedding of the training's images, which is subtracted from all guidance.
+
+        Args:
+            mean: Shape (embed_dim,).
+        """
+        self.image_mean.copy_(mean)
 
     @contextmanager
     def prompted(self, embeddings: torch.Tensor) -> Iterator[None]:
@@ -178,7 +213,8 @@ class CLIPGuidedUNet(PlainConvUNet):
         self._has_text = bool(self.text_embeddings.any())
 
     def _coordinates(self, text: torch.Tensor) -> torch.Tensor:
-        return text_coordinates(text, self.text_coordinates.shape[1], self.text_embeddings)
+        learned = self.text_embeddings
+        return text_coordinates(_centred(text, self.text_mean), self.text_coordinates.shape[1], learned)
 
     def _check_text(self, embeddings: torch.Tensor) -> None:
         if embeddings.shape != self.text_embeddings.shape:
@@ -190,11 +226,14 @@ class CLIPGuidedUNet(PlainConvUNet):
         if not torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
             raise ValueError(f"text embeddings must have unit norm, got the norms {norms.tolist()}: normalise them")
 
-    def zero_cosines(self) -> None:
-        """Make all cosines start at zero, after ``set_text`` and before training; see ``CosineHead.project_out``."""
+    def start_heads(self) -> None:
+        """Make the heads start as 1x1 convolutions do, after ``set_text``; see ``CosineHead.start_at``."""
         if not self.plain_head:
+            # the texts themselves: centred ones span a dimension less
+            span = text_coordinates(self.text_embeddings, self.text_coordinates.shape[1])
             for head in self.decoder.seg_layers:
-                head.project_out(self.text_coordinates)
+                head.project_out(span)
+                head.start_at(self.text_coordinates)
 
     @contextmanager
     def guided(self, guidance: torch.Tensor) -> Iterator[None]:
@@ -214,17 +253,18 @@ class CLIPGuidedUNet(PlainConvUNet):
 
         Args:
             x: Shape (batch, input_channels, *spatial).
-            guidance: Unit vectors, shape (batch, embed_dim). Without it: what ``guided`` holds, else the attached
-                encoder's embedding of x itself.
+            guidance: The encoder's unit vectors, shape (batch, embed_dim). Without it: what ``guided`` holds, else the
+                attached encoder's embedding of x itself.
 
         Returns:
             Logits (batch, num_classes, *spatial), float32 unless a plain head is under autocast; with deep supervision
             a list of them, highest resolution first.
 
         Raises:
-            ValueError: No text embeddings, neither guidance nor encoder, or guidance of another shape.
+            ValueError: No text embeddings, no guidance where the encoder is missing or something stands in for its
+                embeddings, or guidance of another shape.
         """
-        skips = self._guided_skips(x, guidance)
+        skips = self.guided_skips(x, self._given(x, guidance))
         logits: torch.Tensor | list[torch.Tensor] = (
             self.decoder(skips) if self.plain_head else self.decoder(skips, self.text_coordinates, self.temperature)
         )
@@ -244,9 +284,33 @@ class CLIPGuidedUNet(PlainConvUNet):
         Raises:
             ValueError: As ``forward``.
         """
-        return self.decoder.similarities(self._guided_skips(x, guidance), self.text_coordinates)
+        return self.decoder.similarities(self.guided_skips(x, self._given(x, guidance)), self.text_coordinates)
 
-    def _guided_skips(self, x: torch.Tensor, guidance: torch.Tensor | None) -> list[torch.Tensor]:
+    def guided_skips(self, x: torch.Tensor, guidance: torch.Tensor) -> list[torch.Tensor]:
+        """Return the encoder's outputs, highest resolution first, of which the last, the bottleneck, is modulated.
+
+        Args:
+            x: As for ``forward``.
+            guidance: The encoder's unit vectors, shape (batch, embed_dim); zeros while ``use_image`` is False.
+        """
+        if self.use_image:
+            guidance = _centred(guidance, self.image_mean)
+        *stages, bottleneck = self.encoder.stages
+        skips = []
+        for stage in stages:
+            x = stage(x)
+            skips.append(x)
+        first, *blocks = bottleneck[-1].convs
+        *linear, end = first.all_modules
+        for module in linear:
+            x = module(x)
+        ends_in_norm = end is not getattr(first, "nonlin", None)  # without nonlinearity, or with nonlin_first
+        x = self.fusion(end(x), guidance) if ends_in_norm else end(self.fusion(x, guidance))
+        for block in blocks:
+            x = block(x)
+        return [*skips, x]
+
+    def _given(self, x: torch.Tensor, guidance: torch.Tensor | None) -> torch.Tensor:
         if not self._has_text:
             raise ValueError("CLIPGuidedUNet has no text embeddings: call set_text, or load a trained checkpoint")
         if not self.use_image:
@@ -258,11 +322,34 @@ class CLIPGuidedUNet(PlainConvUNet):
                 f"CLIPGuidedUNet needs guidance of shape {(len(x), self.embed_dim)} (batch, embed_dim), got "
                 f"{tuple(guidance.shape)}: encode one image per sample, with the encoder the network was built for"
             )
-        *skips, bottleneck = self.encoder(x)
-        return [*skips, self.fusion(bottleneck, guidance)]
+        return guidance
+
+    def set_stand_ins(self, images: Sequence[torch.Tensor]) -> None:
+        """Set ``stand_ins`` from the first images, repeated where there are too few.
+
+        Args:
+            images: Unit embeddings of evenly spaced slices of each, (slices, embed_dim).
+        """
+        assert self.stand_ins is not None
+        for number, table in enumerate(self.stand_ins):
+            table.copy_(resample_slices(images[number % len(images)], PLACES))
+
+    def stand_in_embeddings(self, slices: int) -> torch.Tensor:
+        """Return what stands in for the embeddings of an image's slices, (slices, embed_dim), on the CPU.
+
+        Args:
+            slices: Number of slices of the image, which also chooses the table.
+        """
+        assert self.stand_ins is not None
+        return resample_slices(self.stand_ins[slices % len(self.stand_ins)].cpu(), slices)
 
     @torch.compiler.disable  # the encoder is not compiled
     def _encode(self, x: torch.Tensor) -> torch.Tensor:
+        if self.stand_ins is not None:
+            raise ValueError(
+                "CLIPGuidedUNet got no guidance, and that of a recipe with otherImage or positionImage depends on "
+                "where in the image a patch lies: predict with 'hippo-nnunet predict'"
+            )
         if self.image_encoder.encode is None:
             raise ValueError("CLIPGuidedUNet got no guidance and has no encoder: pass guidance, or attach_encoder")
         return embed_images(self.image_encoder.encode, x, self.guidance_slices, self.view)
@@ -297,6 +384,11 @@ class CLIPGuidedUNet(PlainConvUNet):
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.view = SliceView(*map(bool, self.slice_view.tolist()))
         self._place_text()
+
+
+def _centred(embeddings: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Subtract a mean from unit vectors (n, embed_dim), and normalise."""
+    return F.normalize(embeddings - mean.to(embeddings), dim=-1)
 
 
 def _check_range(name: str, value: float, fits: bool, expected: str) -> None:

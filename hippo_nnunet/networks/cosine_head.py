@@ -58,7 +58,8 @@ class CosineHead(nn.Module):
     drawn such that a normalised and rectified feature vector (mean square 1/2) gets an embedding of the norm
     ``initial_norm``. With that at the temperature's start, logits answer to a step of W as those of a 1x1 convolution
     do. b is drawn as a column of W, so that the norm is not zero where all features are. Cosines then start around
-    zero with a deviation of ``1 / sqrt(embed_dim)``; ``project_out`` makes them start at exactly zero for given texts.
+    zero with a deviation of ``1 / sqrt(embed_dim)``. For given texts, ``project_out`` makes them start at exactly zero,
+    and ``start_at`` then as a 1x1 convolution's logits.
 
     Fewer rows: with ``classes``, W and b are kept in an orthonormal basis whose first vectors span the texts, and texts
     are given by their coordinates (``text_coordinates``). Across the texts' span only the Gram matrix of [W, b] counts,
@@ -117,6 +118,20 @@ class CosineHead(nn.Module):
             basis, _ = torch.linalg.qr(text.to(self.weight).T)
             self.weight.sub_(basis @ (basis.T @ self.weight))
             self.bias.sub_(basis @ (basis.T @ self.bias))
+
+    @torch.no_grad()
+    def start_at(self, text: torch.Tensor) -> None:
+        """Add a random part along text embeddings to the weight, so that logits start as those of a 1x1 convolution.
+
+        At zero the features would get no gradient before the weights have learned the texts, which takes a short
+        training's first half. With ``initial_norm`` at the temperature's start, a class's logit starts as that of
+        ``nn.init.kaiming_normal_``'s weights for its own text, plus those of the others times its cosines with them.
+
+        Args:
+            text: As for ``forward``; ``project_out`` first.
+        """
+        drawn = torch.randn(len(text), self.in_channels, device=self.weight.device)
+        self.weight.add_(math.sqrt(2 / self.in_channels) * text[:, : self.rows].to(self.weight).T @ drawn)
 
     def forward(self, features: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """Score.

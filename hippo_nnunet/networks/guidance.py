@@ -1,7 +1,8 @@
-"""Guidance: the embedding of an image, 2D or 3D, by a frozen encoder of slices."""
+"""Guidance: the embedding of an image, 2D or 3D, by a frozen encoder of slices, or what stands in for it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,11 @@ from torch.nn import functional as F
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 """From slices (n, channels, y, x) to unit embeddings (n, embed_dim)."""
+
+PLACES = 32
+"""Relative positions along an image at which embeddings that stand in for its own are stored."""
+
+_HARMONICS = 8
 
 
 @dataclass(frozen=True)
@@ -110,3 +116,44 @@ def pool_slices(embeddings: torch.Tensor) -> torch.Tensor:
         Unit vectors, shape (..., embed_dim); zeros where the embeddings cancel out.
     """
     return F.normalize(embeddings.mean(-2), dim=-1)
+
+
+def resample_slices(embeddings: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the embeddings at other, evenly spaced slices: of each the nearest by relative position.
+
+    Args:
+        embeddings: Of evenly spaced slices, shape (slices, embed_dim).
+        count: Number of slices wanted.
+
+    Returns:
+        Shape (count, embed_dim).
+    """
+    return embeddings[[(2 * place + 1) * len(embeddings) // (2 * count) for place in range(count)]]
+
+
+def position_embeddings(embed_dim: int, seed: int) -> torch.Tensor:
+    """Return unit vectors that encode nothing but the relative position of a slice.
+
+    Sines and cosines of eight frequencies (fewer for short embeddings), under a random rotation.
+
+    Args:
+        embed_dim: Length of a vector, at least 2.
+        seed: Seed of the rotation.
+
+    Returns:
+        Shape (``PLACES``, embed_dim), float32.
+    """
+    frequencies = math.pi * torch.arange(1, min(_HARMONICS, embed_dim // 2) + 1, dtype=torch.float64)
+    angles = ((torch.arange(PLACES, dtype=torch.float64) + 0.5) / PLACES)[:, None] * frequencies
+    waves = torch.cat((angles.sin(), angles.cos()), 1) / math.sqrt(len(frequencies))
+    return (waves @ orthonormal_rows(waves.shape[1], embed_dim, seed)).float()
+
+
+def orthonormal_rows(rows: int, columns: int, seed: int) -> torch.Tensor:
+    """Return random orthonormal rows, float64, uniform on the Stiefel manifold; a random rotation if it is square.
+
+    Source: Mezzadri 2007, arXiv:math-ph/0609050 (QR decomposition with a positive diagonal of R).
+    """
+    drawn = torch.randn(columns, rows, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    q, r = torch.linalg.qr(drawn)
+    return (q * r.diagonal().sign()).T

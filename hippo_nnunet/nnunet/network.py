@@ -9,6 +9,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
 from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.training.recipes import Recipe
 
 PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 """nnU-Net's default network."""
@@ -17,9 +18,16 @@ CLIP_GUIDED = "hippo_nnunet.networks.clip_guided_unet.CLIPGuidedUNet"
 
 OWN_ARGUMENTS = {
     ATTENTION: ("gate_features",),
-    CLIP_GUIDED: ("embed_dim", "guidance_slices", "initial_scale", "plain_head"),
+    CLIP_GUIDED: ("embed_dim", "guidance_slices", "initial_scale", "plain_head", "stand_ins"),
 }
 """Arguments that only one of our classes takes; they may be in a plan, and are dropped for the other classes."""
+
+_STAND_INS = {"otherImage": 8, "positionImage": 1}
+
+
+def recipe_arguments(recipe: Recipe) -> dict[str, Any]:
+    """Return the arguments of `CLIPGuidedUNet` that follow from a recipe's words alone."""
+    return {"plain_head": recipe.plain_head, "stand_ins": _STAND_INS.get(recipe.image_control or "", 0)}
 
 
 def build_network(

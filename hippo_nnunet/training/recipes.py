@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -106,7 +106,15 @@ WORD_GROUPS: tuple[WordGroup, ...] = (
         },
         base=CLIP_BASE,
     ),
-    WordGroup("imageControl", {"noImage": "zeros in place of the image's embedding"}, base=CLIP_BASE),
+    WordGroup(
+        "imageControl",
+        {
+            "otherImage": "the embedding of the slice at the same relative position in another case",
+            "positionImage": "the relative position of the slice, of the image's embedding's form, in its place",
+            "noImage": "zeros in place of the image's embedding",
+        },
+        base=CLIP_BASE,
+    ),
     WordGroup("encoder", {"mini": "the bundled small CLIP in place of ViT-B-32"}, base=CLIP_BASE),
     WordGroup("schedule", {"fast": "the short schedule: AdamW, one cycle, batches augmented in memory"}),
     WordGroup("epochs", {"<N>epochs": "train for N epochs"}, unit="epochs"),
@@ -115,11 +123,21 @@ WORD_GROUPS: tuple[WordGroup, ...] = (
     WordGroup("repeat", {"seed<N>": "seed of initialisation, sampling and augmentation"}, unit="seed", prefix=True),
 )
 
+
+def _words_of(group: str) -> tuple[str, ...]:
+    return tuple(next(g for g in WORD_GROUPS if g.name == group).words)
+
+
 EXCLUSIVE = (
-    ("augmentation", "mirroring", "{} decides about mirroring itself, so {} would contradict it"),
-    ("head", "textControl", "{} uses no text, so {} would change nothing"),
+    (
+        _words_of("augmentation"),
+        _words_of("mirroring"),
+        "{} decides about mirroring itself, so {} would contradict it",
+    ),
+    (("plainHead",), _words_of("textControl"), "{} uses no text, so {} would change nothing"),
+    (("live",), ("otherImage", "positionImage"), "{} encodes the image's own patches, so {} cannot replace them"),
 )
-"""Groups of which a name may have one, and why."""
+"""Words of which a name may have none of the first with one of the second, and why."""
 
 
 @dataclass(frozen=True)
@@ -260,10 +278,9 @@ def parse(name: str) -> Recipe:
                 f"{group.name}, of which one may stand. Did you mean '{suggest(name)}'?"
             )
         chosen[group.name] = word
-    for first, second, reason in EXCLUSIVE:
-        if first in chosen and second in chosen:
-            reason = reason.format(f"'{chosen[first]}'", f"'{chosen[second]}'")
-            raise ConfigError(f"trainer '{name}': {reason}. Did you mean '{suggest(name)}'?")
+    for first, second, reason in _excluded(words):
+        reason = reason.format(f"'{first}'", f"'{second}'")
+        raise ConfigError(f"trainer '{name}': {reason}. Did you mean '{suggest(name)}'?")
     recipe = Recipe(base, chosen)
     if recipe.name != name:
         raise ConfigError(f"trainer '{name}': the words stand in the wrong order. Did you mean '{recipe.name}'?")
@@ -298,10 +315,20 @@ def suggest(name: str) -> str:
         group = _group_of(right) if right else None
         if group and right:
             chosen.setdefault(group.name, right)
-    for first, second, _ in EXCLUSIVE:
-        if first in chosen:
-            chosen.pop(second, None)
+    for _, second, _ in _excluded(list(chosen.values())):
+        chosen = {group: word for group, word in chosen.items() if word != second}
     return Recipe(base, chosen).name
+
+
+def _excluded(words: Collection[str]) -> list[tuple[str, str, str]]:
+    """Return the pairs of words that exclude each other, with the reason."""
+    return [
+        (first, second, reason)
+        for firsts, seconds, reason in EXCLUSIVE
+        for first in firsts
+        for second in seconds
+        if first in words and second in words
+    ]
 
 
 def _group_of(word: str) -> WordGroup | None:

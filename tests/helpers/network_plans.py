@@ -33,7 +33,9 @@ def plan_kwargs(
     return {**kwargs, **changes}
 
 
-def build_network(network: str, kwargs: dict[str, Any], deep_supervision: bool = True) -> Any:
-    """Build as nnU-Net does, initialisation included: one channel, three classes."""
+def build_network(network: str, kwargs: dict[str, Any], deep_supervision: bool = True, classes: int = 3) -> Any:
+    """Build as nnU-Net does, initialisation included: one channel."""
     imports = ("conv_op", "norm_op", "dropout_op", "nonlin")
-    return get_network_from_plans(network, kwargs, imports, 1, 3, allow_init=True, deep_supervision=deep_supervision)
+    return get_network_from_plans(
+        network, kwargs, imports, 1, classes, allow_init=True, deep_supervision=deep_supervision
+    )

@@ -20,8 +20,11 @@ from hippo_nnunet.clip.guidance_cache import CachedGuidance, guidance_axis, slic
 from hippo_nnunet.clip.models import MINI
 from hippo_nnunet.clip.text import class_embeddings
 from hippo_nnunet.errors import ConfigError, DataError, DependencyError
+from hippo_nnunet.inference.batched_predictor import BatchedPredictor
 from hippo_nnunet.inference.predict import PredictOptions, predict
+from hippo_nnunet.inference.sliding_window import PreprocessedImage
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
+from hippo_nnunet.networks.guidance import PLACES, position_embeddings
 from hippo_nnunet.nnunet.loaders import PositionedDataLoader
 from hippo_nnunet.nnunet.network import ATTENTION, CLIP_GUIDED
 
@@ -102,6 +105,54 @@ def test_a_cached_training_sees_the_embeddings_of_its_patches(in_tiny: TinyDatas
     # the files are LPS: a coronal slice is stored from inferior to superior, and shown the other way round
     expected = torch.cat([trainer.load_encoder().encode_image(s[None].flip(-2)) for s in slices])
     torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def embeddings_of(trainer: Any) -> dict[str, torch.Tensor]:
+    """The embeddings of every case's slices."""
+    dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder)
+    transpose, cpu = trainer.plans_manager.transpose_forward, torch.device("cpu")
+    return slice_embeddings(dataset, trainer.load_encoder(), 0, transpose, cpu, lambda line: None)
+
+
+def test_the_mean_image_is_that_of_the_folds_training_cases(in_tiny: TinyDataset) -> None:
+    trainer = ready(in_tiny, GUIDED)
+    training, validation = trainer.do_split()
+    of_case = embeddings_of(trainer)
+    expected = torch.cat([of_case[case] for case in training]).mean(0)
+    torch.testing.assert_close(trainer.network.image_mean, expected, rtol=1e-4, atol=1e-5)
+    everything = torch.cat(list(of_case.values())).mean(0)
+    assert validation and not torch.allclose(trainer.network.image_mean, everything, rtol=1e-4, atol=1e-5)
+    live = ready(in_tiny, "CLIPGuidedUNetTrainer_live_mini_fast")
+    torch.testing.assert_close(live.network.image_mean, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_image_controls_replace_the_embedding_and_keep_its_place(in_tiny: TinyDataset) -> None:
+    words = ("", "otherImage_", "positionImage_")
+    own, other, place = (ready(in_tiny, f"CLIPGuidedUNetTrainer_{word}mini_fast") for word in words)
+    training, validation = own.do_split()
+    slices = embeddings_of(own)
+    assert slices.keys() == {*training, *validation}
+    for case, embeddings in slices.items():
+        for number in range(len(embeddings)):
+            corner = torch.tensor([[number, 0, 0]])
+            relative = (number + 0.5) / len(embeddings)
+            (given,) = other._cached_guidance([case], corner)
+            near = [s[int(relative * len(s))] for c, s in slices.items() if c in training and c != case]
+            assert any(torch.equal(given, row) for row in near)
+            (given,) = place._cached_guidance([case], corner)
+            table = position_embeddings(len(given), 0)
+            assert torch.equal(given, table[int(relative * PLACES)])
+    counts = [sum(p.numel() for p in trainer.network.parameters()) for trainer in (own, other, place)]
+    assert counts == counts[:1] * 3
+    image = PreprocessedImage(torch.randn(1, 5, 16, 16))
+    for trainer in (other, place):
+        network = arousing(trainer.network)
+        predictor = BatchedPredictor.of_trainer(trainer)
+        network.decoder.deep_supervision = False
+        predicted = predictor.predict_image(image)
+        assert not image.embeddings  # nothing was encoded
+        network.stand_ins.copy_(-network.stand_ins)
+        assert not torch.allclose(predictor.predict_image(image), predicted, atol=0.01)
 
 
 def test_cached_guidance_goes_to_a_gpu_from_pinned_memory(

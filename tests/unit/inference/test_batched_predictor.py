@@ -181,6 +181,7 @@ class Guided(nn.Module):
 
     use_image, guidance_slices, encoder_sha256 = True, 3, torch.arange(32, dtype=torch.uint8)
     view = SliceView()
+    stand_ins: torch.Tensor | None = None
 
     def __init__(self, encoder: Encoder, given: bool = True) -> None:
         super().__init__()
@@ -200,6 +201,19 @@ def test_cached_guidance_is_each_slices_own_in_2d() -> None:
         expected = Encoder()(image.voxels.movedim(1, 0))  # of the image without padding
         torch.testing.assert_close(logits, expected.T[:, :, None, None].expand_as(logits))
     assert [len(slices) for slices in encoder.seen] == [image.voxels.shape[1] for image in some]
+
+
+def test_what_stands_in_for_guidance_follows_the_slice_in_the_image() -> None:
+    encoder = Encoder()
+    network = Guided(encoder)
+    network.stand_ins = torch.ones(1)
+    network.stand_in_embeddings = lambda slices: torch.arange(float(slices))[:, None].expand(-1, HEADS)  # type: ignore
+    made = predictor_of([network], (8, 8), (0, 1), "CLIPGuidedUNetTrainer_positionImage_mini")
+    some = images(2)
+    for image, logits in zip(some, made.predict_images(some), strict=True):
+        expected = torch.arange(float(image.voxels.shape[1]))
+        torch.testing.assert_close(logits, expected[None, :, None, None].expand_as(logits))
+    assert not encoder.seen
 
 
 def test_cached_guidance_of_a_padded_3d_patch_is_of_its_part_of_the_image() -> None:

@@ -15,9 +15,16 @@ from network_plans import PLAIN, build_network, plan_kwargs
 from torch import nn
 from torch.nn import functional as F
 
+from hippo_nnunet.clip.text import control_embeddings
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 from hippo_nnunet.networks.cosine_head import MAX_SCALE, CosineHead, text_coordinates
-from hippo_nnunet.networks.guidance import pool_slices, slicing_axis, spaced_slices
+from hippo_nnunet.networks.guidance import (
+    PLACES,
+    pool_slices,
+    position_embeddings,
+    slicing_axis,
+    spaced_slices,
+)
 
 NETWORK = "hippo_nnunet.networks.clip_guided_unet.CLIPGuidedUNet"
 DIM = 8
@@ -109,7 +116,7 @@ def test_starts_as_the_plain_unet_below_its_heads(
     body = {key: value for key, value in plain.state_dict().items() if ".seg_layers." not in key}
     missing, unexpected = net.load_state_dict(body, strict=False)
     assert unexpected == []
-    own = ("fusion.", "decoder.seg_layers.", "logit_scale", "text_embeddings", "encoder_sha256", "slice_view")
+    own = ("fusion.", "decoder.seg_layers.", "logit_scale", "text_", "image_mean", "encoder_sha256", "slice_view")
     assert all(key.startswith(own) for key in missing)
 
     net.set_text(texts())
@@ -145,6 +152,41 @@ def test_weights_load_strictly_with_and_without_deep_supervision(kwargs: dict[st
     assert torch.equal(trained(x, guidance(1))[0], inference(x, guidance(1)))  # and the texts have come with it
     trained.decoder.deep_supervision = False
     assert equal(trained(x, guidance(1)), inference(x, guidance(1)))
+
+
+def test_a_shift_at_the_bottleneck_is_no_checkerboard() -> None:
+    """A constant behind the last nonlinearity reaches the decoder as the period of its transposed convolution alone."""
+    kwargs = plan_kwargs([[1, 1], [2, 2], [2, 2]], features_per_stage=[16, 16, 16])
+    net = ready(kwargs)
+    nn.init.zeros_(net.fusion.modulation.weight)
+    x = 5 * F.avg_pool2d(torch.randn(4, 1, 64, 64), 5, 1, 2)
+
+    shift = 0.3 * torch.randn(16, generator=torch.Generator().manual_seed(5))
+
+    def features() -> torch.Tensor:
+        seen: list[torch.Tensor] = []
+        hook = (
+            net.decoder.stages[0].convs[0].norm.register_forward_hook(lambda *inputs: seen.append(inputs[-1].clone()))
+        )
+        with torch.no_grad():
+            net(x, guidance(4))
+        hook.remove()
+        return seen[0]
+
+    def share_of_period_2(change: torch.Tensor) -> float:
+        cells = change.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+        return float(cells.mean((2, 4)).square().mean() / change.square().mean())
+
+    unchanged = features()
+    last = net.encoder.stages[-1][-1].convs[-1]
+    hook = last.register_forward_hook(lambda *inputs: inputs[-1] + shift[:, None, None])
+    before = share_of_period_2(features() - unchanged)
+    hook.remove()
+    with torch.no_grad():
+        net.fusion.modulation.bias[16:] = shift
+    now = share_of_period_2(features() - unchanged)
+    assert before > 0.75
+    assert now < 0.05
 
 
 def test_guidance_is_passed_or_held_or_encoded_in_this_order() -> None:
@@ -205,7 +247,7 @@ def test_a_plain_head_is_the_unets_and_sees_no_text(kwargs: dict[str, Any], size
     plain, net = build(kwargs, PLAIN), build({**kwargs, "plain_head": True})
     net.load_state_dict(plain.state_dict(), strict=False)
     net.set_text(texts())
-    net.zero_cosines()
+    net.start_heads()
     x = torch.randn(2, 1, *size)
     assert equal(net(x, guidance()), plain(x))
     assert {name.split(".")[0] for name, _ in net.named_parameters()} == {"encoder", "decoder", "fusion"}
@@ -218,6 +260,65 @@ def test_a_plain_head_is_the_unets_and_sees_no_text(kwargs: dict[str, Any], size
     assert net.compute_conv_feature_map_size(size) == plain.compute_conv_feature_map_size(size) + own
 
 
+def test_means_are_subtracted_from_texts_and_guidance() -> None:
+    """Only what distinguishes classes, and images, counts."""
+    kwargs, size = CASES["2d"]
+    net = ready(kwargs)
+    x = torch.randn(2, 1, *size)
+    common = unit(1, DIM, seed=8)
+    alike = F.normalize(texts() + 3 * common, dim=1)  # cosines of 0.9, as those of CLIP's texts
+    net.set_text(alike)
+    centred = F.normalize(alike - alike.mean(0), dim=1)
+    torch.testing.assert_close(net.text_coordinates @ net.text_coordinates.T, centred @ centred.T)
+    other = unit(3, DIM, seed=9)
+    with net.prompted(other):  # by the training's mean
+        moved = F.normalize(other - alike.mean(0), dim=1)
+        torch.testing.assert_close(net.text_coordinates, text_coordinates(moved, net.text_coordinates.shape[1], alike))
+    plain = net(x, guidance())
+    net.set_image_mean(0.5 * common[0])
+    assert not equal(net(x, guidance()), plain)
+    shifted = F.normalize(guidance() - 0.5 * common, dim=1)
+    expected = net(x, guidance())
+    net.set_image_mean(torch.zeros(DIM))
+    assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(net(x, shifted), expected, strict=True))
+    net.use_image = False
+    assert equal(net(x), net(x, guidance()))
+
+
+@pytest.mark.parametrize("case", ["one class", "equal texts", "regions"])
+def test_texts_of_which_nothing_would_remain_keep_their_mean(case: str) -> None:
+    kwargs, size = CASES["2d"]
+    text = {"one class": texts()[:1], "equal texts": texts()[:1].expand(3, -1), "regions": texts()}[case]
+    net = build_network(NETWORK, {"embed_dim": DIM, **kwargs}, False, len(text))
+    net.set_text(text, exclusive=case != "regions")
+    assert not net.text_mean.any()
+    assert net(torch.randn(1, 1, *size), guidance(1)).isfinite().all()
+
+
+def test_a_rotation_of_the_texts_changes_no_training() -> None:
+    """Why this design cannot show that the texts' meaning helps: only their cosines count."""
+    kwargs, size = CASES["2d"]
+    x, target = torch.randn(4, 1, *size), torch.randint(3, (4, *size))
+    losses = []
+    for control in (None, "rotatedText", "shuffledText"):
+        torch.manual_seed(0)
+        net = build({**kwargs, "embed_dim": 24}, deep_supervision=False)
+        net.set_text(control_embeddings(F.normalize(unit(3, 24) + 0.4, dim=1), control))
+        net.start_heads()
+        optimizer = torch.optim.AdamW(net.parameters(), 0.01)
+        losses.append([])
+        for _ in range(20):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(net(x, unit(4, 24)), target)
+            loss.backward()
+            optimizer.step()
+            losses[-1].append(loss.item())
+    own, rotated, shuffled = map(torch.tensor, losses)
+    assert own[-1] < own[0] - 0.02
+    torch.testing.assert_close(rotated, own, atol=2e-3, rtol=0)
+    assert (shuffled - own).abs().max() > 0.01
+
+
 def test_no_image_gives_zeros_and_asks_no_encoder() -> None:
     kwargs, size = CASES["2d"]
     net = ready(kwargs)
@@ -228,6 +329,37 @@ def test_no_image_gives_zeros_and_asks_no_encoder() -> None:
     net.use_image = True
     assert equal(net(x, torch.zeros(2, DIM)), blind)
     assert not equal(net(x, guidance()), blind)
+
+
+def test_stand_ins_depend_on_the_position_and_come_with_the_weights() -> None:
+    kwargs, size = CASES["2d"]
+    net = ready({**kwargs, "stand_ins": 2})
+    net.attach_encoder(FakeEncoder(), SHA)
+    images = [unit(40, DIM, seed=1), unit(8, DIM, seed=2), unit(9, DIM, seed=3)]
+    net.set_stand_ins(images)
+    assert torch.equal(net.stand_in_embeddings(2), images[0][[10, 30]])  # an even number: the first image
+    assert torch.equal(net.stand_in_embeddings(3), images[1][[1, 4, 6]])
+    assert torch.equal(net.stand_in_embeddings(400)[[0, -1]], images[0][[0, -1]])
+    with pytest.raises(ValueError, match="predict with 'hippo-nnunet predict'"):
+        net(torch.randn(1, 1, *size))  # of which neither the position is known
+    loaded = build({**kwargs, "stand_ins": 2})
+    loaded.load_state_dict(net.state_dict())
+    assert torch.equal(loaded.stand_in_embeddings(5), net.stand_in_embeddings(5))
+    counts = [sum(p.numel() for p in net.parameters()) for net in (loaded, build(kwargs))]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("dim", [2, 8, 512])
+def test_positions_are_unit_vectors_that_tell_slices_apart(dim: int) -> None:
+    positions = position_embeddings(dim, seed=1)
+    assert positions.shape == (PLACES, dim)
+    torch.testing.assert_close(positions.norm(dim=1), torch.ones(PLACES))
+    cosines = positions @ positions.T
+    assert (cosines - torch.eye(PLACES)).max() < 0.998
+    assert (cosines.diagonal(1) > 0.8).all()  # neighbours are near each other
+    other = position_embeddings(dim, seed=2)
+    torch.testing.assert_close(other @ other.T, cosines)
+    assert not torch.allclose(other, positions, atol=0.05)
 
 
 def test_encoder_is_no_part_of_the_network() -> None:
@@ -339,14 +471,30 @@ def test_text_is_checked() -> None:
         net(x, guidance(2))
 
 
-def test_zero_cosines_make_all_classes_equal_until_the_text_is_learned() -> None:
+@pytest.mark.parametrize("alike", [0.0, 3.0])
+@pytest.mark.parametrize("scale", [14.0, 100.0])
+def test_heads_start_as_convolutions_do_whatever_texts_and_temperature(alike: float, scale: float) -> None:
+    """Features get a gradient from the first step: from zero, a short training did not learn every class."""
+    kwargs = plan_kwargs([[1, 1], [2, 2], [2, 2]], features_per_stage=[16, 32, 32])
+    plain = build(kwargs, PLAIN)
+    net = ready({**kwargs, "embed_dim": 512, "initial_scale": scale}, F.normalize(unit(3, 512) + alike * unit(1, 512)))
+    net.start_heads()
+    x = torch.randn(4, 1, 32, 32)
+    for ours, theirs in zip(net(x, unit(4, 512)), plain(x), strict=True):
+        assert 0.5 < ours.std() / theirs.std() < 2
+    sum(F.cross_entropy(out, (out[:, 0] * 0).long()) for out in net(x, unit(4, 512))).backward()
+    sum(F.cross_entropy(out, (out[:, 0] * 0).long()) for out in plain(x)).backward()
+    ours, theirs = (n.decoder.stages[-1].convs[-1].conv.weight.grad.norm() for n in (net, plain))
+    assert 0.4 < ours / theirs < 2.5
+
+
+def test_the_texts_are_learned() -> None:
     kwargs, size = CASES["2d"]
     net = ready(kwargs)
     x = torch.randn(2, 1, *size)
-    net.zero_cosines()
-    assert all(out.abs().max() < 1e-3 for out in net(x, guidance()))
-    optimizer = torch.optim.SGD(net.parameters(), 0.01)
-    for _ in range(2):
+    net.start_heads()
+    optimizer = torch.optim.SGD(net.parameters(), 0.05)
+    for _ in range(6):
         optimizer.zero_grad()
         sum(F.cross_entropy(out, (out[:, 0] * 0).long()) for out in net(x, guidance())).backward()
         optimizer.step()
@@ -435,7 +583,8 @@ def test_text_that_was_not_trained_counts_by_its_part_in_the_heads_basis() -> No
     head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad(), net.prompted(other):
         maps = net.similarity_maps(torch.randn(2, 1, *size), unit(2, 40))
-        torch.testing.assert_close(maps, full(seen[0], other, torch.ones(())), atol=1e-5, rtol=0)
+        centred = F.normalize(other - net.text_mean, dim=1)
+        torch.testing.assert_close(maps, full(seen[0], centred, torch.ones(())), atol=1e-5, rtol=0)
 
 
 def test_initialize_restores_the_start() -> None:

@@ -14,15 +14,14 @@ from hippo_nnunet.training.recipes import BASES, CLIP_BASE, EXCLUSIVE, WORD_GROU
 
 @st.composite
 def recipes(draw: st.DrawFn) -> tuple[str, list[str]]:
-    base, words, used = draw(st.sampled_from(sorted(BASES))), [], set()
+    base, words = draw(st.sampled_from(sorted(BASES))), []
     for group in WORD_GROUPS:
         if not group.fits(base) or not draw(st.booleans()):
             continue
-        if any(second == group.name and first in used for first, second, _ in EXCLUSIVE):
-            continue
-        used.add(group.name)
         if not group.unit:
-            words.append(draw(st.sampled_from(sorted(group.words))))
+            out = [word for firsts, seconds, _ in EXCLUSIVE if {*firsts} & {*words} for word in seconds]
+            if allowed := sorted({*group.words} - {*out}):
+                words.append(draw(st.sampled_from(allowed)))
             continue
         number = draw(st.integers(0 if group.prefix else 1, 10_000))
         words.append(f"{group.unit}{number}" if group.prefix else f"{number}{group.unit}")
@@ -68,6 +67,8 @@ def test_a_suggestion_is_always_a_valid_name(text):
         ("CLIPGuidedUNetTrainer_plainHead_randomText_mini", "no text", "CLIPGuidedUNetTrainer_plainHead_mini"),
         ("UNetTrainer_flip_noMirror_fast", "'flip' decides about mirroring", "UNetTrainer_flip_fast"),
         ("UNetTrainer_noMirrors_fast", "unknown word", "UNetTrainer_noMirror_fast"),
+        ("CLIPGuidedUNetTrainer_live_otherImage_mini", "own patches", "CLIPGuidedUNetTrainer_live_mini"),
+        ("CLIPGuidedUNetTrainer_live_positionImage", "own patches", "CLIPGuidedUNetTrainer_live"),
         ("CLIPGuidedUNetTrainer_mini_live", "wrong order", "CLIPGuidedUNetTrainer_live_mini"),
         ("CLIPGuidedUNetTrainer_live_cached", "both words of the group guidance", "CLIPGuidedUNetTrainer_live"),
         ("CLIPGuidedUNetTrainer_randmText_minni", "unknown word", "CLIPGuidedUNetTrainer_randomText_mini"),
