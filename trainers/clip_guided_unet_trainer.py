@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
@@ -16,16 +17,19 @@ from hippo_nnunet.clip.guidance_cache import CachedGuidance, guidance_axis, slic
 from hippo_nnunet.clip.models import chosen_encoder
 from hippo_nnunet.clip.prompts import training_prompts, words_of_side
 from hippo_nnunet.clip.stand_ins import other_cases
-from hippo_nnunet.clip.text import class_embeddings, control_embeddings
+from hippo_nnunet.clip.text import class_embeddings, control_embeddings, prompt_embeddings
+from hippo_nnunet.clip.token_cache import CachedTokens, PatchMaps, mean_token, position_tokens
 from hippo_nnunet.data.subjects import AUTO
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 from hippo_nnunet.networks.cosine_head import MAX_SCALE
-from hippo_nnunet.networks.guidance import position_embeddings, resample_slices
+from hippo_nnunet.networks.dense_guidance import DenseCLIPGuidedUNet
+from hippo_nnunet.networks.guidance import PLACES, position_embeddings, resample_slices
+from hippo_nnunet.networks.text_head import TextHeadCLIPGuidedUNet
 from hippo_nnunet.nnunet.finished import check_same_prompts
 from hippo_nnunet.nnunet.folds import find_subjects
 from hippo_nnunet.nnunet.loaders import add_positions
-from hippo_nnunet.nnunet.network import CLIP_GUIDED, recipe_arguments
+from hippo_nnunet.nnunet.network import CLIP_GUIDED, clip_network, recipe_arguments
 from hippo_nnunet.nnunet.paths import folders_for
 from hippo_nnunet.trainers.recipe_trainer import UNetTrainer
 from hippo_nnunet.training.augmentation_spec import left_right_axes
@@ -47,6 +51,11 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
     recipe: ClassVar[Recipe] = Recipe("CLIPGuidedUNetTrainer")
     network_class: ClassVar[str | None] = CLIP_GUIDED
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Choose the network that the recipe's design names."""
+        super().__init_subclass__(**kwargs)
+        cls.network_class = clip_network(cls.recipe)
+
     def __init__(
         self,
         plans: dict,
@@ -58,8 +67,8 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         encoder = self.load_encoder()
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.record.encoder = {"name": encoder.name, "sha256": encoder.sha256}
-        self.record.prompts = None if self.recipe.plain_head else training_prompts(dataset_json)
-        self._cached_guidance: CachedGuidance | None = None
+        self.record.prompts = training_prompts(dataset_json) if self.recipe.uses_text else None
+        self._cached_guidance: CachedGuidance | CachedTokens | None = None
         self._guidance = torch.empty(0)
 
     @classmethod
@@ -84,7 +93,8 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         assert isinstance(network, CLIPGuidedUNet)
         # a cascade's second stage has the first stage's labels as further channels
         images = len(configuration_manager.normalization_schemes)
-        network.attach_encoder(lambda x: encoder.encode_image(x[:, :images]), encoder.sha256)
+        encode = encoder.encode_patches if isinstance(network, DenseCLIPGuidedUNet) else encoder.encode_image
+        network.attach_encoder(lambda x: encode(x[:, :images]), encoder.sha256)
         network.use_image = cls.recipe.image_control != "noImage"
         return network
 
@@ -94,7 +104,10 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         encoder = cls.load_encoder()
         planned = configuration_manager.network_arch_init_kwargs
         scale = planned.get("initial_scale", min(encoder.logit_scale, MAX_SCALE))
-        return {**recipe_arguments(cls.recipe), "embed_dim": encoder.embed_dim, "initial_scale": scale}
+        arguments = {**recipe_arguments(cls.recipe), "embed_dim": encoder.embed_dim, "initial_scale": scale}
+        if cls.recipe.design == "dense" and arguments["stand_ins"]:
+            arguments["token_grid"] = encoder.encode_patches(torch.zeros(1, 1, 1, 1)).shape[2:]
+        return arguments
 
     def initialize(self) -> None:
         """Build network, optimiser and loss, and give the network its classes' text."""
@@ -132,7 +145,24 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
                 )
 
     def _set_text(self) -> None:
-        _bare(self.network).set_text(self.class_text(self.dataset_json), not self.label_manager.has_regions)
+        network = _bare(self.network)
+        network.set_text(self.class_text(self.dataset_json), not self.label_manager.has_regions)
+        self._prompts: list[torch.Tensor] = []
+        if isinstance(network, TextHeadCLIPGuidedUNet) and self.recipe.text_control != "randomText":
+            prompts = prompt_embeddings(self.load_encoder(), self.dataset_json)
+            if self.recipe.text_control == "shuffledText":
+                prompts = [prompts[-1], *prompts[:-1]]
+            rotated = self.recipe.text_control == "rotatedText"
+            for of_class in prompts:
+                text = control_embeddings(of_class, "rotatedText", self.recipe.seed or 0) if rotated else of_class
+                self._prompts.append(network.centred_text(text.to(self.device)))
+
+    def _paraphrase(self) -> None:
+        """Show a generator of heads one prompt of each class, drawn anew for each step."""
+        step = self.current_epoch * self.num_iterations_per_epoch + len(self.record.epoch_outputs)
+        random = np.random.default_rng([self.recipe.seed or 0, step])
+        drawn = [of_class[int(random.integers(len(of_class)))] for of_class in self._prompts]
+        _bare(self.network).show_text(torch.stack(drawn))
 
     @classmethod
     def class_text(
@@ -163,17 +193,10 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         live = self.recipe.guidance == "live"
         if not network.use_image or (live and self._resumed is not None):
             return super().get_dataloaders()
+        if isinstance(network, DenseCLIPGuidedUNet):
+            return self._dense_loaders(network, live)
         patch_size = self.configuration_manager.patch_size
-        embeddings = slice_embeddings(
-            self.dataset_class(self.preprocessed_dataset_folder),
-            self.load_encoder(),
-            guidance_axis(patch_size),
-            self.plans_manager.transpose_forward,
-            self.device,
-            self.print_to_log_file,
-            store=not live,
-        )
-        guiding = self._guiding(embeddings)
+        guiding = self._guiding(slice_embeddings(**self._slices(), report=self.print_to_log_file, store=not live))
         loaders = super().get_dataloaders()
         if live:
             return loaders
@@ -181,6 +204,42 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         if not isinstance(loaders[0], MemoryLoader):
             add_positions(loaders)
         return loaders
+
+    def _dense_loaders(self, network: DenseCLIPGuidedUNet, live: bool) -> tuple[Any, Any]:
+        """Return the loaders of `UNetTrainer`, and for `cached` provide the maps of tokens for their batches.
+
+        Raises:
+            ConfigError: The data does not fit into memory; nnU-Net's own loaders do not tell how they augment.
+        """
+        if self._resumed is None:
+            training, _ = self.do_split()
+            network.set_image_mean(mean_token(cases=training, **self._slices()))
+        if live:
+            return super().get_dataloaders()
+        directions = network.token_directions
+        maps = slice_embeddings(**self._slices(), report=self.print_to_log_file, directions=directions)
+        guiding = self._guiding(maps)
+        loaders = super().get_dataloaders()
+        if not all(isinstance(loader, MemoryLoader) for loader in loaders):
+            raise ConfigError(
+                f"{type(self).__name__}: 'dense' with stored tokens needs the data in memory, and the log says why it "
+                "is not there; add the word 'live' to encode each patch, or train where there is more memory"
+            )
+        shapes = {case.key: tuple(case.labels.shape) for loader in loaders for case in loader.bank.cases}
+        patch_size = self.configuration_manager.patch_size
+        patches = PatchMaps(patch_size, network.guidance_shape(patch_size)[1:])
+        self._cached_guidance = CachedTokens(guiding, shapes, patches)
+        return loaders
+
+    def _slices(self) -> dict[str, Any]:
+        """Return the arguments that say whose slices are encoded, how and where."""
+        return {
+            "dataset": self.dataset_class(self.preprocessed_dataset_folder),
+            "encoder": self.load_encoder(),
+            "axis": guidance_axis(self.configuration_manager.patch_size),
+            "transpose": self.plans_manager.transpose_forward,
+            "device": self.device,
+        }
 
     def _guiding(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the embeddings that guide each case, its own unless the recipe replaces them.
@@ -194,15 +253,20 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         others = other_cases(training, self._subjects(), seed) if control == "otherImage" else {}
         if network.stand_ins is not None:
             if new:
-                images = [embeddings[case] for case in others] or [position_embeddings(network.embed_dim, seed)]
-                network.set_stand_ins(images)
+                images = [embeddings[case] for case in others]
+                if not images and isinstance(network, DenseCLIPGuidedUNet):
+                    side = network.stand_ins.shape[-1]
+                    tokens = position_tokens(PLACES, side, network.embed_dim, seed).to(network.stand_ins)
+                    network.set_image_mean(tokens.mean((0, 2, 3)))
+                    images = [network.token_features(tokens)]
+                network.set_stand_ins(images or [position_embeddings(network.embed_dim, seed)])
             embeddings = {
                 case: resample_slices(embeddings[others[case]], len(own))
                 if case in others
                 else network.stand_in_embeddings(len(own))
                 for case, own in embeddings.items()
             }
-        if new:
+        if new and not isinstance(network, DenseCLIPGuidedUNet):
             network.set_image_mean(torch.cat([embeddings[case] for case in training]).mean(0))
         return embeddings
 
@@ -215,9 +279,11 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
 
     def batch_context(self, batch: dict) -> AbstractContextManager[None]:
         """Return the context in which the batch's cached embeddings guide the network."""
+        if self._prompts and self.network.training:
+            self._paraphrase()
         if self._cached_guidance is None:
             return super().batch_context(batch)
-        guidance = upload(self._cached_guidance(batch["keys"], batch["corners"]), self.device)
+        guidance = upload(self._cached_guidance.of_batch(batch), self.device)
         if guidance.shape == self._guidance.shape:
             # CUDA graphs are captured again for every new address of a module's attribute
             self._guidance.copy_(guidance)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from hippo_nnunet.errors import DataError
 from hippo_nnunet.files import atomic_path
 from hippo_nnunet.locks import exclusive
 from hippo_nnunet.networks.guidance import SliceView, pool_slices, slicing_axis, spaced_slices
+from hippo_nnunet.networks.token_maps import token_features
 
 SAVE_INTERVAL_S = 60.0
 """Seconds of encoding after which the results so far are written, so that little is lost if the process is killed."""
@@ -71,6 +73,10 @@ class CachedGuidance:
         patches = zip(keys, starts, strict=True)
         return torch.stack([patch_guidance(self._embeddings[k], s, self._length, self._count) for k, s in patches])
 
+    def of_batch(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Return the guidance of a loader's batch."""
+        return self(batch["keys"], batch["corners"])
+
 
 def guidance_axis(patch_size: Sequence[int]) -> int:
     """Return the axis of a case along which slices are encoded: the first for 2D, that of the fewest voxels for 3D."""
@@ -103,6 +109,7 @@ def slice_embeddings(
     device: torch.device,
     report: Callable[[str], None],
     store: bool = True,
+    directions: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
     """Return the embeddings of every slice of every case, from the cache where it is up to date.
 
@@ -120,14 +127,18 @@ def slice_embeddings(
         device: Where the encoder runs.
         report: Called with lines for the log.
         store: Add what is missing to the cache; else nothing is written.
+        directions: Of `token_directions`, for the features of the patches' tokens in place of the embeddings; another
+            file for other directions.
 
     Returns:
-        Case to float32 tensor (slices, embed_dim), unit norm, on the CPU.
+        Case to float32 tensor (slices, embed_dim), unit norm, on the CPU; with directions float16 (slices, directions,
+        rows, columns), in the order of the stored slices' rows and columns.
 
     Raises:
+        ConfigError: The encoder has no tokens of patches.
         DataError: A preprocessed case cannot be read, or the cache cannot be written.
     """
-    file = cache_file(Path(dataset.source_folder), encoder, axis, transpose)
+    file = cache_file(Path(dataset.source_folder), encoder, axis, transpose, directions)
     with ExitStack() as stack:
         try:
             task = f"{file}: another process encodes the slices"
@@ -144,7 +155,12 @@ def slice_embeddings(
             report(f"CLIP: {encoder.name} encodes the slices of {len(missing)} cases, {purpose}")
         begun = saved = reported = time.monotonic()
         for number, case in enumerate(missing, 1):
-            embeddings[case] = _encode(dataset, case, encoder, axis, transpose, device)
+            slices, view = read_slices(dataset, case, axis, transpose, device)
+            if directions is None:
+                embeddings[case] = encoder.encode_image(slices).float().cpu()
+            else:
+                maps = token_features(encoder.encode_patches(slices), directions.to(device))
+                embeddings[case] = view.restore(maps).half().contiguous().cpu()
             now = time.monotonic()
             if store and (number == len(missing) or now - saved > SAVE_INTERVAL_S):
                 # with what is stored of cases that are not asked for
@@ -157,10 +173,19 @@ def slice_embeddings(
     return embeddings
 
 
-def cache_file(folder: Path, encoder: CLIPEncoder, axis: int, transpose: Sequence[int]) -> Path:
-    """Return the file with the embeddings of the preprocessed cases in a folder."""
-    name = f"{encoder.sha256[:12]}_{encoder.preprocessing.key}_axis{axis}of{''.join(map(str, transpose))}.safetensors"
-    return folder.with_name(f"{folder.name}_clip") / name
+def cache_file(
+    folder: Path,
+    encoder: CLIPEncoder,
+    axis: int,
+    transpose: Sequence[int],
+    directions: torch.Tensor | None = None,
+) -> Path:
+    """Return the file with the embeddings of the preprocessed cases in a folder, or the features of their tokens."""
+    name = f"{encoder.sha256[:12]}_{encoder.preprocessing.key}_axis{axis}of{''.join(map(str, transpose))}"
+    if directions is not None:
+        digest = hashlib.sha256(directions.float().cpu().numpy().round(5).tobytes())
+        name += f"_tokens{digest.hexdigest()[:12]}"
+    return folder.with_name(f"{folder.name}_clip") / f"{name}.safetensors"
 
 
 def training_view(dataset: Dataset, axis: int, transpose: Sequence[int], report: Callable[[str], None]) -> SliceView:
@@ -201,15 +226,22 @@ def _reading(dataset: Dataset, case: str) -> Iterator[None]:
         ) from error
 
 
-def _encode(
-    dataset: Dataset, case: str, encoder: CLIPEncoder, axis: int, transpose: Sequence[int], device: torch.device
-) -> torch.Tensor:
+def read_slices(
+    dataset: Dataset, case: str, axis: int, transpose: Sequence[int], device: torch.device
+) -> tuple[torch.Tensor, SliceView]:
+    """Return the slices of a case as they are shown to an encoder, (slices, channel, y, x), and how they were turned.
+
+    The arguments are those of `slice_embeddings`.
+
+    Raises:
+        DataError: The case cannot be read.
+    """
     with _reading(dataset, case):
         stored, _, _, properties = dataset.load_case(case)
         image = np.asarray(stored[:], dtype=np.float32)
     slices = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, axis + 1, 0)))
     view = slice_view(axis_directions(properties, transpose), axis)
-    return encoder.encode_image(view.show(slices.to(device))).float().cpu()
+    return view.show(slices.to(device)), view
 
 
 def _mark(folder: Path, case: str) -> str:

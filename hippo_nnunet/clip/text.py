@@ -33,10 +33,17 @@ def class_embeddings(
 
     Source: prompt ensembling, Radford et al. 2021, section 3.1.4 (averaged in embedding space).
     """
+    each = prompt_embeddings(encoder, dataset_json, overrides)
+    return F.normalize(torch.stack([of_class.mean(dim=0) for of_class in each]), dim=-1)
+
+
+def prompt_embeddings(
+    encoder: CLIPEncoder, dataset_json: Mapping[str, Any], overrides: Mapping[str, Sequence[str]] | None = None
+) -> list[torch.Tensor]:
+    """Return the unit embeddings of each class's prompts, (prompts, embed_dim); see `class_embeddings`."""
     prompts = override_prompts(dataset_json, overrides) if overrides else list(training_prompts(dataset_json).values())
     each = encoder.encode_text([prompt for of_class in prompts for prompt in of_class])
-    means = [part.mean(dim=0) for part in each.split([len(of_class) for of_class in prompts])]
-    return F.normalize(torch.stack(means), dim=-1)
+    return list(each.split([len(of_class) for of_class in prompts]))
 
 
 def control_embeddings(embeddings: torch.Tensor, control: str | None, seed: int = 0) -> torch.Tensor:

@@ -216,9 +216,10 @@ class BatchedPredictor:
         recipe = parse(self.trainer_name) if is_ours(self.trainer_name) else None
         if recipe is None or recipe.base != CLIP_BASE or not network.use_image:
             return None
-        from hippo_nnunet.inference.guidance import Guide
+        from hippo_nnunet.inference.guidance import DenseGuide, Guide
 
-        return Guide(network, self._patch_size, recipe.guidance == "cached")
+        kind = DenseGuide if recipe.design == "dense" else Guide
+        return kind(network, self._patch_size, recipe.guidance == "cached")
 
     def _patches_per_batch(self) -> int:
         wanted = VOXELS_PER_BATCH.get(self.device.type, VOXELS_PER_BATCH["cpu"]) // prod(self._patch_size)
@@ -273,7 +274,10 @@ class BatchedPredictor:
         total: torch.Tensor | None = None
         for axes in self._mirrorings():
             seen = patches.flip(axes) if axes else patches
-            given = self.guide.live(seen) if guidance is None and self.guide is not None else guidance
+            if guidance is None:
+                given = self.guide.live(seen) if self.guide else None
+            else:
+                given = guidance.flip(axes) if axes and guidance.dim() > 2 else guidance  # maps are mirrored, too
             for run in runs:
                 logits = run(seen, given)
                 logits = logits.flip(axes) if axes else logits

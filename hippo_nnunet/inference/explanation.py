@@ -157,7 +157,7 @@ def text_similarities(predictor: BatchedPredictor, prompts: Mapping[str, Sequenc
     from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 
     network = predictor.networks[0]
-    if not isinstance(network, CLIPGuidedUNet) or network.plain_head:
+    if not isinstance(network, CLIPGuidedUNet) or not network.uses_text:
         return None
     names, rows = class_names(predictor.dataset_json), [network.text_embeddings.float().cpu()]
     if prompts:

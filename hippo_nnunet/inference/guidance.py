@@ -8,8 +8,10 @@ import torch
 
 from hippo_nnunet.clip.guidance_cache import guidance_axis, patch_guidance
 from hippo_nnunet.clip.orientation import slice_view
+from hippo_nnunet.clip.token_cache import PatchMaps
 from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
+from hippo_nnunet.networks.dense_guidance import DenseCLIPGuidedUNet
 from hippo_nnunet.networks.guidance import SliceView, embed_images
 
 
@@ -53,7 +55,8 @@ class Guide:
     def _embeddings(self, image: PreprocessedImage, device: torch.device) -> torch.Tensor:
         """Return the embeddings of the image's slices, (slices, embed_dim), on the CPU; encoded once."""
         view = slice_view(image.directions, self._axis) if image.directions else self._network.view
-        key = (bytes(self._network.encoder_sha256.tolist()).hex(), self._axis, view)
+        sha256 = bytes(self._network.encoder_sha256.tolist()).hex()
+        key = (f"{sha256} {type(self).__name__}", self._axis, view)
         if key not in image.embeddings:
             slices = image.voxels.movedim(self._axis + 1, 0).contiguous().to(device)
             image.embeddings[key] = self._embed(slices, view).float().cpu()
@@ -70,3 +73,36 @@ class Guide:
         encode = self._network.image_encoder.encode
         assert encode is not None, "a trainer attaches the encoder when it builds the network"
         return embed_images(encode, patches, self._network.guidance_slices, view)
+
+
+class DenseGuide(Guide):
+    """Computes the maps that guide patches of networks with dense guidance; the arguments are those of `Guide`."""
+
+    def __init__(self, network: DenseCLIPGuidedUNet, patch_size: Sequence[int], cached: bool) -> None:
+        super().__init__(network, patch_size, cached)
+        self._dense = network
+        self._maps = PatchMaps(patch_size, network.guidance_shape(patch_size)[1:])
+
+    def patches(
+        self, image: PreprocessedImage, opened: OpenImage, device: torch.device
+    ) -> list[torch.Tensor] | list[None]:
+        """Return the maps (channels, *cells) of each patch of an image, on the CPU; None unless cached."""
+        if not self._cached:
+            return [None] * len(opened.windows)
+        shape = image.voxels.shape[1:]
+        if self._dense.stand_ins is not None:
+            maps = self._dense.stand_in_embeddings(shape[self._axis])
+        else:
+            maps = self._dense.token_features(self._embeddings(image, device).to(device)).cpu()
+        starts = [[p.start if isinstance(p, slice) else p for p in window[1:]] for window in opened.windows]
+        corners = torch.tensor(starts) - torch.tensor(opened.padding)
+        return list(self._maps([maps] * len(corners), [shape] * len(corners), corners))
+
+    def live(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the guidance (batch, channels, *cells) of a network's input (batch, channel, *patch)."""
+        return self._dense.encode(patches)
+
+    def _embed(self, patches: torch.Tensor, view: SliceView) -> torch.Tensor:
+        encode = self._network.image_encoder.encode
+        assert encode is not None, "a trainer attaches the encoder when it builds the network"
+        return view.restore(encode(view.show(patches)))

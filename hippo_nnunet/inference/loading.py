@@ -18,7 +18,7 @@ from hippo_nnunet.files import read_object
 from hippo_nnunet.memory import is_out_of_memory, memory_error
 from hippo_nnunet.models.container import naming_file
 from hippo_nnunet.models.model_file import FOLDER_REMEDY, ModelFile, open_model
-from hippo_nnunet.nnunet.network import ATTENTION, CLIP_GUIDED, baseline_class, build_network, recipe_arguments
+from hippo_nnunet.nnunet.network import ATTENTION, baseline_class, build_network, clip_network, recipe_arguments
 from hippo_nnunet.nnunet.plans_check import check_classes, check_file
 from hippo_nnunet.nnunet.trust import read_checkpoint
 from hippo_nnunet.training.recipes import CLIP_BASE, is_ours, parse
@@ -171,8 +171,11 @@ def _check_fit(frame: _Frame, fold: int | str, weights: Mapping[str, torch.Tenso
             embeddings = weights.get("text_embeddings")
             if embeddings is None or embeddings.dim() != 2:
                 raise DataError(f"fold {fold} has no text_embeddings, which a CLIP-guided network needs")
-            arguments = recipe_arguments(parse(frame.trainer))
-            skeleton = frame.of_class(CLIP_GUIDED, {**arguments, "embed_dim": int(embeddings.shape[1])})
+            recipe = parse(frame.trainer)
+            arguments = {**recipe_arguments(recipe), "embed_dim": int(embeddings.shape[1])}
+            if recipe.design == "dense" and "stand_ins" in weights:
+                arguments["token_grid"] = tuple(weights["stand_ins"].shape[3:])
+            skeleton = frame.of_class(clip_network(recipe), arguments)
         else:
             skeleton = frame.network()
         patch = tuple(frame.configuration_manager.patch_size)

@@ -32,7 +32,7 @@ def compile_network(
     Args:
         network: A module in evaluation mode, on the CPU; its weights must not change afterwards.
         patches: Example, float32 (batch, channel, *patch).
-        guidance: Example (batch, embed_dim) for a CLIP-guided network; None for others.
+        guidance: Example (batch, embed_dim or maps) for a CLIP-guided network; None for others.
 
     Returns:
         Function from patches and guidance to logits (batch, head, *patch).
@@ -42,7 +42,8 @@ def compile_network(
     if hasattr(network, "text_embeddings"):  # importing CLIPGuidedUNet for isinstance would take two seconds
         if not network.plain_head:
             frontend.add_extension(_cosine_extension(network, tuple(patches.shape[2:])))
-        inputs.append(patches.new_zeros(1, network.embed_dim) if guidance is None else guidance[:1])
+        none = patches.new_zeros(1, *network.guidance_shape(patches.shape[2:]))
+        inputs.append(none if guidance is None else guidance[:1])
         network = _Guided(network)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, and networks branch on their input's shape
@@ -56,7 +57,7 @@ def compile_network(
     def run(patches: torch.Tensor, guidance: torch.Tensor | None) -> torch.Tensor:
         arrays = [patches.contiguous().numpy()]
         if len(inputs) == 2:
-            given = patches.new_zeros(len(patches), inputs[1].shape[1]) if guidance is None else guidance
+            given = patches.new_zeros(len(patches), *inputs[1].shape[1:]) if guidance is None else guidance
             arrays.append(given.contiguous().numpy())
         return torch.from_numpy(compiled(arrays)[0])
 
@@ -73,13 +74,8 @@ class _Guided(nn.Module):
 
     def forward(self, x: torch.Tensor, guidance: torch.Tensor) -> torch.Tensor:
         """Return logits (batch, class, *patch)."""
-        network = self.network
-        skips = network.guided_skips(x, guidance)
-        logits: torch.Tensor = (
-            network.decoder(skips)
-            if network.plain_head
-            else network.decoder(skips, network.text_coordinates, self.scale)
-        )
+        logits = self.network.segment(x, guidance, self.scale)
+        assert isinstance(logits, torch.Tensor)
         return logits
 
 

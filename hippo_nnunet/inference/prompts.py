@@ -32,7 +32,10 @@ def other_prompts(predictor: BatchedPredictor, prompts: Mapping[str, Sequence[st
     texts = [changed_text(predictor, network, prompts) for network in networks]
     with ExitStack() as stack:
         for network, text in zip(networks, texts, strict=True):
-            stack.enter_context(network.prompted(text))
+            try:
+                stack.enter_context(network.prompted(text))
+            except ValueError as error:
+                raise ConfigError(f"--prompt: {predictor.trainer_name}: {error}") from error
         yield
 
 
@@ -45,7 +48,7 @@ def clip_networks(predictor: BatchedPredictor) -> list[CLIPGuidedUNet]:
     from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 
     networks = [network for network in predictor.networks if isinstance(network, CLIPGuidedUNet)]
-    if not networks or networks[0].plain_head:
+    if not networks or not networks[0].uses_text:
         raise ConfigError(
             f"--prompt: {predictor.trainer_name} has no text to change; name a model of CLIPGuidedUNetTrainer without "
             "plainHead, or omit --prompt"

@@ -101,7 +101,7 @@ class CLIPGuidedUNet(PlainConvUNet):
         self.embed_dim = embed_dim
         self.guidance_slices = guidance_slices
         self.use_image = True
-        self.fusion = FiLM(embed_dim, GUIDANCE_FEATURES, self.encoder.output_channels[-1])
+        self.fusion: Any = FiLM(embed_dim, GUIDANCE_FEATURES, self.encoder.output_channels[-1])
         self.plain_head = plain_head
         if not plain_head:
             self.decoder = CosineUNetDecoder(
@@ -201,20 +201,34 @@ class CLIPGuidedUNet(PlainConvUNet):
             ValueError: As for ``set_text``.
         """
         self._check_text(embeddings)
-        text = self._coordinates(embeddings)
         try:
-            self.text_coordinates.copy_(text)
+            self._place_text(embeddings)
             yield
         finally:
             self._place_text()
 
-    def _place_text(self) -> None:
-        self.text_coordinates.copy_(self._coordinates(self.text_embeddings))
+    def _place_text(self, embeddings: torch.Tensor | None = None) -> None:
+        """Show the network texts, by default those of the training."""
+        text = self.text_embeddings if embeddings is None else embeddings.to(self.text_embeddings)
+        self.show_text(self.centred_text(text))
         self._has_text = bool(self.text_embeddings.any())
 
-    def _coordinates(self, text: torch.Tensor) -> torch.Tensor:
-        learned = self.text_embeddings
-        return text_coordinates(_centred(text, self.text_mean), self.text_coordinates.shape[1], learned)
+    def centred_text(self, text: torch.Tensor) -> torch.Tensor:
+        """Subtract the mean of the training's texts from texts (classes, embed_dim)."""
+        return _centred(text, self.text_mean)
+
+    def show_text(self, text: torch.Tensor) -> None:
+        """Take over what the network sees of texts.
+
+        Args:
+            text: Centred unit vectors, shape (num_classes, embed_dim).
+        """
+        self.text_coordinates.copy_(text_coordinates(text, self.text_coordinates.shape[1], self.text_embeddings))
+
+    @property
+    def uses_text(self) -> bool:
+        """Whether the output depends on the texts."""
+        return not self.plain_head
 
     def _check_text(self, embeddings: torch.Tensor) -> None:
         if embeddings.shape != self.text_embeddings.shape:
@@ -264,9 +278,21 @@ class CLIPGuidedUNet(PlainConvUNet):
             ValueError: No text embeddings, no guidance where the encoder is missing or something stands in for its
                 embeddings, or guidance of another shape.
         """
-        skips = self.guided_skips(x, self._given(x, guidance))
+        return self.segment(x, self.given(x, guidance), None if self.plain_head else self.temperature)
+
+    def segment(
+        self, x: torch.Tensor, guidance: torch.Tensor, scale: torch.Tensor | None
+    ) -> torch.Tensor | list[torch.Tensor]:
+        """Segment with checked guidance.
+
+        Args:
+            x: As for ``forward``.
+            guidance: Of ``given``.
+            scale: The temperature; None with a plain head.
+        """
+        skips = self.guided_skips(x, guidance)
         logits: torch.Tensor | list[torch.Tensor] = (
-            self.decoder(skips) if self.plain_head else self.decoder(skips, self.text_coordinates, self.temperature)
+            self.decoder(skips) if scale is None else self.decoder(skips, self.text_coordinates, scale)
         )
         return logits
 
@@ -284,17 +310,16 @@ class CLIPGuidedUNet(PlainConvUNet):
         Raises:
             ValueError: As ``forward``.
         """
-        return self.decoder.similarities(self.guided_skips(x, self._given(x, guidance)), self.text_coordinates)
+        return self.decoder.similarities(self.guided_skips(x, self.given(x, guidance)), self.text_coordinates)
 
     def guided_skips(self, x: torch.Tensor, guidance: torch.Tensor) -> list[torch.Tensor]:
         """Return the encoder's outputs, highest resolution first, of which the last, the bottleneck, is modulated.
 
         Args:
             x: As for ``forward``.
-            guidance: The encoder's unit vectors, shape (batch, embed_dim); zeros while ``use_image`` is False.
+            guidance: Of ``given``.
         """
-        if self.use_image:
-            guidance = _centred(guidance, self.image_mean)
+        guidance = self.centred_guidance(guidance)
         *stages, bottleneck = self.encoder.stages
         skips = []
         for stage in stages:
@@ -310,16 +335,30 @@ class CLIPGuidedUNet(PlainConvUNet):
             x = block(x)
         return [*skips, x]
 
-    def _given(self, x: torch.Tensor, guidance: torch.Tensor | None) -> torch.Tensor:
+    def centred_guidance(self, guidance: torch.Tensor) -> torch.Tensor:
+        """Subtract the mean of the training's images from guidance, but not from the zeros of ``use_image = False``."""
+        return _centred(guidance, self.image_mean) if self.use_image else guidance
+
+    def guidance_shape(self, patch_size: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of the guidance of one patch, here (embed_dim,)."""
+        return (self.embed_dim,)
+
+    def given(self, x: torch.Tensor, guidance: torch.Tensor | None) -> torch.Tensor:
+        """Return the guidance of a forward pass: see ``forward``; zeros while ``use_image`` is False.
+
+        Raises:
+            ValueError: As ``forward``.
+        """
         if not self._has_text:
             raise ValueError("CLIPGuidedUNet has no text embeddings: call set_text, or load a trained checkpoint")
         if not self.use_image:
-            guidance = x.new_zeros(len(x), self.embed_dim)
-        elif guidance is None:
+            return x.new_zeros(len(x), *self.guidance_shape(x.shape[2:]))
+        if guidance is None:
             guidance = self._held_guidance if self._held_guidance is not None else self._encode(x)
-        if guidance.shape != (len(x), self.embed_dim):
+        expected = (len(x), *self.guidance_shape(x.shape[2:]))
+        if guidance.shape != expected:
             raise ValueError(
-                f"CLIPGuidedUNet needs guidance of shape {(len(x), self.embed_dim)} (batch, embed_dim), got "
+                f"{type(self).__name__} needs guidance of shape {expected} (batch, embed_dim or maps), got "
                 f"{tuple(guidance.shape)}: encode one image per sample, with the encoder the network was built for"
             )
         return guidance
@@ -352,6 +391,12 @@ class CLIPGuidedUNet(PlainConvUNet):
             )
         if self.image_encoder.encode is None:
             raise ValueError("CLIPGuidedUNet got no guidance and has no encoder: pass guidance, or attach_encoder")
+        return self.encode(x)
+
+    @torch.no_grad()
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the attached encoder's guidance of patches (batch, input_channels, *spatial)."""
+        assert self.image_encoder.encode is not None
         return embed_images(self.image_encoder.encode, x, self.guidance_slices, self.view)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:

@@ -15,14 +15,25 @@ PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 """nnU-Net's default network."""
 ATTENTION = "hippo_nnunet.networks.attention_unet.AttentionUNet"
 CLIP_GUIDED = "hippo_nnunet.networks.clip_guided_unet.CLIPGuidedUNet"
+DENSE_CLIP_GUIDED = "hippo_nnunet.networks.dense_guidance.DenseCLIPGuidedUNet"
+TEXT_HEAD_CLIP_GUIDED = "hippo_nnunet.networks.text_head.TextHeadCLIPGuidedUNet"
+
+_CLIP_ARGUMENTS = ("embed_dim", "guidance_slices", "initial_scale", "plain_head", "stand_ins")
 
 OWN_ARGUMENTS = {
     ATTENTION: ("gate_features",),
-    CLIP_GUIDED: ("embed_dim", "guidance_slices", "initial_scale", "plain_head", "stand_ins"),
+    CLIP_GUIDED: _CLIP_ARGUMENTS,
+    DENSE_CLIP_GUIDED: (*_CLIP_ARGUMENTS, "token_grid"),
+    TEXT_HEAD_CLIP_GUIDED: _CLIP_ARGUMENTS,
 }
 """Arguments that only one of our classes takes; they may be in a plan, and are dropped for the other classes."""
 
 _STAND_INS = {"otherImage": 8, "positionImage": 1}
+
+
+def clip_network(recipe: Recipe) -> str:
+    """Return the dotted path of the network class that a recipe of `CLIPGuidedUNetTrainer` trains."""
+    return {"dense": DENSE_CLIP_GUIDED, "textHead": TEXT_HEAD_CLIP_GUIDED}.get(recipe.design or "", CLIP_GUIDED)
 
 
 def recipe_arguments(recipe: Recipe) -> dict[str, Any]:
@@ -55,7 +66,8 @@ def build_network(
     Raises:
         ConfigError: The class cannot take the plan's arguments.
     """
-    foreign = {name for path, names in OWN_ARGUMENTS.items() if path != class_path for name in names}
+    own = OWN_ARGUMENTS.get(class_path, ())
+    foreign = {name for names in OWN_ARGUMENTS.values() for name in names if name not in own}
     planned = configuration_manager.network_arch_init_kwargs
     try:
         return get_network_from_plans(

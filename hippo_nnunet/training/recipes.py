@@ -85,6 +85,14 @@ WORD_GROUPS: tuple[WordGroup, ...] = (
         },
     ),
     WordGroup(
+        "design",
+        {
+            "dense": "maps of CLIP's patch tokens and of their similarity to the classes' text guide the coarse skips",
+            "textHead": "the heads' weights are made from the classes' text by one small network",
+        },
+        base=CLIP_BASE,
+    ),
+    WordGroup(
         "guidance",
         {
             "live": "CLIP encodes every augmented patch in every step",
@@ -135,6 +143,7 @@ EXCLUSIVE = (
         "{} decides about mirroring itself, so {} would contradict it",
     ),
     (("plainHead",), _words_of("textControl"), "{} uses no text, so {} would change nothing"),
+    (("textHead",), ("plainHead",), "{} has heads of its own, so {} would contradict it"),
     (("live",), ("otherImage", "positionImage"), "{} encodes the image's own patches, so {} cannot replace them"),
 )
 """Words of which a name may have none of the first with one of the second, and why."""
@@ -178,9 +187,19 @@ class Recipe:
         return self.words.get("guidance", "cached")
 
     @property
+    def design(self) -> str | None:
+        """The design of a CLIP-guided network: `dense`, `textHead`, or None for the first one."""
+        return self.words.get("design")
+
+    @property
     def plain_head(self) -> bool:
         """Whether the heads of a CLIP-guided network are 1x1 convolutions, which use no text."""
         return "head" in self.words
+
+    @property
+    def uses_text(self) -> bool:
+        """Whether a CLIP-guided network depends on the classes' texts: by its heads, or by the maps of `dense`."""
+        return not self.plain_head or self.design == "dense"
 
     @property
     def text_control(self) -> str | None:
@@ -327,7 +346,7 @@ def _excluded(words: Collection[str]) -> list[tuple[str, str, str]]:
         for firsts, seconds, reason in EXCLUSIVE
         for first in firsts
         for second in seconds
-        if first in words and second in words
+        if first in words and second in words and not (first == "plainHead" and "dense" in words)
     ]
 
 

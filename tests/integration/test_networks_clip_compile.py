@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from hippo_nnunet.networks import cosine_head
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
+from hippo_nnunet.networks.dense_guidance import DenseCLIPGuidedUNet
+from hippo_nnunet.networks.text_head import TextHeadCLIPGuidedUNet
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +48,21 @@ def test_compiles_as_one_graph_with_its_backward_pass(network: CLIPGuidedUNet) -
     network.decoder.deep_supervision = False  # what nnU-Net does before validation
     with torch.no_grad():
         torch.testing.assert_close(compiled(x, guidance), network(x, guidance))
+
+
+@pytest.mark.parametrize("design", [DenseCLIPGuidedUNet, TextHeadCLIPGuidedUNet])
+def test_the_other_designs_compile_as_one_graph_too(design: type[CLIPGuidedUNet]) -> None:
+    torch.manual_seed(0)
+    net = design(
+        1, 3, [2, 4, 6], nn.Conv2d, 3, [1, 2, 2], 1, 3, 1,
+        norm_op=nn.InstanceNorm2d, nonlin=nn.LeakyReLU, deep_supervision=True, embed_dim=8,
+    )  # fmt: skip
+    net.set_text(F.normalize(torch.randn(3, 8), dim=1))
+    x, guidance = torch.randn(2, 1, 16, 8), torch.randn(2, *net.guidance_shape((16, 8)))
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    with net.guided(guidance):
+        torch.testing.assert_close(step(compiled, x, None), step(net, x, None), rtol=1e-4, atol=1e-4)
+    torch.compiler.reset()
 
 
 def test_an_encoder_breaks_the_graph_and_works(network: CLIPGuidedUNet) -> None:

@@ -94,6 +94,14 @@ def test_a_folder_and_a_repository_bring_everything(layout: str, made: dict[str,
     assert same(from_hub, from_folder)
 
 
+@each_layout
+def test_every_layout_has_tokens_of_patches(made: dict[str, Path], layout: str) -> None:
+    encoder = load_encoder(encoder_choice(f"local-dir:{made[layout]}", ""))
+    tokens = encoder.encode_patches(SLICES)
+    assert tokens.shape[:2] == encoder.encode_image(SLICES).shape
+    torch.testing.assert_close(tokens.norm(dim=1), torch.ones_like(tokens[:, 0]))
+
+
 @needs_transformers
 def test_the_tokenizer_is_the_models_own(made: dict[str, Path]) -> None:
     """`hippocampus` is one word to it, where CLIP's own tokenizer has five pieces and other numbers."""

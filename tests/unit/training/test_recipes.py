@@ -65,6 +65,8 @@ def test_a_suggestion_is_always_a_valid_name(text):
         ("CLIPGuidedUNetTrainer_noImage_randomText", "wrong order", "CLIPGuidedUNetTrainer_randomText_noImage"),
         ("CLIPGuidedUNetTrainer_rotatedText_randomText", "both words of", "CLIPGuidedUNetTrainer_rotatedText"),
         ("CLIPGuidedUNetTrainer_plainHead_randomText_mini", "no text", "CLIPGuidedUNetTrainer_plainHead_mini"),
+        ("CLIPGuidedUNetTrainer_textHead_plainHead_mini", "heads of its own", "CLIPGuidedUNetTrainer_textHead_mini"),
+        ("CLIPGuidedUNetTrainer_dense_textHead", "both words of the group design", "CLIPGuidedUNetTrainer_dense"),
         ("UNetTrainer_flip_noMirror_fast", "'flip' decides about mirroring", "UNetTrainer_flip_fast"),
         ("UNetTrainer_noMirrors_fast", "unknown word", "UNetTrainer_noMirror_fast"),
         ("CLIPGuidedUNetTrainer_live_otherImage_mini", "own patches", "CLIPGuidedUNetTrainer_live_mini"),
@@ -92,6 +94,10 @@ def test_the_words_are_read_out():
     neither = parse("CLIPGuidedUNetTrainer_randomText_noImage_mini")
     assert (neither.text_control, neither.image_control) == ("randomText", "noImage")
     assert parse("CLIPGuidedUNetTrainer_plainHead_noImage").plain_head
+    assert not parse("CLIPGuidedUNetTrainer_plainHead_noImage").uses_text
+    dense = parse("CLIPGuidedUNetTrainer_dense_plainHead_rotatedText_mini")  # its maps use the text
+    assert (dense.design, dense.text_control, dense.uses_text) == ("dense", "rotatedText", True)
+    assert parse("CLIPGuidedUNetTrainer_textHead_shuffledText").design == "textHead"
     default = parse("CLIPGuidedUNetTrainer")
     assert (default.guidance, default.mini) == ("cached", False)
     assert (default.text_control, default.image_control, default.plain_head) == (None, None, False)
