@@ -1,0 +1,132 @@
+"""Ask for parts that most training cases do not show: `python experiments/prompt_swap.py TASK --output FOLDER`.
+
+In the training cases of fold 0 (folds by subject) anterior and posterior hippocampus are merged, except in a few cases;
+the regions are `hippocampus`, `anterior` and `posterior`, and the loss leaves out the parts of the merged cases
+(`partial_labels` in dataset.json). The validation cases keep their labels. For each number of split cases a network is
+trained once, and asked in three ways, with one JSON line for each case in FOLDER/dice.jsonl:
+
+- `trained`: the heads of the parts, by the prompts of the training;
+- `paraphrase`: the same heads, by descriptions that no training has seen;
+- `whole`: the head of the hippocampus, by the descriptions of a part: for it the part is a new class.
+
+Dice of the last with the *other* part (`other`) tells whether the prompt chose the part, or the head ignores it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from hippo_nnunet.data.same_scan import same_scan_cases, subjects_of_groups
+from hippo_nnunet.data.subjects import grouped_splits
+from hippo_nnunet.evaluation.metrics import mask_dice
+from hippo_nnunet.nnunet.subset import training_subset
+
+REGIONS = {"background": 0, "hippocampus": [1, 2, 3], "anterior": 1, "posterior": 2}
+MERGED = 3
+PARAPHRASES = {
+    "anterior": ["the head of the hippocampus", "the front third of the hippocampus, next to the amygdala"],
+    "posterior": ["body and tail of the hippocampus", "the hippocampus behind its head, as far as the splenium"],
+}
+ENDING = ".nii.gz"
+
+
+def main() -> None:
+    """Train and ask for each number of split cases."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", type=Path, help="folder of the Decathlon task, such as Task04_Hippocampus")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--split-cases", default="0,5,20", help="numbers of training cases with both parts")
+    parser.add_argument("--trainer", default="CLIPGuidedUNetTrainer_textHead_mini_fast")
+    parser.add_argument("--configuration", default="2d")
+    options = parser.parse_args()
+    cases = sorted(p.name.removesuffix(ENDING) for p in (options.task / "labelsTr").glob(f"[!.]*{ENDING}"))
+    found = same_scan_cases({case: options.task / "imagesTr" / f"{case}{ENDING}" for case in cases})
+    subjects = subjects_of_groups(found.groups, cases) if found else {case: case for case in cases}
+    fold = grouped_splits(subjects, 5)[0]
+    for count in map(int, options.split_cases.split(",")):
+        root = options.output / f"{count}_split_cases"
+        split = training_subset(fold["train"], count, "0 0", subjects) if count else []
+        dataset = write_dataset(options.task, root, fold, {*split, *fold["val"]})
+        run("plan", "--dataset", "4", "--preset", "laptop", "-c", options.configuration, "--root", root)
+        model = run(
+            *("train", "-d", "4", "-c", options.configuration, "-f", "0", "-tr", options.trainer, "-p", "CompactPlans"),
+            *("--no-npz", "--root", root),
+        )
+        images = [dataset / "imagesTr" / f"{case}_0000{ENDING}" for case in fold["val"]]
+        with (options.output / "dice.jsonl").open("a") as log:
+            for row in ask(Path(model).parent, images, options.task / "labelsTr"):
+                print(json.dumps({"split_cases": len(split), "trainer": options.trainer, **row}), file=log)
+
+
+def write_dataset(task: Path, root: Path, fold: dict[str, list[str]], split: set[str]) -> Path:
+    """Write the dataset in nnUNet_raw below root, with the parts of all cases but `split` merged, and its one fold."""
+    folder = root / "nnUNet_raw" / "Dataset004_PartlySplit"
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for case in (*fold["train"], *fold["val"]):
+        shutil.copyfile(task / "imagesTr" / f"{case}{ENDING}", folder / "imagesTr" / f"{case}_0000{ENDING}")
+        labels: Any = nib.load(task / "labelsTr" / f"{case}{ENDING}")
+        array = np.asarray(labels.dataobj).astype(np.uint8)
+        if case not in split:
+            array[array > 0] = MERGED
+        nib.save(nib.Nifti1Image(array, labels.affine, labels.header), folder / "labelsTr" / f"{case}{ENDING}")
+    description = {
+        "channel_names": {"0": "MRI"},
+        "labels": REGIONS,
+        "regions_class_order": [MERGED, 1, 2],
+        "partial_labels": {str(MERGED): ["anterior", "posterior"]},
+        "numTraining": len(fold["train"]) + len(fold["val"]),
+        "file_ending": ENDING,
+    }
+    (folder / "dataset.json").write_text(json.dumps(description, indent=1))
+    preprocessed = root / "nnUNet_preprocessed" / folder.name
+    preprocessed.mkdir(parents=True, exist_ok=True)
+    (preprocessed / "splits_final.json").write_text(json.dumps([fold]))
+    return folder
+
+
+def ask(model: Path, images: list[Path], labels: Path) -> Iterator[dict[str, Any]]:
+    """Predict by each kind of prompt, and yield the Dice of each head that was asked, by case."""
+    heads = [name for name in REGIONS if name != "background"]
+    parts = ("anterior", "posterior")
+    questions: list[tuple[str, dict[str, list[str]], dict[str, str]]] = [
+        ("trained", {}, {part: part for part in parts}),
+        ("paraphrase", PARAPHRASES, {part: part for part in parts}),
+        *(("whole", {"hippocampus": PARAPHRASES[part]}, {part: "hippocampus"}) for part in parts),
+    ]
+    for kind, prompts, asked in questions:
+        with tempfile.TemporaryDirectory() as scratch:
+            words = [f"--prompt={name}={text}" for name, texts in prompts.items() for text in texts]
+            given = [f"--input={image}" for image in images]
+            run("predict", f"--model={model}", f"--output={scratch}", "--save-probabilities", *given, *words)
+            for image in images:
+                case = image.name.removesuffix(f"_0000{ENDING}")
+                probabilities = np.load(Path(scratch) / f"{case}.npz")["probabilities"]
+                reference = np.asarray(nib.load(labels / f"{case}{ENDING}").dataobj).T  # type: ignore[attr-defined]
+                for part, head in asked.items():
+                    mask = probabilities[heads.index(head)] > 0.5
+                    dice = {name: mask_dice(mask, reference == REGIONS[name]) for name in parts}
+                    other = next(value for name, value in dice.items() if name != part)
+                    yield {"prompt": kind, "part": part, "case": case, "dice": dice[part], "other": other}
+
+
+def run(*words: object) -> str:
+    """Run a command of hippo-nnunet, and return the last line of its output."""
+    command = [sys.executable, "-m", "hippo_nnunet", *map(str, words)]
+    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split("\n")
+    return next((line for line in reversed(lines) if line), "")
+
+
+if __name__ == "__main__":
+    main()
