@@ -8,10 +8,10 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from hippo_nnunet.analysis.curve_tables import curve_table, equal_cases_table
 from hippo_nnunet.analysis.tables import (
     ShownTable,
     comparison_table,
-    curve_table,
     ranks_table,
     results_table,
     retrained,
@@ -22,6 +22,7 @@ from hippo_nnunet.analysis.volume_tables import coverage_table, flags_table, par
 from hippo_nnunet.analysis.volumes import VolumeChecks
 from hippo_nnunet.evaluation.comparison import Comparison
 from hippo_nnunet.evaluation.notes import NoteKind
+from hippo_nnunet.evaluation.pairing import SUBSETS
 from hippo_nnunet.evaluation.side_by_side import MEAN
 
 _NOTES_IN_SHORT = (
@@ -39,7 +40,7 @@ def short_parts(comparison: Comparison, gain: str = "") -> Iterator[Table | str]
         gain: Of `ensemble_gain`.
     """
     yield from _verdict(comparison, gain)
-    for table in (summary_table(comparison), curve_table(comparison)):
+    for table in (summary_table(comparison), curve_table(comparison), equal_cases_table(comparison)):
         if table is not None:
             yield _table(table, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     yield from (f"note: {note}" for note in comparison.notes if note.kind in _NOTES_IN_SHORT)
@@ -49,9 +50,8 @@ def full_parts(comparison: Comparison, gain: str = "") -> Iterator[Table | str]:
     """Yield everything: also every metric, effect sizes and p-values, ranks, volumes and all notes."""
     yield from _verdict(comparison, gain)
     yield _table(results_table(comparison, mm_form=".4f"))
-    for table in (comparison_table(comparison, mm_form=".4f"), curve_table(comparison)):
-        if table is not None:
-            yield _table(table)
+    further = (comparison_table(comparison, mm_form=".4f"), curve_table(comparison), equal_cases_table(comparison))
+    yield from (_table(table) for table in further if table is not None)
     if not comparison.ranks.empty:
         yield _table(ranks_table(comparison.ranks))
     if not comparison.volumes.empty:
@@ -70,7 +70,7 @@ def _verdict(comparison: Comparison, gain: str) -> Iterator[str]:
     yield headline(comparison.pairs)
     yield from (f"warning: {note}" for note in comparison.notes if note.kind in WARNINGS)
     for row in comparison.pairs.to_dict("records"):
-        if row["scope"] == MEAN:
+        if row["scope"] == MEAN and row["kind"] not in SUBSETS:  # they have a table
             again = retrained(row)
             differs = row["verdict"] != NOT_JUDGED and again not in ("not known", row["verdict"])
             yield f"- {verdict_sentence(row)}" + (f" If trained again: {again}." if differs else "")

@@ -91,7 +91,7 @@ def summary_table(comparison: Comparison) -> ShownTable:
     """Prepare what fits 80 columns: each model's Dice with its tail, HD95 and failures, by label.
 
     Args:
-        comparison: Its `models` are shown, without those of `curve_table` that were trained on fewer cases.
+        comparison: Its `models` are shown, without those that were trained on fewer cases.
     """
     models = full_rows(comparison.models)
     rows, starts = [], []
@@ -175,44 +175,6 @@ def comparison_table(comparison: Comparison, mm_form: str = ".2f") -> ShownTable
         frozenset(starts),
         pairs,
     )
-
-
-def curve_table(comparison: Comparison) -> ShownTable | None:
-    """Prepare the metric against the number of training cases; None if all models were trained on all cases.
-
-    Args:
-        comparison: Its `curve` is shown, with the columns of `with_training_cases`.
-    """
-    curve, metric = comparison.curve, comparison.options.metric
-    if curve.empty:
-        return None
-    rows, starts, last = [], [], ""
-    for position, row in enumerate(curve.to_dict("records")):
-        first = one_model(row) != last
-        if first:
-            starts.append(position)
-        last = one_model(row)
-        seeds = counted(row["repeats"], "seed")
-        rows.append(
-            [
-                one_model(row) if first else "",
-                "all" if pd.isna(row["size"]) else f"{row['size']:.0f}",
-                _trained_on(row),
-                number(row["mean"], digits(metric)),
-                interval(row["low"], row["high"], digits(metric)),
-                f"{row['trainings']} ({seeds})",
-            ]
-        )
-    heading, level = QUALITY[metric].heading, f"{1 - comparison.options.alpha:.0%}"
-    caption = f"{heading} against the number of training cases, out of fold on the same validation cases."
-    columns = ("model", "cases", "trained on", heading, f"{level} interval", "trainings")
-    return ShownTable("training_cases", caption, columns, 1, rows, frozenset(starts), curve)
-
-
-def _trained_on(row: dict[Any, Any]) -> str:
-    """Return the mean number of training cases and, if it differs between trainings, its range."""
-    mean, low, high = row["cases"], row["cases_min"], row["cases_max"]
-    return number(mean, ".0f") if low == high or pd.isna(mean) else f"{mean:.1f} ({low:.0f}–{high:.0f})"
 
 
 def ranks_table(ranks: pd.DataFrame) -> ShownTable:

@@ -26,6 +26,9 @@ ENSEMBLE = "ensemble"
 BASELINE = "UNet"
 """The baseline where none is named and the experiment has it."""
 
+SUBSETS = ("subset", "subset control")
+"""Kinds of comparisons between models that were trained on equal numbers of cases, but not on all."""
+
 _SEED = re.compile(r"seed\d+")
 _CASES = re.compile(r"([1-9]\d*)cases")
 
@@ -150,7 +153,7 @@ def _within(group: Sequence[Model], baseline: str | None) -> list[Pair]:
     reference = next((model for model in group if model.full_recipe == baseline), None)
     controls = [m for m in group if m.is_control and m.block in recipes and m != reference]
     others = [model for model in group if model not in controls and model != reference]
-    variant, control = ("variant", "control") if group[0].size is None else ("subset", "subset control")
+    variant, control = ("variant", "control") if group[0].size is None else SUBSETS
     if reference is not None:
         pairs = [Pair(variant, model, reference) for model in others]
     else:

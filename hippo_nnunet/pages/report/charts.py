@@ -110,16 +110,16 @@ def _volumes(content: Content) -> list[dict[str, Any]]:
     return sorted(found, key=lambda entry: int(entry["model"]))
 
 
-def _sizes(content: Content) -> list[dict[str, Any]]:
+def _sizes(content: Content) -> dict[str, Any] | None:
     """Return the lines of the metric against the number of training cases; a number that is unknown has no point."""
     curve = content.comparison.curve
     if curve.empty:
-        return []
+        return None
     known = curve.dropna(subset=["cases"])
-    found = []
+    lines = []
     for (variant, configuration), rows in known.groupby(["variant", "configuration"], sort=False):
         own = [m for m in content.models if (m.full_recipe, m.configuration) == (variant, configuration)]
-        found.append(
+        lines.append(
             {
                 "model": content.index(own[0]),
                 "name": f"{variant} {configuration}",
@@ -128,7 +128,9 @@ def _sizes(content: Content) -> list[dict[str, Any]]:
                 **{name: _rounded(rows[name]) for name in ("mean", "low", "high")},
             }
         )
-    return found
+    whole = known.loc[known["size"].isna(), "cases"]
+    ticks = {*known["size"].dropna().astype(int), *([round(whole.mean())] if len(whole) else [])}
+    return {"lines": lines, "ticks": sorted(ticks)}
 
 
 def _rounded(values: Iterable[float], decimals: int = 4) -> list[float | None]:

@@ -15,11 +15,12 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from hippo_nnunet.analysis.tables import number
 from hippo_nnunet.analysis.verdicts import NOT_JUDGED
 from hippo_nnunet.evaluation.metrics import QUALITY
+from hippo_nnunet.evaluation.pairing import SUBSETS
 from hippo_nnunet.evaluation.statistics import CANNOT_TELL
 from hippo_nnunet.pages.figure import GREY, INK, LINE, PAPER, Figure, Panel, drawable, short
 from hippo_nnunet.pages.report.charts import chart_data
 from hippo_nnunet.pages.report.content import Content
-from hippo_nnunet.pages.report.forest import QUESTIONS, SUBSETS, Forest, prepare_forest, signed
+from hippo_nnunet.pages.report.forest import QUESTIONS, Forest, prepare_forest, signed
 from hippo_nnunet.pages.report.panel import case_panel
 from hippo_nnunet.pages.report.style import colour, marker
 from hippo_nnunet.pages.report.viewer_cases import Viewed
@@ -160,21 +161,17 @@ def _draw_notebook(figure: FigureBase, data: dict[str, Any], names: list[str]) -
     figure.legend(loc="outside lower center", fontsize=7, ncols=1 if max(map(len, names)) > 24 else 2)
 
 
-def _sizes_figure(lines: list[dict[str, Any]], metric: str, alpha: float) -> Figure:
+def _sizes_figure(data: dict[str, Any], metric: str, alpha: float) -> Figure:
     caption = (
         f"{metric} against the number of training cases, on a logarithmic axis: means over the same out-of-fold cases "
         f"with {1 - alpha:.0%} intervals."
     )
-    draw = partial(_draw_sizes, lines=lines, metric=metric)
+    draw = partial(_draw_sizes, **data, metric=metric)
     return _single("training-cases", f"{metric} against number of training cases", caption, (4.8, 3.6), draw)
 
 
-def _draw_sizes(figure: FigureBase, lines: list[dict[str, Any]], metric: str) -> None:
+def _draw_sizes(figure: FigureBase, lines: list[dict[str, Any]], ticks: list[int], metric: str) -> None:
     axes = figure.subplots()
-    ticks: list[int] = []
-    for count in sorted(round(count) for line in lines for count in line["cases"]):
-        if not ticks or count > 1.15 * ticks[-1]:
-            ticks.append(count)
     for position, line in enumerate(lines):
         shift = 1.025 ** (position - (len(lines) - 1) / 2)  # keeps the models' whiskers apart
         mean = np.array(line["mean"], dtype=float)

@@ -26,8 +26,6 @@ QUESTIONS = {
     "subset control": "Does CLIP's meaning help with fewer training cases?",
 }
 """Kind of a comparison to the question that it answers, in the order of the page."""
-SUBSETS = ("subset", "subset control")
-"""The kinds between models that were trained on equal numbers of cases, but not on all."""
 
 _INNER, _OUTER = 38.0, 42.0
 """Half-widths, in percent, of the inner part of a broken axis, and where the outer part begins."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from hippo_nnunet import __version__
+from hippo_nnunet.analysis.curve_tables import curve_table, equal_cases_table
 from hippo_nnunet.analysis.tables import (
     ShownTable,
     comparison_table,
     counted,
-    curve_table,
     digits,
     interval,
     number,
@@ -27,7 +27,7 @@ from hippo_nnunet.analysis.verdicts import NOT_JUDGED, ensemble_gain, headline
 from hippo_nnunet.analysis.volume_tables import volumes_table
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.metrics import QUALITY
-from hippo_nnunet.evaluation.pairing import CONTROLS
+from hippo_nnunet.evaluation.pairing import CONTROLS, SUBSETS
 from hippo_nnunet.evaluation.side_by_side import MEAN, full_rows
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import write_text
@@ -36,7 +36,7 @@ from hippo_nnunet.pages.report import paper, words
 from hippo_nnunet.pages.report.charts import chart_data
 from hippo_nnunet.pages.report.content import Content, gather
 from hippo_nnunet.pages.report.figures import report_figures
-from hippo_nnunet.pages.report.forest import QUESTIONS, SUBSETS, prepare_forest, signed, verdict_sentences
+from hippo_nnunet.pages.report.forest import QUESTIONS, prepare_forest, signed, verdict_sentences
 from hippo_nnunet.pages.report.notebook import MEASURED, MEASURED_DATASET
 from hippo_nnunet.pages.report.tables import minus, write_table
 from hippo_nnunet.pages.templating import PAGE, page_folder, read_template, render_template
@@ -169,12 +169,15 @@ def _has(name: str, content: Content, viewer: ViewerFragment) -> bool:
 
 
 def _tables(content: Content) -> list[ShownTable]:
-    further = (comparison_table(content.comparison), curve_table(content.comparison))
-    return [
-        results_table(content.comparison),
-        *(table for table in further if table is not None),
-        volumes_table(content.comparison.volumes),
-    ]
+    comparison = content.comparison
+    tables = (
+        results_table(comparison),
+        comparison_table(comparison),
+        curve_table(comparison),
+        equal_cases_table(comparison),
+        volumes_table(comparison.volumes),
+    )
+    return [table for table in tables if table is not None]
 
 
 def _results(content: Content) -> dict[str, Any]:
@@ -195,7 +198,8 @@ def _results(content: Content) -> dict[str, Any]:
         "forest": prepare_forest(pairs, {*QUESTIONS} - {"control", *SUBSETS}),
         "controls": prepare_forest(pairs, {"control", "subset control"}),
         "curve": curve_table(content.comparison),
-        "equal_sizes": prepare_forest(pairs, {"subset"}),
+        "equal_forest": prepare_forest(pairs if pairs.empty else pairs[pairs["scope"] == MEAN], {"subset"}),
+        "equal_cases": equal_cases_table(content.comparison),
         "comparison": comparison_table(content.comparison),
         "comparison_notes": words.comparison_notes(content),
         "metric": QUALITY[content.comparison.options.metric].heading,

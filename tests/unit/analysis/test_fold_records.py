@@ -82,8 +82,12 @@ def test_compare_and_the_report_show_dice_against_training_cases(tmp_path: Path)
     assert ["all", "40"] in [line[:2] for line in lines]
     assert max(map(len, shown.splitlines()[:12])) <= 80
     assert "whole subjects" in " ".join(done.stdout.split())
-    assert "AttentionUNet_5cases 2d against UNet_5cases 2d" in " ".join(done.stdout.split())
-    assert "5cases against UNet 2d" not in done.stdout
+    equal = [line.split() for line in shown[shown.index("Differences in Dice at equal numbers") :].splitlines()]
+    assert [line[:3] for line in equal if len(line) > 3 and line[3].startswith("+0.0")] == [
+        ["AttentionUNet", "2d", "5"],
+        ["against", "UNet", "2d"],
+    ]
+    assert "_5cases" not in done.stdout
     found = json.loads(CliRunner().invoke(app, ["compare", str(folder), "--json"]).stdout)
     assert [row["size"] for row in found["curve"]] == [5, 20, None] * 2
 
@@ -94,10 +98,11 @@ def test_compare_and_the_report_show_dice_against_training_cases(tmp_path: Path)
     assert "Dice against number of training cases" in page
     assert "whole subjects" in page[page.index('id="sizes"') : page.index('id="cases"')]
     charts = chart_data(content)
-    assert [(line["model"], line["name"], line["cases"]) for line in charts["sizes"]] == [
+    assert [(line["model"], line["name"], line["cases"]) for line in charts["sizes"]["lines"]] == [
         (0, "UNet 2d", [5, 20, 40]),
         (1, "AttentionUNet 2d", [5, 20, 40]),
     ]
+    assert charts["sizes"]["ticks"] == [5, 20, 40]
     assert {fold["model"] for fold in charts["curves"]} == {0, 1}
     assert len(charts["volumes"]) == 2
     figure = next(figure for figure in report_figures(content) if figure.name == "training-cases")
@@ -108,7 +113,7 @@ def test_compare_and_the_report_show_dice_against_training_cases(tmp_path: Path)
 def test_an_experiment_of_subsets_alone_is_shown_too(tmp_path: Path) -> None:
     write_experiment(tmp_path / "few", ("UNet_5cases", "UNet_20cases", "AttentionUNet_5cases"))
     content = gather(tmp_path / "few", options=Options(n_resamples=99))
-    assert [line["name"] for line in chart_data(content)["sizes"]] == ["UNet 2d", "AttentionUNet 2d"]
+    assert [line["name"] for line in chart_data(content)["sizes"]["lines"]] == ["UNet 2d", "AttentionUNet 2d"]
     page = render(content, NO_VIEWER)
     assert "AttentionUNet_5cases is" in page[: page.index('id="table"')]
 

@@ -207,9 +207,10 @@ function drawVolumes() {
 }
 
 function drawSizes() {
-  if (!DATA.sizes.length) return;
-  const traces = DATA.sizes.map((line, position) => {
-    const shift = 1.025 ** (position - (DATA.sizes.length - 1) / 2); // keeps the models' whiskers apart
+  if (!DATA.sizes) return;
+  const {lines, ticks} = DATA.sizes;
+  const traces = lines.map((line, position) => {
+    const shift = 1.025 ** (position - (lines.length - 1) / 2); // keeps the models' whiskers apart
     const reach = (ends) => ends.map((end, i) => (end === null ? 0 : Math.abs(end - line.mean[i])));
     const text = line.trained.map((trained, i) => {
       const span = line.low[i] === null ? "" : ` (${line.low[i].toFixed(4)} to ${line.high[i].toFixed(4)})`;
@@ -222,10 +223,6 @@ function drawSizes() {
       error_y: {type: "data", symmetric: false, array: reach(line.high), arrayminus: reach(line.low), color: colour(line.model), thickness: 1.2, width: 4},
     };
   });
-  const ticks = [];
-  for (const count of DATA.sizes.flatMap((line) => line.cases).map(Math.round).sort((a, b) => a - b)) {
-    if (!ticks.length || count > 1.15 * ticks[ticks.length - 1]) ticks.push(count);
-  }
   draw("chart-sizes", traces, layout(380, {
     xaxis: axis("training cases", {type: "log", tickvals: ticks, ticktext: ticks.map(String)}),
     yaxis: axis(`${DATA.metric}, mean of labels`),
