@@ -75,6 +75,7 @@ class ResumableTrainer(nnUNetTrainer):
         if self.recipe.cases is not None:
             subjects = stored_subjects(Path(self.preprocessed_dataset_folder_base))
             train = trained_split(self.recipe.name, self.fold, {"train": train, "val": val}, subjects)["train"]
+            self.print_to_log_file(f"{self.recipe.name} trains on {len(train)} of these training cases")
         split = split_record(train, val)
         if self._resumed is not None and self._resumed.split is not None:
             check_same_split(self._resumed.split, split, Path(self.output_folder))

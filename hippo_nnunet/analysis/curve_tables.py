@@ -61,14 +61,14 @@ def equal_cases_table(comparison: Comparison) -> ShownTable | None:
         named = (f"{one.full_recipe} {one.configuration}", f"against {other.full_recipe}{where}")
         groups.setdefault(named, []).append({**row, "size": one.size})
     form, repeated = f"+{digits(comparison.options.metric)}", pairs["low_mixed"].notna().any()
-    ends = ("low_mixed", "high_mixed") if repeated else ("low", "high")
+    low, high = ("low_mixed", "high_mixed") if repeated else ("low", "high")
     rows: list[list[str]] = []
     starts = []
     for names, group in groups.items():
         starts.append(len(rows))
         for position, row in enumerate(sorted(group, key=lambda row: int(row["size"]))):
             shown = " ".join(names) if len(group) == 1 else "".join(names[position : position + 1])
-            figures = [number(row["difference"], form), interval(*(row[end] for end in ends), form)]
+            figures = [number(row["difference"], form), interval(row[low], row[high], form)]
             rows.append([shown, str(row["size"]), *figures, str(row["verdict"])])
     caption = (
         f"Differences in {QUALITY[comparison.options.metric].heading} at equal numbers of training cases; positive: "

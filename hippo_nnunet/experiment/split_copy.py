@@ -20,7 +20,7 @@ def restore_split(experiment: Experiment, folders: NnunetFolders, folder: Path) 
     copy, target = ExperimentPaths(folder).split, splits_file(experiment.dataset, folders)
     if copy.is_file() and not target.exists():
         write_text(target, copy.read_text())
-    subjects, table = split_subjects(experiment, folder), target.with_name(TABLE)
+    subjects, table = split_subjects(experiment, folders, folder), target.with_name(TABLE)
     if subjects and not table.exists():
         write_subjects(subjects, table)
 

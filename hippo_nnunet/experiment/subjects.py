@@ -28,7 +28,7 @@ from hippo_nnunet.nnunet.folds import check_subject_folds, find_subjects
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import raw_cases
 from hippo_nnunet.nnunet.splits import read_splits
-from hippo_nnunet.nnunet.subset import trained_split
+from hippo_nnunet.nnunet.subset import stored_subjects, trained_split
 
 
 def check_subjects(
@@ -89,14 +89,17 @@ def keep_subjects(experiment: Experiment, folders: NnunetFolders, folder: Path) 
     return subjects
 
 
-def split_subjects(experiment: Experiment, folder: Path) -> Subjects:
-    """Return the subjects that the experiment's folds keep together; empty if its folds are by case.
+def split_subjects(experiment: Experiment, folders: NnunetFolders, folder: Path) -> Subjects:
+    """Return the subjects that subsets of a fold's cases keep together; empty if folds are by case.
+
+    They are those beside the splits, which trainings read, else those that will be restored from the experiment's own
+    table.
 
     Raises:
         DataError: The table is wrong.
     """
-    table = ExperimentPaths(folder).subjects
-    return read_subjects(table) if experiment.subjects != NONE and table.is_file() else {}
+    stored, table = stored_subjects(folders.preprocessed / experiment.dataset), ExperimentPaths(folder).subjects
+    return stored or (read_subjects(table) if experiment.subjects != NONE and table.is_file() else {})
 
 
 def check_subsets(
@@ -124,7 +127,7 @@ def check_subsets(
         return
     splits = read_splits(experiment.dataset, folders)
     if splits is not None:
-        known = subjects or split_subjects(experiment, folder)
+        known = subjects or split_subjects(experiment, folders, folder)
         for cell in cells:
             trained_split(cell.trainer, cell.fold, splits[cell.fold], known)
         return

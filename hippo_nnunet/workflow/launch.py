@@ -86,7 +86,7 @@ def run_experiment(experiment: Experiment, folder: Path, folders: NnunetFolders,
         raise ConfigError(f"{folder}: {problem}; give it room or permissions, or choose a folder that you can write to")
     check_profile(settings.profile)
     check_split(experiment, folders, folder)
-    stale.check_trained(experiment, folders, split_subjects(experiment, folder))
+    stale.check_trained(experiment, folders, split_subjects(experiment, folders, folder))
     requested_precision()
     check_encoders(experiment, folder)
     try:

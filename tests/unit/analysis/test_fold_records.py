@@ -85,7 +85,7 @@ def test_compare_and_the_report_show_dice_against_training_cases(tmp_path: Path)
     equal = [line.split() for line in shown[shown.index("Differences in Dice at equal numbers") :].splitlines()]
     assert [line[:3] for line in equal if len(line) > 3 and line[3].startswith("+0.0")] == [
         ["AttentionUNet", "2d", "5"],
-        ["against", "UNet", "2d"],
+        ["against", "UNet", "20"],
     ]
     assert "_5cases" not in done.stdout
     found = json.loads(CliRunner().invoke(app, ["compare", str(folder), "--json"]).stdout)

@@ -16,7 +16,7 @@ from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.manifest import build_manifest
 from hippo_nnunet.experiment.request import Request, resolve
 from hippo_nnunet.experiment.split_copy import restore_split
-from hippo_nnunet.experiment.subjects import check_subjects, check_subsets, keep_subjects, load_subjects
+from hippo_nnunet.experiment.subjects import check_subjects, check_subsets, keep_subjects, load_subjects, split_subjects
 from hippo_nnunet.nnunet.folds import make_splits
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.subset import stored_subjects
@@ -113,8 +113,11 @@ def test_the_table_beside_the_splits_is_restored_where_folds_are_by_subject(
     write_subjects(PAIRS, tmp_path / "exp" / "subjects.csv")
     restore_split(experiment("none"), folders, tmp_path / "exp")
     assert stored_subjects(folders.preprocessed / NAME) == {}
+    assert split_subjects(experiment("none"), folders, tmp_path / "exp") == {}
+    assert split_subjects(experiment(), folders, tmp_path / "exp") == PAIRS
     restore_split(experiment(), folders, tmp_path / "exp")
     assert stored_subjects(folders.preprocessed / NAME) == PAIRS
+    assert split_subjects(experiment("none"), folders, tmp_path / "exp") == PAIRS, "which trainings read"
 
 
 def test_numbers_of_training_cases_are_checked_as_far_as_folds_are_known(
@@ -133,6 +136,7 @@ def test_numbers_of_training_cases_are_checked_as_far_as_folds_are_known(
         check("UNet_9cases")
     with pytest.raises(ConfigError, match=r"UNetTrainer_fast_1cases, fold 0: .* has 2; take at least 2"):
         check("UNet_1cases")
+    (folders.preprocessed / NAME / "subjects.csv").unlink()
     check("UNet_1cases", {})
 
 
