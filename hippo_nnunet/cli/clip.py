@@ -40,8 +40,8 @@ def info(as_json: Json = False) -> None:
     from rich.console import Console
 
     from hippo_nnunet.clip.encoder import inventory
+    from hippo_nnunet.clip.hub import cache_folder
     from hippo_nnunet.clip.models import EncoderChoice
-    from hippo_nnunet.clip.weights import cache_folder
 
     with Console(stderr=True).status("loading the available encoders"):
         rows = inventory()
@@ -81,7 +81,7 @@ def probe_(
     from dataclasses import asdict
 
     from hippo_nnunet.analysis.clip_probe import lines, probe
-    from hippo_nnunet.clip.encoder import named_encoder
+    from hippo_nnunet.clip.models import named_encoder
     from hippo_nnunet.experiment import presets
     from hippo_nnunet.nnunet.api import resolve_device
     from hippo_nnunet.nnunet.paths import activate, folders_for

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from hippo_nnunet.clip.loading import load_model
-from hippo_nnunet.clip.models import CLIP_MODELS, MINI, EncoderChoice, chosen_encoder, encoder_choice
+from hippo_nnunet.clip.models import CLIP_MODELS, EncoderChoice, chosen_encoder, named_encoder
 from hippo_nnunet.clip.orientation import CONVENTION
 from hippo_nnunet.clip.patch_tokens import patch_tokens
 from hippo_nnunet.clip.preprocessing import Preprocessing
@@ -196,20 +196,6 @@ def fetch_encoder(model: str | None = None, weights: str | None = None) -> Path:
     path = weights_file(choice)
     load_encoder(choice)
     return path
-
-
-def named_encoder(model: str | None, weights: str | None) -> EncoderChoice:
-    """Return the encoder of two options, where None means what the environment says.
-
-    Raises:
-        ConfigError: There is no such file or folder, or a model that has weights of its own is given others.
-    """
-    if model is None:
-        asked = chosen_encoder(mini=False)
-        return asked if weights is None else encoder_choice(asked.model, weights)
-    if model == MINI.model:
-        return EncoderChoice(model, weights or MINI.weights)
-    return encoder_choice(model, weights or "")
 
 
 def inventory() -> list[InventoryRow]:

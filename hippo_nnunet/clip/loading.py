@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import torch
 
+from hippo_nnunet.clip.hub import hash_file
 from hippo_nnunet.clip.models import (
     MINI,
     MODEL_VARIABLE,
@@ -29,7 +30,6 @@ from hippo_nnunet.clip.weights import (
     CONFIG,
     EncoderFiles,
     encoder_files,
-    hash_file,
     import_open_clip,
     pretrained_config,
 )

@@ -140,9 +140,17 @@ def chosen_encoder(mini: bool) -> EncoderChoice:
             it is a file and HIPPO_CLIP_MODEL is not set: a file does not tell which activation its weights were
             trained with, since OpenAI's belong to `ViT-B-32-quickgelu`, LAION's to `ViT-B-32`.
     """
-    if mini:
-        return MINI
-    return encoder_choice(os.environ.get(MODEL_VARIABLE, ""), os.environ.get(WEIGHTS_VARIABLE, ""))
+    return MINI if mini else named_encoder(None, None)
+
+
+def named_encoder(model: str | None, weights: str | None) -> EncoderChoice:
+    """Return the encoder of two options, where None means what the environment says; see `chosen_encoder`."""
+    if model == MINI.model:
+        return EncoderChoice(model, weights or MINI.weights)
+    if weights is None:
+        own = model is not None and model.startswith((_HUB, _FOLDER))
+        weights = "" if own else os.environ.get(WEIGHTS_VARIABLE, "")
+    return encoder_choice(os.environ.get(MODEL_VARIABLE, "") if model is None else model, weights)
 
 
 def encoder_choice(model: str, weights: str) -> EncoderChoice:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import logging
 import os
 import sys
-import threading
-from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hippo_nnunet.clip.hub import has_vocabulary, hub_file, hub_tokenizer
 from hippo_nnunet.clip.models import (
     CLIP_MODELS,
     MINI,
@@ -26,11 +23,6 @@ from hippo_nnunet.clip.models import (
 )
 from hippo_nnunet.errors import ConfigError, DependencyError
 from hippo_nnunet.files import read_object
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-logger = logging.getLogger(__name__)
 
 CONFIG = "open_clip_config.json"
 
@@ -47,10 +39,6 @@ _CHECKPOINTS = (
 )
 # open_clip's default file name on the hub, the safer format first.
 _HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-# A tokenizer of transformers needs one of these; a download takes all the small files beside them.
-_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece*.model")
-_SMALL_FILES = ("*.json", "*.txt", "*.model")
-_PROBE_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -111,19 +99,12 @@ def encoder_files(choice: EncoderChoice) -> EncoderFiles:
     return files
 
 
-def cache_folder() -> Path:
-    """Return the folder of downloaded weights; the variables HF_HOME and HF_HUB_CACHE move it."""
-    import huggingface_hub.constants
-
-    return Path(huggingface_hub.constants.HF_HUB_CACHE)
-
-
 def _find(choice: EncoderChoice, fetch: bool) -> EncoderFiles | None:
     """Find everything; None if something is missing and is not to be fetched."""
     checkpoint = _checkpoint(choice, fetch)
     config_file = choice.folder / CONFIG if choice.folder else None
     if choice.hub:
-        config_file = _hub_file(choice, choice.hub, (CONFIG,), fetch)
+        config_file = hub_file(choice, choice.hub, (CONFIG,), fetch)
     if checkpoint is None or (choice.hub and config_file is None):
         return None
     config = _config(choice, config_file)
@@ -140,12 +121,12 @@ def _find(choice: EncoderChoice, fetch: bool) -> EncoderFiles | None:
     tower = text.get("hf_model_name")
     if tower:  # only its configuration: the weights are in the checkpoint
         own = choice.folder is not None and (choice.folder / "config.json").is_file()
-        found = choice.folder if own else _parent(_hub_file(choice, tower, ("config.json",), fetch))
+        found = choice.folder if own else _parent(hub_file(choice, tower, ("config.json",), fetch))
         text["hf_model_name"] = str(found)
         if found is None:
             return None
-    tokenizer = choice.folder if choice.folder and _has_vocabulary(choice.folder) else None
-    tokenizer = tokenizer or _hub_tokenizer(choice, text.get("hf_tokenizer_name") or tower, fetch)
+    tokenizer = choice.folder if choice.folder and has_vocabulary(choice.folder) else None
+    tokenizer = tokenizer or hub_tokenizer(choice, text.get("hf_tokenizer_name") or tower, fetch)
     return EncoderFiles(checkpoint, config, config_file, tokenizer) if tokenizer else None
 
 
@@ -153,7 +134,7 @@ def _checkpoint(choice: EncoderChoice, fetch: bool) -> Path | None:
     if choice.folder:
         return _in_folder(choice, choice.folder)
     if choice.hub:
-        return _hub_file(choice, choice.hub, _HUB_FILES, fetch)
+        return hub_file(choice, choice.hub, _HUB_FILES, fetch)
     if choice.model == MINI.model:
         raise ConfigError(f"CLIP model mini: has no weights {choice.weights!r}; use the recipe word mini")
     if is_file(choice.weights):
@@ -170,7 +151,7 @@ def _checkpoint(choice: EncoderChoice, fetch: bool) -> Path | None:
             f"{pretrained_config(choice)['url']}, and set {WEIGHTS_VARIABLE} to the file"
         )
     names = (Path(name).with_suffix(".safetensors").name, name) if name else _HUB_FILES
-    return _hub_file(choice, repository, names, fetch)
+    return hub_file(choice, repository, names, fetch)
 
 
 def _in_folder(choice: EncoderChoice, folder: Path) -> Path:
@@ -200,96 +181,8 @@ def _config(choice: EncoderChoice, file: Path | None) -> dict[str, Any]:
     return config
 
 
-def _has_vocabulary(folder: Path) -> bool:
-    return any(any(folder.glob(name)) for name in _VOCABULARIES)
-
-
 def _parent(file: Path | None) -> Path | None:
     return file.parent if file else None
-
-
-def _hub_file(choice: EncoderChoice, repository: str, names: Sequence[str], fetch: bool) -> Path | None:
-    """Return the first of some files that a repository has, from the cache if it is there."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.utils import EntryNotFoundError
-
-    for name in names:
-        found = try_to_load_from_cache(repository, name, cache_dir=cache_folder())
-        if isinstance(found, str) and Path(found).is_file():
-            return Path(found)
-    if not fetch:
-        return None
-    with _downloading(choice, repository):
-        for name in names:
-            try:
-                path = Path(hf_hub_download(repository, name, cache_dir=cache_folder()))
-            except EntryNotFoundError:
-                continue
-            _check_content(path)
-            return path
-        raise FileNotFoundError(f"{repository} has no {' or '.join(names)}")
-
-
-def _hub_tokenizer(choice: EncoderChoice, repository: str, fetch: bool) -> Path | None:
-    """Return a folder with the small files of a repository, the vocabulary among them."""
-    from huggingface_hub import snapshot_download, try_to_load_from_cache
-
-    for name in ("tokenizer_config.json", "tokenizer.json", "vocab.txt"):
-        found = try_to_load_from_cache(repository, name, cache_dir=cache_folder())
-        if isinstance(found, str) and _has_vocabulary(Path(found).parent):
-            return Path(found).parent
-    if not fetch:
-        return None
-    with _downloading(choice, repository):
-        folder = Path(snapshot_download(repository, allow_patterns=[*_SMALL_FILES], cache_dir=cache_folder()))
-        for file in folder.glob("*"):
-            _check_content(file)
-        if _has_vocabulary(folder):
-            return folder
-        raise FileNotFoundError(f"{repository} has no tokenizer")
-
-
-@contextmanager
-def _downloading(choice: EncoderChoice, repository: str) -> Iterator[None]:
-    """Check that the hub answers, and turn whatever its client raises into one line."""
-    import huggingface_hub.constants
-
-    address = str(huggingface_hub.constants.ENDPOINT)
-    reason = _unreachable(address)
-    if reason:
-        raise DependencyError(_missing(choice, repository, f"{address} cannot be reached ({reason})"))
-    logger.info("CLIP encoder %s: downloading from %s/%s", choice.name, address, repository)
-    try:
-        yield
-    except Exception as error:  # whatever the hub's client or the disk may raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DependencyError(_missing(choice, repository, f"the download failed ({reason})")) from error
-
-
-def _check_content(path: Path) -> None:
-    """Compare a downloaded file with the hash by which the hub names it; a damaged one is deleted.
-
-    The cache names a file's content by its ETag: the SHA-256 of large files, git's hash of small ones. The hub's client
-    compares sizes only.
-    """
-    content = path.resolve()
-    kinds = {64: hashlib.sha256(), 40: hashlib.sha1(f"blob {content.stat().st_size}\0".encode(), usedforsecurity=False)}
-    digest = kinds.get(len(content.name))
-    if content == path or digest is None:
-        return
-    found = hash_file(content, digest)
-    if found != content.name:
-        path.unlink()
-        content.unlink()
-        raise OSError(f"{path.name} has hash {found[:12]}..., the hub says {content.name[:12]}...; deleted")
-
-
-def hash_file(path: Path, digest: Any) -> str:
-    """Feed a file to one of hashlib's objects; returns hexadecimal digits."""
-    with path.open("rb") as stream:
-        while chunk := stream.read(2**20):
-            digest.update(chunk)
-    return str(digest.hexdigest())
 
 
 def _in_table(choice: EncoderChoice) -> bool:
@@ -355,43 +248,3 @@ def _name_files(modules: Mapping[str, ModuleType]) -> None:
     for name, module in list(modules.items()):
         if name.startswith("transformers.") and vars(module).get("__file__") is None:
             module.__file__ = modules["transformers"].__file__
-
-
-def _unreachable(address: str) -> str:
-    """Return why an address does not answer; empty if it does.
-
-    Runs in a separate thread, because name resolution has no time limit.
-    """
-    import huggingface_hub.constants
-
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    outcome = [f"no answer within {_PROBE_S:g} s"]
-
-    def ask() -> None:
-        import requests
-
-        try:
-            requests.head(address, timeout=_PROBE_S)
-            outcome[0] = ""
-        except (requests.RequestException, OSError) as error:
-            outcome[0] = type(error).__name__
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_PROBE_S)
-    return outcome[0]
-
-
-def _missing(choice: EncoderChoice, repository: str, reason: str) -> str:
-    if choice.hub or choice.folder:
-        other = f"set {MODEL_VARIABLE} to local-dir:FOLDER, a copy of the repository with its tokenizer"
-    else:
-        other = (
-            f"set {WEIGHTS_VARIABLE} to a checkpoint file and {MODEL_VARIABLE} to its architecture "
-            "(ViT-B-32-quickgelu for OpenAI's)"
-        )
-    return (
-        f"CLIP weights {choice.name}: {repository} is not in {cache_folder()}, and {reason}. Either connect and run "
-        f"once: {choice.fetch}; or {other}; or use the bundled encoder by the recipe word mini"
-    )

@@ -16,7 +16,15 @@ from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from typer.testing import CliRunner
 
 from hippo_nnunet.clip import weights
-from hippo_nnunet.clip.models import CLIP_MODELS, DEFAULT, MINI, MINI_FOLDER, EncoderChoice, chosen_encoder
+from hippo_nnunet.clip.models import (
+    CLIP_MODELS,
+    DEFAULT,
+    MINI,
+    MINI_FOLDER,
+    EncoderChoice,
+    chosen_encoder,
+    named_encoder,
+)
 from hippo_nnunet.clip.weights import cached_file, pretrained_config, weights_file
 from hippo_nnunet.errors import ConfigError, DependencyError
 
@@ -57,6 +65,17 @@ def test_the_environment_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert weights_file(chosen_encoder(mini=False)) == file
 
 
+def test_options_win_over_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIPPO_CLIP_MODEL", "ViT-L-14")
+    monkeypatch.setenv("HIPPO_CLIP_WEIGHTS", "laion2b_s34b_b79k")
+    assert named_encoder(None, None) == EncoderChoice("ViT-L-14", "laion2b_s34b_b79k")
+    assert named_encoder("ViT-B-32", None) == EncoderChoice("ViT-B-32", "laion2b_s34b_b79k")
+    assert named_encoder(None, "openai") == EncoderChoice("ViT-L-14", "openai")
+    assert named_encoder("mini", None) == MINI
+    assert named_encoder("hf-hub:acme/tiny", None) == EncoderChoice("hf-hub:acme/tiny")
+    assert named_encoder(f"local-dir:{tmp_path}", None) == EncoderChoice(f"local-dir:{tmp_path}")
+
+
 def test_a_file_without_its_architecture_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "vit.pt").touch()
     monkeypatch.chdir(tmp_path)
@@ -92,7 +111,7 @@ def test_offline_names_the_three_ways_out(monkeypatch: pytest.MonkeyPatch, empty
 
 def test_a_network_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("requests.head", lambda *_, **__: time.sleep(2))
-    monkeypatch.setattr(weights, "_PROBE_S", 0.2)
+    monkeypatch.setattr("hippo_nnunet.clip.hub._PROBE_S", 0.2)
     start = time.monotonic()
     with pytest.raises(DependencyError, match=r"no answer within 0\.2 s"):
         weights_file(DEFAULT)

@@ -1,23 +1,29 @@
-"""A real-sized ViT-B-32 with random weights, from a file on disk to embeddings."""
+"""Encoders with random weights, from disk to explained predictions: a ViT-B-32 of real size, a small BiomedCLIP."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
-from tiny_dataset import TinyDataset
+from tiny_clip import BIOMED, write_model
+from tiny_dataset import PLANS, TinyDataset
 
+from hippo_nnunet.analysis.clip_probe import probe
 from hippo_nnunet.clip.encoder import CLIPEncoder, load_encoder
 from hippo_nnunet.clip.models import EncoderChoice, chosen_encoder
 from hippo_nnunet.clip.text import class_embeddings
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.inference.predict import PredictOptions, predict
+from hippo_nnunet.nnunet.paths import folders_for
+from hippo_nnunet.pages.explanation.explain import Settings, explain_images
 
 pytestmark = pytest.mark.slow
 
+NAME = "CLIPGuidedUNetTrainer_fast_1epochs_1iters"
 TASK04 = {"labels": {"background": 0, "Anterior": 1, "Posterior": 2}}
 
 
@@ -69,23 +75,43 @@ def test_another_architecture_is_refused(vit_file: Path) -> None:
         load_encoder(EncoderChoice("ViT-B-16", str(vit_file)))
 
 
-def test_training_from_the_file_to_a_prediction(
+def follow_the_whole_path(dataset: TinyDataset, encoder: CLIPEncoder, out: Path) -> None:
+    """Probe, cache, train a step, save, predict, explain; the environment names the encoder."""
+    choice = chosen_encoder(mini=False)
+    probed = probe(choice, dataset.name, PLANS, "2d", folders_for(dataset.root), 0, "cpu")
+    assert (probed.encoder, probed.sha256) == (encoder.name, encoder.sha256)
+    kept = list((dataset.preprocessed / f"{PLANS}_2d_clip").glob(f"{encoder.sha256[:12]}_*_axis0of102.safetensors"))
+    assert len(kept) == 1
+    encoded = kept[0].stat().st_mtime_ns
+    trainer = dataset.trainer(NAME)
+    trainer.run_training()
+    assert kept[0].stat().st_mtime_ns == encoded  # the training takes the probe's embeddings
+    model = dataset.model(NAME)
+    checkpoint = model / "fold_0" / "checkpoint_final.pth"
+    weights = torch.load(checkpoint, weights_only=False)["network_weights"]
+    assert bytes(weights["encoder_sha256"].tolist()).hex() == encoder.sha256
+    assert torch.equal(weights["text_embeddings"], class_embeddings(encoder, trainer.dataset_json))
+    assert checkpoint.stat().st_size < 5e6  # without the encoder
+    assert len(predict(dataset.images, out / "predicted", [model], PredictOptions(device="cpu"))) == 2
+    explained = explain_images(model, [dataset.images], out / "explained", settings=Settings(device="cpu"))
+    assert any(path.name.endswith("_similarity_anterior.nii.gz") for path in explained)
+
+
+def test_the_whole_path_with_a_file(
     in_tiny: TinyDataset, vit: CLIPEncoder, vit_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The whole path: cache, training step, checkpoint, prediction; the same file is named in each."""
     monkeypatch.setenv("HIPPO_CLIP_MODEL", "ViT-B-32")
     monkeypatch.setenv("HIPPO_CLIP_WEIGHTS", str(vit_file))
-    name = "CLIPGuidedUNetTrainer_fast_1epochs_1iters"
-    trainer = in_tiny.trainer(name)
-    trainer.run_training()
-    kept = list((in_tiny.preprocessed / "TinyPlans_2d_clip").glob(f"{vit.sha256[:12]}_*_axis0.safetensors"))
-    assert len(kept) == 1
-    fold = in_tiny.model(name) / "fold_0"
-    weights = torch.load(fold / "checkpoint_final.pth", weights_only=False)["network_weights"]
-    assert bytes(weights["encoder_sha256"].tolist()).hex() == vit.sha256
-    assert torch.equal(weights["text_embeddings"], class_embeddings(vit, trainer.dataset_json))
-    assert (fold / "checkpoint_final.pth").stat().st_size < 5e6  # the encoder has 605 MB
-    assert len(predict(in_tiny.images, tmp_path / "out", [in_tiny.model(name)], PredictOptions(device="cpu"))) == 2
+    follow_the_whole_path(in_tiny, vit, tmp_path)
     monkeypatch.delenv("HIPPO_CLIP_MODEL")
     with pytest.raises(ConfigError, match="HIPPO_CLIP_MODEL"):
-        predict(in_tiny.images, tmp_path / "other", [in_tiny.model(name)], PredictOptions(device="cpu"))
+        predict(in_tiny.images, tmp_path / "other", [in_tiny.model(NAME)], PredictOptions(device="cpu"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs transformers: the extra [hf]")
+def test_the_whole_path_with_a_folder_in_biomedclips_layout(
+    in_tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = write_model(tmp_path / "biomed", BIOMED)
+    monkeypatch.setenv("HIPPO_CLIP_MODEL", f"local-dir:{folder}")
+    follow_the_whole_path(in_tiny, load_encoder(chosen_encoder(mini=False)), tmp_path)
