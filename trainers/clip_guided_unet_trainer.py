@@ -19,7 +19,6 @@ from hippo_nnunet.clip.prompts import training_prompts, words_of_side
 from hippo_nnunet.clip.stand_ins import other_cases
 from hippo_nnunet.clip.text import class_embeddings, control_embeddings, prompt_embeddings
 from hippo_nnunet.clip.token_cache import CachedTokens, PatchMaps, mean_token, position_tokens
-from hippo_nnunet.data.subjects import AUTO
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 from hippo_nnunet.networks.cosine_head import MAX_SCALE
@@ -27,10 +26,9 @@ from hippo_nnunet.networks.dense_guidance import DenseCLIPGuidedUNet
 from hippo_nnunet.networks.guidance import PLACES, position_embeddings, resample_slices
 from hippo_nnunet.networks.text_head import TextHeadCLIPGuidedUNet
 from hippo_nnunet.nnunet.finished import check_same_prompts
-from hippo_nnunet.nnunet.folds import find_subjects
 from hippo_nnunet.nnunet.loaders import add_positions
 from hippo_nnunet.nnunet.network import CLIP_GUIDED, clip_network, recipe_arguments
-from hippo_nnunet.nnunet.paths import folders_for
+from hippo_nnunet.nnunet.subset import stored_subjects
 from hippo_nnunet.trainers.recipe_trainer import UNetTrainer
 from hippo_nnunet.training.augmentation_spec import left_right_axes
 from hippo_nnunet.training.memory_data import MemoryLoader
@@ -250,7 +248,8 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         network, control, seed = _bare(self.network), self.recipe.image_control, self.recipe.seed or 0
         new = self._resumed is None
         training, _ = self.do_split()
-        others = other_cases(training, self._subjects(), seed) if control == "otherImage" else {}
+        subjects = stored_subjects(Path(self.preprocessed_dataset_folder_base))
+        others = other_cases(training, subjects, seed) if control == "otherImage" else {}
         if network.stand_ins is not None:
             if new:
                 images = [embeddings[case] for case in others]
@@ -269,13 +268,6 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         if new and not isinstance(network, DenseCLIPGuidedUNet):
             network.set_image_mean(torch.cat([embeddings[case] for case in training]).mean(0))
         return embeddings
-
-    def _subjects(self) -> Mapping[str, str]:
-        """Return the subject of every case of the raw dataset; none where it is missing or shows no subjects."""
-        folders, name = folders_for(None), self.plans_manager.dataset_name
-        if folders.raw_folder is None or not (folders.raw / name / "dataset.json").is_file():
-            return {}
-        return find_subjects(name, AUTO, folders) or {}
 
     def batch_context(self, batch: dict) -> AbstractContextManager[None]:
         """Return the context in which the batch's cached embeddings guide the network."""

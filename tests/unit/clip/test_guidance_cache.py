@@ -169,6 +169,17 @@ def test_a_missing_case_and_a_folder_that_cannot_be_written(dataset: Dataset, tm
         embed(Dataset(tmp_path / "Other_2d", []), Encoder())
 
 
+def test_without_storing_the_embeddings_are_the_same_and_nothing_is_written(dataset: Dataset) -> None:
+    """For the mean of live guidance, also where the folder is read-only."""
+    folder = Path(dataset.source_folder).parent
+    files = sorted(folder.rglob("*"))
+    arguments: Any = (dataset, Encoder(), 0, (0, 1, 2), torch.device("cpu"), lambda line: None)
+    passing = slice_embeddings(*arguments, store=False)
+    assert sorted(folder.rglob("*")) == files
+    stored = embed(dataset, Encoder())
+    assert all(torch.equal(stored[case], passing[case]) for case in dataset.identifiers)
+
+
 class Looking(Encoder):
     """Embeds a slice by its first voxel."""
 
