@@ -156,11 +156,12 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
                 self._prompts.append(network.centred_text(text.to(self.device)))
 
     def _paraphrase(self) -> None:
-        """Show a generator of heads one prompt of each class, drawn anew for each step."""
+        """Show a generator of heads texts between the mean of each class's prompts and one of them, by the step."""
+        network = _bare(self.network)
         step = self.current_epoch * self.num_iterations_per_epoch + len(self.record.epoch_outputs)
         random = np.random.default_rng([self.recipe.seed or 0, step])
-        drawn = [of_class[int(random.integers(len(of_class)))] for of_class in self._prompts]
-        _bare(self.network).show_text(torch.stack(drawn))
+        drawn = torch.stack([of_class[int(random.integers(len(of_class)))] for of_class in self._prompts])
+        network.show_text(torch.lerp(network.centred_text(network.text_embeddings), drawn, float(random.random())))
 
     @classmethod
     def class_text(

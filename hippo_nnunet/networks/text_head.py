@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,6 +19,9 @@ WIDTH = 8
 
 HIDDEN_FEATURES = 64
 """Width of the generator. Source: ours."""
+
+AGREEMENT_GAIN = 4.0
+"""Factor of the cosine between text and image, which as one number among many would be learned slowly. Source: ours."""
 
 _SHAPES = ((WIDTH, WIDTH), (WIDTH, WIDTH), (1, WIDTH))
 """Weights of a head's convolutions of size 1, (out, in)."""
@@ -57,10 +61,11 @@ class EqualizedLinear(nn.Linear):
 class HeadGenerator(nn.Module):
     """One MLP, shared by all classes, from a text and the image to the weights of the text's head.
 
-    The MLP sees the text's embedding, CLIP's embedding of the image, both through the same linear map, the product of
-    the two, and the mean of the bottleneck's features. The product is what can use that CLIP has put texts and images
-    into one space. Without it the head would only depend on the angles between the texts: a linear map in front of
-    randomly rotated texts learns what it would have learned in front of the texts.
+    The MLP sees the text's embedding through a linear map, the mean of the bottleneck's features, and the cosine of the
+    text with CLIP's embedding of the image. The cosine is what can use that CLIP has put texts and images into one
+    space. Without it the heads would depend on the angles between the texts alone: a linear map in front of randomly
+    rotated texts learns what it would have learned in front of the texts. The embedding of the image enters in no other
+    way: with few cases, heads that depend on all of it learn the cases by heart.
 
     Args:
         embed_dim: Length of CLIP's embeddings.
@@ -68,16 +73,16 @@ class HeadGenerator(nn.Module):
 
     Source:
         Liu et al. 2023, CLIP-Driven Universal Model, arXiv:2301.00785, section 3.1: the MLP, its text and global image
-        feature, and three generated convolutions of size 1. Ours: the embedding of the image and the product; the
+        feature, and three generated convolutions of size 1. Ours: the cosine; the
         start, at which generated weights have the variance of Kaiming's initialisation (Chang et al. 2020, Principled
         weight initialization for hypernetworks, ICLR).
     """
 
     def __init__(self, embed_dim: int, image_features: int) -> None:
         super().__init__()
-        self.gain = math.sqrt(embed_dim)
+        self.gain = math.sqrt(embed_dim)  # gives the entries of unit vectors a mean square of one
         self.embed = EqualizedLinear(embed_dim, HIDDEN_FEATURES, bias=False)
-        self.hidden = EqualizedLinear(3 * HIDDEN_FEATURES + image_features, HIDDEN_FEATURES, 2.0)
+        self.hidden = EqualizedLinear(HIDDEN_FEATURES + 1 + image_features, HIDDEN_FEATURES, 2.0)
         self.weights = EqualizedLinear(HIDDEN_FEATURES, sum(rows * columns for rows, columns in _SHAPES), 2 / WIDTH)
         self.biases = EqualizedLinear(HIDDEN_FEATURES, sum(rows for rows, _ in _SHAPES))
         self.reset_parameters()
@@ -99,9 +104,10 @@ class HeadGenerator(nn.Module):
         Returns:
             Weights and biases of all convolutions, shape (batch, classes, parameters).
         """
-        said, seen = self.embed(self.gain * text)[None], self.embed(self.gain * image)[:, None]
         size = (image.shape[0], text.shape[0], -1)
-        joint = torch.cat((said.expand(size), seen.expand(size), said * seen, pooled[:, None].expand(size)), -1)
+        said = self.embed(self.gain * text)[None].expand(size)
+        agreement = AGREEMENT_GAIN * (image @ text.T)[..., None]
+        joint = torch.cat((said, agreement, pooled[:, None].expand(size)), -1)
         hidden = F.leaky_relu(self.hidden(joint))
         return torch.cat((self.weights(hidden), self.biases(hidden)), -1)
 
@@ -135,7 +141,7 @@ def generated_logits(features: torch.Tensor, heads: torch.Tensor) -> torch.Tenso
 class TextHeadCLIPGuidedUNet(CLIPGuidedUNet):
     """``CLIPGuidedUNet`` with heads that are generated from text.
 
-    Guidance and bottleneck are ``CLIPGuidedUNet``'s; the generator sees the same guidance. The heads of the decoder
+    The guidance is ``CLIPGuidedUNet``'s, but the generator alone sees it, not the bottleneck. The heads of the decoder
     reduce its features to the ``WIDTH`` channels that the generated convolutions take. Any text can be given after
     the training (``prompted``), also one that no class had.
 
@@ -155,6 +161,7 @@ class TextHeadCLIPGuidedUNet(CLIPGuidedUNet):
         encoder = self.encoder
         reduced = [encoder.conv_op(features, WIDTH, 1) for features in reversed(encoder.output_channels[:-1])]
         self.decoder.seg_layers = cast(Any, nn.ModuleList(reduced))
+        del self.fusion
         self.generator = HeadGenerator(self.embed_dim, encoder.output_channels[-1])
         self.register_buffer("text_coordinates", torch.zeros_like(self.text_embeddings), persistent=False)
 
@@ -178,7 +185,7 @@ class TextHeadCLIPGuidedUNet(CLIPGuidedUNet):
         self, x: torch.Tensor, guidance: torch.Tensor, scale: torch.Tensor | None
     ) -> torch.Tensor | list[torch.Tensor]:
         """As ``CLIPGuidedUNet.segment``; there is no temperature."""
-        skips = self.guided_skips(x, guidance)
+        skips = self.encoder(x)
         heads = self.generator(self.text_coordinates, self.centred_guidance(guidance), skips[-1].flatten(2).mean(2))
         features = self.decoder(skips)
         if isinstance(features, torch.Tensor):
@@ -191,7 +198,7 @@ class TextHeadCLIPGuidedUNet(CLIPGuidedUNet):
         Args:
             input_size: Spatial size of the input.
         """
-        total = super().compute_conv_feature_map_size(input_size)
+        total = PlainConvUNet.compute_conv_feature_map_size(self, input_size)
         size = list(input_size)
         for level, stride in enumerate(self.encoder.strides[:-1]):
             size = [i // j for i, j in zip(size, stride, strict=True)]
