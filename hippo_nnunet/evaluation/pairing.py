@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -21,6 +21,8 @@ CONTROLS: dict[str, str] = {
     for word, meaning in group.words.items()
 }
 """Recipe words of a control (without the semantics of text or image), and what each replaces."""
+HEADS = tuple(next(group for group in WORD_GROUPS if group.name == "head").words)
+"""Those of them that a control of text or image may have in common with what it stands beside."""
 ENSEMBLE = "ensemble"
 """The ensemble's name among the variants."""
 BASELINE = "UNet"
@@ -49,6 +51,15 @@ class Model:
     def block(self) -> str:
         """The recipe without its control word: what a control stands beside."""
         return "_".join(word for word in self.recipe.split("_") if word not in CONTROLS)
+
+    def counterpart(self, recipes: Collection[str]) -> str | None:
+        """Return what a control stands beside: the recipe without control of text and image, or ``block``.
+
+        Args:
+            recipes: Those to choose from.
+        """
+        same_head = "_".join(word for word in self.recipe.split("_") if word not in CONTROLS or word in HEADS)
+        return next((name for name in (same_head, self.block) if name != self.recipe and name in recipes), None)
 
     @property
     def is_control(self) -> bool:
@@ -151,14 +162,15 @@ def pairs_of(models: Sequence[Model], baseline: str | None = None) -> list[Pair]
 def _within(group: Sequence[Model], baseline: str | None) -> list[Pair]:
     recipes = {model.recipe: model for model in group}
     reference = next((model for model in group if model.full_recipe == baseline), None)
-    controls = [m for m in group if m.is_control and m.block in recipes and m != reference]
+    beside = {model: model.counterpart(recipes) for model in group if model != reference}
+    controls = [model for model, name in beside.items() if name is not None]
     others = [model for model in group if model not in controls and model != reference]
     variant, control = ("variant", "control") if group[0].size is None else SUBSETS
     if reference is not None:
         pairs = [Pair(variant, model, reference) for model in others]
     else:
         pairs = [Pair(variant, one, other) for other, one in combinations(others, 2)]
-    return pairs + [Pair(control, recipes[m.block], m) for m in controls]
+    return pairs + [Pair(control, recipes[name], m) for m, name in beside.items() if name is not None]
 
 
 def _without_size(recipe: str) -> str:

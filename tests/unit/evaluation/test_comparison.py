@@ -144,6 +144,15 @@ def test_clip_controls_stand_in_one_block() -> None:
     assert Model("CLIPGuidedUNet_noImage_mini", "2d").block == "CLIPGuidedUNet_mini"
     for words in ("plainHead_noImage", "rotatedText_noImage", "plainHead", "rotatedText"):
         assert Model(f"CLIPGuidedUNet_{words}_mini", "2d").block == "CLIPGuidedUNet_mini"
+    dense = "CLIPGuidedUNet_dense_plainHead"
+    heads = [Model(name, "2d") for name in ("UNet", dense, f"{dense}_rotatedText", "CLIPGuidedUNet_dense_noImage")]
+    assert [(p.kind, p.one.recipe, p.other.recipe) for p in pairs_of(heads)] == [
+        ("variant", dense, "UNet"),
+        ("variant", "CLIPGuidedUNet_dense_noImage", "UNet"),
+        ("control", dense, f"{dense}_rotatedText"),
+    ]
+    full = Model("CLIPGuidedUNet_dense", "2d")
+    assert ("control", full.recipe, dense) in {(p.kind, p.one.recipe, p.other.recipe) for p in pairs_of([*heads, full])}
     lonely = [Model("UNet", "2d"), Model("CLIPGuidedUNet_noImage", "2d")]
     assert [(p.kind, p.one.recipe) for p in pairs_of(lonely)] == [("variant", "CLIPGuidedUNet_noImage")]
 
