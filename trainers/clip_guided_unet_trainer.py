@@ -17,7 +17,7 @@ from hippo_nnunet.clip.guidance_cache import CachedGuidance, guidance_axis, slic
 from hippo_nnunet.clip.models import chosen_encoder
 from hippo_nnunet.clip.prompts import training_prompts, words_of_side
 from hippo_nnunet.clip.stand_ins import other_cases
-from hippo_nnunet.clip.text import class_embeddings, control_embeddings, prompt_embeddings
+from hippo_nnunet.clip.text import class_embeddings, control_embeddings, control_prompts, prompt_embeddings
 from hippo_nnunet.clip.token_cache import CachedTokens, PatchMaps, mean_token, position_tokens
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
@@ -146,14 +146,10 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         network = _bare(self.network)
         network.set_text(self.class_text(self.dataset_json), not self.label_manager.has_regions)
         self._prompts: list[torch.Tensor] = []
-        if isinstance(network, TextHeadCLIPGuidedUNet) and self.recipe.text_control != "randomText":
+        if isinstance(network, TextHeadCLIPGuidedUNet):
             prompts = prompt_embeddings(self.load_encoder(), self.dataset_json)
-            if self.recipe.text_control == "shuffledText":
-                prompts = [prompts[-1], *prompts[:-1]]
-            rotated = self.recipe.text_control == "rotatedText"
-            for of_class in prompts:
-                text = control_embeddings(of_class, "rotatedText", self.recipe.seed or 0) if rotated else of_class
-                self._prompts.append(network.centred_text(text.to(self.device)))
+            controlled = control_prompts(prompts, self.recipe.text_control, self.recipe.seed or 0)
+            self._prompts = [network.centred_text(of_class.to(self.device)) for of_class in controlled]
 
     def _paraphrase(self) -> None:
         """Show a generator of heads texts between the mean of each class's prompts and one of them, by the step."""
@@ -211,6 +207,7 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
             ConfigError: The data does not fit into memory; nnU-Net's own loaders do not tell how they augment.
         """
         if self._resumed is None:
+            self._set_text()  # pretrained weights may have brought another, along which tokens would be measured
             training, _ = self.do_split()
             network.set_image_mean(mean_token(cases=training, **self._slices()))
         if live:

@@ -72,3 +72,21 @@ def control_embeddings(embeddings: torch.Tensor, control: str | None, seed: int 
     if control == "shuffledText":
         return embeddings.roll(1, dims=0)
     return embeddings
+
+
+def control_prompts(prompts: Sequence[torch.Tensor], control: str | None, seed: int = 0) -> list[torch.Tensor]:
+    """Return what a control word puts in place of the single prompts of the classes; see `control_embeddings`.
+
+    Args:
+        prompts: Of `prompt_embeddings`.
+        control: The recipe's.
+        seed: Seed of the rotation.
+
+    Returns:
+        As many tensors of the same shapes; none for `randomText`, which has a vector for each class alone.
+    """
+    if control == "randomText":
+        return []
+    if control == "rotatedText":
+        return [control_embeddings(of_class, control, seed) for of_class in prompts]
+    return [*prompts[-1:], *prompts[:-1]] if control == "shuffledText" else list(prompts)

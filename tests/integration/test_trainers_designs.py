@@ -100,6 +100,14 @@ def test_a_cached_training_is_guided_by_its_own_cases(in_tiny: TinyDataset) -> N
         assert network._held_guidance.data_ptr() == trainer._guidance.data_ptr()
 
 
+def test_tokens_are_measured_along_the_datas_texts_whatever_pretrained_weights_brought(in_tiny: TinyDataset) -> None:
+    trainer = in_tiny.trainer("CLIPGuidedUNetTrainer_dense_mini_fast_1epochs_2iters")
+    trainer.initialize()
+    trainer.network.set_text(trainer.network.text_embeddings.roll(1, 0).clone())
+    trainer.get_dataloaders()
+    assert torch.equal(trainer.network.text_embeddings, trainer.class_text(trainer.dataset_json))
+
+
 def test_stored_tokens_belong_to_their_texts(in_tiny: TinyDataset) -> None:
     real, rotated = (ready(in_tiny, words) for words in ("dense", "dense_rotatedText"))
     stored = [

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from hippo_nnunet.clip.guidance_cache import guidance_axis
+from hippo_nnunet.clip.text import control_embeddings, control_prompts
 from hippo_nnunet.clip.token_cache import CachedTokens, PatchMaps, position_tokens
 from hippo_nnunet.training.augmentation_spec import AugmentationSpec, Operation
 from hippo_nnunet.training.case_bank import CaseBank, MemoryCase
@@ -69,6 +70,16 @@ def test_maps_of_patches_outside_are_those_of_the_edge() -> None:
     assert inside[0].eq(4).all()
     assert outside[1].max() < 1
     torch.testing.assert_close(outside[2], inside[2])
+
+
+def test_controls_of_single_prompts_are_those_of_the_classes() -> None:
+    prompts = [F.normalize(torch.randn(n, 6, generator=torch.Generator().manual_seed(n)), dim=1) for n in (2, 3, 4)]
+    means = F.normalize(torch.stack([of_class.mean(0) for of_class in prompts]), dim=1)
+    for control in (None, "rotatedText", "shuffledText"):
+        changed = control_prompts(prompts, control, 1)
+        again = F.normalize(torch.stack([of_class.mean(0) for of_class in changed]), dim=1)
+        torch.testing.assert_close(again, control_embeddings(means, control, 1))
+    assert control_prompts(prompts, "randomText") == []
 
 
 def test_position_tokens_tell_the_position_alone() -> None:
