@@ -27,7 +27,10 @@ File = Annotated[Path, typer.Argument(help="File of 'model export'.")]
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="nnU-Net's model folder TRAINER__PLANS__CONFIGURATION.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .hippo.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .hippo; with --onnx, .onnx.")],
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="One ONNX file with all folds, which 'predict' reads without torch.")
+    ] = False,
     folds: Folds = None,
     checkpoint: Checkpoint = FINAL,
     experiment: Annotated[
@@ -42,10 +45,11 @@ def export(
     numbers = fold_numbers(folds)
 
     from hippo_nnunet.sharing.exporting import ExportOptions, export_model
+    from hippo_nnunet.sharing.onnx_exporting import export_onnx
 
     options = ExportOptions(numbers, checkpoint, experiment, licence, citation, trust_checkpoint, overwrite)
     with stdout_to_stderr():
-        written = export_model(model, output, options)
+        written = (export_onnx if onnx else export_model)(model, output, options)
     typer.echo(written)
 
 

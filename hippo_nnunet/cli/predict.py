@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +33,8 @@ def predict(
         typer.Option(
             "--model",
             "-m",
-            help="nnU-Net's model folder TRAINER__PLANS__CONFIGURATION, or a .hippo file; several: an ensemble.",
+            help="nnU-Net's model folder TRAINER__PLANS__CONFIGURATION, a .hippo or an .onnx file; several: an "
+            "ensemble.",
         ),
     ] = None,
     experiment: Annotated[
@@ -93,6 +95,21 @@ def predict(
     if calibration is not None and volumes is None:
         raise typer.BadParameter("it is for --volumes, which is not given", param_hint="--calibration")
     numbers, prompts = fold_numbers(folds), prompts_by_class(prompt)
+    if model and all(path.name.endswith(".onnx") for path in model):
+        _refuse_with_onnx(
+            {
+                "--folds": folds,
+                "--device": device not in ("auto", "cpu"),
+                "--checkpoint": checkpoint != FINAL,
+                "--backend": backend != "auto",
+                "--prompt": prompt,
+                "--root": root,
+                "--trust-checkpoint": trust_checkpoint,
+                "--volumes": volumes,
+            }
+        )
+        _predict_onnx(input_, output, model, overwrite, save_probabilities, not no_mirroring)
+        return
 
     from hippo_nnunet.inference.predict import PredictOptions
     from hippo_nnunet.inference.predict import predict as predict_images
@@ -137,5 +154,32 @@ def predict(
         echo(path)
     if table and written:
         echo(table.write())
+    if failed:
+        raise failed
+
+
+def _refuse_with_onnx(given: Mapping[str, object]) -> None:
+    named = [option for option, value in given.items() if value]
+    if named:
+        raise typer.BadParameter(
+            f"{', '.join(named)}: not with an ONNX file, which holds its folds and computes on the CPU by onnxruntime; "
+            "leave it out, or name the model folder or the .hippo file"
+        )
+
+
+def _predict_onnx(
+    inputs: list[Path], output: Path, models: list[Path], overwrite: bool, save_probabilities: bool, mirror: bool
+) -> None:
+    """Predict without importing torch and nnU-Net."""
+    from hippo_nnunet.inference.onnx_predict import OnnxOptions, predict_onnx
+    from hippo_nnunet.inference.scans import FailedScans
+
+    failed = None
+    try:
+        written = predict_onnx(inputs, output, models, OnnxOptions(overwrite, save_probabilities, mirror, True))
+    except FailedScans as error:
+        written, failed = error.written, error
+    for path in written:
+        echo(path)
     if failed:
         raise failed

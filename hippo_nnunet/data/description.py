@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,59 @@ MEAN, TOTAL = "mean", "total"
 """What tables of results call the mean over labels, and all labels together; no other label may be called so."""
 
 _LONGEST = 60
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels as nnU-Net's label manager reads them, without importing torch.
+
+    Attributes:
+        values: Label values without that of the ignore label, sorted.
+        regions: Values of each region that the network has a head for, in the heads' order; None without regions.
+        order: The label that each region is written as; later ones overwrite earlier ones. Empty without regions.
+    """
+
+    values: tuple[int, ...]
+    regions: tuple[tuple[int, ...], ...] | None
+    order: tuple[int, ...] = ()
+
+    @property
+    def heads(self) -> int:
+        """Number of the network's outputs."""
+        return len(self.values if self.regions is None else self.regions)
+
+
+def read_labels(description: Mapping[str, Any]) -> Labels:
+    """Read the labels of a dataset.json.
+
+    Args:
+        description: Content of nnU-Net's dataset.json (`labels`, with regions also `regions_class_order`).
+
+    Raises:
+        ValueError: nnU-Net refuses these labels, or see `label_values`.
+
+    Source: nnunetv2 2.8.1, ``utilities/label_handling/label_handling.py``.
+    """
+    entries = description.get("labels")
+    covered = label_values(entries)
+    assert entries is not None
+    if isinstance(entries.get("background", []), (list, tuple)):
+        raise ValueError("Background label must be 0. Not a list, and not missing")
+    ignore = covered.pop("ignore", None)
+    values = tuple(sorted({value for of_label in covered.values() for value in of_label}))
+    if ignore is not None and not isinstance(entries["ignore"], int):
+        raise ValueError("the ignore label has to be an integer, not a region")
+    if ignore is not None and ignore[0] != values[-1] + 1:
+        raise ValueError("the ignore label must have the highest label value")
+    if all(len(of_label) == 1 for of_label in covered.values()):
+        return Labels(values, None)
+    regions = tuple(of_region for of_region in covered.values() if set(of_region) != {0})
+    order = description.get("regions_class_order")
+    if not isinstance(order, (list, tuple)):
+        raise ValueError("with regions, define regions_class_order: the label that each region is written as")
+    if len(order) != len(regions):
+        raise ValueError(f"regions_class_order must have as many entries as there are regions: {len(regions)}")
+    return Labels(values, regions, tuple(order))
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -117,17 +171,15 @@ def description_findings(
         problem = _reader_problem(description["overwrite_image_reader_writer"], description.get("file_ending"))
         if problem:
             yield finding(f"overwrite_image_reader_writer {problem}", "take the entry out, or name a reader of nnU-Net")
-    if "ignore" not in labels and all(type(value) is int for value in description["labels"].values()):
-        return  # nothing is left that nnU-Net could refuse, and importing torch takes seconds
     try:
-        manager = label_manager(description)
+        of_nnunet = read_labels(description)
     except ValueError as error:
         yield finding(
             f"nnU-Net refuses its labels ({error})", "see labels, regions and ignore label in nnU-Net's documentation"
         )
         return
-    if manager.has_regions:
-        yield from (finding(*problem) for problem in _region_problems(manager))
+    if of_nnunet.regions is not None:
+        yield from (finding(*problem) for problem in _region_problems(of_nnunet, of_nnunet.regions))
 
 
 def nnunet_readers() -> dict[str, type[BaseReaderWriter]]:
@@ -149,14 +201,15 @@ def _reader_problem(name: Any, file_ending: Any) -> str | None:
     return None if file_ending in endings else f"is {name}, which reads {', '.join(endings)}, not {file_ending}"
 
 
-def _region_problems(manager: LabelManager) -> Iterator[tuple[str, str, Literal["error", "warning"]]]:
+def _region_problems(
+    labels: Labels, regions: tuple[tuple[int, ...], ...]
+) -> Iterator[tuple[str, str, Literal["error", "warning"]]]:
     """List the labels that, turned into regions and back by `regions_class_order`, end in other regions."""
-    order = list(manager.regions_class_order)
+    order = list(labels.order)
     if any(type(value) is not int for value in order):
         yield f"regions_class_order is {_short(order)}", "give label values, without quotes", "error"
         return
-    regions = [{*region} if isinstance(region, tuple) else {region} for region in manager.foreground_regions]
-    for value in map(int, manager.all_labels):
+    for value in labels.values:
         inside = [value in region for region in regions]
         written = ([0, *(last for last, holds in zip(order, inside, strict=True) if holds)])[-1]
         if [written in region for region in regions] != inside:

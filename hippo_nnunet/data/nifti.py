@@ -199,12 +199,17 @@ def check_header(path: Path, reader: str = SIMPLE_ITK) -> str:
     return "".join(map(str, nib.aff2axcodes(affine)))
 
 
-def _itk_affine(path: Path) -> npt.NDArray[np.float64]:
+def itk_geometry(path: Path) -> dict[str, tuple[float, ...]]:
+    """Return spacing, origin and direction (mm, LPS+, axes x, y, z) as SimpleITK reads them; reads no voxels."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     with _quiet_itk():
         reader.ReadImageInformation()
-    return affine_of_itk(reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+    return {"spacing": reader.GetSpacing(), "origin": reader.GetOrigin(), "direction": reader.GetDirection()}
+
+
+def _itk_affine(path: Path) -> npt.NDArray[np.float64]:
+    return affine_of_itk(**itk_geometry(path))
 
 
 def _affines(path: Path, image: nib.Nifti1Image) -> list[npt.NDArray[np.float64]]:

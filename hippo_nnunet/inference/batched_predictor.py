@@ -19,7 +19,8 @@ from torch import nn
 
 from hippo_nnunet.clip.orientation import axis_directions
 from hippo_nnunet.inference.backends import Run, choose_runs
-from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage, Window, check_finite
+from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage, check_finite
+from hippo_nnunet.inference.windows import Window
 from hippo_nnunet.nnunet.memory_cases import free_device_memory
 from hippo_nnunet.threads import AdaptiveThreads
 from hippo_nnunet.training.recipes import CLIP_BASE, is_ours, parse

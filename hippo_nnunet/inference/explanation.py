@@ -107,7 +107,12 @@ def explain_case(
     labels, ignore_label = named_labels(predictor.dataset_json)
     reader = predictor.plans_manager.plans["image_reader_writer"]
     volumes = read_images(case, reader)
-    check_size(CheckedCase.of(case, volumes), predictor)
+    check_size(
+        CheckedCase.of(case, volumes),
+        predictor.plans_manager.plans,
+        predictor.configuration_manager.spacing,
+        predictor.label_manager.num_segmentation_heads,
+    )
     volume = volumes[0]
     expected = None if reference is None else _read_reference(reference, volume, case.case, reader)
     image, properties = predictor.preprocess(case.files)

@@ -68,13 +68,14 @@ def find_members(
         ConfigError: No model, a repeated one, a missing folder, fold or checkpoint, or incompatible models.
         DataError: A model's dataset.json or plans.json cannot be read, or a model file is invalid.
     """
-    if not models:
-        raise ConfigError("no model to predict with: name a model folder such as UNetTrainer__nnUNetPlans__2d")
-    repeated = sorted({str(model) for model in models if [m.resolve() for m in models].count(model.resolve()) > 1})
-    if repeated:
-        raise ConfigError(f"model {repeated[0]} is given twice: name each member of the ensemble once")
+    check_repeated(models)
     members = []
     for model in models:
+        if model.name.endswith(".onnx"):
+            raise ConfigError(
+                f"{model}: an ONNX file is read by 'predict' only, and together with ONNX files only: name the model "
+                "folder or the .hippo file"
+            )
         if model.is_file():
             shared = open_model(model)
             selected = _selected(
@@ -103,12 +104,34 @@ def find_members(
         members.append(
             Member(model, _selected(model, trained, folds, checkpoint), checkpoint, dataset_json, plans, trust)
         )
-    for member in members[1:]:
-        _check_together(members[0], member)
-    ending = members[0].dataset_json["file_ending"]
-    if ending not in ENDINGS:
-        raise ConfigError(f"{models[0]} was trained on {ending} images; predict these with nnUNetv2_predict")
+    check_together(members)
     return members
+
+
+def check_repeated(models: Sequence[Path]) -> None:
+    """Refuse no models, or one that is named twice (ConfigError)."""
+    if not models:
+        raise ConfigError("no model to predict with: name a model folder such as UNetTrainer__nnUNetPlans__2d")
+    repeated = sorted({str(model) for model in models if [m.resolve() for m in models].count(model.resolve()) > 1})
+    if repeated:
+        raise ConfigError(f"model {repeated[0]} is given twice: name each member of the ensemble once")
+
+
+def check_together(members: Sequence[Member]) -> None:
+    """Refuse models of different datasets, or of images that are not NIfTI (ConfigError)."""
+    first = members[0]
+    mine = _identity(first)
+    for other in members[1:]:
+        theirs = _identity(other)
+        for what, value in mine.items():
+            if theirs[what] != value:
+                raise ConfigError(
+                    f"{first.folder} and {other.folder} cannot predict together: {what} {value} and {theirs[what]}; "
+                    "give models of one dataset"
+                )
+    ending = first.dataset_json["file_ending"]
+    if ending not in ENDINGS:
+        raise ConfigError(f"{first.folder} was trained on {ending} images; predict these with nnUNetv2_predict")
 
 
 def load_member(member: Member, device: torch.device, use_mirroring: bool, backend: str = "auto") -> BatchedPredictor:
@@ -166,16 +189,6 @@ def _selected(
         named = model / f"fold_{missing[0]}" / checkpoint if missing else model
         raise ConfigError(f"{named}: no such checkpoint (folds that have it: {there}): name other folds, or train it")
     return tuple(dict.fromkeys(folds))
-
-
-def _check_together(first: Member, other: Member) -> None:
-    mine, theirs = _identity(first), _identity(other)
-    for what, value in mine.items():
-        if theirs[what] != value:
-            raise ConfigError(
-                f"{first.folder} and {other.folder} cannot predict together: {what} {value} and {theirs[what]}; "
-                "give models of one dataset"
-            )
 
 
 def _identity(member: Member) -> dict[str, Any]:

@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hippo_nnunet.data.cases import CheckedCase, InputCase, check_images, find_cases
+from hippo_nnunet.data.cases import CheckedCase, InputCase, find_cases
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.postprocessing import POSTPROCESSINGS, postprocess
 from hippo_nnunet.evaluation.segmentation_shape import Segmentation
 from hippo_nnunet.inference.members import find_members, load_member
 from hippo_nnunet.inference.overlap import in_background
-from hippo_nnunet.inference.prediction_files import check_output, descriptions, holds
+from hippo_nnunet.inference.prediction_files import check_output, start_output
 from hippo_nnunet.inference.prompts import other_prompts
-from hippo_nnunet.inference.scans import Attempts, FailedScans, check_size, warn_of_axes
+from hippo_nnunet.inference.scans import FailedScans, check_scans, check_size
 from hippo_nnunet.memory import free_memory
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
-from hippo_nnunet.nnunet.paths import folder_problem
 from hippo_nnunet.outputs import output_file
 from hippo_nnunet.progress import tracked
 from hippo_nnunet.threads import AdaptiveThreads
@@ -123,13 +122,7 @@ def predict(
     members = find_members(models, options.folds, options.checkpoint, options.trust_checkpoint)
     cases = find_cases(inputs, members[0].channels)
     check_output(cases, output, members[0], options.overwrite, options.save_probabilities, options.other_outputs)
-    attempts = Attempts(len(cases))
-    reader = members[0].plans["image_reader_writer"]
-    steps = tracked(cases, "checking", show=options.show_progress)
-    checked = [done for case in steps if (done := attempts.run(case, partial(check_images, case, reader)))]
-    if not checked:
-        raise FailedScans(attempts)
-    warn_of_axes(checked, members[0])
+    attempts, checked = check_scans(cases, members[0], options.show_progress)
     limit_processes()
     import torch
 
@@ -148,15 +141,7 @@ def predict(
     voxels = {one.case: size for one, size in sizes.items() if size is not None}
     if not voxels:
         raise FailedScans(attempts)
-    problem = folder_problem(output)
-    if problem:
-        raise DataError(
-            f"{output}: cannot write there ({problem}): make room or correct its permissions, or choose another folder"
-        )
-    for name, content in descriptions(members[0]).items():
-        if not holds(output / name, content):
-            with output_file(output / name) as path:
-                path.write_text(json.dumps(content, indent=4))
+    start_output(output, members[0])
 
     def prepare(case: InputCase) -> _Prepared | None:
         return attempts.run(case, partial(_prepare, case, predictors))
@@ -194,7 +179,15 @@ def _prepare(case: InputCase, predictors: Sequence[BatchedPredictor]) -> _Prepar
 
 def _check_sizes(checked: CheckedCase, predictors: Sequence[BatchedPredictor]) -> int:
     """Return the voxels of a scan on the finest grid of the models: see `check_size`."""
-    return max(check_size(checked, predictor) for predictor in predictors)
+    return max(
+        check_size(
+            checked,
+            predictor.plans_manager.plans,
+            predictor.configuration_manager.spacing,
+            predictor.label_manager.num_segmentation_heads,
+        )
+        for predictor in predictors
+    )
 
 
 def _preprocessing(predictor: BatchedPredictor) -> str:

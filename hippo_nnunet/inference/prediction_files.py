@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +18,8 @@ from hippo_nnunet.data.nifti import open_image
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.files import read_json, read_object
 from hippo_nnunet.inference.members import Member
-from hippo_nnunet.outputs import check_distinct, check_target
+from hippo_nnunet.nnunet.paths import folder_problem
+from hippo_nnunet.outputs import check_distinct, check_target, output_file
 
 _OTHERS = ("dataset.json", "plans.json", "predict_from_raw_data_args.json", "summary.json", ".DS_Store")
 """What else a folder of predictions may hold, of ours or of nnU-Net's."""
@@ -83,7 +85,7 @@ def check_output(
             check_target(target, overwrite, kind, is_kind)
     for name, content in descriptions(member).items():
         path = output / name
-        if not os.path.lexists(path) or holds(path, content):
+        if not os.path.lexists(path) or _holds(path, content):
             continue
         if not overwrite:
             raise DataError(
@@ -92,6 +94,23 @@ def check_output(
         if foreign or path.is_symlink():
             why = f"{output} holds '{foreign}', so it is no folder of predictions" if foreign else "it is a link"
             raise DataError(f"{path} is not replaced, as {why}: choose another folder")
+
+
+def start_output(output: Path, member: Member) -> None:
+    """Create the output folder with its dataset.json and plans.json.
+
+    Raises:
+        DataError: It cannot be written to.
+    """
+    problem = folder_problem(output)
+    if problem:
+        raise DataError(
+            f"{output}: cannot write there ({problem}): make room or correct its permissions, or choose another folder"
+        )
+    for name, content in descriptions(member).items():
+        if not _holds(output / name, content):
+            with output_file(output / name) as path:
+                path.write_text(json.dumps(content, indent=4))
 
 
 def _foreign(folder: Path) -> str | None:
@@ -105,7 +124,7 @@ def _foreign(folder: Path) -> str | None:
     return None
 
 
-def holds(path: Path, content: dict[str, Any]) -> bool:
+def _holds(path: Path, content: dict[str, Any]) -> bool:
     """Tell whether a JSON file exists and holds this content."""
     try:
         return bool(read_json(path) == content)

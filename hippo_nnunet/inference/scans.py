@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from hippo_nnunet.data.cases import CheckedCase, InputCase
+from hippo_nnunet.data.cases import CheckedCase, InputCase, check_images
 from hippo_nnunet.data.layout import AXIS_CODES
 from hippo_nnunet.data.resampling import resampled_shape, resampling_problem
 from hippo_nnunet.errors import DataError, HippoError
 from hippo_nnunet.memory import is_out_of_memory, memory_error
+from hippo_nnunet.progress import tracked
 
 if TYPE_CHECKING:
-    from hippo_nnunet.inference.batched_predictor import BatchedPredictor
     from hippo_nnunet.inference.members import Member
 
 log = logging.getLogger(__name__)
@@ -79,12 +80,40 @@ class FailedScans(DataError):  # noqa: N818 - it carries what was written
         super().__init__(text)
 
 
-def check_size(checked: CheckedCase, predictor: BatchedPredictor) -> int:
+def check_scans(
+    cases: Sequence[InputCase], member: Member, show_progress: bool = False
+) -> tuple[Attempts, list[CheckedCase]]:
+    """Read and check every scan; see `check_images`. Logs scans with unusual axes.
+
+    Args:
+        cases: The scans.
+        member: A model that predicts them.
+        show_progress: Show progress on stderr.
+
+    Returns:
+        The attempts, and the scans that passed.
+
+    Raises:
+        FailedScans: None passed.
+    """
+    attempts = Attempts(len(cases))
+    reader = member.plans["image_reader_writer"]
+    steps = tracked(cases, "checking", show=show_progress)
+    checked = [done for case in steps if (done := attempts.run(case, partial(check_images, case, reader)))]
+    if not checked:
+        raise FailedScans(attempts)
+    warn_of_axes(checked, member)
+    return attempts, checked
+
+
+def check_size(checked: CheckedCase, plans: Mapping[str, Any], spacing_mm: Sequence[float], heads: int) -> int:
     """Compute the size of a scan on the model's grid, and refuse one that vanishes or does not fit into the memory.
 
     Args:
         checked: The scan.
-        predictor: The model.
+        plans: Content of plans.json.
+        spacing_mm: The configuration's, two numbers for slices, else three.
+        heads: Number of the network's outputs.
 
     Returns:
         Voxels of the scan or of the preprocessed image, whichever are more.
@@ -92,20 +121,18 @@ def check_size(checked: CheckedCase, predictor: BatchedPredictor) -> int:
     Raises:
         DataError: Names file, voxel size and resulting shape.
     """
-    plans = predictor.plans_manager
-    axes = list(plans.transpose_forward)
-    if plans.plans["image_reader_writer"].endswith("WithReorient"):
+    axes = list(plans["transpose_forward"])
+    if plans["image_reader_writer"].endswith("WithReorient"):
         axes = [_canonical_axes(checked.axis_codes)[axis] for axis in axes]
-    target = list(predictor.configuration_manager.spacing)
-    target = [*(checked.spacing_mm[axis] for axis in axes[: 3 - len(target)]), *target]  # 2d keeps the slices
+    target = [*(checked.spacing_mm[axis] for axis in axes[: 3 - len(spacing_mm)]), *spacing_mm]  # 2d keeps the slices
     target_mm = [target[axes.index(axis)] for axis in (2, 1, 0)]
-    shape, spacing_mm = checked.nonzero_shape[::-1], checked.spacing_mm[::-1]
-    maps = len(checked.case.files) + 2 * predictor.label_manager.num_segmentation_heads + 1
-    problem = resampling_problem(shape, spacing_mm, target_mm, maps, "the model's")
+    shape, found_mm = checked.nonzero_shape[::-1], checked.spacing_mm[::-1]
+    maps = len(checked.case.files) + 2 * heads + 1
+    problem = resampling_problem(shape, found_mm, target_mm, maps, "the model's")
     if problem:
         remedy = "correct the voxel size if it is wrong, else crop the scan, or use another model or more memory"
         raise DataError(f"{checked.case.files[0]}: {problem}: {remedy}")
-    return max(prod(resampled_shape(shape, spacing_mm, target_mm)), checked.voxels)
+    return max(prod(resampled_shape(shape, found_mm, target_mm)), checked.voxels)
 
 
 def warn_of_axes(checked: Iterable[CheckedCase], member: Member) -> None:

@@ -1,38 +1,16 @@
-"""The positions of an image's patches, and the image's logits from theirs."""
+"""An image's logits from those of its patches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 
 from hippo_nnunet.errors import DataError
+from hippo_nnunet.inference.windows import Window, windows
 from hippo_nnunet.networks.guidance import SliceView
-
-Window = tuple[slice | int, ...]
-"""Index of a patch into an image (channel, z, y, x)."""
-
-
-def windows(shape: Sequence[int], patch_size: Sequence[int], step: float = 0.5) -> list[Window]:
-    """Return the patches of an image at nnU-Net's positions.
-
-    Args:
-        shape: Image (z, y, x), at least as large as the patch.
-        patch_size: Two numbers for slices along z, else three.
-        step: Largest distance between neighbours, as a fraction of the patch.
-    """
-    flat = len(patch_size) < len(shape)
-    planes: list[slice | int] = list(range(shape[0])) if flat else []
-    steps = compute_steps_for_sliding_window(tuple(shape[1:] if flat else shape), tuple(patch_size), step)
-    places = product(*([slice(s, s + n) for s in starts] for starts, n in zip(steps, patch_size, strict=True)))
-    if not flat:
-        return [(slice(None), *place) for place in places]
-    spread = list(places)
-    return [(slice(None), plane, *place) for plane in planes for place in spread]
 
 
 @dataclass(frozen=True)

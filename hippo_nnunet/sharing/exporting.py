@@ -96,7 +96,7 @@ def export_model(model: Path, output: Path, options: ExportOptions | None = None
 
     predictor = load_member(member, torch.device("cpu"), use_mirroring=True, backend="torch")
     dataset_json = shared_of_dataset(member.dataset_json)
-    description = _description(member, predictor, options)
+    description = describe_member(member, options)
     try:
         check_description(description, member.plans, dataset_json)
     except DataError as error:
@@ -125,7 +125,7 @@ def export_model(model: Path, output: Path, options: ExportOptions | None = None
     return output
 
 
-def _description(member: Member, predictor: BatchedPredictor, options: ExportOptions) -> dict[str, Any]:
+def describe_member(member: Member, options: ExportOptions) -> dict[str, Any]:
     """Return the content of model.json, without paths and times."""
     from hippo_nnunet.nnunet.checkpoints import KEY
 

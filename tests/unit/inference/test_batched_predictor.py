@@ -18,7 +18,8 @@ from hippo_nnunet.errors import DataError
 from hippo_nnunet.inference import batched_predictor
 from hippo_nnunet.inference.batched_predictor import BatchedPredictor
 from hippo_nnunet.inference.overlap import in_background
-from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage, windows
+from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage
+from hippo_nnunet.inference.windows import windows
 from hippo_nnunet.networks.guidance import SliceView
 from hippo_nnunet.threads import AdaptiveThreads
 

@@ -16,13 +16,10 @@ from hippo_nnunet.inference.scans import Attempts, FailedScans, check_size, warn
 CASE = InputCase("a", (Path("a.nii.gz"),))
 
 
-def model(spacing: list[float], reader: str = "SimpleITKIO", forward: tuple[int, ...] = (0, 1, 2)) -> Any:
-    plans = {"image_reader_writer": reader}
-    return SimpleNamespace(
-        plans_manager=SimpleNamespace(transpose_forward=list(forward), plans=plans),
-        configuration_manager=SimpleNamespace(spacing=spacing),
-        label_manager=SimpleNamespace(num_segmentation_heads=3),
-    )
+def size(
+    checked: CheckedCase, spacing: list[float], reader: str = "SimpleITKIO", forward: tuple[int, ...] = (0, 1, 2)
+) -> int:
+    return check_size(checked, {"image_reader_writer": reader, "transpose_forward": list(forward)}, spacing, 3)
 
 
 def scan(shape: tuple[int, ...], spacing_mm: tuple[float, ...], axes: str = "LPS") -> CheckedCase:
@@ -30,15 +27,13 @@ def scan(shape: tuple[int, ...], spacing_mm: tuple[float, ...], axes: str = "LPS
 
 
 def test_the_size_on_the_models_grid() -> None:
-    assert check_size(scan((10, 20, 30), (2.0, 1, 1)), model([1.0, 1.0, 1.0])) == 20 * 20 * 30
-    assert check_size(scan((10, 20, 30), (2.0, 1, 1)), model([0.5, 0.5])) == 10 * 40 * 60
-    assert check_size(scan((10, 20, 30), (2.0, 1, 1)), model([0.5, 0.5], forward=(1, 0, 2))) == 40 * 20 * 60
+    assert size(scan((10, 20, 30), (2.0, 1, 1)), [1.0, 1.0, 1.0]) == 20 * 20 * 30
+    assert size(scan((10, 20, 30), (2.0, 1, 1)), [0.5, 0.5]) == 10 * 40 * 60
+    assert size(scan((10, 20, 30), (2.0, 1, 1)), [0.5, 0.5], forward=(1, 0, 2)) == 40 * 20 * 60
     # on a file of axes AIL the reader that reorients to RAS returns (superior, anterior, right): file axes y, x, z
-    turned = model([1.0, 1.0, 4.0], "NibabelIOWithReorient")
-    assert check_size(scan((8, 20, 30), (1.0, 1, 1), "AIL"), turned) == 20 * 30 * 8  # never below the image's own
-    assert check_size(scan((8, 20, 30), (4.0, 2, 1), "AIL"), model([1.0, 1.0, 1.0], "NibabelIOWithReorient")) == (
-        32 * 40 * 30
-    )
+    reorient = "NibabelIOWithReorient"
+    assert size(scan((8, 20, 30), (1.0, 1, 1), "AIL"), [1.0, 1.0, 4.0], reorient) == 20 * 30 * 8  # never below its own
+    assert size(scan((8, 20, 30), (4.0, 2, 1), "AIL"), [1.0, 1.0, 1.0], reorient) == 32 * 40 * 30
 
 
 @pytest.mark.parametrize(
@@ -54,7 +49,7 @@ def test_scans_that_vanish_or_explode_are_named(
 ) -> None:
     monkeypatch.setattr(resampling, "free_memory", lambda: 2**34)
     with pytest.raises(DataError, match=rf"^a\.nii\.gz: its voxels of .* mm are resampled to .*{message}"):
-        check_size(checked, model(spacing))
+        size(checked, spacing)
 
 
 def failing() -> None:

@@ -1,0 +1,144 @@
+"""The network of an ONNX file in onnxruntime: logits of an image by a sliding window; without torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import chain, combinations
+from math import prod
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from hippo_nnunet.errors import DataError, DependencyError
+from hippo_nnunet.inference.preprocessing import Floats
+from hippo_nnunet.inference.windows import padding, windows
+from hippo_nnunet.memory import is_out_of_memory, memory_error
+from hippo_nnunet.models.container import REMEDY
+from hippo_nnunet.models.onnx_file import INPUT, OUTPUT, OnnxModel
+from hippo_nnunet.threads import cpu_count
+
+VOXELS_PER_BATCH = 2**18
+"""Voxels of a batch of patches. Source: ours; larger batches were not faster on two CPU cores."""
+
+_ERRORS_ONLY = 3
+"""onnxruntime's severity of what it logs."""
+
+
+class OnnxNetwork:
+    """Predicts logits as `BatchedPredictor` does: averaged over folds and mirrorings, weighted by a Gaussian.
+
+    Args:
+        model: The checked file.
+        use_mirroring: Average over the mirrorings that the training allowed.
+
+    Raises:
+        DataError: onnxruntime refuses the graph, or its input or output do not fit the plans and labels.
+        DependencyError: onnxruntime is not installed, or there is not enough memory.
+    """
+
+    def __init__(self, model: OnnxModel, use_mirroring: bool = True) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise DependencyError(
+                f"{model.path}: predicting with an ONNX file needs onnxruntime ({error}): pip install onnxruntime"
+            ) from error
+        self._path = model.path
+        self._patch = tuple(model.configuration["patch_size"])
+        self._heads = model.labels.heads
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = allowed_threads()
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = _ERRORS_ONLY
+        try:
+            self._session = onnxruntime.InferenceSession(model.content, settings, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions have no common class
+            if is_out_of_memory(error):
+                raise memory_error(str(model.path)) from error
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{model.path}: onnxruntime refuses its graph ({reason}); {REMEDY}") from error
+        channels = len(model.configuration["normalization_schemes"])
+        for ports, name, count in (
+            (self._session.get_inputs(), INPUT, channels),
+            (self._session.get_outputs(), OUTPUT, self._heads),
+        ):
+            found = [(port.name, port.type, list(port.shape[1:])) for port in ports]
+            expected = [(name, "tensor(float)", [count, *self._patch])]
+            if found != expected:
+                raise DataError(f"{model.path}: its graph has {found}, its metadata {expected}; {REMEDY}")
+        axes = [axis + 2 for axis in model.mirroring_axes] if use_mirroring else []
+        self._mirrorings = list(chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1)))
+        self._weight = importance(self._patch)
+
+    def predict(self, image: Floats) -> Floats:
+        """Return the logits (head, z, y, x) of a preprocessed image (channel, z, y, x); both float32.
+
+        Raises:
+            DataError: They hold infinity or NaN, or the graph fails.
+        """
+        around = padding(image.shape[1:], self._patch)
+        padded = np.pad(image, [(0, 0), *around])
+        total = np.zeros((self._heads, *padded.shape[1:]), np.float32)
+        weights = np.zeros(padded.shape[1:], np.float32)
+        places = windows(padded.shape[1:], self._patch)
+        size = max(1, VOXELS_PER_BATCH // prod(self._patch))
+        for start in range(0, len(places), size):
+            batch = places[start : start + size]
+            for place, logits in zip(batch, self._forward(np.stack([padded[place] for place in batch])), strict=True):
+                total[place] += logits * self._weight
+                weights[place[1:]] += self._weight
+        total /= weights
+        z, y, x = (slice(before, before + side) for (before, _), side in zip(around, image.shape[1:], strict=True))
+        logits = total[:, z, y, x]
+        if not np.isfinite(logits).all():
+            raise DataError(
+                f"{self._path} predicts numbers that are NaN or infinite: check the image for extreme values, else "
+                "export a model that has not diverged"
+            )
+        return logits
+
+    def run(self, patches: Floats) -> Floats:
+        """Return the logits (batch, head, *patch) of patches (batch, channel, *patch), without mirroring.
+
+        Raises:
+            DataError: The graph fails.
+        """
+        try:
+            (logits,) = self._session.run([OUTPUT], {INPUT: patches})
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise memory_error(str(self._path)) from error
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{self._path}: its graph cannot be computed ({reason}); {REMEDY}") from error
+        expected = (len(patches), self._heads, *self._patch)
+        if logits.shape != expected:
+            raise DataError(f"{self._path}: its graph gives {logits.shape}, expected {expected}; {REMEDY}")
+        return np.asarray(logits)
+
+    def _forward(self, patches: Floats) -> Floats:
+        """Return the mean logits over mirrorings."""
+        total = self.run(patches)
+        for axes in self._mirrorings[1:]:
+            total += np.flip(self.run(np.ascontiguousarray(np.flip(patches, axes))), axes)
+        total /= len(self._mirrorings)
+        return total
+
+
+def allowed_threads() -> int:
+    """Return the number of CPUs that this process may use, at most `OMP_NUM_THREADS`."""
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cpu_count(), int(limit)) if limit.isdecimal() and int(limit) else cpu_count()
+
+
+def importance(patch_size: Sequence[int]) -> Floats:
+    """Return the weight of each voxel of a patch.
+
+    Source: nnunetv2 2.8.1, ``inference/sliding_window_prediction.py``, ``compute_gaussian``, in half precision there.
+    """
+    impulse = np.zeros(patch_size)
+    impulse[tuple(side // 2 for side in patch_size)] = 1
+    weight = gaussian_filter(impulse, [side / 8 for side in patch_size], mode="constant")
+    halves = (weight / (weight.max() / 10)).astype(np.float16)
+    halves[halves == 0] = halves[halves > 0].min()
+    return halves.astype(np.float32)

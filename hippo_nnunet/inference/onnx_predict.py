@@ -1,0 +1,179 @@
+"""Images in, segmentations out, with models as ONNX files: imports neither torch nor nnU-Net."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hippo_nnunet.data.cases import CheckedCase, InputCase, find_cases
+from hippo_nnunet.data.description import Labels
+from hippo_nnunet.errors import DataError
+from hippo_nnunet.inference.members import Member, check_repeated, check_together
+from hippo_nnunet.inference.onnx_network import OnnxNetwork
+from hippo_nnunet.inference.overlap import in_background
+from hippo_nnunet.inference.prediction_files import check_output, start_output
+from hippo_nnunet.inference.preprocessing import Floats, Preprocessing
+from hippo_nnunet.inference.scans import FailedScans, check_scans, check_size
+from hippo_nnunet.memory import free_memory
+from hippo_nnunet.models.onnx_file import OnnxModel, open_onnx
+from hippo_nnunet.outputs import output_file
+from hippo_nnunet.progress import tracked
+
+MOST_AHEAD = 8
+"""Most cases preprocessed ahead of the networks, and most predicted cases that wait to be written."""
+
+_Prepared = tuple[Floats, dict[str, Any]]
+"""A preprocessed image, and nnU-Net's properties of it."""
+
+
+@dataclass(frozen=True)
+class OnnxOptions:
+    """How to predict; see `PredictOptions`.
+
+    Attributes:
+        overwrite: Replace existing segmentations of this model.
+        save_probabilities: Also write `<case>.npz` and nnU-Net's `<case>.pkl`.
+        use_mirroring: Average over mirrored images.
+        show_progress: Show progress on stderr.
+    """
+
+    overwrite: bool = False
+    save_probabilities: bool = False
+    use_mirroring: bool = True
+    show_progress: bool = False
+
+
+def predict_onnx(
+    inputs: Path | Sequence[Path], output: Path, models: Sequence[Path], options: OnnxOptions | None = None
+) -> list[Path]:
+    """Segment images as `hippo_nnunet.inference.predict.predict` does with the models that the files are made from.
+
+    Args:
+        inputs: Folders or files: see `find_cases`.
+        output: Folder for `<case>` + the dataset's file ending, dataset.json and plans.json.
+        models: Files of `hippo-nnunet model export --onnx`; the probabilities of several are averaged.
+        options: How to predict.
+
+    Returns:
+        The segmentations written, sorted by case.
+
+    Raises:
+        ConfigError: No model, a repeated one, or models that do not belong together.
+        DataError: An invalid model, an existing target, or a folder that cannot be written to.
+        FailedScans: Some images are invalid or cannot be predicted; all others are.
+        DependencyError: onnxruntime is not installed.
+    """
+    options = options or OnnxOptions()
+    check_repeated(models)
+    opened = [open_onnx(path) for path in models]
+    members = [Member(m.path, tuple(m.description["folds"]), "", m.dataset_json, m.plans) for m in opened]
+    check_together(members)
+    first, labels = members[0], opened[0].labels
+    cases = find_cases(inputs, first.channels)
+    check_output(cases, output, first, options.overwrite, options.save_probabilities)
+    attempts, checked = check_scans(cases, first, options.show_progress)
+    networks = [OnnxNetwork(model, options.use_mirroring) for model in opened]
+    steps = [Preprocessing.of(model.plans, model.configuration) for model in opened]
+    sizes = {one.case: attempts.run(one.case, partial(_largest, one, opened)) for one in checked}
+    voxels = {case: size for case, size in sizes.items() if size is not None}
+    if not voxels:
+        raise FailedScans(attempts)
+    start_output(output, first)
+
+    def prepare(case: InputCase) -> tuple[InputCase, list[_Prepared] | None]:
+        return case, attempts.run(case, partial(_prepare, case, steps))
+
+    def finish(predicted: tuple[InputCase, list[_Prepared], list[Floats]]) -> Path | None:
+        case, prepared, logits = predicted
+        made = attempts.run(case, partial(_probabilities, prepared, logits, steps, labels.regions is not None))
+        return None if made is None else _write(case, made, prepared[0][1], first, steps[0], labels, output, options)
+
+    ahead = max(1, min(MOST_AHEAD, free_memory() // (64 * max(voxels.values()) * (first.channels + labels.heads))))
+    predicted = (
+        (case, prepared, logits)
+        for case, prepared in in_background(prepare, voxels, ahead)
+        if prepared and (logits := attempts.run(case, partial(_logits, prepared, networks)))
+    )
+    finished = in_background(finish, predicted, ahead)
+    written = [path for path in tracked(finished, "predicting", len(voxels), options.show_progress) if path]
+    if attempts.reasons:
+        raise FailedScans(attempts, written)
+    return written
+
+
+def _largest(checked: CheckedCase, models: Sequence[OnnxModel]) -> int:
+    """Return the voxels of a scan on the finest grid of the models: see `check_size`."""
+    return max(check_size(checked, m.plans, m.configuration["spacing"], m.labels.heads) for m in models)
+
+
+def _prepare(case: InputCase, steps: Sequence[Preprocessing]) -> list[_Prepared]:
+    """Read a case, and preprocess it for each model; equal preprocessing is shared."""
+    image, properties = steps[0].read(case)
+    done: list[_Prepared] = []
+    for number, step in enumerate(steps):
+        if (same := steps.index(step)) < number:
+            done.append(done[same])
+            continue
+        of_model = dict(properties)
+        try:
+            done.append((step.apply(image.copy(), of_model), of_model))
+        except DataError as error:
+            raise DataError(f"{case.files[0]}: {error}") from error
+    return done
+
+
+def _logits(prepared: Sequence[_Prepared], networks: Sequence[OnnxNetwork]) -> list[Floats]:
+    return [network.predict(image) for (image, _), network in zip(prepared, networks, strict=True)]
+
+
+def _probabilities(
+    prepared: Sequence[_Prepared], logits: Sequence[Floats], steps: Sequence[Preprocessing], regions: bool
+) -> Floats:
+    """Return the models' mean probabilities (head, z, y, x) on the image's grid."""
+    total, *others = (
+        step.probabilities(of_model, properties, regions)
+        for (_, properties), of_model, step in zip(prepared, logits, steps, strict=True)
+    )
+    for other in others:
+        total += other
+    total /= len(steps)
+    return total
+
+
+def labels_of(probabilities: Floats, labels: Labels) -> npt.NDArray[np.unsignedinteger]:
+    """Return the labels (z, y, x) of probabilities (head, z, y, x): the likeliest, or regions one over the other."""
+    if labels.regions is None:
+        return probabilities.argmax(axis=0).astype(np.uint16)
+    written = np.zeros(probabilities.shape[1:], np.uint16)
+    for of_region, label in zip(probabilities, labels.order, strict=True):
+        written[of_region > 0.5] = label
+    return written
+
+
+def _write(
+    case: InputCase,
+    probabilities: Floats,
+    properties: dict[str, Any],
+    member: Member,
+    step: Preprocessing,
+    labels: Labels,
+    output: Path,
+    options: OnnxOptions,
+) -> Path:
+    """Write the files of a case, the segmentation last."""
+    if options.save_probabilities:
+        with output_file(output / f"{case.case}.npz") as path:
+            np.savez_compressed(path, probabilities=probabilities)
+        with output_file(output / f"{case.case}.pkl") as path:
+            path.write_bytes(pickle.dumps(properties))
+    target = output / f"{case.case}{member.dataset_json['file_ending']}"
+    with output_file(target, errors=(OSError, RuntimeError)) as path:  # SimpleITK raises RuntimeError
+        step.write(labels_of(probabilities, labels), path, properties)
+    return target

@@ -1,0 +1,47 @@
+"""The positions of an image's patches, as nnU-Net places them; without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import product
+
+Window = tuple[slice | int, ...]
+"""Index of a patch into an image (channel, z, y, x)."""
+
+
+def windows(shape: Sequence[int], patch_size: Sequence[int], step: float = 0.5) -> list[Window]:
+    """Return the patches of an image at nnU-Net's positions.
+
+    Args:
+        shape: Image (z, y, x), at least as large as the patch.
+        patch_size: Two numbers for slices along z, else three.
+        step: Largest distance between neighbours, as a fraction of the patch.
+    """
+    flat = len(patch_size) < len(shape)
+    planes: list[slice | int] = list(range(shape[0])) if flat else []
+    sides = zip(shape[1:] if flat else shape, patch_size, strict=True)
+    places = product(*([slice(s, s + side) for s in _starts(size, side, step)] for size, side in sides))
+    if not flat:
+        return [(slice(None), *place) for place in places]
+    spread = list(places)
+    return [(slice(None), plane, *place) for plane in planes for place in spread]
+
+
+def padding(shape: Sequence[int], patch_size: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the voxels that nnU-Net pads before and after each axis of an image smaller than the patch.
+
+    Args:
+        shape: Image (z, y, x).
+        patch_size: Two numbers for slices along z, else three.
+    """
+    sides = [*shape[: len(shape) - len(patch_size)], *patch_size]
+    missing = [max(0, side - size) for size, side in zip(shape, sides, strict=True)]
+    return [(number // 2, number - number // 2) for number in missing]
+
+
+def _starts(size: int, side: int, step: float) -> list[int]:
+    """Source: nnunetv2 2.8.1, ``inference/sliding_window_prediction.py``, ``compute_steps_for_sliding_window``."""
+    count = math.ceil((size - side) / (side * step)) + 1
+    distance = (size - side) / (count - 1) if count > 1 else 0.0
+    return [round(distance * number) for number in range(count)]

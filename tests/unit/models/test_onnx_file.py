@@ -1,0 +1,266 @@
+"""ONNX files of others: each way to harm a reader is refused in one line, before onnxruntime sees the file."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from model_forge import DATASET, DESCRIPTION, PLANS
+from onnx import TensorProto, helper, numpy_helper
+
+from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.inference.members import find_members
+from hippo_nnunet.inference.onnx_network import OnnxNetwork, allowed_threads
+from hippo_nnunet.inference.onnx_predict import predict_onnx
+from hippo_nnunet.models import onnx_file
+from hippo_nnunet.models.onnx_file import KEY, OPSET, VERSION, open_onnx, with_document
+from hippo_nnunet.models.protobuf import encoded, fields
+
+HASHES = {"0": "0" * 64}
+Change = Callable[[Any], object]
+
+
+def unchanged(_: Any) -> None:
+    pass
+
+
+def graph(change: Change = unchanged, patch: tuple[int, ...] = (16, 16)) -> bytes:
+    """A model of one convolution, from 1 channel to 3 heads."""
+    weights = np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1)
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Conv", ["patches", "w"], ["logits"], name="conv")],
+            "tiny",
+            [helper.make_tensor_value_info("patches", TensorProto.FLOAT, ["batch", 1, *patch])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3, *patch])],
+            [numpy_helper.from_array(weights, "w")],
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=8,
+    )
+    change(model)
+    return bytes(model.SerializeToString())
+
+
+def file(content: bytes | None = None, **changed: Any) -> bytes:
+    """The bytes of a right file; keywords replace entries of the document."""
+    exported = graph() if content is None else content
+    made = with_document(exported, DESCRIPTION, PLANS, DATASET, HASHES)
+    if not changed:
+        return made
+    document = json.loads(made[made.index(b'{\n "format"') :])
+    return exported + metadata(json.dumps(document | changed).encode())
+
+
+def metadata(content: bytes, key: str = KEY) -> bytes:
+    return encoded(14, encoded(1, key.encode()) + encoded(2, content))
+
+
+def refuse(tmp_path: Path, content: bytes, message: str) -> None:
+    """Reader and prediction refuse the file in one line that names it, and write nothing."""
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    for read in (lambda: open_onnx(path), lambda: predict_onnx(tmp_path / "images", tmp_path / "out", [path])):
+        with pytest.raises(DataError, match=message) as error:
+            read()
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_right_file_is_read_and_computes(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(file())
+    model = open_onnx(path)
+    assert model.mirroring_axes == (0, 1)
+    assert model.labels.heads == 3
+    assert model.checkpoints == HASHES
+    assert model.configuration["patch_size"] == [16, 16]
+    onnx.checker.check_model(onnx.load(path))
+    image = np.random.default_rng(0).normal(size=(1, 2, 17, 9)).astype(np.float32)
+    logits = OnnxNetwork(model).predict(image)
+    np.testing.assert_allclose(logits, image * np.arange(3)[:, None, None, None], rtol=1e-6)
+
+
+def test_threads_are_the_cpus_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hippo_nnunet.inference.onnx_network.cpu_count", lambda: 4)
+    for value, threads in (("2", 2), ("9", 4), ("0", 4), ("", 4), ("many", 4)):
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        assert allowed_threads() == threads
+
+
+def external(model: Any) -> None:
+    model.graph.initializer[0].external_data.add(key="location", value="../secret")
+
+
+def elsewhere(model: Any) -> None:
+    model.graph.initializer[0].data_location = TensorProto.EXTERNAL
+
+
+def in_attribute(model: Any) -> None:
+    tensor = TensorProto(name="t", data_type=1, dims=[1], data_location=TensorProto.EXTERNAL)
+    model.graph.node.append(helper.make_node("Constant", [], ["c"], value=tensor))
+
+
+def looping(model: Any) -> None:
+    body = helper.make_graph([], "body", [], [])
+    model.graph.node.append(helper.make_node("Loop", [""], ["x"], body=body))
+
+
+def with_subgraph(model: Any) -> None:
+    model.graph.node[0].attribute.append(helper.make_attribute("body", helper.make_graph([], "body", [], [])))
+
+
+def calling(model: Any) -> None:
+    model.functions.add(name="f", domain="own")
+
+
+def sparse(model: Any) -> None:
+    model.graph.sparse_initializer.add()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (external, "weights in another file"),
+        (elsewhere, "weights in another file"),
+        (in_attribute, "weights in another file"),
+        (looping, "the operator 'Loop'"),
+        (with_subgraph, "an attribute holds field 6"),
+        (calling, "the model holds field 25"),
+        (sparse, "the graph holds field 15"),
+        (lambda model: setattr(model.graph.node[0], "op_type", "PyOp"), "the operator 'PyOp'"),
+        (lambda model: setattr(model.graph.node[0], "domain", "com.microsoft"), "domain 'com.microsoft'"),
+        (lambda model: model.opset_import.append(helper.make_opsetid("own", 1)), "domain 'own'"),
+        (lambda model: setattr(model.opset_import[0], "version", 3), "operators of version 3"),
+        (lambda model: setattr(model.graph.node[0], "doc_string", "/a/path.py"), "a node holds field 6"),
+    ],
+)
+def test_graphs_that_reach_out_are_refused(tmp_path: Path, change: Change, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        with_document(graph(change), DESCRIPTION, PLANS, DATASET, HASHES)
+    made = file()
+    refuse(tmp_path, graph(change) + made[len(graph()) :], message)
+
+
+def test_a_second_graph_or_document_is_refused(tmp_path: Path) -> None:
+    (content,) = (bytes(value) for number, _, value in fields(memoryview(graph())) if number == 7)  # type: ignore[arg-type]
+    refuse(tmp_path, file() + encoded(7, content), "2 graphs, expected 1")
+    refuse(tmp_path, file() + metadata(b"{}"), "metadata 'hippo_nnunet' is there twice")
+
+
+def test_damage_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = file()
+    refuse(tmp_path, b"", "0 graphs")
+    refuse(tmp_path, made[:-1], "truncated")
+    refuse(tmp_path, made[:40], "truncated")
+    refuse(tmp_path, b"PK\x03\x04" + made, "not a readable ONNX file")
+    flipped = bytearray(made)
+    flipped[made.index(np.float32(2).tobytes())] ^= 1
+    refuse(tmp_path, bytes(flipped), "its graph has SHA-256")
+    monkeypatch.setattr(onnx_file, "LARGEST", 100)
+    refuse(tmp_path, made, f"has {len(made)} bytes, an ONNX file at most 100")
+
+
+def test_every_truncation_and_byte_is_survived(tmp_path: Path) -> None:
+    """Whatever the damage: a message, or a file that says the same."""
+    made, rng = file(), np.random.default_rng(0)
+    expected = onnx_file.parse_onnx(tmp_path, made)
+    for _ in range(300):
+        damaged = bytearray(made)
+        damaged[rng.integers(len(made))] = rng.integers(256)
+        del damaged[len(made) - rng.integers(2) * rng.integers(len(made)) :]
+        try:
+            found = onnx_file.parse_onnx(tmp_path, bytes(damaged))
+        except DataError as error:
+            assert "\n" not in str(error)
+        else:
+            assert found.labels.heads == expected.labels.heads
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has no metadata 'hippo_nnunet', so labels and preprocessing are unknown"),
+        (metadata(b"{}", "other"), "has no metadata 'hippo_nnunet'"),
+        (metadata(b"{"), "is not JSON"),
+        (metadata(b"[1]"), "does not say 'hippo_nnunet onnx model'"),
+        (metadata(b"[" * 100_000), "is not JSON"),
+        (metadata(b"\xff"), "is not JSON"),
+    ],
+)
+def test_files_without_a_document_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    refuse(tmp_path, graph() + content, message)
+
+
+def changed(source: dict[str, Any], **entries: Any) -> dict[str, Any]:
+    return copy.deepcopy(source) | entries
+
+
+def configured(**entries: Any) -> dict[str, Any]:
+    made = copy.deepcopy(PLANS)
+    made["configurations"]["2d"] |= entries
+    return made
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"format": "other"}, "does not say"),
+        ({"format_version": VERSION + 1}, "is of version 2 of the format, .* update it with pip"),
+        ({"format_version": "1"}, "does not say"),
+        ({"model": None}, "metadata model is 'None'"),
+        ({"model": changed(DESCRIPTION, folds=[])}, "folds is"),
+        ({"model": changed(DESCRIPTION, mirroring_axes=[2])}, "mirroring_axes is"),
+        ({"model": changed(DESCRIPTION, configuration="3d")}, "no configuration '3d'"),
+        (
+            {"model": changed(DESCRIPTION, trainer="CLIPGuidedUNetTrainer", clip={"name": "m", "sha256": "0" * 64})},
+            "guided by a CLIP encoder",
+        ),
+        ({"plans": configured(spacing=[0, 1])}, "spacing is"),
+        ({"plans": configured(patch_size=[10**6, 10**6])}, "patch_size is"),
+        (
+            {"plans": configured(resampling_fn_data="resample_torch_fornnunet", resampling_fn_data_kwargs={})},
+            "resampling_fn_data is resample_torch",
+        ),
+        ({"plans": configured(normalization_schemes=["Evil"])}, "normalization_schemes is 'Evil'"),
+        ({"plans": configured(previous_stage="2d")}, "second stage of a cascade"),
+        ({"plans": changed(PLANS, image_reader_writer="SimpleITKIOWithReorient")}, "image_reader_writer is"),
+        ({"dataset": changed(DATASET, labels={"background": 0, "a": 2})}, "not consecutive"),
+        ({"dataset": changed(DATASET, labels={"background": 0, "a": [1, 2], "b": 2})}, "regions_class_order"),
+        ({"dataset": changed(DATASET, file_ending=".png")}, "file_ending is"),
+        ({"postprocessing": "largest_foreground"}, "postprocessing is 'largest_foreground', expected 'none'"),
+        ({"checkpoints": {"0": "0"}}, "checkpoints does not give"),
+        ({"checkpoints": {"1": "0" * 64}}, "checkpoints does not give"),
+        ({"graph_sha256": "0" * 64}, "its graph has SHA-256"),
+    ],
+)
+def test_every_entry_is_checked(tmp_path: Path, entries: dict[str, Any], message: str) -> None:
+    refuse(tmp_path, file(**entries), message)
+
+
+def test_a_graph_that_does_not_fit_its_metadata_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(file(graph(patch=(8, 16))))
+    with pytest.raises(DataError, match=r"m\.onnx: its graph has .*\[1, 8, 16\].*, its metadata .*\[1, 16, 16\]"):
+        OnnxNetwork(open_onnx(path))
+    path.write_bytes(file(graph(lambda model: model.graph.node[0].input.append("missing"))))
+    with pytest.raises(DataError, match=r"m\.onnx: onnxruntime refuses its graph"):
+        OnnxNetwork(open_onnx(path))
+
+
+def test_files_that_are_not_there_and_mixtures_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    with pytest.raises(DataError, match="no such file"):
+        open_onnx(path)
+    path.write_bytes(file())
+    with pytest.raises(ConfigError, match="together with ONNX files only"):
+        find_members([path], None, "checkpoint_final.pth")
+    with pytest.raises(ConfigError, match="is given twice"):
+        predict_onnx(tmp_path, tmp_path / "out", [path, path])
