@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from tiny_dataset import TEST_CASES, TinyDataset
 from hippo_nnunet.clip.guidance_cache import read_slices, slice_embeddings
 from hippo_nnunet.clip.token_cache import PatchMaps
 from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.inference.batched_predictor import BatchedPredictor
 from hippo_nnunet.inference.predict import PredictOptions, predict
+from hippo_nnunet.inference.sliding_window import PreprocessedImage
 from hippo_nnunet.networks.dense_guidance import DenseCLIPGuidedUNet
 from hippo_nnunet.networks.text_head import TextHeadCLIPGuidedUNet
 from hippo_nnunet.sharing.exporting import export_model
@@ -180,3 +183,28 @@ def test_heads_are_trained_with_another_prompt_in_each_step(in_tiny: TinyDataset
         assert torch.equal(network.text_coordinates, network.centred_text(network.text_embeddings))
     cosines = [(a * b).sum(1) for a, b in zip(seen, [network.text_coordinates] * 3, strict=True)]
     assert torch.stack(cosines).min() > 0
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_prediction_mirrors_maps_with_their_patches(in_tiny: TinyDataset, configuration: str) -> None:
+    trainer = ready(in_tiny, "dense", configuration)
+    network = stirred(trainer.network).eval()
+    network.decoder.deep_supervision = False
+    predictor = BatchedPredictor.of_trainer(trainer)
+    size = trainer.configuration_manager.patch_size
+    axes = predictor.allowed_mirroring_axes = tuple(range(len(size)))
+    flat = len(size) == 2
+    image = PreprocessedImage(torch.randn(1, *(1, *size)[-3:], generator=torch.Generator().manual_seed(0)))
+    tokens = trainer.load_encoder().encode_patches(image.voxels.movedim(1, 0))
+    with torch.inference_mode():
+        (maps,) = PatchMaps(size, network.guidance_shape(size)[1:])(
+            [network.token_features(tokens)], [image.voxels.shape[1:]], torch.zeros(1, 3, dtype=torch.int64)
+        )
+        x = image.voxels if flat else image.voxels[None]
+        expected = []
+        for number in range(len(axes) + 1):
+            for chosen in combinations(axes, number):
+                flips = [axis + 2 for axis in chosen]
+                expected.append(network(x.flip(flips), maps[None].flip(flips)).flip(flips))
+        found = predictor.predict_image(image)
+    torch.testing.assert_close(found[:, 0] if flat else found, torch.stack(expected).mean(0)[0], rtol=1e-3, atol=1e-3)
