@@ -65,7 +65,7 @@ class HeadGenerator(nn.Module):
     text with CLIP's embedding of the image. The cosine is what can use that CLIP has put texts and images into one
     space. Without it the heads would depend on the angles between the texts alone: a linear map in front of randomly
     rotated texts learns what it would have learned in front of the texts. The embedding of the image enters in no other
-    way: with few cases, heads that depend on all of it learn the cases by heart.
+    way, so that a control of text or image removes this agreement and nothing else.
 
     Args:
         embed_dim: Length of CLIP's embeddings.
