@@ -3,13 +3,13 @@
 In the training cases of fold 0 (folds by subject) anterior and posterior hippocampus are merged, except in a few cases;
 the regions are `hippocampus`, `anterior` and `posterior`, and the loss leaves out the parts of the merged cases
 (`partial_labels` in dataset.json). The validation cases keep their labels. For each number of split cases a network is
-trained once, and asked in three ways, with one JSON line for each case in FOLDER/dice.jsonl:
+trained once, and asked in two ways, with one JSON line for each case and region in FOLDER/dice.jsonl:
 
-- `trained`: the heads of the parts, by the prompts of the training;
-- `paraphrase`: the same heads, by descriptions that no training has seen;
-- `whole`: the head of the hippocampus, by the descriptions of a part: for it the part is a new class.
+- `trained`: by the prompts of the training;
+- `paraphrase`: by descriptions of the parts that no training has seen.
 
-Dice of the last with the *other* part (`other`) tells whether the prompt chose the part, or the head ignores it.
+With 0 split cases the parts are classes that the training never shows. `other` is the Dice with the other part: a
+network that ignores the prompt has the same mask for both.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from hippo_nnunet.data.subjects import grouped_splits
 from hippo_nnunet.evaluation.metrics import mask_dice
 from hippo_nnunet.nnunet.subset import training_subset
 
-REGIONS = {"background": 0, "hippocampus": [1, 2, 3], "anterior": 1, "posterior": 2}
+REGIONS: dict[str, Any] = {"background": 0, "hippocampus": [1, 2, 3], "anterior": 1, "posterior": 2}
+OTHER = {"anterior": "posterior", "posterior": "anterior"}
 MERGED = 3
 PARAPHRASES = {
     "anterior": ["the head of the hippocampus", "the front third of the hippocampus, next to the amygdala"],
@@ -97,15 +98,9 @@ def write_dataset(task: Path, root: Path, fold: dict[str, list[str]], split: set
 
 
 def ask(model: Path, images: list[Path], labels: Path) -> Iterator[dict[str, Any]]:
-    """Predict by each kind of prompt, and yield the Dice of each head that was asked, by case."""
+    """Predict by each kind of prompt, and yield the Dice of each region by case."""
     heads = [name for name in REGIONS if name != "background"]
-    parts = ("anterior", "posterior")
-    questions: list[tuple[str, dict[str, list[str]], dict[str, str]]] = [
-        ("trained", {}, {part: part for part in parts}),
-        ("paraphrase", PARAPHRASES, {part: part for part in parts}),
-        *(("whole", {"hippocampus": PARAPHRASES[part]}, {part: "hippocampus"}) for part in parts),
-    ]
-    for kind, prompts, asked in questions:
+    for kind, prompts in (("trained", {}), ("paraphrase", PARAPHRASES)):
         with tempfile.TemporaryDirectory() as scratch:
             words = [f"--prompt={name}={text}" for name, texts in prompts.items() for text in texts]
             given = [f"--input={image}" for image in images]
@@ -113,12 +108,14 @@ def ask(model: Path, images: list[Path], labels: Path) -> Iterator[dict[str, Any
             for image in images:
                 case = image.name.removesuffix(f"_0000{ENDING}")
                 probabilities = np.load(Path(scratch) / f"{case}.npz")["probabilities"]
-                reference = np.asarray(nib.load(labels / f"{case}{ENDING}").dataobj).T  # type: ignore[attr-defined]
-                for part, head in asked.items():
-                    mask = probabilities[heads.index(head)] > 0.5
-                    dice = {name: mask_dice(mask, reference == REGIONS[name]) for name in parts}
-                    other = next(value for name, value in dice.items() if name != part)
-                    yield {"prompt": kind, "part": part, "case": case, "dice": dice[part], "other": other}
+                stored: Any = nib.load(labels / f"{case}{ENDING}")
+                reference = {name: np.isin(np.asarray(stored.dataobj).T, REGIONS[name]) for name in heads}
+                for part in prompts or heads:
+                    mask = probabilities[heads.index(part)] > 0.5
+                    row = {"prompt": kind, "region": part, "case": case, "dice": mask_dice(mask, reference[part])}
+                    if part in OTHER:
+                        row["other"] = mask_dice(mask, reference[OTHER[part]])
+                    yield row
 
 
 def run(*words: object) -> str:
