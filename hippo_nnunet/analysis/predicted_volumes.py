@@ -29,6 +29,7 @@ from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.experiment.subjects import load_subjects
 from hippo_nnunet.files import read_object, write_table
 from hippo_nnunet.models.model_file import FOLDER_REMEDY, open_model
+from hippo_nnunet.models.onnx_file import SUFFIX, open_onnx
 from hippo_nnunet.nnunet.paths import folder_problem
 from hippo_nnunet.outputs import check_target, first_line, missing_parents, remove_empty
 
@@ -142,7 +143,7 @@ def _members(models: Sequence[Path], experiment: Experiment, folder: Path) -> di
 def _opened(model: Path) -> tuple[str, Mapping[str, Any]]:
     """Return what nnU-Net calls a model's folder, and the content of its dataset.json."""
     if model.is_file():
-        shared = open_model(model)
+        shared = open_onnx(model) if model.suffix == SUFFIX else open_model(model)
         return shared.folder_name, shared.dataset_json
     return model.absolute().name, read_object(model / "dataset.json", FOLDER_REMEDY)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -95,7 +96,8 @@ def predict(
     if calibration is not None and volumes is None:
         raise typer.BadParameter("it is for --volumes, which is not given", param_hint="--calibration")
     numbers, prompts = fold_numbers(folds), prompts_by_class(prompt)
-    if model and all(path.name.endswith(".onnx") for path in model):
+    onnx = bool(model) and all(path.name.endswith(".onnx") for path in model or ())
+    if onnx:
         _refuse_with_onnx(
             {
                 "--folds": folds,
@@ -103,16 +105,11 @@ def predict(
                 "--checkpoint": checkpoint != FINAL,
                 "--backend": backend != "auto",
                 "--prompt": prompt,
-                "--root": root,
+                "--root": root and not volumes,
                 "--trust-checkpoint": trust_checkpoint,
-                "--volumes": volumes,
             }
         )
-        _predict_onnx(input_, output, model, overwrite, save_probabilities, not no_mirroring)
-        return
 
-    from hippo_nnunet.inference.predict import PredictOptions
-    from hippo_nnunet.inference.predict import predict as predict_images
     from hippo_nnunet.inference.scans import FailedScans
 
     models, postprocessing = tuple(model or ()), "none"
@@ -129,25 +126,36 @@ def predict(
         from hippo_nnunet.analysis.predicted_volumes import prepare_volumes
 
         table = prepare_volumes(volumes, models, experiment, calibration, coverage, root, overwrite)
-    options = PredictOptions(
-        numbers,
-        device,
-        checkpoint,
-        overwrite,
-        save_probabilities,
-        use_mirroring=not no_mirroring,
-        postprocessing=postprocessing,
-        show_progress=True,
-        backend=backend,
-        trust_checkpoint=trust_checkpoint,
-        observe=table.add if table else None,
-        other_outputs=[volumes] if volumes else [],
-        prompts=prompts,
-    )
+    observe, others = table.add if table else None, [volumes] if volumes else []
+    if onnx:
+        from hippo_nnunet.inference.onnx_predict import OnnxOptions, predict_onnx
+
+        settings = OnnxOptions(overwrite, save_probabilities, not no_mirroring, True, observe, others)
+        start = partial(predict_onnx, input_, output, models, settings)
+    else:
+        from hippo_nnunet.inference.predict import PredictOptions
+        from hippo_nnunet.inference.predict import predict as predict_images
+
+        options = PredictOptions(
+            numbers,
+            device,
+            checkpoint,
+            overwrite,
+            save_probabilities,
+            use_mirroring=not no_mirroring,
+            postprocessing=postprocessing,
+            show_progress=True,
+            backend=backend,
+            trust_checkpoint=trust_checkpoint,
+            observe=observe,
+            other_outputs=others,
+            prompts=prompts,
+        )
+        start = partial(predict_images, input_, output, models, options)
     failed = None
     with stdout_to_stderr():
         try:
-            written = predict_images(input_, output, models, options)
+            written = start()
         except FailedScans as error:
             written, failed = error.written, error
     for path in written:
@@ -165,21 +173,3 @@ def _refuse_with_onnx(given: Mapping[str, object]) -> None:
             f"{', '.join(named)}: not with an ONNX file, which holds its folds and computes on the CPU by onnxruntime; "
             "leave it out, or name the model folder or the .hippo file"
         )
-
-
-def _predict_onnx(
-    inputs: list[Path], output: Path, models: list[Path], overwrite: bool, save_probabilities: bool, mirror: bool
-) -> None:
-    """Predict without importing torch and nnU-Net."""
-    from hippo_nnunet.inference.onnx_predict import OnnxOptions, predict_onnx
-    from hippo_nnunet.inference.scans import FailedScans
-
-    failed = None
-    try:
-        written = predict_onnx(inputs, output, models, OnnxOptions(overwrite, save_probabilities, mirror, True))
-    except FailedScans as error:
-        written, failed = error.written, error
-    for path in written:
-        echo(path)
-    if failed:
-        raise failed

@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import find_objects
+import numpy.typing as npt
 
 from hippo_nnunet.data.grid import grid_difference
 from hippo_nnunet.data.layout import ENDINGS, IMAGE_ENDINGS, SIMPLE_ITK
@@ -58,14 +58,22 @@ class CheckedCase:
         """Describe a case whose channels were read."""
         first = volumes[0]
         nonzero = np.any([volume.array != 0 for volume in volumes], axis=0)
-        (box,) = find_objects(nonzero.view(np.uint8))
-        sizes = tuple(part.stop - part.start for part in box)
+        sizes = tuple(part.stop - part.start for part in bounding_box(nonzero))
         return cls(case, first.array.shape, sizes, first.spacing_mm[::-1], first.axis_codes)
 
     @property
     def voxels(self) -> int:
         """Number of voxels of one channel."""
         return prod(self.shape)
+
+
+def bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
+    """Return the part of each axis outside of which a mask, true somewhere, is false."""
+    box = []
+    for axis in range(mask.ndim):
+        filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        box.append(slice(int(filled[0]), int(filled[-1]) + 1))
+    return tuple(box)
 
 
 def find_cases(inputs: Path | Sequence[Path], channels: int) -> list[InputCase]:

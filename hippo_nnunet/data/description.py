@@ -30,11 +30,13 @@ class Labels:
         values: Label values without that of the ignore label, sorted.
         regions: Values of each region that the network has a head for, in the heads' order; None without regions.
         order: The label that each region is written as; later ones overwrite earlier ones. Empty without regions.
+        ignore: Value of the ignore label; None if there is none.
     """
 
     values: tuple[int, ...]
     regions: tuple[tuple[int, ...], ...] | None
     order: tuple[int, ...] = ()
+    ignore: int | None = None
 
     @property
     def heads(self) -> int:
@@ -58,21 +60,21 @@ def read_labels(description: Mapping[str, Any]) -> Labels:
     assert entries is not None
     if isinstance(entries.get("background", []), (list, tuple)):
         raise ValueError("Background label must be 0. Not a list, and not missing")
-    ignore = covered.pop("ignore", None)
-    values = tuple(sorted({value for of_label in covered.values() for value in of_label}))
-    if ignore is not None and not isinstance(entries["ignore"], int):
+    if isinstance(entries.get("ignore"), (list, tuple)):
         raise ValueError("the ignore label has to be an integer, not a region")
-    if ignore is not None and ignore[0] != values[-1] + 1:
+    (ignore,) = covered.pop("ignore", (None,))
+    values = tuple(sorted({value for of_label in covered.values() for value in of_label}))
+    if ignore is not None and ignore != values[-1] + 1:
         raise ValueError("the ignore label must have the highest label value")
     if all(len(of_label) == 1 for of_label in covered.values()):
-        return Labels(values, None)
+        return Labels(values, None, ignore=ignore)
     regions = tuple(of_region for of_region in covered.values() if set(of_region) != {0})
     order = description.get("regions_class_order")
     if not isinstance(order, (list, tuple)):
         raise ValueError("with regions, define regions_class_order: the label that each region is written as")
     if len(order) != len(regions):
         raise ValueError(f"regions_class_order must have as many entries as there are regions: {len(regions)}")
-    return Labels(values, regions, tuple(order))
+    return Labels(values, regions, tuple(order), ignore)
 
 
 def read_description(path: Path) -> dict[str, Any]:

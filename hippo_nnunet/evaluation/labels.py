@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hippo_nnunet.data.description import label_manager
+from hippo_nnunet.data.description import label_manager, label_values, read_labels
 from hippo_nnunet.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,10 +29,7 @@ def label_manager_of(dataset_json: Mapping[str, Any]) -> LabelManager:
     try:
         return label_manager(dataset_json)
     except ValueError as error:
-        raise DataError(
-            f"dataset.json: nnU-Net refuses its labels {dataset_json.get('labels')!r} ({error}): "
-            'write them as {"background": 0, "name": 1, ...}'
-        ) from error
+        raise _refused(dataset_json, error) from error
 
 
 def named_labels(dataset_json: Mapping[str, Any]) -> tuple[dict[str, Label], int | None]:
@@ -45,11 +42,19 @@ def named_labels(dataset_json: Mapping[str, Any]) -> tuple[dict[str, Label], int
     Raises:
         DataError: nnU-Net refuses these labels.
     """
-    manager = label_manager_of(dataset_json)
+    try:
+        ignore = read_labels(dataset_json).ignore
+    except ValueError as error:
+        raise _refused(dataset_json, error) from error
     names: dict[str, Label] = {}
-    for name, value in manager.label_dict.items():
-        values = tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else (int(value),)
-        if name == "ignore" or set(values) == {0}:
-            continue
-        names[name] = values[0] if len(values) == 1 else values
-    return names, manager.ignore_label
+    for name, values in label_values(dataset_json["labels"]).items():
+        if name != "ignore" and set(values) != {0}:
+            names[name] = values[0] if len(values) == 1 else values
+    return names, ignore
+
+
+def _refused(dataset_json: Mapping[str, Any], error: ValueError) -> DataError:
+    return DataError(
+        f"dataset.json: nnU-Net refuses its labels {dataset_json.get('labels')!r} ({error}): "
+        'write them as {"background": 0, "name": 1, ...}'
+    )

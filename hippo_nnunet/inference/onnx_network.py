@@ -8,7 +8,7 @@ from itertools import chain, combinations
 from math import prod
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+import numpy.typing as npt
 
 from hippo_nnunet.errors import DataError, DependencyError
 from hippo_nnunet.inference.preprocessing import Floats
@@ -136,9 +136,17 @@ def importance(patch_size: Sequence[int]) -> Floats:
 
     Source: nnunetv2 2.8.1, ``inference/sliding_window_prediction.py``, ``compute_gaussian``, in half precision there.
     """
-    impulse = np.zeros(patch_size)
-    impulse[tuple(side // 2 for side in patch_size)] = 1
-    weight = gaussian_filter(impulse, [side / 8 for side in patch_size], mode="constant")
+    weight = np.ones(())
+    for side in patch_size:
+        weight = weight[..., None] * _gaussian(side)
     halves = (weight / (weight.max() / 10)).astype(np.float16)
     halves[halves == 0] = halves[halves > 0].min()
     return halves.astype(np.float32)
+
+
+def _gaussian(side: int) -> npt.NDArray[np.float64]:
+    """Return scipy's Gaussian of standard deviation side / 8, cut at four of them, around the middle of an axis."""
+    offsets = np.arange(side) - side // 2
+    weight = np.exp(-0.5 / (side / 8) ** 2 * offsets**2)
+    weight[np.abs(offsets) > int(4 * (side / 8) + 0.5)] = 0
+    return weight

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +26,17 @@ from hippo_nnunet.models.onnx_file import OnnxModel, open_onnx
 from hippo_nnunet.outputs import output_file
 from hippo_nnunet.progress import tracked
 
+if TYPE_CHECKING:
+    from hippo_nnunet.evaluation.segmentation_shape import Segmentation
+
 MOST_AHEAD = 8
 """Most cases preprocessed ahead of the networks, and most predicted cases that wait to be written."""
 
 _Prepared = tuple[Floats, dict[str, Any]]
 """A preprocessed image, and nnU-Net's properties of it."""
+_Labels = npt.NDArray[np.unsignedinteger]
+_Predicted = tuple[Floats, list[_Labels]]
+"""The models' mean probabilities (head, z, y, x), and the labels (z, y, x) of each model by itself."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,16 @@ class OnnxOptions:
         save_probabilities: Also write `<case>.npz` and nnU-Net's `<case>.pkl`.
         use_mirroring: Average over mirrored images.
         show_progress: Show progress on stderr.
+        observe: Called with each case after it is written, in a thread, one case at a time.
+        other_outputs: Files that the caller writes: they must not be any of the files written here.
     """
 
     overwrite: bool = False
     save_probabilities: bool = False
     use_mirroring: bool = True
     show_progress: bool = False
+    observe: Callable[[Segmentation], None] | None = None
+    other_outputs: Sequence[Path] = ()
 
 
 def predict_onnx(
@@ -77,7 +87,7 @@ def predict_onnx(
     check_together(members)
     first, labels = members[0], opened[0].labels
     cases = find_cases(inputs, first.channels)
-    check_output(cases, output, first, options.overwrite, options.save_probabilities)
+    check_output(cases, output, first, options.overwrite, options.save_probabilities, options.other_outputs)
     attempts, checked = check_scans(cases, first, options.show_progress)
     networks = [OnnxNetwork(model, options.use_mirroring) for model in opened]
     steps = [Preprocessing.of(model.plans, model.configuration) for model in opened]
@@ -92,7 +102,7 @@ def predict_onnx(
 
     def finish(predicted: tuple[InputCase, list[_Prepared], list[Floats]]) -> Path | None:
         case, prepared, logits = predicted
-        made = attempts.run(case, partial(_probabilities, prepared, logits, steps, labels.regions is not None))
+        made = attempts.run(case, partial(_combined, prepared, logits, steps, labels))
         return None if made is None else _write(case, made, prepared[0][1], first, steps[0], labels, output, options)
 
     ahead = max(1, min(MOST_AHEAD, free_memory() // (64 * max(voxels.values()) * (first.channels + labels.heads))))
@@ -133,21 +143,22 @@ def _logits(prepared: Sequence[_Prepared], networks: Sequence[OnnxNetwork]) -> l
     return [network.predict(image) for (image, _), network in zip(prepared, networks, strict=True)]
 
 
-def _probabilities(
-    prepared: Sequence[_Prepared], logits: Sequence[Floats], steps: Sequence[Preprocessing], regions: bool
-) -> Floats:
-    """Return the models' mean probabilities (head, z, y, x) on the image's grid."""
+def _combined(
+    prepared: Sequence[_Prepared], logits: Sequence[Floats], steps: Sequence[Preprocessing], labels: Labels
+) -> _Predicted:
+    """Average the models' probabilities on the image's grid."""
     total, *others = (
-        step.probabilities(of_model, properties, regions)
+        step.probabilities(of_model, properties, labels.regions is not None)
         for (_, properties), of_model, step in zip(prepared, logits, steps, strict=True)
     )
+    of_models = [labels_of(probabilities, labels) for probabilities in (total, *others)]
     for other in others:
         total += other
     total /= len(steps)
-    return total
+    return total, of_models
 
 
-def labels_of(probabilities: Floats, labels: Labels) -> npt.NDArray[np.unsignedinteger]:
+def labels_of(probabilities: Floats, labels: Labels) -> _Labels:
     """Return the labels (z, y, x) of probabilities (head, z, y, x): the likeliest, or regions one over the other."""
     if labels.regions is None:
         return probabilities.argmax(axis=0).astype(np.uint16)
@@ -159,7 +170,7 @@ def labels_of(probabilities: Floats, labels: Labels) -> npt.NDArray[np.unsignedi
 
 def _write(
     case: InputCase,
-    probabilities: Floats,
+    predicted: _Predicted,
     properties: dict[str, Any],
     member: Member,
     step: Preprocessing,
@@ -168,6 +179,8 @@ def _write(
     options: OnnxOptions,
 ) -> Path:
     """Write the files of a case, the segmentation last."""
+    probabilities, of_models = predicted
+    segmentation = of_models[0] if len(of_models) == 1 else labels_of(probabilities, labels)
     if options.save_probabilities:
         with output_file(output / f"{case.case}.npz") as path:
             np.savez_compressed(path, probabilities=probabilities)
@@ -175,5 +188,11 @@ def _write(
             path.write_bytes(pickle.dumps(properties))
     target = output / f"{case.case}{member.dataset_json['file_ending']}"
     with output_file(target, errors=(OSError, RuntimeError)) as path:  # SimpleITK raises RuntimeError
-        step.write(labels_of(probabilities, labels), path, properties)
+        step.write(segmentation, path, properties)
+    if options.observe is not None:
+        from hippo_nnunet.evaluation.segmentation_shape import Segmentation
+
+        regions = labels.regions is not None
+        spacing = properties["spacing"]
+        options.observe(Segmentation(case.case, segmentation, spacing, probabilities, None, of_models, regions))
     return target

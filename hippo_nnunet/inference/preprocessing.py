@@ -2,7 +2,8 @@
 
 Source: nnunetv2 2.8.1, ``preprocessing/preprocessors/default_preprocessor.py``,
 ``preprocessing/normalization/default_normalization_schemes.py``, ``preprocessing/resampling/default_resampling.py`` and
-``inference/export_prediction.py``; tests compare with these.
+``inference/export_prediction.py``; tests compare with these. scipy is imported where it is needed only: that takes as
+long as the prediction of a small image.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
-from hippo_nnunet.data.cases import InputCase
+from hippo_nnunet.data.cases import InputCase, bounding_box
 from hippo_nnunet.data.layout import NIBABEL
 from hippo_nnunet.data.nifti import itk_geometry, read_volume
 from hippo_nnunet.data.resampling import resampled_shape
@@ -105,11 +105,10 @@ class Preprocessing:
         """
         image = image.transpose([0, *(axis + 1 for axis in self.forward)])
         nonzero = np.any(image != 0, axis=0)
-        (box,) = ndimage.find_objects(nonzero.view(np.uint8))
-        z, y, x = box
+        box = z, y, x = bounding_box(nonzero)
         properties["shape_before_cropping"] = image.shape[1:]
         properties["bbox_used_for_cropping"] = [[part.start, part.stop] for part in box]
-        mask = ndimage.binary_fill_holes(nonzero)[box] if any(self.masked) else nonzero[box]
+        mask = _filled(nonzero)[box] if any(self.masked) else nonzero[box]
         image = image[:, z, y, x]
         properties["shape_after_cropping_and_before_resampling"] = image.shape[1:]
         for channel, (scheme, masked) in enumerate(zip(self.schemes, self.masked, strict=True)):
@@ -206,14 +205,18 @@ def _by_slices(volume: npt.NDArray[Any], shape: Sequence[int], axis: int, order:
         return slices
     scales = [size / new for size, new in zip(slices.shape, shape, strict=True)]
     grid = np.mgrid[tuple(slice(size) for size in shape)]
+    from scipy.ndimage import map_coordinates
+
     places = np.stack([scale * (places + 0.5) - 0.5 for scale, places in zip(scales, grid, strict=True)])
-    return np.asarray(ndimage.map_coordinates(slices, places, order=order_z, mode="nearest"))
+    return np.asarray(map_coordinates(slices, places, order=order_z, mode="nearest"))
 
 
 def _resized(volume: npt.NDArray[Any], shape: Sequence[int], order: int) -> npt.NDArray[Any]:
     """Source: scikit-image 0.26, ``transform.resize`` with mode "edge" and without anti-aliasing."""
+    from scipy.ndimage import zoom
+
     factors = [1 / factor for factor in np.divide(volume.shape, shape)]
-    resized = ndimage.zoom(volume, factors, order=order, mode="nearest", grid_mode=True)
+    resized = zoom(volume, factors, order=order, mode="nearest", grid_mode=True)
     return np.asarray(np.clip(resized, volume.min(), volume.max(), out=resized))
 
 
@@ -232,6 +235,12 @@ def _separate_axis(
 
 def _resampling(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name != "is_seg"}
+
+
+def _filled(nonzero: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    from scipy.ndimage import binary_fill_holes
+
+    return np.asarray(binary_fill_holes(nonzero))
 
 
 _Mask = npt.NDArray[np.bool_] | None

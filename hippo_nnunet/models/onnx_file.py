@@ -86,6 +86,11 @@ class OnnxModel:
     checkpoints: dict[str, str]
 
     @property
+    def folder_name(self) -> str:
+        """nnU-Net's name of the model's folder."""
+        return f"{self.description['trainer']}__{self.plans['plans_name']}__{self.description['configuration']}"
+
+    @property
     def configuration(self) -> dict[str, Any]:
         """The configuration of the plans, inheritance resolved."""
         return configuration_of(self.plans, str(self.description["configuration"]))

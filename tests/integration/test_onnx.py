@@ -109,6 +109,18 @@ def test_several_files_are_an_ensemble(
     assert_same(tmp_path / "onnx", tmp_path / "torch")
 
 
+def test_volumes_are_those_of_the_folder(
+    trained: TinyDataset, files: dict[str, Path], images: Path, tmp_path: Path
+) -> None:
+    def table(name: str, model: Path) -> str:
+        options = ["--volumes", str(tmp_path / f"{name}.csv"), "--calibration", "none", "--no-mirroring"]
+        arguments = ["predict", "-m", str(model), "-i", str(images / "own_0000.nii.gz"), "-o", str(tmp_path / name)]
+        assert CliRunner().invoke(app, [*arguments, *options]).exit_code == 0
+        return (tmp_path / f"{name}.csv").read_text()
+
+    assert table("onnx", files["2d"]) == table("torch", trained.model(UNET))
+
+
 def test_what_is_in_the_file(trained: TinyDataset, files: dict[str, Path]) -> None:
     model = open_onnx(files["2d"])
     assert model.description["folds"] == [0, 1]
@@ -165,7 +177,6 @@ def test_bad_scans_are_left_out(files: dict[str, Path], images: Path, tmp_path: 
         ("--device", "cuda"),
         ("--backend", "torch"),
         ("--prompt", "a=b"),
-        ("--volumes", "v.csv"),
         ("--trust-checkpoint",),
     ],
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,22 @@ def test_threads_are_the_cpus_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     for value, threads in (("2", 2), ("9", 4), ("0", 4), ("", 4), ("many", 4)):
         monkeypatch.setenv("OMP_NUM_THREADS", value)
         assert allowed_threads() == threads
+
+
+def test_regions_are_read_without_torch(tmp_path: Path) -> None:
+    regions = {"labels": {"background": 0, "whole": [1, 2], "a": 2, "ignore": 3}, "regions_class_order": [1, 2]}
+    path = tmp_path / "m.onnx"
+    path.write_bytes(file(dataset={**DATASET, **regions}))
+    assert open_onnx(path).labels.regions == ((1, 2), (2,))
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from hippo_nnunet.evaluation.labels import named_labels\n"
+        "from hippo_nnunet.inference.onnx_predict import open_onnx\n"
+        "names, ignore = named_labels(open_onnx(Path(sys.argv[1])).dataset_json)\n"
+        "print(names, ignore, *sorted({'torch', 'nnunetv2', 'onnx', 'scipy.ndimage'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{'whole': (1, 2), 'a': 2} 3"
 
 
 def external(model: Any) -> None:
