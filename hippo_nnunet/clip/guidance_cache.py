@@ -163,7 +163,7 @@ def slice_embeddings(
                 embeddings[case] = view.restore(maps).half().contiguous().cpu()
             now = time.monotonic()
             if store and (number == len(missing) or now - saved > SAVE_INTERVAL_S):
-                # with what is stored of cases that are not asked for
+                # stored embeddings of other cases stay
                 _write(file, {**stored, **embeddings}, {**stored_marks, **{case: marks[case] for case in embeddings}})
                 saved = now
             if number == len(missing) or now - reported > REPORT_INTERVAL_S:
