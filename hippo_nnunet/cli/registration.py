@@ -76,7 +76,9 @@ def list_(as_json: Json = False) -> None:
     typer.echo("\nPlanners")
     _echo_rows([(name, meaning) for name, meaning in PLANNERS.items()])
     typer.echo("\nCLIP models (environment: HIPPO_CLIP_MODEL, HIPPO_CLIP_WEIGHTS, HIPPO_CLIP_PROMPTS)")
-    _echo_rows([(str(m["model"]), str(m["weights"]), f"{m['size_mb']} MB", str(m["meaning"])) for m in clip])
+    for m in clip:
+        typer.echo(f"  {m['model']} {m['weights']}".rstrip())
+        typer.echo(f"      {m['size_mb']} MB, {m['meaning']}")
 
 
 def _echo_rows(rows: list[tuple[str, ...]]) -> None:
