@@ -51,12 +51,12 @@ def read_labels(description: Mapping[str, Any]) -> Labels:
         description: Content of nnU-Net's dataset.json (`labels`, with regions also `regions_class_order`).
 
     Raises:
-        ValueError: nnU-Net refuses these labels, or see `label_values`.
+        ValueError: nnU-Net refuses these labels, or see `label_values`; names may be any.
 
     Source: nnunetv2 2.8.1, ``utilities/label_handling/label_handling.py``.
     """
     entries = description.get("labels")
-    covered = label_values(entries)
+    covered = label_values(entries, any_name=True)
     assert entries is not None
     if isinstance(entries.get("background", []), (list, tuple)):
         raise ValueError("Background label must be 0. Not a list, and not missing")
@@ -97,11 +97,12 @@ def read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def label_values(labels: Any) -> dict[str, tuple[int, ...]]:
+def label_values(labels: Any, any_name: bool = False) -> dict[str, tuple[int, ...]]:
     """Return the values that each label or region covers, the ignore label included.
 
     Args:
         labels: The entry `labels`: name to value, or to the list of a region's values.
+        any_name: Accept names that cannot be printed, which nnU-Net does too.
 
     Raises:
         ValueError: No labels, a name that cannot be printed, a value that is no whole number from 0 to
@@ -113,7 +114,7 @@ def label_values(labels: Any) -> dict[str, tuple[int, ...]]:
     names: dict[int, str] = {}
     for name, value in labels.items():
         values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-        if not name.strip() or not name.isprintable():
+        if not any_name and (not name.strip() or not name.isprintable()):
             raise ValueError(f"has a label called {_short(name)}")
         if not values:
             raise ValueError(f"gives {name!r} no label value")

@@ -47,7 +47,7 @@ def named_labels(dataset_json: Mapping[str, Any]) -> tuple[dict[str, Label], int
     except ValueError as error:
         raise _refused(dataset_json, error) from error
     names: dict[str, Label] = {}
-    for name, values in label_values(dataset_json["labels"]).items():
+    for name, values in label_values(dataset_json["labels"], any_name=True).items():
         if name != "ignore" and set(values) != {0}:
             names[name] = values[0] if len(values) == 1 else values
     return names, ignore
