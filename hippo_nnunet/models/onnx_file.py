@@ -5,10 +5,9 @@ The file is checked before onnxruntime sees it; torch, nnU-Net and the package o
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from hippo_nnunet.errors import DataError
 from hippo_nnunet.memory import is_out_of_memory, memory_error
 from hippo_nnunet.models.container import REMEDY, as_json, naming_file
 from hippo_nnunet.models.model_file import check_description, shared_of_dataset
-from hippo_nnunet.models.protobuf import encoded, fields
+from hippo_nnunet.models.onnx_graph import check_graph, metadata
 from hippo_nnunet.nnunet.plans import configuration_of
 from hippo_nnunet.training.recipes import CLIP_BASE, is_ours, parse
 
@@ -27,9 +26,6 @@ SUFFIX = ".onnx"
 FORMAT = "hippo_nnunet onnx model"
 VERSION = 1
 """Version of the document in the metadata; a reader refuses a higher one."""
-OPSET = 17
-"""Of the operators. Source: ours; the highest that torch's TorchScript exporter writes without conversion in every
-torch from 2.4 on, and onnxruntime reads it from 1.12 on."""
 KEY = "hippo_nnunet"
 """Of the document among the file's `metadata_props`."""
 INPUT, OUTPUT = "patches", "logits"
@@ -40,27 +36,6 @@ RESAMPLING = "resample_data_or_seg_to_shape"
 LARGEST = 2**31 - 1
 """Bytes of a file: protobuf's limit."""
 _LARGEST_DOCUMENT = 24 * 2**20
-_MOST_NODES = 100_000
-_OPERATORS = frozenset((
-    "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv",
-    "ConvTranspose", "Div", "Elu", "Equal", "Erf", "Exp", "Expand", "Flatten", "Gather", "Gelu", "Gemm",
-    "GlobalAveragePool", "GroupNormalization", "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization",
-    "LayerNormalization", "LeakyRelu", "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "PRelu", "Pad", "Pow",
-    "Reciprocal", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Resize", "Selu", "Shape", "Sigmoid", "Slice",
-    "Softmax", "Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where",
-))  # fmt: skip
-"""Operators that networks of nnU-Net's plans become. None has a graph of its own, so nothing loops."""
-
-# fields of onnx.proto
-_GRAPH, _OPSETS, _PROPERTIES = 7, 8, 14
-_NODES, _INITIALIZERS = 1, 5
-_OP_TYPE, _ATTRIBUTES, _DOMAIN = 4, 5, 7
-_TENSOR = 5
-_MODEL_FIELDS = {1, 2, 3, 4, 5, 6, _GRAPH, _OPSETS, _PROPERTIES}
-_GRAPH_FIELDS = {_NODES, 2, _INITIALIZERS, 10, 11, 12, 13}
-_NODE_FIELDS = {1, 2, 3, _OP_TYPE, _ATTRIBUTES, _DOMAIN}
-_ATTRIBUTE_FIELDS = {1, 2, 3, 4, _TENSOR, 7, 8, 9, 20}
-_EXTERNAL, _LOCATION = 13, 14
 
 
 @dataclass(frozen=True)
@@ -125,7 +100,7 @@ def parse_onnx(path: Path, content: bytes) -> OnnxModel:
     """Like `open_onnx`, for bytes; errors name the path."""
     with naming_file(path):
         try:
-            graph_hash, properties = _checked(memoryview(content))
+            graph_hash, properties = check_graph(memoryview(content))
         except ValueError as error:
             raise DataError(f"not a readable ONNX file ({error})") from error
         document = _document(path, properties)
@@ -189,7 +164,7 @@ def with_document(
         DataError: The graph holds what `open_onnx` refuses.
     """
     try:
-        graph_hash, _ = _checked(memoryview(exported))
+        graph_hash, _ = check_graph(memoryview(exported))
     except ValueError as error:
         raise DataError(f"torch's exporter wrote what this format does not hold ({error})") from error
     document = {
@@ -202,79 +177,7 @@ def with_document(
         "checkpoints": checkpoints,
         "graph_sha256": graph_hash,
     }
-    return exported + encoded(_PROPERTIES, encoded(1, KEY.encode()) + encoded(2, as_json(document)))
-
-
-def _checked(model: memoryview) -> tuple[str, dict[str, bytes]]:
-    """Check a model's structure; return the hash of its graph, and its metadata."""
-    graphs: list[memoryview] = []
-    properties: dict[str, bytes] = {}
-    for number, value in _known(model, _MODEL_FIELDS, "the model"):
-        if number == _GRAPH:
-            graphs.append(_bytes(value))
-        elif number == _OPSETS:
-            _check_opset(_bytes(value))
-        elif number == _PROPERTIES:
-            entry = {n: bytes(_bytes(v)) for n, v in _known(_bytes(value), {1, 2}, "the metadata")}
-            key = entry.get(1, b"").decode("utf-8", "replace")
-            if key in properties:
-                raise ValueError(f"metadata {key[:60]!r} is there twice")
-            properties[key] = entry.get(2, b"")
-    if len(graphs) != 1:
-        raise ValueError(f"{len(graphs)} graphs, expected 1")
-    nodes = 0
-    for number, value in _known(graphs[0], _GRAPH_FIELDS, "the graph"):
-        if number == _NODES:
-            nodes += 1
-            if nodes > _MOST_NODES:
-                raise ValueError(f"more than {_MOST_NODES} nodes")
-            _check_node(_bytes(value))
-        elif number == _INITIALIZERS:
-            _check_tensor(_bytes(value))
-    return hashlib.sha256(graphs[0]).hexdigest(), properties
-
-
-def _check_opset(opset: memoryview) -> None:
-    for number, value in _known(opset, {1, 2}, "the operator sets"):
-        if number == 1 and _bytes(value):
-            raise ValueError(f"operators of the domain {_text(value)!r}, expected those of ONNX")
-        if number == 2 and value != OPSET:
-            raise ValueError(f"operators of version {value}, expected {OPSET}")
-
-
-def _check_node(node: memoryview) -> None:
-    for number, value in _known(node, _NODE_FIELDS, "a node"):
-        if number == _OP_TYPE and _text(value) not in _OPERATORS:
-            raise ValueError(f"the operator {_text(value)!r}, which no network of nnU-Net has")
-        if number == _DOMAIN and _bytes(value):
-            raise ValueError(f"an operator of the domain {_text(value)!r}, expected those of ONNX")
-        if number == _ATTRIBUTES:
-            for kind, content in _known(_bytes(value), _ATTRIBUTE_FIELDS, "an attribute"):
-                if kind == _TENSOR:
-                    _check_tensor(_bytes(content))
-
-
-def _check_tensor(tensor: memoryview) -> None:
-    for number, _, value in fields(tensor):
-        if number == _EXTERNAL or (number == _LOCATION and value != 0):
-            raise ValueError("weights in another file, which is never read")
-
-
-def _known(message: memoryview, known: set[int], what: str) -> Iterator[tuple[int, memoryview | int]]:
-    for number, _, value in fields(message):
-        if number not in known:  # functions, training graphs, subgraphs, sparse tensors, quantization, later additions
-            raise ValueError(f"{what} holds field {number}, which no exported network has")
-        yield number, value
-
-
-def _bytes(value: memoryview | int) -> memoryview:
-    if isinstance(value, int):
-        raise ValueError("a number in place of bytes")
-    return value
-
-
-def _text(value: memoryview | int) -> str:
-    return bytes(_bytes(value)[:60]).decode("utf-8", "replace")
+    return exported + metadata(KEY, as_json(document))
 
 
 def _document(path: Path, properties: Mapping[str, bytes]) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from hippo_nnunet.models.model_file import check_description, shared_of_dataset
 from hippo_nnunet.models.onnx_file import (
     INPUT,
     LARGEST,
-    OPSET,
     OUTPUT,
     SUFFIX,
     check_supported,
@@ -28,6 +27,7 @@ from hippo_nnunet.models.onnx_file import (
     parse_onnx,
     with_document,
 )
+from hippo_nnunet.models.onnx_graph import OPSET
 from hippo_nnunet.nnunet.api import limit_processes
 from hippo_nnunet.outputs import check_target, output_file
 from hippo_nnunet.sharing.exporting import ExportOptions, describe_member

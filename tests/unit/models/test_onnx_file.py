@@ -8,21 +8,25 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from model_forge import DATASET, DESCRIPTION, PLANS
 from onnx import TensorProto, helper, numpy_helper
 
 from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.inference.batched_predictor import BatchedPredictor
 from hippo_nnunet.inference.members import find_members
 from hippo_nnunet.inference.onnx_network import OnnxNetwork, allowed_threads
 from hippo_nnunet.inference.onnx_predict import predict_onnx
+from hippo_nnunet.inference.sliding_window import PreprocessedImage
 from hippo_nnunet.models import onnx_file
-from hippo_nnunet.models.onnx_file import KEY, OPSET, VERSION, open_onnx, with_document
-from hippo_nnunet.models.protobuf import encoded, fields
+from hippo_nnunet.models.onnx_file import KEY, VERSION, open_onnx, parse_onnx, with_document
+from hippo_nnunet.models.onnx_graph import OPSET, metadata
 
 HASHES = {"0": "0" * 64}
 Change = Callable[[Any], object]
@@ -32,12 +36,15 @@ def unchanged(_: Any) -> None:
     pass
 
 
-def graph(change: Change = unchanged, patch: tuple[int, ...] = (16, 16)) -> bytes:
+WEIGHTS = np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1)
+
+
+def graph(change: Change = unchanged, patch: tuple[int, ...] = (16, 16), weights: Any = WEIGHTS) -> bytes:
     """A model of one convolution, from 1 channel to 3 heads."""
-    weights = np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1)
+    around = [weights.shape[-1] // 2] * 4
     model = helper.make_model(
         helper.make_graph(
-            [helper.make_node("Conv", ["patches", "w"], ["logits"], name="conv")],
+            [helper.make_node("Conv", ["patches", "w"], ["logits"], name="conv", pads=around)],
             "tiny",
             [helper.make_tensor_value_info("patches", TensorProto.FLOAT, ["batch", 1, *patch])],
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3, *patch])],
@@ -57,11 +64,7 @@ def file(content: bytes | None = None, **changed: Any) -> bytes:
     if not changed:
         return made
     document = json.loads(made[made.index(b'{\n "format"') :])
-    return exported + metadata(json.dumps(document | changed).encode())
-
-
-def metadata(content: bytes, key: str = KEY) -> bytes:
-    return encoded(14, encoded(1, key.encode()) + encoded(2, content))
+    return exported + metadata(KEY, json.dumps(document | changed).encode())
 
 
 def refuse(tmp_path: Path, content: bytes, message: str) -> None:
@@ -88,6 +91,25 @@ def test_a_right_file_is_read_and_computes(tmp_path: Path) -> None:
     image = np.random.default_rng(0).normal(size=(1, 2, 17, 9)).astype(np.float32)
     logits = OnnxNetwork(model).predict(image)
     np.testing.assert_allclose(logits, image * np.arange(3)[:, None, None, None], rtol=1e-6)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("shape", [(2, 9, 20), (3, 41, 16)])
+def test_windows_and_mirroring_are_those_of_torch(tmp_path: Path, mirror: bool, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(1)
+    weights, image = (rng.normal(size=size).astype(np.float32) for size in ((3, 1, 3, 3), (1, *shape)))
+    network = torch.nn.Conv2d(1, 3, 3, padding=1, bias=False)
+    network.weight.data = torch.from_numpy(weights)
+    predictor = BatchedPredictor(torch.device("cpu"), mirror, "torch")
+    plans: Any = SimpleNamespace(get_label_manager=lambda _: SimpleNamespace(num_segmentation_heads=3))
+    configuration: Any = SimpleNamespace(patch_size=[16, 16])
+    predictor.manual_initialization(network, plans, configuration, None, {}, "UNetTrainer", (0, 1))
+    expected = predictor.predict_image(PreprocessedImage(torch.from_numpy(image)))
+    model = parse_onnx(tmp_path, file(graph(weights=weights)))
+    found = OnnxNetwork(model, mirror).predict(image)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    other = OnnxNetwork(model, not mirror).predict(image)
+    assert np.abs(other - expected.numpy()).max() > 0.1
 
 
 def test_threads_are_the_cpus_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,9 +190,8 @@ def test_graphs_that_reach_out_are_refused(tmp_path: Path, change: Change, messa
 
 
 def test_a_second_graph_or_document_is_refused(tmp_path: Path) -> None:
-    (content,) = (bytes(value) for number, _, value in fields(memoryview(graph())) if number == 7)  # type: ignore[arg-type]
-    refuse(tmp_path, file() + encoded(7, content), "2 graphs, expected 1")
-    refuse(tmp_path, file() + metadata(b"{}"), "metadata 'hippo_nnunet' is there twice")
+    refuse(tmp_path, graph() + file(), "2 graphs, expected 1")
+    refuse(tmp_path, file() + metadata(KEY, b"{}"), "metadata 'hippo_nnunet' is there twice")
 
 
 def test_damage_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,11 +227,11 @@ def test_every_truncation_and_byte_is_survived(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"", "has no metadata 'hippo_nnunet', so labels and preprocessing are unknown"),
-        (metadata(b"{}", "other"), "has no metadata 'hippo_nnunet'"),
-        (metadata(b"{"), "is not JSON"),
-        (metadata(b"[1]"), "does not say 'hippo_nnunet onnx model'"),
-        (metadata(b"[" * 100_000), "is not JSON"),
-        (metadata(b"\xff"), "is not JSON"),
+        (metadata("other", b"{}"), "has no metadata 'hippo_nnunet'"),
+        (metadata(KEY, b"{"), "is not JSON"),
+        (metadata(KEY, b"[1]"), "does not say 'hippo_nnunet onnx model'"),
+        (metadata(KEY, b"[" * 100_000), "is not JSON"),
+        (metadata(KEY, b"\xff"), "is not JSON"),
     ],
 )
 def test_files_without_a_document_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
