@@ -108,6 +108,8 @@ def open_container(path: Path) -> Container:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file: name a file that 'hippo-nnunet model export' wrote")
+    if path.name.endswith(".onnx"):
+        raise DataError(f"{path}: an ONNX file, which only 'predict' reads: name a .hippo file")
     try:
         with zipfile.ZipFile(path) as source:
             entries = source.infolist()

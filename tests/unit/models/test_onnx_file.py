@@ -25,6 +25,7 @@ from hippo_nnunet.inference.onnx_network import OnnxNetwork, allowed_threads
 from hippo_nnunet.inference.onnx_predict import predict_onnx
 from hippo_nnunet.inference.sliding_window import PreprocessedImage
 from hippo_nnunet.models import onnx_file
+from hippo_nnunet.models.container import open_container
 from hippo_nnunet.models.onnx_file import KEY, VERSION, open_onnx, parse_onnx, with_document
 from hippo_nnunet.models.onnx_graph import OPSET, metadata
 
@@ -301,5 +302,7 @@ def test_files_that_are_not_there_and_mixtures_are_refused(tmp_path: Path) -> No
     path.write_bytes(file())
     with pytest.raises(ConfigError, match="together with ONNX files only"):
         find_members([path], None, "checkpoint_final.pth")
+    with pytest.raises(DataError, match="an ONNX file, which only 'predict' reads"):
+        open_container(path)
     with pytest.raises(ConfigError, match="is given twice"):
         predict_onnx(tmp_path, tmp_path / "out", [path, path])
