@@ -125,7 +125,8 @@ def test_networks_are_those_of_the_trainers(trained: TinyDataset, name: str, con
     )
     assert str(made["network"]) == str(network)
     assert made["trainer_name"] == name
-    assert made["inference_allowed_mirroring_axes"] is not None
+    axes = made["inference_allowed_mirroring_axes"]
+    assert axes == {"2d": (1,), "3d_fullres": None}[configuration], "of the schedule"
 
 
 def test_a_trainer_of_nnunets(trained: TinyDataset, tmp_path: Path) -> None:
