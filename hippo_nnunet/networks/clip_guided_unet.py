@@ -451,6 +451,6 @@ def _mismatch(what: str, trained: str, attached: str) -> str:
     else:
         fault = f"the checkpoint names no CLIP encoder, attached is that of hash {attached[:12]}..."
     return (
-        f"{fault}: use the encoder of the training (trainer word `mini`, or HIPPO_CLIP_MODEL and HIPPO_CLIP_WEIGHTS), "
-        "or start a new training"
+        f"{fault}: use the encoder of the training (HIPPO_CLIP_MODEL and HIPPO_CLIP_WEIGHTS, or the trainer word "
+        "`mini` in the version of hippo_nnunet that trained), or start a new training"
     )
