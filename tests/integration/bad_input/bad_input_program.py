@@ -176,4 +176,9 @@ ROWS = (
         ("CLIP model ViT-Q-1", "HIPPO_CLIP_MODEL"),
         environ={"HIPPO_CLIP_MODEL": "ViT-Q-1"},
     ),
+    Bad(
+        "probed dataset that is not there",
+        "clip probe --dataset 77 --model mini --root {base}",
+        ("dataset '77' is not in", "hippo-nnunet data convert SOURCE"),
+    ),
 )
