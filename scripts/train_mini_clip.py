@@ -3,7 +3,7 @@
     python scripts/train_mini_clip.py --overwrite
 
 The text tower is that of the bundled model, or with `--text FILE` a new one of `train_mini_text.py --out FILE`. About
-five minutes on one core. Seeded: the same machine, versions and number of threads give the same weights. With
+nine minutes on one core. Seeded: the same machine, versions and number of threads give the same weights. With
 HIPPO_TASK04 the card also has figures on real slices, which are never trained on.
 
 Source: locked-image text tuning, Zhai et al. 2021 (arXiv:2111.07991), the other way round: the text is locked.
@@ -335,10 +335,10 @@ for results.
   embeddings (LiT, arXiv:2111.07991, with the towers exchanged) on slices of phantoms (`hippo_nnunet/data/phantom.py`)
   in the radiological convention. Each slice chooses its description and its class among texts, and each patch the class
   of its pixels, so that patch tokens have a meaning of their own (`scripts/train_mini_clip.py`).
-- **Training**, one stage after the other:
+- **Training**:
 {stages}
-  The script makes the last stage again from the same start (`--start`), text tower, machine, versions and threads
-  ({threads}). It took {cpu_seconds} s of CPU time, the text tower {text_cpu_seconds} s.
+  The script makes it again with the same text tower, machine, versions and threads ({threads}); a stage after others,
+  from their weights (`--start`). It took {cpu_seconds} s of CPU time, the text tower {text_cpu_seconds} s.
 - **Size**: embeddings of 64 numbers, {parameters:,} parameters, {size_mb:.1f} MB: the token embedding in float8, the
   rest in float16. See `open_clip_config.json`.
 - **Licence**: that of hippo_nnunet. No image or text of others is included.
@@ -424,9 +424,9 @@ def card(record: Mapping[str, Any], sizes: Mapping[str, float]) -> str:
 def main() -> None:
     """Train, judge on other phantoms and on Task04, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--phantoms", type=int, default=120, help="to train on")
+    parser.add_argument("--phantoms", type=int, default=240, help="to train on")
     parser.add_argument("--held-out", type=int, default=16, help="phantoms to judge on")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--text", type=Path, help="new text tower; default: that of the bundled model")
