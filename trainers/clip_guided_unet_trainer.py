@@ -154,7 +154,7 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
     def _paraphrase(self) -> None:
         """Show a generator of heads texts between the mean of each class's prompts and one of them, by the step."""
         network = _bare(self.network)
-        step = self.current_epoch * self.num_iterations_per_epoch + len(self.record.epoch_outputs)
+        step = self.current_epoch * self.schedule.iterations + len(self.record.epoch_outputs)
         random = np.random.default_rng([self.recipe.seed or 0, step])
         drawn = torch.stack([of_class[int(random.integers(len(of_class)))] for of_class in self._prompts])
         network.show_text(torch.lerp(network.centred_text(network.text_embeddings), drawn, float(random.random())))

@@ -33,7 +33,8 @@ SECONDS_PER_ITERATION = {
 }
 """Images of Task04's size, two CPU cores (by `cpu_kind`) or one A100; coarse, and only used until a fold was measured.
 
-Source: ours."""
+Source: ours; float32 and bfloat16 as measured (`results/task04-laptop`, `results/task04-three`, trials).
+"""
 
 MEASURED, RUNNING, SCALED, STATED, UNKNOWN = "measured", "running", "scaled", "stated", "unknown"
 """Where an expected time comes from: finished jobs of the kind; running jobs of the kind; the stated figure, scaled by

@@ -12,10 +12,10 @@ import SimpleITK as sitk  # noqa: N813
 import torch
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from tiny_dataset import ATTENTION, PLANS, TEST_CASES, UNET, TinyDataset
 from typer.testing import CliRunner
 
+from hippo_nnunet import trainers
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.inference.loading import load_model
 from hippo_nnunet.inference.predict import PredictOptions, predict
@@ -120,7 +120,7 @@ def test_openvino(trained: TinyDataset, stock: Path, tmp_path: Path) -> None:
 def test_networks_are_those_of_the_trainers(trained: TinyDataset, name: str, configuration: str) -> None:
     """They are built without importing the trainers, and must not drift apart from them."""
     made = load_model(trained.model(name, configuration), (0,), "checkpoint_final.pth")
-    network = recursive_find_trainer_class_by_name(name).build_network_architecture(
+    network = getattr(trainers, name).build_network_architecture(
         made["plans_manager"], made["configuration_manager"], 1, 3, enable_deep_supervision=False
     )
     assert str(made["network"]) == str(network)

@@ -103,6 +103,19 @@ def test_a_cached_training_is_guided_by_its_own_cases(in_tiny: TinyDataset) -> N
         assert network._held_guidance.data_ptr() == trainer._guidance.data_ptr()
 
 
+def test_a_steps_texts_are_the_same_after_a_resume_within_the_epoch(in_tiny: TinyDataset) -> None:
+    trainer = ready(in_tiny, "textHead")
+    batch = next(trainer.dataloader_train)
+    trainer.network.train()
+    trainer.current_epoch, trainer.record.epoch_outputs = 1, [{}]
+    shown = []
+    for iterations_left in (2, 1):
+        trainer.num_iterations_per_epoch = iterations_left
+        with trainer.batch_context(batch):
+            shown.append(trainer.network.text_coordinates.clone())
+    assert torch.equal(*shown)
+
+
 def test_tokens_are_measured_along_the_datas_texts_whatever_pretrained_weights_brought(in_tiny: TinyDataset) -> None:
     trainer = in_tiny.trainer("CLIPGuidedUNetTrainer_dense_mini_fast_1epochs_2iters")
     trainer.initialize()
