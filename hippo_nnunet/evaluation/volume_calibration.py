@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -111,8 +112,7 @@ def calibrate(
         subject, each predicted by a model that has not seen the subject. New cases are predicted by all folds' models
         together, which this guarantee does not cover.
     """
-    if not 0 < level < 1:
-        raise ConfigError(f"coverage {level:g}: expected a share between 0 and 1, such as 0.9")
+    _check_level(level)
     by_label = {}
     for label in labels:
         rows = measured[(measured["label"] == label) & measured["volume_ref_mm3"].notna()]
@@ -140,6 +140,46 @@ def calibrate(
 def uncalibrated(labels: Mapping[str, Label]) -> VolumeCalibration:
     """Return a calibration without intervals; only missing labels and several pieces are flagged."""
     return VolumeCalibration(dict(labels), {label: LabelCalibration() for label in labels}, math.nan)
+
+
+def calibration_json(calibration: VolumeCalibration) -> dict[str, Any]:
+    """Return a calibration as what JSON holds, without its level; `calibration_from` reads it."""
+    return {
+        "labels": {name: list(np.atleast_1d(np.asarray(label)).tolist()) for name, label in calibration.labels.items()},
+        "by_label": {name: asdict(of_label) for name, of_label in calibration.by_label.items()},
+    }
+
+
+def calibration_from(content: Mapping[str, Any], level: float = LEVEL) -> VolumeCalibration:
+    """Read what `calibration_json` returned.
+
+    Args:
+        content: The JSON object.
+        level: Coverage of the intervals, 0 to 1.
+
+    Raises:
+        ConfigError: The level is not between 0 and 1.
+        KeyError, TypeError, ValueError, AttributeError: It is another object.
+    """
+    _check_level(level)
+    labels: dict[str, Label] = {}
+    for name, values in content["labels"].items():
+        labels[name] = int(values[0]) if len(values) == 1 else tuple(map(int, values))
+    by_label = {}
+    for name in labels:
+        entry: dict[str, Any] = {
+            key: tuple(map(float, value)) if isinstance(value, list) else value
+            for key, value in content["by_label"][name].items()
+        }
+        by_label[name] = LabelCalibration(**entry)
+        if by_label[name].weights and len(by_label[name].weights) != len(by_label[name].residuals_mm3):
+            raise ValueError(f"{name} has another number of weights than of residuals")
+    return VolumeCalibration(labels, by_label, level)
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ConfigError(f"coverage {level:g}: expected a share between 0 and 1, such as 0.9")
 
 
 def subjects_needed(level: float) -> int:
