@@ -17,7 +17,8 @@ import nibabel
 import numpy as np
 import pandas as pd
 
-from hippo_nnunet.pages.figure import DASHES, EDGE, REFERENCE, label_colour
+from hippo_nnunet.pages.figure import DASHES, EDGE
+from hippo_nnunet.pages.palette import REFERENCE, label_colour
 
 
 def draw(demo: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""What all figures share: style, colours and how they are saved.
+"""What all figures of matplotlib share: style, and how they are saved.
 
 A figure is made of panels. A page shows each panel as a separate image, so that they can be stacked on a phone; the PNG
 and SVG files for papers hold them side by side.
@@ -22,17 +22,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.figure import FigureBase
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-INK, LINE, PAPER = "#24292f", "#d3d9df", "#fefefe"
-GREY = "#7d8590"
-MARK = "#c23b22"
-LABEL_COLOURS = ("#d9a400", "#9b5de5", "#e0529c", "#7fb800", "#00b4b4", "#b9ce7a")
-"""Gold, violet, pink, lime, turquoise, sage: on every page, in tones that stand out on white, black and grey images."""
-MODEL_COLOURS = ("#0072b2", "#d0431c", "#00805c", "#5b6570", "#1f3f8f", "#8c4a1f", "#2a8fd0", "#1d2125")
-"""Blue, vermilion, green, slate, navy, brown, sky, black: no model looks like a label; markers differ as well."""
-MODEL_COLOURS_DARK = ("#5cb3f0", "#ff8a66", "#2fc79a", "#b4bdc7", "#8fa8ff", "#d99a6c", "#a9dcff", "#f4f6f8")
-"""The same hues, lightened for a dark ground."""
-REFERENCE = "#ffffff"
-"""Over an image, the reference has a solid white outline and a prediction a dashed one, each with a dark edge."""
+from hippo_nnunet.pages.palette import INK, LINE, MARK, PAPER
+
 DASHES = (0, (2.6, 1.4))
 EDGE: list[effects.AbstractPathEffect] = [effects.withStroke(linewidth=2.4, foreground="#000000b0")]
 """The dark edge of outlines, in matplotlib."""
@@ -117,11 +108,6 @@ class Figure:
     def columns(self) -> int:
         """Number of panels in a row, where there is room: two where that fills the rows, else three."""
         return min(len(self.panels), 2 if len(self.panels) == 4 else 3)
-
-
-def label_colour(index: int) -> str:
-    """Return the colour of the label at a position; the colours repeat after six."""
-    return LABEL_COLOURS[index % len(LABEL_COLOURS)]
 
 
 def drawable(name: str) -> str:

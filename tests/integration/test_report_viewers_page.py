@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from viewer_experiment import FakeExperiment, phantom, shifted
 
-from hippo_nnunet.pages.figure import LABEL_COLOURS, MODEL_COLOURS
+from hippo_nnunet.pages.palette import LABEL_COLOURS, MODEL_COLOURS
 from hippo_nnunet.pages.report.viewers import viewer_fragment
 
 pytestmark = pytest.mark.slow

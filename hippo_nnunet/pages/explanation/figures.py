@@ -16,8 +16,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from hippo_nnunet.inference.explanation import Explanation
-from hippo_nnunet.pages.figure import DASHES, EDGE, LABEL_COLOURS, REFERENCE, Figure, Panel, label_colour, short
-from hippo_nnunet.pages.planes import ENDS, PLANES, Plane, Scene, foreground_area
+from hippo_nnunet.pages.figure import DASHES, EDGE, Figure, Panel, short
+from hippo_nnunet.pages.palette import LABEL_COLOURS, REFERENCE, label_colour
+from hippo_nnunet.pages.planes import ENDS, PLANES, Plane, foreground_area
+from hippo_nnunet.pages.scene import Scene
 
 _CELL_INCHES = 1.75
 _FRAME_INCHES = 1.45

@@ -15,7 +15,8 @@ from hippo_nnunet.data.exploration import Exploration
 from hippo_nnunet.data.exploration_case import AXES
 from hippo_nnunet.data.outliers import Screening
 from hippo_nnunet.pages.exploration.label_figures import label_figures
-from hippo_nnunet.pages.figure import GREY, INK, PAPER, STEPS, Figure, Panel, plain_log_ticks, short
+from hippo_nnunet.pages.figure import STEPS, Figure, Panel, plain_log_ticks, short
+from hippo_nnunet.pages.palette import GREY, INK, PAPER
 
 PARTS = {"training": GREY, "test": INK}
 _LOGARITHMIC_FROM = 30.0

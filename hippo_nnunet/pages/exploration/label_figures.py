@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from hippo_nnunet.data.exploration import Exploration
 from hippo_nnunet.data.exploration_case import AXES, DIRECTIONS, TOTAL
 from hippo_nnunet.data.outliers import Screening, readable
-from hippo_nnunet.pages.figure import GREY, INK, MARK, STEPS, Figure, Panel, label_colour, plain_log_ticks, short
+from hippo_nnunet.pages.figure import STEPS, Figure, Panel, plain_log_ticks, short
+from hippo_nnunet.pages.palette import GREY, INK, MARK, label_colour
 
 _MARKERS = ("o", "^", "s", "D", "v", "P")
 _MOST_LABELS_APART = 4

@@ -23,7 +23,8 @@ from hippo_nnunet.files import write_text
 from hippo_nnunet.nnunet.example_case import PreprocessedCase, computed_case, stored_case
 from hippo_nnunet.pages.exploration.figures import exploration_figures
 from hippo_nnunet.pages.exploration.slices import View, example_figure, outlier_figure
-from hippo_nnunet.pages.figure import LABEL_COLOURS, Figure, inline_svg, save_figure
+from hippo_nnunet.pages.figure import Figure, inline_svg, save_figure
+from hippo_nnunet.pages.palette import LABEL_COLOURS
 from hippo_nnunet.pages.templating import PAGE, page_folder, render_template
 
 logger = logging.getLogger(__name__)

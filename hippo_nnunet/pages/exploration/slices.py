@@ -17,8 +17,10 @@ from matplotlib.ticker import MaxNLocator
 
 from hippo_nnunet.data.exploration_case import LoadedCase
 from hippo_nnunet.nnunet.example_case import PreprocessedCase
-from hippo_nnunet.pages.figure import LABEL_COLOURS, Figure, Panel, label_colour, short
-from hippo_nnunet.pages.planes import ENDS, PLANES, Plane, Scene, middle_slices
+from hippo_nnunet.pages.figure import Figure, Panel, short
+from hippo_nnunet.pages.palette import LABEL_COLOURS, label_colour
+from hippo_nnunet.pages.planes import ENDS, PLANES, Plane, middle_slices
+from hippo_nnunet.pages.scene import Scene
 
 _BAR_MM = (1, 2, 5, 10, 20, 50, 100, 200)
 # Characters of eight points that fit below a panel, with the lines before the names.

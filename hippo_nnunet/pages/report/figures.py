@@ -17,7 +17,8 @@ from hippo_nnunet.analysis.verdicts import NOT_JUDGED
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.pairing import SUBSETS
 from hippo_nnunet.evaluation.statistics import CANNOT_TELL
-from hippo_nnunet.pages.figure import GREY, INK, LINE, PAPER, Figure, Panel, drawable, short
+from hippo_nnunet.pages.figure import Figure, Panel, drawable, short
+from hippo_nnunet.pages.palette import GREY, INK, LINE, PAPER
 from hippo_nnunet.pages.report.charts import chart_data
 from hippo_nnunet.pages.report.content import Content
 from hippo_nnunet.pages.report.forest import QUESTIONS, Forest, prepare_forest, signed

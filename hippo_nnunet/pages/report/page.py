@@ -31,7 +31,8 @@ from hippo_nnunet.evaluation.pairing import CONTROLS, SUBSETS
 from hippo_nnunet.evaluation.side_by_side import MEAN, full_rows
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import write_text
-from hippo_nnunet.pages.figure import LABEL_COLOURS, MODEL_COLOURS, MODEL_COLOURS_DARK, save_figure
+from hippo_nnunet.pages.figure import save_figure
+from hippo_nnunet.pages.palette import LABEL_COLOURS, MODEL_COLOURS, MODEL_COLOURS_DARK
 from hippo_nnunet.pages.report import paper, words
 from hippo_nnunet.pages.report.charts import chart_data
 from hippo_nnunet.pages.report.content import Content, gather

@@ -16,10 +16,12 @@ from matplotlib.lines import Line2D
 from mpl_toolkits.mplot3d.axes3d import Axes3D
 
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
-from hippo_nnunet.pages.figure import DASHES, EDGE, REFERENCE, STYLE, Figure, Panel, label_colour, short
-from hippo_nnunet.pages.planes import PLANES, Scene, foreground_area
+from hippo_nnunet.pages.figure import DASHES, EDGE, STYLE, Figure, Panel, short
+from hippo_nnunet.pages.palette import REFERENCE, label_colour
+from hippo_nnunet.pages.planes import PLANES, foreground_area
 from hippo_nnunet.pages.report.viewer_cases import Labels, Viewed, ViewedCase
 from hippo_nnunet.pages.report.viewer_surfaces import decimated, smoothed, surface_of
+from hippo_nnunet.pages.scene import Scene
 
 _MOST_MODELS = 3
 _CELL_INCHES = 2.1

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hippo_nnunet.analysis.verdicts import NOT_JUDGED
 from hippo_nnunet.evaluation.statistics import BETTER, CANNOT_TELL, EQUIVALENT, WORSE
-from hippo_nnunet.pages.figure import MODEL_COLOURS
+from hippo_nnunet.pages.palette import MODEL_COLOURS
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
-from hippo_nnunet.pages.figure import LABEL_COLOURS, MODEL_COLOURS
+from hippo_nnunet.pages.palette import LABEL_COLOURS, MODEL_COLOURS
 from hippo_nnunet.pages.report.panel import surface_still
 from hippo_nnunet.pages.report.viewer_cases import Viewed, ViewedCase, load_viewed
 from hippo_nnunet.pages.report.viewer_slices import slice_data

@@ -25,7 +25,7 @@ from hippo_nnunet.evaluation.pairing import Model
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.request import parse_folds
 from hippo_nnunet.nnunet.training_log import read_curves
-from hippo_nnunet.pages.figure import LABEL_COLOURS, MODEL_COLOURS, MODEL_COLOURS_DARK
+from hippo_nnunet.pages.palette import LABEL_COLOURS, MODEL_COLOURS, MODEL_COLOURS_DARK
 from hippo_nnunet.pages.report.content import Content, gather
 from hippo_nnunet.pages.report.figures import report_figures
 from hippo_nnunet.pages.report.forest import prepare_forest

@@ -1,0 +1,1 @@
+"""The page on which a person checks every segmented scan by eye; imports neither torch nor matplotlib."""
