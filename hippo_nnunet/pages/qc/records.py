@@ -20,7 +20,7 @@ class Side:
     """A box of the scan around one hippocampus.
 
     Attributes:
-        image: Shape (right, anterior, superior), real numbers: the axes point in these directions as nearly as they can.
+        image: Real numbers of shape (right, anterior, superior): its axes point there as nearly as they can.
         labels: Label map of the same shape: 0 is background, n the n-th of the record's labels.
         spacing_mm: Voxel size along the same axes.
         title: Such as `left`; empty for a crop whose side is not known.
