@@ -11,6 +11,7 @@ from hippo_nnunet.analysis.verdicts import FAILURE_DICE
 from hippo_nnunet.evaluation.comparison import Comparison
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.side_by_side import MEAN, full_rows
+from hippo_nnunet.evaluation.wording import shown_verdict
 
 NONE = "–"
 _EXTRA = {
@@ -150,7 +151,7 @@ def comparison_table(comparison: Comparison, mm_form: str = ".2f") -> ShownTable
                 number(row["cohens_dz"], "+.2f"),
                 number(row["detectable"], form[1:]),
                 number(row["rope_to_pass"], form[1:]),
-                row["verdict"],
+                shown_verdict(row),
                 retrained(row),
             ]
         )

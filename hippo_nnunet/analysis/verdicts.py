@@ -16,7 +16,7 @@ from hippo_nnunet.evaluation.pairing import Model, recipe_of
 from hippo_nnunet.evaluation.per_case import score_empty
 from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.evaluation.statistics import BETTER, CANNOT_TELL, EQUIVALENT, WORSE
-from hippo_nnunet.evaluation.wording import sentence
+from hippo_nnunet.evaluation.wording import is_slight, sentence
 
 NOT_JUDGED = "not judged"
 """In the place of a verdict where a network never found a label: its training failed, which is no result about it."""
@@ -108,7 +108,7 @@ def headline(pairs: pd.DataFrame) -> str:
 
 def _within_margin(row: Mapping[Any, Any]) -> str:
     """Say `worse by 0.0036, within the margin of 0.005` of equivalent models that surely differ; empty for others."""
-    if row["verdict"] != EQUIVALENT or row["p_holm"] > row["alpha"] or row["low"] * row["high"] <= 0:
+    if not is_slight(row):
         return ""
     size = format(abs(row["difference"]), ".2f" if row["metric"].endswith("_mm") else ".4f")
     return f"{BETTER if row['difference'] > 0 else WORSE} by {size}, within the margin of {row['rope']:g}"

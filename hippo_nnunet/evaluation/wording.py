@@ -8,7 +8,21 @@ from typing import Any
 
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.side_by_side import MEAN
-from hippo_nnunet.evaluation.statistics import BETTER, CANNOT_TELL, EQUIVALENT, POWER
+from hippo_nnunet.evaluation.statistics import BETTER, CANNOT_TELL, EQUIVALENT, POWER, WORSE
+
+
+def shown_verdict(row: Mapping[Any, Any]) -> str:
+    """Return the verdict in words: that of the table, but `slightly better` or `slightly worse` where it is
+    `equivalent` and the difference, which is within the margin, is certain.
+    """
+    if not is_slight(row):
+        return str(row["verdict"])
+    return f"slightly {BETTER if row['difference'] > 0 else WORSE}"
+
+
+def is_slight(row: Mapping[Any, Any]) -> bool:
+    """Return whether two equivalent models surely differ: by the corrected p and by the interval."""
+    return bool(row["verdict"] == EQUIVALENT and row["p_holm"] <= row["alpha"] and row["low"] * row["high"] > 0)
 
 
 def sentence(row: Mapping[Any, Any]) -> str:
@@ -37,18 +51,16 @@ def _of_trained_models(row: Mapping[Any, Any], digits: str) -> str:
     cases = f"{row['n']} case{'' if row['n'] == 1 else 's'}"
     if row["subjects"] < row["n"]:
         cases += f" of {row['subjects']} subjects"
-    start = f"{names}{label}: {row['verdict']}"
+    start = f"{names}{label}: {shown_verdict(row)}"
     if math.isnan(row["low"]):
         return f"{start}; {difference} on {cases}, too few for an interval."
+    if is_slight(row):
+        return f"{start}; {difference}, {between}, within the margin of {row['rope']:g} ({cases})."
     if row["verdict"] == EQUIVALENT:
         narrow = f"{row['low_equivalence']:+{digits}} to {row['high_equivalence']:+{digits}}"
-        text = (
+        return (
             f"{start}; {difference}, {1 - 2 * row['alpha']:.0%} interval {narrow}, within ±{row['rope']:g} ({cases})."
         )
-        if row["p_holm"] > row["alpha"] or row["low"] * row["high"] <= 0:
-            return text
-        direction = "better" if row["difference"] > 0 else "worse"
-        return f"{text} It is {direction} by {abs(row['difference']):{digits}}, within the margin of {row['rope']:g}."
     if row["verdict"] == CANNOT_TELL:
         text = f"{start}; {difference}, {between}, {cases}."
         if math.isnan(row["detectable"]):

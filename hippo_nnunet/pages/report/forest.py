@@ -14,6 +14,7 @@ import pandas as pd
 from hippo_nnunet.analysis.tables import digits, one_model, other_model, retrained, with_interval
 from hippo_nnunet.analysis.verdicts import NOT_JUDGED, verdict_sentence
 from hippo_nnunet.evaluation.side_by_side import MEAN
+from hippo_nnunet.evaluation.wording import shown_verdict
 from hippo_nnunet.pages.report.style import VERDICT_MARKERS, Marker
 
 QUESTIONS = {
@@ -48,6 +49,7 @@ class ForestRow:
     narrow_low: float
     narrow_high: float
     verdict: str
+    badge: str
     retrained: str
     text: str
     figures: str
@@ -187,6 +189,7 @@ def _row(row: dict[Any, Any]) -> ForestRow:
         narrow_low=float(row["low_equivalence"]),
         narrow_high=float(row["high_equivalence"]),
         verdict=str(row["verdict"]),
+        badge=shown_verdict(row),
         retrained=retrained(row),
         text=verdict_sentence(row),
         figures=with_interval(row, "difference", form, ("low", "high")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,10 @@ from hippo_nnunet.analysis.verdicts import NOT_JUDGED, ensemble_gain, headline
 from hippo_nnunet.analysis.volume_tables import volumes_table
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.metrics import QUALITY
-from hippo_nnunet.evaluation.pairing import CONTROLS, SUBSETS
+from hippo_nnunet.evaluation.pairing import CONTROLS, ENSEMBLE, SUBSETS
 from hippo_nnunet.evaluation.side_by_side import MEAN, full_rows
+from hippo_nnunet.evaluation.statistics import EQUIVALENT
+from hippo_nnunet.evaluation.wording import shown_verdict
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import write_text
 from hippo_nnunet.pages.figure import save_figure
@@ -213,10 +215,11 @@ def _tiles(content: Content) -> list[tuple[str, str]]:
     over_labels = models[models["scope"] == MEAN].dropna(subset=["dice"])
     trained = [fold.get("trained_seconds") for fold in (content.manifest or {}).get("folds", [])]
     seconds = [float(value) for value in trained if value is not None]
+    has_ensemble = any(model.recipe == ENSEMBLE for model in content.models)
     counts = [
         (table["case"].nunique(), "case, out of fold", "cases, out of fold"),
         (table["fold"].nunique(), "fold", "folds"),
-        (len(content.models), "model", "models"),
+        (len(content.models), "model", "models, with the ensemble" if has_ensemble else "models"),
     ]
     tiles = [(str(count), one if count == 1 else many) for count, one, many in counts]
     if len(over_labels):
@@ -238,11 +241,18 @@ def _difference_tiles(pairs: pd.DataFrame) -> list[tuple[str, str]]:
         (
             number(row["difference"], form),
             f"{QUALITY[row['metric']].heading}, {one_model(row)} minus {other_model(row)}: "
-            f"{1 - row['alpha']:.0%} interval {interval(row['low'], row['high'], form)}, {counted(row['n'], 'case')}. "
-            f"As trained: {row['verdict']}; if trained again: {retrained(row)}.",
+            f"{_interval_of(row, form)}, {counted(row['n'], 'case')}. "
+            f"As trained: {shown_verdict(row)}; if trained again: {retrained(row)}.",
         )
         for row in rows.head(_MOST_TILES).to_dict("records")
     ]
+
+
+def _interval_of(row: Mapping[Any, Any], form: str) -> str:
+    """Return the interval that the verdict is based on, as in the sentence below."""
+    if shown_verdict(row) == EQUIVALENT:
+        return f"{1 - 2 * row['alpha']:.0%} interval {interval(row['low_equivalence'], row['high_equivalence'], form)}"
+    return f"{1 - row['alpha']:.0%} interval {interval(row['low'], row['high'], form)}"
 
 
 def _evidence(content: Content) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from hippo_nnunet.evaluation.notes import NoteKind
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.evaluation.side_by_side import MEAN, full_rows
 from hippo_nnunet.evaluation.statistics import CANNOT_TELL, EQUIVALENT, POWER
+from hippo_nnunet.evaluation.wording import shown_verdict
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.pages.report.content import Content
 from hippo_nnunet.pages.report.notebook import MEASURED_DATASET, NotebookScores
@@ -70,11 +71,11 @@ def comparison_notes(content: Content) -> list[str]:
 
 def _concluded(row: dict[Any, Any]) -> str:
     one, other = one_model(row), other_model(row)
-    what = (
-        f"equivalent to {other} within ±{row['rope']:g}"
-        if row["verdict"] == EQUIVALENT
-        else f"{row['verdict']} than {other}"
-    )
+    what = f"{shown_verdict(row)} than {other}"
+    if what.startswith(EQUIVALENT):
+        what = f"equivalent to {other} within ±{row['rope']:g}"
+    elif row["verdict"] == EQUIVALENT:
+        what += f", within the margin of {row['rope']:g}"
     folds = str(row["folds"]).split(",")
     where = f"{row['n']} cases of {len(folds)} folds" if len(folds) > 1 else f"{row['n']} cases of fold {folds[0]}"
     text = f"As trained, {one} is {what} ({where})"

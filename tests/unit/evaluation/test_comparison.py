@@ -17,7 +17,7 @@ from hippo_nnunet.evaluation.mixed_model import mixed_result
 from hippo_nnunet.evaluation.pairing import Model, models_of, pairs_of
 from hippo_nnunet.evaluation.per_case import check_design, read_per_case, read_published
 from hippo_nnunet.evaluation.tables import COLUMNS, summarise
-from hippo_nnunet.evaluation.wording import sentence
+from hippo_nnunet.evaluation.wording import sentence, shown_verdict
 from hippo_nnunet.files import write_table
 
 LABELS = ("Anterior", "Posterior")
@@ -253,7 +253,10 @@ def test_the_smallest_margin_that_would_pass() -> None:
         row = compare(table, Options(n_resamples=400, rope=needed * factor)).pairs.iloc[0]
         assert row["verdict"] == expected
     row = compare(table, Options(n_resamples=400, rope=0.05)).pairs.iloc[0]
-    assert sentence(row).endswith(f"It is better by {row['difference']:.4f}, within the margin of 0.05.")
+    assert row["verdict"] == "equivalent"
+    assert shown_verdict(row) == "slightly better"
+    assert "slightly better; " in sentence(row)
+    assert f"95% interval {row['low']:+.4f} to {row['high']:+.4f}, within the margin of 0.05" in sentence(row)
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,7 @@ def test_conclusions_agree_with_both_verdicts(content: Content, again: str | Non
     """Also where the verdict on training again is known and differs: `not shown` would contradict it."""
     pairs = content.comparison.pairs.head(1).assign(
         verdict="equivalent",
+        p_holm=0.5,
         low_retrained=-0.005,
         high_retrained=-0.002,
         p_retrained=np.nan if again is None else 0.01,
@@ -167,6 +168,9 @@ def test_conclusions_agree_with_both_verdicts(content: Content, again: str | Non
     (text, *_), _ = conclusions(changed)
     assert text.startswith("As trained, AttentionUNet 2d is equivalent to UNet 2d within ±0.005")
     assert words in text
+    sure = replace(content.comparison, pairs=pairs.assign(p_holm=0.01))
+    (text, *_), _ = conclusions(replace(content, comparison=sure))
+    assert text.startswith("As trained, AttentionUNet 2d is slightly better than UNet 2d, within the margin of 0.005 (")
 
 
 def test_a_difference_that_dwarfs_the_others_breaks_the_axis(content: Content) -> None:
