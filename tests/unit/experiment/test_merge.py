@@ -1,0 +1,71 @@
+"""Pieces of an experiment become one, or are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from experiments.merge import main, merge
+from hippo_nnunet.analysis.compare import compare_experiment
+from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.evaluation.comparison import Options
+from hippo_nnunet.evaluation.per_case import read_per_case
+
+RESULTS = Path(__file__).parents[3] / "results"
+BY_SUBJECT = RESULTS / "task04-folds-auto"
+
+
+def piece(folder: Path, variant: str, folds: tuple[int, ...] = (0, 1, 2, 3, 4)) -> Path:
+    """A copy of a real experiment, as another training of some folds."""
+    shutil.copytree(BY_SUBJECT, folder, ignore=shutil.ignore_patterns("comparison.csv", "volumetry.csv"))
+    table = pd.read_csv(folder / "metrics" / "per_case.csv")
+    table[(table["variant"] == "UNet") & table["fold"].isin(folds)].assign(variant=variant).to_csv(
+        folder / "metrics" / "per_case.csv", index=False
+    )
+    request = yaml.safe_load((folder / "experiment.yaml").read_text())
+    request |= {"variants": [variant], "folds": {"2d": list(folds)}, "plans": request.pop("plans")}
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(request, sort_keys=False))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["folds"] = [{**fold, "variant": variant} for fold in manifest["folds"] if fold["fold"] in folds]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_seeds_and_folds_of_several_pieces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = piece(tmp_path / "first", "UNet_seed1", (0, 1))
+    second = piece(tmp_path / "second", "UNet_seed1", (2, 3, 4))
+    output = tmp_path / "merged"
+    main([str(BY_SUBJECT), str(first), str(second), "--output", str(output)])
+    assert capsys.readouterr().out.strip() == str(output)
+    table = read_per_case(output / "metrics" / "per_case.csv")
+    assert table.groupby("variant")["case"].nunique().to_dict() == {"UNet": 220, "UNet_seed1": 220}
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["arguments"]["variants"] == ["UNet", "UNet_seed1"]
+    assert len(manifest["folds"]) == 10
+    assert [one["folder"] for one in manifest["pieces"]] == ["task04-folds-auto", "first", "second"]
+    comparison = compare_experiment(output, Options(n_resamples=99))
+    assert comparison.models["dice_seed_sd"].notna().any()
+
+
+def test_pieces_that_do_not_belong_together(tmp_path: Path) -> None:
+    one = piece(tmp_path / "one", "UNet_seed1")
+    with pytest.raises(ConfigError, match=r"does not belong to .*subjects is"):
+        merge([RESULTS / "task04-folds-none", one], tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"both have UNet_seed1 2d fold 0: leave one out"):
+        merge([one, piece(tmp_path / "again", "UNet_seed1", (0,))], tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"no piece has UNet_seed2 2d fold 2, and 2 more trainings are missing"):
+        merge([one, piece(tmp_path / "part", "UNet_seed2", (0, 1))], tmp_path / "out")
+    other = piece(tmp_path / "other", "UNet_seed3")
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["sha256"]["splits"] = "0" * 64
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match="its splits are others"):
+        merge([one, other], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="exists: choose a new folder"):
+        merge([one], tmp_path / "one")
