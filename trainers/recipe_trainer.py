@@ -86,14 +86,15 @@ class UNetTrainer(ResumableTrainer):
     def _augmentation(self) -> AugmentationSpec | None:
         """Return what the recipe does to a patch; None for nnU-Net's own augmentation."""
         if self.recipe.augmentation is not None:
-            return PUBLISHED[self.recipe.augmentation]
+            return PUBLISHED.get(self.recipe.augmentation)
         return replace(SHORT_SCHEDULE, mirror_axes=self._mirror_axes()) if self.recipe.fast else None
 
     def _mirror_axes(self) -> tuple[int, ...] | None:
         """Return the patch axes that are mirrored in training and prediction; None for nnU-Net's choice."""
         dim = len(self.configuration_manager.patch_size)
         if self.recipe.augmentation is not None:
-            return PUBLISHED[self.recipe.augmentation].axes(dim)
+            published = PUBLISHED.get(self.recipe.augmentation)
+            return published.axes(dim) if published else None
         if self.schedule.mirroring is None:
             return None
         left_right = self.schedule.mirroring == "mirrorLR"
@@ -194,9 +195,8 @@ class UNetTrainer(ResumableTrainer):
         stock = nnUNetTrainer.get_training_transforms(
             patch_size, rotation_for_DA, deep_supervision_scales, mirror_axes, do_dummy_2d_data_aug, **kwargs
         )
-        if cls.recipe.augmentation is None:
-            return stock
-        return recipe_transforms(stock, PUBLISHED[cls.recipe.augmentation], patch_size, do_dummy_2d_data_aug)
+        published = PUBLISHED.get(cls.recipe.augmentation or "")
+        return recipe_transforms(stock, published, patch_size, do_dummy_2d_data_aug) if published else stock
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return the in-memory loaders where the data fits, nnU-Net's own otherwise."""

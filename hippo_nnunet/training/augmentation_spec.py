@@ -113,7 +113,7 @@ PUBLISHED: dict[str, AugmentationSpec] = {
     "flipRot": _ROTATED,
     "flipRotNoise": replace(_ROTATED, noise=Operation(0.3, (0.01, 0.01))),
 }
-"""The four experiments of the notebooks, by recipe word."""
+"""The four experiments of the notebooks, by recipe word; `nnunetAug` is not among them, see `stock_spec`."""
 
 SHORT_SCHEDULE = AugmentationSpec(
     rotation=Operation(0.5, within_degrees(20)),

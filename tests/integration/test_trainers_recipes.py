@@ -181,6 +181,8 @@ def test_bare_trainers_keep_nnunets_recipe(in_tiny):
         ("_fast", "3d_fullres", None),
         ("_noMirror_fast", "2d", None),
         ("_mirrorLR_fast", "3d_fullres", (2,)),
+        ("_nnunetAug_fast", "2d", (0, 1)),
+        ("_nnunetAug_fast", "3d_fullres", (0, 1, 2)),
         ("", "3d_fullres", (0, 1, 2)),
         ("_noMirror", "3d_fullres", None),
         ("_mirrorLR", "3d_fullres", (2,)),
@@ -193,6 +195,21 @@ def test_prediction_mirrors_along_the_axes_of_the_training(in_tiny, words, confi
     assert tuple(in_training) == (mirrored or ())
     if trainer.augmentation is not None:
         assert trainer.augmentation.axes(int(configuration[0])) == (mirrored or ())
+
+
+def test_nnunets_own_augmentation_with_the_short_schedule(in_tiny):
+    """The settings and transforms are nnU-Net's, the optimiser and length those of `fast`."""
+    ours, short = in_tiny.trainer("UNetTrainer_nnunetAug_fast"), in_tiny.trainer("UNetTrainer_fast")
+    theirs = in_tiny.trainer("nnUNetTrainer")
+    assert (ours.schedule.epochs, ours.initial_lr) == (short.schedule.epochs, short.initial_lr)
+    assert ours.augmentation is None
+    settings = [t.configure_rotation_dummyDA_mirroring_and_inital_patch_size() for t in (ours, theirs)]
+    assert str(settings[0]) == str(settings[1])
+    rotation, in_plane, _, mirror_axes = settings[0]
+    arguments = ((16, 16), rotation, [[1.0, 1.0], [0.5, 0.5]], mirror_axes, in_plane)
+    assert [type(t) for t in ours.get_training_transforms(*arguments).transforms] == [
+        type(t) for t in theirs.get_training_transforms(*arguments).transforms
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.training.recipes import BASES, CLIP_BASE, EXCLUSIVE, WORD_GROUPS, compose, is_ours, parse, suggest
+from hippo_nnunet.training.recipes import (
+    BASES,
+    CLIP_BASE,
+    EXCLUSIVE,
+    NNUNET_AUGMENTATION,
+    WORD_GROUPS,
+    compose,
+    is_ours,
+    parse,
+    suggest,
+)
 
 
 @st.composite
@@ -25,6 +35,8 @@ def recipes(draw: st.DrawFn) -> tuple[str, list[str]]:
             continue
         number = draw(st.integers(0 if group.prefix else 1, 10_000))
         words.append(f"{group.unit}{number}" if group.prefix else f"{number}{group.unit}")
+    if NNUNET_AUGMENTATION in words and "fast" not in words:
+        words.append("fast")
     return base, words
 
 
@@ -69,6 +81,9 @@ def test_a_suggestion_is_always_a_valid_name(text):
         ("CLIPGuidedUNetTrainer_dense_textHead", "both words of the group design", "CLIPGuidedUNetTrainer_dense"),
         ("UNetTrainer_flip_noMirror_fast", "'flip' decides about mirroring", "UNetTrainer_flip_fast"),
         ("UNetTrainer_noMirrors_fast", "unknown word", "UNetTrainer_noMirror_fast"),
+        ("UNetTrainer_nnunetAug", "goes with 'fast' alone", "UNetTrainer"),
+        ("UNetTrainer_nnunetAug_seed1", "goes with 'fast' alone", "UNetTrainer_seed1"),
+        ("UNetTrainer_nnunetAug_mirrorLR_fast", "'nnunetAug' decides about", "UNetTrainer_nnunetAug_fast"),
         ("CLIPGuidedUNetTrainer_live_otherImage_mini", "own patches", "CLIPGuidedUNetTrainer_live_mini"),
         ("CLIPGuidedUNetTrainer_live_positionImage", "own patches", "CLIPGuidedUNetTrainer_live"),
         ("CLIPGuidedUNetTrainer_mini_live", "wrong order", "CLIPGuidedUNetTrainer_live_mini"),
