@@ -1,4 +1,4 @@
-"""The three planes of an image whose axes point right, anterior and superior, and which slices to show."""
+"""The three planes of an image whose axes point right, anterior and superior: which slices to show, in which greys."""
 
 from __future__ import annotations
 
@@ -20,6 +20,23 @@ class Plane(NamedTuple):
 PLANES = (Plane("sagittal", 0, 1, 2), Plane("coronal", 1, 0, 2), Plane("axial", 2, 0, 1))
 ENDS = (("L", "R"), ("P", "A"), ("I", "S"))
 """Letters of both ends of each axis."""
+_BAR_MM = (1, 2, 5, 10, 20, 50, 100, 200)
+_PERCENTILES = (0.5, 99.5)
+
+
+def bar_mm(width_mm: float) -> int:
+    """Return a round length for the scale bar of an image: at most a third of its width, but 1 mm at least."""
+    return max((bar for bar in _BAR_MM if bar <= width_mm / 3), default=_BAR_MM[0])
+
+
+def grey_bytes(image: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """Map intensities from the 0.5th to the 99.5th percentile to 0 to 255; a constant image is 0."""
+    values = image.astype(np.float64)
+    low, high = np.percentile(values, _PERCENTILES)
+    if high <= low:
+        low, high = values.min(), values.max()
+    scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    return np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8)
 
 
 def foreground_area(mask: npt.NDArray[np.bool_], axis: int) -> npt.NDArray[np.int64]:
@@ -34,3 +51,10 @@ def middle_slices(mask: npt.NDArray[np.bool_]) -> list[int]:
         area = foreground_area(mask, axis)
         found.append(int(np.searchsorted(np.cumsum(area), area.sum() / 2)) if area.any() else size // 2)
     return found
+
+
+def largest_slices(mask: npt.NDArray[np.bool_]) -> list[int]:
+    """Return the slice of each axis with the most foreground, or the image's middle where there is none."""
+    if not mask.any():
+        return [size // 2 for size in mask.shape]
+    return [int(foreground_area(mask, axis).argmax()) for axis in range(mask.ndim)]

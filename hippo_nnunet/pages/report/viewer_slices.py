@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import find_objects
 
-from hippo_nnunet.pages.planes import middle_slices
+from hippo_nnunet.pages.planes import grey_bytes, middle_slices
 from hippo_nnunet.pages.report.viewer_cases import ViewedCase
 
 WHOLE_VOXELS = 150_000
@@ -18,7 +18,6 @@ WHOLE_VOXELS = 150_000
 MOST_VOXELS = 700_000
 """A larger image is cropped; if it is still larger, it is thinned out to this many voxels."""
 MARGIN_MM = 15.0
-_PERCENTILES = (0.5, 99.5)
 _OBLIQUE_DEGREES = 10.0
 
 
@@ -59,7 +58,7 @@ def slice_data(case: ViewedCase) -> tuple[dict[str, Any], list[str]]:
         "position": first,
         "slope": slope,
         "start": middle_slices(case.reference[shown] > 0),
-        "image": packed(_bytes(image)),
+        "image": packed(grey_bytes(image)),
         "reference": packed(case.reference[shown]),
         "predictions": {str(position): packed(labels[shown]) for position, labels in case.predictions.items()},
     }
@@ -88,15 +87,6 @@ def _step(shape: list[int], spacing_mm: tuple[float, ...]) -> list[int]:
     while np.prod([-(-size // every) for size, every in zip(shape, step, strict=True)]) > MOST_VOXELS:
         step[int(np.argmin(np.multiply(step, spacing_mm)))] += 1
     return step
-
-
-def _bytes(image: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    values = image.astype(np.float64)
-    low, high = np.percentile(values, _PERCENTILES)
-    if high <= low:
-        low, high = values.min(), values.max()
-    scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    return np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8)
 
 
 def _positions(affine: npt.NDArray[np.float64], shape: tuple[int, ...]) -> tuple[list[float], list[float]]:
