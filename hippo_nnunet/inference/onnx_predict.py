@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,14 +50,16 @@ class OnnxOptions:
         show_progress: Show progress on stderr.
         observe: Called with each case after it is written, in a thread, one case at a time.
         other_outputs: Files that the caller writes: they must not be any of the files written here.
+        check_cases: Called with the cases before anything is predicted; what it raises ends the prediction.
     """
 
     overwrite: bool = False
     save_probabilities: bool = False
     use_mirroring: bool = True
     show_progress: bool = False
-    observe: Callable[[Segmentation], None] | None = None
+    observe: Callable[[Segmentation], object] | None = None
     other_outputs: Sequence[Path] = ()
+    check_cases: Callable[[Sequence[InputCase]], None] | None = None
 
 
 def predict_onnx(
@@ -88,6 +90,8 @@ def predict_onnx(
     first, labels = members[0], opened[0].labels
     cases = find_cases(inputs, first.channels)
     check_output(cases, output, first, options.overwrite, options.save_probabilities, options.other_outputs)
+    if options.check_cases is not None:
+        options.check_cases(cases)
     attempts, checked = check_scans(cases, first, options.show_progress)
     networks = [OnnxNetwork(model, options.use_mirroring) for model in opened]
     steps = [Preprocessing.of(model.plans, model.configuration) for model in opened]
@@ -194,5 +198,6 @@ def _write(
 
         regions = labels.regions is not None
         spacing = properties["spacing"]
-        options.observe(Segmentation(case.case, segmentation, spacing, probabilities, None, of_models, regions))
+        done = Segmentation(case.case, segmentation, spacing, probabilities, None, of_models, regions)
+        options.observe(replace(done, images=case.files, written=target))
     return target

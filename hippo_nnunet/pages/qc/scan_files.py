@@ -16,6 +16,8 @@ from urllib.parse import quote
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.files import atomic_path, read_object, write_json
+from hippo_nnunet.nnunet.paths import folder_problem
+from hippo_nnunet.outputs import missing_parents, remove_empty
 from hippo_nnunet.pages.qc.montage import montage
 from hippo_nnunet.pages.qc.pictures import Cut, Outline, Strip, registration_strip, side_strip
 from hippo_nnunet.pages.qc.records import ScanRecord, VolumeRow
@@ -72,6 +74,11 @@ def check_folder(folder: Path, names: Iterable[str] = (), overwrite: bool = Fals
     scans = folder / SCANS
     if scans.exists() and not scans.is_dir():
         raise DataError(f"{scans} is a file, where a QC page has a folder: choose another folder, or move it away")
+    created = missing_parents(folder / PAGE)
+    problem = folder_problem(folder)
+    remove_empty(created)
+    if problem:
+        raise DataError(f"{folder}: cannot write there ({problem}): choose another folder for the QC page")
     taken = [name for name in names if _json(folder, name).exists()]
     if taken and not overwrite:
         more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""

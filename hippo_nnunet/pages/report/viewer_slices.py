@@ -8,16 +8,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import find_objects
 
-from hippo_nnunet.pages.planes import grey_bytes, middle_slices
+from hippo_nnunet.pages.planes import MARGIN_MM, box_to_show, grey_bytes, middle_slices
 from hippo_nnunet.pages.report.viewer_cases import ViewedCase
 
-WHOLE_VOXELS = 150_000
-"""An image with at most this many voxels is shown whole."""
 MOST_VOXELS = 700_000
 """A larger image is cropped; if it is still larger, it is thinned out to this many voxels."""
-MARGIN_MM = 15.0
 _OBLIQUE_DEGREES = 10.0
 
 
@@ -66,18 +62,10 @@ def slice_data(case: ViewedCase) -> tuple[dict[str, Any], list[str]]:
 
 
 def _crop(case: ViewedCase) -> tuple[tuple[slice, ...], list[str]]:
-    whole = tuple(slice(0, size) for size in case.image.shape)
     foreground = np.logical_or.reduce([case.reference > 0, *(labels > 0 for labels in case.predictions.values())])
-    if case.image.size <= WHOLE_VOXELS or not foreground.any():
-        return whole, []
-    (used,) = find_objects(foreground.view(np.uint8))
-    margins = np.ceil(np.divide(MARGIN_MM, case.spacing_mm)).astype(int).tolist()
-    box = tuple(
-        slice(max(0, part.start - margin), min(size, part.stop + margin))
-        for part, margin, size in zip(used, margins, case.image.shape, strict=True)
-    )
-    if box == whole:
-        return whole, []
+    box = box_to_show(foreground, case.spacing_mm)
+    if box == tuple(slice(0, size) for size in case.image.shape):
+        return box, []
     return box, [f"cropped to {MARGIN_MM:g} mm around reference and predictions"]
 
 
