@@ -1,4 +1,4 @@
-"""`model export|verify|import`: a trained model as one file, without pickle."""
+"""`model export|verify|import|info`: a trained model as one file, without pickle; and the packaged one."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ def export(
     onnx: Annotated[
         bool, typer.Option("--onnx", help="One ONNX file with all folds, which 'predict' reads without torch.")
     ] = False,
+    half: Annotated[
+        bool, typer.Option("--half", help="With --onnx: store the weights in half precision, in half of the space.")
+    ] = False,
     folds: Folds = None,
     checkpoint: Checkpoint = FINAL,
     experiment: Annotated[
@@ -47,7 +50,7 @@ def export(
     from hippo_nnunet.sharing.exporting import ExportOptions, export_model
     from hippo_nnunet.sharing.onnx_exporting import export_onnx
 
-    options = ExportOptions(numbers, checkpoint, experiment, licence, citation, trust_checkpoint, overwrite)
+    options = ExportOptions(numbers, checkpoint, experiment, licence, citation, trust_checkpoint, overwrite, half)
     with stdout_to_stderr():
         written = (export_onnx if onnx else export_model)(model, output, options)
     typer.echo(written)
@@ -79,3 +82,22 @@ def import_(
     with stdout_to_stderr():
         folder = install_model(file, root, overwrite)
     typer.echo(folder)
+
+
+@app.command()
+def info(
+    file: Annotated[
+        Path | None, typer.Argument(help="A .hippo or .onnx file. Default: the packaged model of 'predict'.")
+    ] = None,
+) -> None:
+    """Say what a model is: training, performance out of fold, licence, hash."""
+    from hippo_nnunet.sharing.info import file_lines, packaged_lines
+
+    if file is None:
+        from hippo_nnunet.models.packaged import open_packaged
+
+        lines = packaged_lines(open_packaged())
+    else:
+        lines = file_lines(file)
+    for line in lines:
+        echo(line)

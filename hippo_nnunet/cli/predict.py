@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +26,11 @@ from hippo_nnunet.cli.options import (
 )
 from hippo_nnunet.cli.output import echo
 
+if TYPE_CHECKING:
+    from hippo_nnunet.models.packaged import PackagedModel
+
+log = logging.getLogger(__name__)
+
 
 def predict(
     input_: Annotated[list[Path], typer.Option("--input", "-i", help="Folder of images, or an image; repeatable.")],
@@ -35,7 +41,7 @@ def predict(
             "--model",
             "-m",
             help="nnU-Net's model folder TRAINER__PLANS__CONFIGURATION, a .hippo or an .onnx file; several: an "
-            "ensemble.",
+            "ensemble. Without --model, --experiment and --dataset: the packaged model (see 'model info').",
         ),
     ] = None,
     experiment: Annotated[
@@ -84,25 +90,20 @@ def predict(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            "--calibration", help="With --volumes or --qc and --model: the models' experiment, or none: no intervals."
+            "--calibration", help="With --volumes and --model: the models' experiment, or none: no intervals."
         ),
-    ] = None,
-    qc: Annotated[
-        Path | None,
-        typer.Option("--qc", help="Also write this folder: a page to check every segmentation by eye (docs/qc.md)."),
     ] = None,
 ) -> None:
     """Segment NIfTI images; every image is checked first, and left out if it fails. Prints the files written."""
-    if [bool(model), experiment is not None, dataset is not None].count(True) != 1:
-        raise typer.BadParameter("give either --model or --experiment, or --dataset with --configuration")
+    named = [bool(model), experiment is not None, dataset is not None].count(True)
+    if named > 1:
+        raise typer.BadParameter("give one of --model, --experiment, and --dataset with --configuration")
     if (dataset is None) != (configuration is None) or (dataset is None and (trainer or plans)):
         raise typer.BadParameter("--dataset needs --configuration; --trainer and --plans go with them")
-    if calibration is not None and volumes is None and qc is None:
-        raise typer.BadParameter("it is for --volumes or --qc, neither is given", param_hint="--calibration")
-    if qc is not None and qc.resolve() == output.resolve():
-        raise typer.BadParameter("name another folder than --output, such as one in it", param_hint="--qc")
+    if calibration is not None and volumes is None:
+        raise typer.BadParameter("it is for --volumes, which is not given", param_hint="--calibration")
     numbers, prompts = fold_numbers(folds), prompts_by_class(prompt)
-    onnx = bool(model) and all(path.name.endswith(".onnx") for path in model or ())
+    onnx = not named or (bool(model) and all(path.name.endswith(".onnx") for path in model or ()))
     if onnx:
         _refuse_with_onnx(
             {
@@ -111,14 +112,17 @@ def predict(
                 "--checkpoint": checkpoint != FINAL,
                 "--backend": backend != "auto",
                 "--prompt": prompt,
-                "--root": root and not (volumes or qc),
+                "--root": root and not volumes,
                 "--trust-checkpoint": trust_checkpoint,
             }
         )
 
     from hippo_nnunet.inference.scans import FailedScans
 
-    models, postprocessing = tuple(model or ()), "none"
+    models, postprocessing, packaged = tuple(model or ()), "none", None
+    if not named:
+        packaged = _packaged()
+        models = (packaged.path,)
     if experiment is not None:
         from hippo_nnunet.experiment.experiment import ensemble_models
 
@@ -127,21 +131,20 @@ def predict(
         from hippo_nnunet.nnunet.paths import folders_for, trained_model
 
         models = (trained_model(folders_for(root, {} if root else None), dataset, configuration, trainer, plans),)
-    table = page = None
-    if volumes is not None or qc is not None:
-        from hippo_nnunet.analysis.predicted_volumes import prepare_volumes
+    table = None
+    if volumes is not None:
+        from hippo_nnunet.analysis.predicted_volumes import prepare_packaged, prepare_volumes
 
-        table = prepare_volumes(volumes, models, experiment, calibration, coverage, root, overwrite)
-    if table and qc is not None:
-        from hippo_nnunet.pages.qc.predicted import PredictedPage
-
-        page = PredictedPage(qc, table, models, overwrite)
-    observe, check = (page.add, page.check) if page else (table.add if table else None, None)
-    others = [volumes] if volumes else []
+        if packaged and calibration is None:
+            table = prepare_packaged(volumes, packaged, coverage, overwrite)
+        else:
+            table = prepare_volumes(volumes, models, experiment, calibration, coverage, root, overwrite)
+    observe, others = table.add if table else None, [volumes] if volumes else []
     if onnx:
         from hippo_nnunet.inference.onnx_predict import OnnxOptions, predict_onnx
 
-        settings = OnnxOptions(overwrite, save_probabilities, not no_mirroring, True, observe, others, check)
+        known = packaged.known_images() if packaged else None
+        settings = OnnxOptions(overwrite, save_probabilities, not no_mirroring, True, observe, others, known)
         start = partial(predict_onnx, input_, output, models, settings)
     else:
         from hippo_nnunet.inference.predict import PredictOptions
@@ -160,7 +163,6 @@ def predict(
             trust_checkpoint=trust_checkpoint,
             observe=observe,
             other_outputs=others,
-            check_cases=check,
             prompts=prompts,
         )
         start = partial(predict_images, input_, output, models, options)
@@ -170,26 +172,27 @@ def predict(
             written = start()
         except FailedScans as error:
             written, failed = error.written, error
-        except KeyboardInterrupt:
-            if page:
-                page.write()
-            raise
     for path in written:
         echo(path)
-    if table and written and (target := table.write()):
-        echo(target)
-    if page:
-        if failed:
-            page.fail(failed.reasons)
-        echo(page.write())
+    if table and written:
+        echo(table.write())
     if failed:
         raise failed
+
+
+def _packaged() -> PackagedModel:
+    """Open the packaged model, and say which it is."""
+    from hippo_nnunet.models.packaged import open_packaged
+
+    model = open_packaged()
+    log.info("packaged model %s, %s, as no other is named: see 'hippo-nnunet model info'", model.title, model.licence)
+    return model
 
 
 def _refuse_with_onnx(given: Mapping[str, object]) -> None:
     named = [option for option, value in given.items() if value]
     if named:
         raise typer.BadParameter(
-            f"{', '.join(named)}: not with an ONNX file, which holds its folds and computes on the CPU by onnxruntime; "
-            "leave it out, or name the model folder or the .hippo file"
+            f"{', '.join(named)}: not with an ONNX file or the packaged model, which hold their folds and "
+            "compute on the CPU by onnxruntime; leave it out, or name a model folder or a .hippo file"
         )

@@ -45,6 +45,8 @@ class CheckedCase:
         nonzero_shape: The same of the bounding box of non-zero voxels, to which nnU-Net crops.
         spacing_mm: Voxel size along (z, y, x).
         axis_codes: Direction of the axes (x, y, z), such as `RAS`.
+        lowest: Lowest intensity.
+        highest: Highest intensity.
     """
 
     case: InputCase
@@ -52,6 +54,8 @@ class CheckedCase:
     nonzero_shape: tuple[int, ...]
     spacing_mm: tuple[float, ...]
     axis_codes: str
+    lowest: float
+    highest: float
 
     @classmethod
     def of(cls, case: InputCase, volumes: Sequence[Volume]) -> CheckedCase:
@@ -59,7 +63,9 @@ class CheckedCase:
         first = volumes[0]
         nonzero = np.any([volume.array != 0 for volume in volumes], axis=0)
         sizes = tuple(part.stop - part.start for part in bounding_box(nonzero))
-        return cls(case, first.array.shape, sizes, first.spacing_mm[::-1], first.axis_codes)
+        lowest = min(float(volume.array.min()) for volume in volumes)
+        highest = max(float(volume.array.max()) for volume in volumes)
+        return cls(case, first.array.shape, sizes, first.spacing_mm[::-1], first.axis_codes, lowest, highest)
 
     @property
     def voxels(self) -> int:

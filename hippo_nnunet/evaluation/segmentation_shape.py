@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
@@ -28,8 +27,7 @@ class Segmentation:
         unprocessed: The segmentation before postprocessing, which may have removed pieces; the array's shape.
         of_models: The segmentation of each model of an ensemble by itself, before postprocessing; the array's shape.
         regions: Whether the probabilities are a sigmoid for each region instead of a softmax over the labels.
-        images: Files of the image's channels.
-        written: File of the segmentation.
+        image_flags: What is suspicious about the image itself: see `known_images.FLAGS`.
     """
 
     case: str
@@ -39,8 +37,7 @@ class Segmentation:
     unprocessed: np.ndarray | None = field(default=None, repr=False)
     of_models: Sequence[np.ndarray] = field(default=(), repr=False)
     regions: bool = False
-    images: Sequence[Path] = ()
-    written: Path | None = None
+    image_flags: Sequence[str] = ()
 
 
 def measure_labels(segmentation: Segmentation, labels: Mapping[str, Label]) -> list[dict[str, str | float]]:

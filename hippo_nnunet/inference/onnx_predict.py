@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +21,14 @@ from hippo_nnunet.inference.overlap import in_background
 from hippo_nnunet.inference.prediction_files import check_output, start_output
 from hippo_nnunet.inference.preprocessing import Floats, Preprocessing
 from hippo_nnunet.inference.scans import FailedScans, check_scans, check_size
+from hippo_nnunet.inference.suspicions import Suspicions
 from hippo_nnunet.memory import free_memory
 from hippo_nnunet.models.onnx_file import OnnxModel, open_onnx
 from hippo_nnunet.outputs import output_file
 from hippo_nnunet.progress import tracked
 
 if TYPE_CHECKING:
+    from hippo_nnunet.evaluation.known_images import KnownImages
     from hippo_nnunet.evaluation.segmentation_shape import Segmentation
 
 MOST_AHEAD = 8
@@ -50,16 +52,16 @@ class OnnxOptions:
         show_progress: Show progress on stderr.
         observe: Called with each case after it is written, in a thread, one case at a time.
         other_outputs: Files that the caller writes: they must not be any of the files written here.
-        check_cases: Called with the cases before anything is predicted; what it raises ends the prediction.
+        known: What the first model knows of its images; others are refused or warned of. None: every image is taken.
     """
 
     overwrite: bool = False
     save_probabilities: bool = False
     use_mirroring: bool = True
     show_progress: bool = False
-    observe: Callable[[Segmentation], object] | None = None
+    observe: Callable[[Segmentation], None] | None = None
     other_outputs: Sequence[Path] = ()
-    check_cases: Callable[[Sequence[InputCase]], None] | None = None
+    known: KnownImages | None = None
 
 
 def predict_onnx(
@@ -90,24 +92,27 @@ def predict_onnx(
     first, labels = members[0], opened[0].labels
     cases = find_cases(inputs, first.channels)
     check_output(cases, output, first, options.overwrite, options.save_probabilities, options.other_outputs)
-    if options.check_cases is not None:
-        options.check_cases(cases)
     attempts, checked = check_scans(cases, first, options.show_progress)
     networks = [OnnxNetwork(model, options.use_mirroring) for model in opened]
     steps = [Preprocessing.of(model.plans, model.configuration) for model in opened]
-    sizes = {one.case: attempts.run(one.case, partial(_largest, one, opened)) for one in checked}
+    suspicions = Suspicions(options.known, checked)
+    sizes = {one.case: attempts.run(one.case, partial(_accept, one, opened, suspicions)) for one in checked}
     voxels = {case: size for case, size in sizes.items() if size is not None}
     if not voxels:
         raise FailedScans(attempts)
     start_output(output, first)
 
+    writing = _Writing(first, steps[0], labels, output, options, suspicions)
+
     def prepare(case: InputCase) -> tuple[InputCase, list[_Prepared] | None]:
-        return case, attempts.run(case, partial(_prepare, case, steps))
+        return case, attempts.run(case, partial(_prepare, case, steps, suspicions))
 
     def finish(predicted: tuple[InputCase, list[_Prepared], list[Floats]]) -> Path | None:
         case, prepared, logits = predicted
         made = attempts.run(case, partial(_combined, prepared, logits, steps, labels))
-        return None if made is None else _write(case, made, prepared[0][1], first, steps[0], labels, output, options)
+        if made is None:
+            return None
+        return writing.write(case, made, prepared[0][1])
 
     ahead = max(1, min(MOST_AHEAD, free_memory() // (64 * max(voxels.values()) * (first.channels + labels.heads))))
     predicted = (
@@ -122,13 +127,14 @@ def predict_onnx(
     return written
 
 
-def _largest(checked: CheckedCase, models: Sequence[OnnxModel]) -> int:
-    """Return the voxels of a scan on the finest grid of the models: see `check_size`."""
+def _accept(checked: CheckedCase, models: Sequence[OnnxModel], suspicions: Suspicions) -> int:
+    """Refuse unknown scans, and return the voxels of one on the finest grid of the models: see `check_size`."""
+    suspicions.refuse(checked.case)
     return max(check_size(checked, m.plans, m.configuration["spacing"], m.labels.heads) for m in models)
 
 
-def _prepare(case: InputCase, steps: Sequence[Preprocessing]) -> list[_Prepared]:
-    """Read a case, and preprocess it for each model; equal preprocessing is shared."""
+def _prepare(case: InputCase, steps: Sequence[Preprocessing], suspicions: Suspicions) -> list[_Prepared]:
+    """Read a case, preprocess it for each model, and look at it; equal preprocessing is shared."""
     image, properties = steps[0].read(case)
     done: list[_Prepared] = []
     for number, step in enumerate(steps):
@@ -140,6 +146,7 @@ def _prepare(case: InputCase, steps: Sequence[Preprocessing]) -> list[_Prepared]
             done.append((step.apply(image.copy(), of_model), of_model))
         except DataError as error:
             raise DataError(f"{case.files[0]}: {error}") from error
+    suspicions.look(case, done[0][0][0].transpose(steps[0].backward))
     return done
 
 
@@ -172,32 +179,36 @@ def labels_of(probabilities: Floats, labels: Labels) -> _Labels:
     return written
 
 
-def _write(
-    case: InputCase,
-    predicted: _Predicted,
-    properties: dict[str, Any],
-    member: Member,
-    step: Preprocessing,
-    labels: Labels,
-    output: Path,
-    options: OnnxOptions,
-) -> Path:
-    """Write the files of a case, the segmentation last."""
-    probabilities, of_models = predicted
-    segmentation = of_models[0] if len(of_models) == 1 else labels_of(probabilities, labels)
-    if options.save_probabilities:
-        with output_file(output / f"{case.case}.npz") as path:
-            np.savez_compressed(path, probabilities=probabilities)
-        with output_file(output / f"{case.case}.pkl") as path:
-            path.write_bytes(pickle.dumps(properties))
-    target = output / f"{case.case}{member.dataset_json['file_ending']}"
-    with output_file(target, errors=(OSError, RuntimeError)) as path:  # SimpleITK raises RuntimeError
-        step.write(segmentation, path, properties)
-    if options.observe is not None:
-        from hippo_nnunet.evaluation.segmentation_shape import Segmentation
+@dataclass(frozen=True)
+class _Writing:
+    """Writes the files of cases."""
 
-        regions = labels.regions is not None
-        spacing = properties["spacing"]
-        done = Segmentation(case.case, segmentation, spacing, probabilities, None, of_models, regions)
-        options.observe(replace(done, images=case.files, written=target))
-    return target
+    member: Member
+    step: Preprocessing
+    labels: Labels
+    output: Path
+    options: OnnxOptions
+    suspicions: Suspicions
+
+    def write(self, case: InputCase, predicted: _Predicted, properties: dict[str, Any]) -> Path:
+        """Write the files of a case, the segmentation last."""
+        probabilities, of_models = predicted
+        segmentation = of_models[0] if len(of_models) == 1 else labels_of(probabilities, self.labels)
+        self.suspicions.look_at_labels(case, segmentation, self.labels)
+        if self.options.save_probabilities:
+            with output_file(self.output / f"{case.case}.npz") as path:
+                np.savez_compressed(path, probabilities=probabilities)
+            with output_file(self.output / f"{case.case}.pkl") as path:
+                path.write_bytes(pickle.dumps(properties))
+        target = self.output / f"{case.case}{self.member.dataset_json['file_ending']}"
+        with output_file(target, errors=(OSError, RuntimeError)) as path:  # SimpleITK raises RuntimeError
+            self.step.write(segmentation, path, properties)
+        if self.options.observe is not None:
+            from hippo_nnunet.evaluation.segmentation_shape import Segmentation
+
+            regions = self.labels.regions is not None
+            spacing, flags = properties["spacing"], self.suspicions.flags(case)
+            self.options.observe(
+                Segmentation(case.case, segmentation, spacing, probabilities, None, of_models, regions, flags)
+            )
+        return target

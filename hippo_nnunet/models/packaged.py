@@ -12,6 +12,7 @@ from hippo_nnunet.errors import DataError
 from hippo_nnunet.files import read_object
 
 if TYPE_CHECKING:
+    from hippo_nnunet.evaluation.known_images import KnownImages
     from hippo_nnunet.evaluation.volume_calibration import VolumeCalibration
 
 FOLDER = Path(__file__).parent / "hippocampus"
@@ -49,6 +50,11 @@ class PackagedModel:
         """Name and version."""
         return f"{self.description['name']} {self.description['version']}"
 
+    @property
+    def licence(self) -> str:
+        """Licence of the weights."""
+        return str(self.description["licence"])
+
     def calibration(self, level: float = LEVEL) -> VolumeCalibration:
         """Return the calibration of its volumes by its recipe's out-of-fold predictions.
 
@@ -66,16 +72,32 @@ class PackagedModel:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _other(self.path.parent / DESCRIPTION, f"its calibration cannot be read ({error!r})") from error
 
+    def known_images(self) -> KnownImages:
+        """Return what it knows of its images.
 
-def open_packaged(folder: Path = FOLDER) -> PackagedModel:
+        Raises:
+            DataError: The description does not hold it.
+        """
+        from hippo_nnunet.evaluation.known_images import KnownImages
+
+        try:
+            return KnownImages.read(self.description["images"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _other(
+                self.path.parent / DESCRIPTION, f"what it knows of images cannot be read ({error!r})"
+            ) from error
+
+
+def open_packaged(folder: Path | None = None) -> PackagedModel:
     """Compare the files' hashes with SHA256SUMS, and read the description.
 
     Args:
-        folder: Where the files are.
+        folder: Where the files are; None: in this package.
 
     Raises:
         DataError: A file is missing, damaged, or of another version.
     """
+    folder = folder or FOLDER
     sums = _sums(folder / SUMS)
     for name in (MODEL, DESCRIPTION, LICENCE):
         path = folder / name

@@ -56,6 +56,7 @@ class ExportOptions:
         citation: What to cite.
         trust: Load a checkpoint that could run code.
         overwrite: Replace an existing file.
+        half: Store the weights in half precision, which only an ONNX file can.
     """
 
     folds: Sequence[int | str] | None = None
@@ -65,6 +66,7 @@ class ExportOptions:
     citation: str = ""
     trust: bool = False
     overwrite: bool = False
+    half: bool = False
 
 
 def export_model(model: Path, output: Path, options: ExportOptions | None = None) -> Path:
@@ -81,12 +83,14 @@ def export_model(model: Path, output: Path, options: ExportOptions | None = None
         The file.
 
     Raises:
-        ConfigError: A model, fold or checkpoint that is not there, folds of different trainings, another ending, or an
-            experiment without this model.
+        ConfigError: A model, fold or checkpoint that is not there, folds of different trainings, another ending, an
+            experiment without this model, or half precision.
         DataError: The file exists, a checkpoint cannot be read or could run code, or the model is of a kind that
             another machine could not build: its own trainer or network class, or a cascade's second stage.
     """
     options = options or ExportOptions()
+    if options.half:
+        raise ConfigError("--half: only an ONNX file stores half precision; give --onnx too, or leave it out")
     check_target(output, options.overwrite)
     if not model.is_dir():
         raise ConfigError(f"model folder {model} is missing: name a folder like UNetTrainer__nnUNetPlans__2d")

@@ -31,6 +31,7 @@ from hippo_nnunet.models.onnx_graph import OPSET
 from hippo_nnunet.nnunet.api import limit_processes
 from hippo_nnunet.outputs import check_target, output_file
 from hippo_nnunet.sharing.exporting import ExportOptions, describe_member
+from hippo_nnunet.sharing.half_precision import round_weights, store_halves
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,8 +62,9 @@ def export_onnx(model: Path, output: Path, options: ExportOptions | None = None)
 
     Raises:
         ConfigError: A model, fold or checkpoint that is not there, another ending, or metrics.
-        DataError: The file exists, a checkpoint cannot be read or could run code, or a model that an ONNX file cannot
-            hold: guided by CLIP, a cascade's second stage, resampled by torch.
+        DataError: The file exists, a checkpoint cannot be read or could run code, a weight is too large for half
+            precision, or a model that an ONNX file cannot hold: guided by CLIP, a cascade's second stage, resampled by
+            torch.
         DependencyError: onnx or onnxruntime is not installed.
         UpstreamError: onnxruntime does not reproduce torch's logits.
     """
@@ -81,13 +83,17 @@ def export_onnx(model: Path, output: Path, options: ExportOptions | None = None)
 
     dataset_json = shared_of_dataset(member.dataset_json)
     description = describe_member(member, options)
+    description["weights"] = "float16" if options.half else "float32"
     description["versions"] |= {package: installed_version(package) for package in _PACKAGES}
     try:
         check_description(description, member.plans, dataset_json)
         check_supported(description, member.plans)
         predictor = load_member(member, torch.device("cpu"), use_mirroring=False, backend="torch")
+        if options.half:
+            round_weights(predictor.networks)
+        graph = _graph(predictor, member.channels)
         content = with_document(
-            _graph(predictor, member.channels), description, member.plans, dataset_json, _hashes(member)
+            store_halves(graph) if options.half else graph, description, member.plans, dataset_json, _hashes(member)
         )
     except DataError as error:
         raise DataError(f"{model}: cannot be exported to ONNX: {error}") from error

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 from tiny_dataset import ATTENTION, UNET, TinyDataset, make_dataset
 
@@ -56,6 +58,22 @@ def trained(tiny: TinyDataset) -> TinyDataset:
             made.perform_actual_validation(save_probabilities=True)
         tiny.trainer(ATTENTION, "3d_fullres", 0).run_training()
     return tiny
+
+
+@pytest.fixture(scope="module")
+def experiment(trained: TinyDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment whose trainings are the tiny models', under the names that its preset gives them."""
+    folder = tmp_path_factory.mktemp("experiment")
+    asked = {"dataset": trained.name, "preset": "laptop", "variants": ["UNet_seed1", "AttentionUNet_seed1"]}
+    asked |= {"folds": {"2d": [0, 1]}, "number_of_folds": 2, "epochs": 1, "iterations": 100, "plans": "CompactPlans"}
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(asked))
+    results = folder / "nnunet" / "nnUNet_results" / trained.name
+    results.mkdir(parents=True)
+    for trainer in (UNET, ATTENTION):
+        (results / f"{trainer}__CompactPlans__2d").symlink_to(trained.model(trainer))
+    for name in ("nnUNet_preprocessed", "nnUNet_raw"):
+        (folder / "nnunet" / name).symlink_to(trained.root / name)
+    return folder
 
 
 @pytest.fixture(scope="module")

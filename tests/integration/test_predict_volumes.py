@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk  # noqa: N813
-import yaml
 from tiny_dataset import ATTENTION, TEST_CASES, UNET, TinyDataset
 from typer.testing import CliRunner
 
@@ -16,21 +15,6 @@ from hippo_nnunet.cli.main import app
 from hippo_nnunet.inference.predict import PredictOptions, predict
 
 LABELS = ("anterior", "posterior")
-
-
-@pytest.fixture(scope="module")
-def experiment(trained: TinyDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An experiment whose trainings are the tiny models', under the names that its preset gives them."""
-    folder = tmp_path_factory.mktemp("experiment")
-    asked = {"dataset": trained.name, "preset": "laptop", "variants": ["UNet_seed1", "AttentionUNet_seed1"]}
-    asked |= {"folds": {"2d": [0, 1]}, "number_of_folds": 2, "epochs": 1, "iterations": 100, "plans": "CompactPlans"}
-    (folder / "experiment.yaml").write_text(yaml.safe_dump(asked))
-    results = folder / "nnunet" / "nnUNet_results" / trained.name
-    results.mkdir(parents=True)
-    for trainer in (UNET, ATTENTION):
-        (results / f"{trainer}__CompactPlans__2d").symlink_to(trained.model(trainer))
-    (folder / "nnunet" / "nnUNet_preprocessed").symlink_to(trained.preprocessed.parent)
-    return folder
 
 
 def test_an_ensemble_with_its_calibration(trained: TinyDataset, experiment: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def size(
 
 
 def scan(shape: tuple[int, ...], spacing_mm: tuple[float, ...], axes: str = "LPS") -> CheckedCase:
-    return CheckedCase(CASE, shape, shape, spacing_mm, axes)
+    return CheckedCase(CASE, shape, shape, spacing_mm, axes, 0.0, 1.0)
 
 
 def test_the_size_on_the_models_grid() -> None:
