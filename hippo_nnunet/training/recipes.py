@@ -59,9 +59,6 @@ class WordGroup:
         return self.base in ("", base)
 
 
-NNUNET_AUGMENTATION = "nnunetAug"
-"""Goes with `fast` alone: every other recipe without an augmentation word has this augmentation anyway."""
-
 WORD_GROUPS: tuple[WordGroup, ...] = (
     WordGroup(
         "augmentation",
@@ -70,7 +67,7 @@ WORD_GROUPS: tuple[WordGroup, ...] = (
             "flip": "mirroring along each axis with probability 0.5",
             "flipRot": "flip, and rotation within 10 degrees for 30 % of the samples",
             "flipRotNoise": "flipRot, and Gaussian noise of 0.01 standard deviations for 30 % of the samples",
-            NNUNET_AUGMENTATION: "nnU-Net's own, mirroring along every axis included: with fast, which has another",
+            "nnunetAug": "nnU-Net's own, mirroring along every axis included: the default, except with fast",
         },
     ),
     WordGroup(
@@ -304,11 +301,6 @@ def parse(name: str) -> Recipe:
     for first, second, reason in _excluded(words):
         reason = reason.format(f"'{first}'", f"'{second}'")
         raise ConfigError(f"trainer '{name}': {reason}. Did you mean '{suggest(name)}'?")
-    if NNUNET_AUGMENTATION in words and "schedule" not in chosen:
-        raise ConfigError(
-            f"trainer '{name}': without 'fast', '{NNUNET_AUGMENTATION}' is the augmentation anyway, so it goes with "
-            f"'fast' alone. Did you mean '{suggest(name)}'?"
-        )
     recipe = Recipe(base, chosen)
     if recipe.name != name:
         raise ConfigError(f"trainer '{name}': the words stand in the wrong order. Did you mean '{recipe.name}'?")
@@ -343,8 +335,6 @@ def suggest(name: str) -> str:
         group = _group_of(right) if right else None
         if group and right:
             chosen.setdefault(group.name, right)
-    if "schedule" not in chosen and chosen.get("augmentation") == NNUNET_AUGMENTATION:
-        del chosen["augmentation"]
     for _, second, _ in _excluded(list(chosen.values())):
         chosen = {group: word for group, word in chosen.items() if word != second}
     return Recipe(base, chosen).name

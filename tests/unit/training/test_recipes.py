@@ -13,7 +13,6 @@ from hippo_nnunet.training.recipes import (
     BASES,
     CLIP_BASE,
     EXCLUSIVE,
-    NNUNET_AUGMENTATION,
     WORD_GROUPS,
     compose,
     is_ours,
@@ -35,8 +34,6 @@ def recipes(draw: st.DrawFn) -> tuple[str, list[str]]:
             continue
         number = draw(st.integers(0 if group.prefix else 1, 10_000))
         words.append(f"{group.unit}{number}" if group.prefix else f"{number}{group.unit}")
-    if NNUNET_AUGMENTATION in words and "fast" not in words:
-        words.append("fast")
     return base, words
 
 
@@ -81,8 +78,6 @@ def test_a_suggestion_is_always_a_valid_name(text):
         ("CLIPGuidedUNetTrainer_dense_textHead", "both words of the group design", "CLIPGuidedUNetTrainer_dense"),
         ("UNetTrainer_flip_noMirror_fast", "'flip' decides about mirroring", "UNetTrainer_flip_fast"),
         ("UNetTrainer_noMirrors_fast", "unknown word", "UNetTrainer_noMirror_fast"),
-        ("UNetTrainer_nnunetAug", "goes with 'fast' alone", "UNetTrainer"),
-        ("UNetTrainer_nnunetAug_seed1", "goes with 'fast' alone", "UNetTrainer_seed1"),
         ("UNetTrainer_nnunetAug_mirrorLR_fast", "'nnunetAug' decides about", "UNetTrainer_nnunetAug_fast"),
         ("CLIPGuidedUNetTrainer_live_otherImage_mini", "own patches", "CLIPGuidedUNetTrainer_live_mini"),
         ("CLIPGuidedUNetTrainer_live_positionImage", "own patches", "CLIPGuidedUNetTrainer_live"),
