@@ -1,4 +1,4 @@
-"""`predict --volumes`: the volumes of new scans, as they are predicted."""
+"""`predict --volumes` and `--qc`: the volumes of new scans, as they are predicted."""
 
 from __future__ import annotations
 
@@ -46,48 +46,59 @@ class PredictedVolumes:
     """Collects the volumes of cases as they are predicted, and writes them when all are.
 
     Args:
-        target: The table to write.
+        target: The table to write; None: nothing is written.
         calibration: What intervals and flags come from.
     """
 
-    def __init__(self, target: Path, calibration: VolumeCalibration) -> None:
+    def __init__(self, target: Path | None, calibration: VolumeCalibration) -> None:
         self._target = target
-        self._calibration = calibration
+        self.calibration = calibration
         self._rows: list[dict[str, str | float]] = []
         self._image_flags: dict[str, Sequence[str]] = {}
 
-    def add(self, segmentation: Segmentation) -> None:
+    def add(self, segmentation: Segmentation) -> pd.DataFrame:
         """Measure one case.
+
+        Returns:
+            Its rows of `judge`.
 
         Raises:
             DataError: See `measure_labels`.
         """
-        self._rows += measure_labels(segmentation, self._calibration.labels)
+        rows = measure_labels(segmentation, self.calibration.labels)
+        self._rows += rows
         self._image_flags[segmentation.case] = segmentation.image_flags
+        return self._judged(rows)
 
-    def write(self) -> Path:
+    def write(self) -> Path | None:
         """Write the table atomically; its columns are described in docs/volumetry.md.
 
         Raises:
             DataError: It cannot be written.
         """
-        judged = judge(pd.DataFrame(self._rows, columns=["case", "label", *MEASURES]), self._calibration)
-        of_images = judged["case"].map(lambda case: " ".join(self._image_flags[case]))
-        judged["flags"] = (judged["flags"] + " " + of_images).str.strip()
+        if self._target is None:
+            return None
+        judged = self._judged(self._rows)
         measures = [name for name in MEASURES if name not in _COLUMNS]
         write_table(judged[[*_COLUMNS, *measures]].sort_values("case", kind="stable").round(4), self._target)
         flagged = judged.loc[judged["flags"] != "", "case"].nunique()
         log.info("%d of %d cases are flagged for a look", flagged, judged["case"].nunique())
         return self._target
 
+    def _judged(self, rows: list[dict[str, str | float]]) -> pd.DataFrame:
+        judged = judge(pd.DataFrame(rows, columns=["case", "label", *MEASURES]), self.calibration)
+        of_images = judged["case"].map(lambda case: " ".join(self._image_flags[case]))
+        judged["flags"] = (judged["flags"] + " " + of_images).str.strip()
+        return judged
+
 
 def prepare_packaged(
-    target: Path, model: PackagedModel, level: float = LEVEL, overwrite: bool = False
+    target: Path | None, model: PackagedModel, level: float = LEVEL, overwrite: bool = False
 ) -> PredictedVolumes:
     """Take the calibration of the packaged model.
 
     Args:
-        target: The table to write.
+        target: The table to write; None for none.
         model: The packaged model.
         level: Coverage of the intervals, 0 to 1.
         overwrite: Replace an earlier table of volumes.
@@ -96,14 +107,15 @@ def prepare_packaged(
         ConfigError: The level is invalid.
         DataError: The model does not hold a calibration, or the table exists or cannot be written.
     """
-    _check_target(target, overwrite)
+    if target is not None:
+        _check_target(target, overwrite)
     calibration = model.calibration(level)
     _tell(calibration, "subjects")
     return PredictedVolumes(target, calibration)
 
 
 def prepare_volumes(
-    target: Path,
+    target: Path | None,
     models: Sequence[Path],
     experiment: Path | None,
     calibration: Path | None,
@@ -114,7 +126,7 @@ def prepare_volumes(
     """Calibrate, before anything is predicted.
 
     Args:
-        target: The table to write.
+        target: The table to write; None: no table, and intervals only where a calibration is named.
         models: The model folders or model files that will predict together.
         experiment: Folder of the experiment whose ensemble they are: see `ensemble_models`. None: see `calibration`.
         calibration: Folder of the experiment that they were trained in, or NO_CALIBRATION: volumes without intervals.
@@ -126,6 +138,9 @@ def prepare_volumes(
         ConfigError: Both or neither of the two was named, the experiment has no such model, or the level is invalid.
         DataError: The out-of-fold predictions are missing or invalid, or the table exists or cannot be written.
     """
+    if target is None and experiment is None and calibration is None:
+        log.info("the QC page has no intervals, as no --calibration is named")
+        calibration = NO_CALIBRATION
     if experiment is None and calibration is None:
         raise ConfigError(
             "--volumes with --model: intervals need these models' out-of-fold predictions; name their experiment with "
@@ -133,7 +148,8 @@ def prepare_volumes(
         )
     if experiment is not None and calibration is not None:
         raise ConfigError("--calibration is for --model: the experiment calibrates the volumes of its own ensemble")
-    _check_target(target, overwrite)
+    if target is not None:
+        _check_target(target, overwrite)
     labels = with_total(named_labels(_opened(models[0])[1])[0])
     if calibration == NO_CALIBRATION:
         log.warning("volumes without intervals, as asked: only missing labels and several pieces are flagged")

@@ -90,8 +90,12 @@ def predict(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            "--calibration", help="With --volumes and --model: the models' experiment, or none: no intervals."
+            "--calibration", help="With --volumes or --qc and --model: the models' experiment, or none: no intervals."
         ),
+    ] = None,
+    qc: Annotated[
+        Path | None,
+        typer.Option("--qc", help="Also write this folder: a page to check every segmentation by eye (docs/qc.md)."),
     ] = None,
 ) -> None:
     """Segment NIfTI images; every image is checked first, and left out if it fails. Prints the files written."""
@@ -100,8 +104,10 @@ def predict(
         raise typer.BadParameter("give one of --model, --experiment, and --dataset with --configuration")
     if (dataset is None) != (configuration is None) or (dataset is None and (trainer or plans)):
         raise typer.BadParameter("--dataset needs --configuration; --trainer and --plans go with them")
-    if calibration is not None and volumes is None:
-        raise typer.BadParameter("it is for --volumes, which is not given", param_hint="--calibration")
+    if calibration is not None and volumes is None and qc is None:
+        raise typer.BadParameter("it is for --volumes or --qc, neither is given", param_hint="--calibration")
+    if qc is not None and qc.resolve() == output.resolve():
+        raise typer.BadParameter("name another folder than --output, such as one in it", param_hint="--qc")
     numbers, prompts = fold_numbers(folds), prompts_by_class(prompt)
     onnx = not named or (bool(model) and all(path.name.endswith(".onnx") for path in model or ()))
     if onnx:
@@ -112,7 +118,7 @@ def predict(
                 "--checkpoint": checkpoint != FINAL,
                 "--backend": backend != "auto",
                 "--prompt": prompt,
-                "--root": root and not volumes,
+                "--root": root and not (volumes or qc),
                 "--trust-checkpoint": trust_checkpoint,
             }
         )
@@ -131,20 +137,25 @@ def predict(
         from hippo_nnunet.nnunet.paths import folders_for, trained_model
 
         models = (trained_model(folders_for(root, {} if root else None), dataset, configuration, trainer, plans),)
-    table = None
-    if volumes is not None:
+    table = page = None
+    if volumes is not None or qc is not None:
         from hippo_nnunet.analysis.predicted_volumes import prepare_packaged, prepare_volumes
 
         if packaged and calibration is None:
             table = prepare_packaged(volumes, packaged, coverage, overwrite)
         else:
             table = prepare_volumes(volumes, models, experiment, calibration, coverage, root, overwrite)
-    observe, others = table.add if table else None, [volumes] if volumes else []
+    if table and qc is not None:
+        from hippo_nnunet.pages.qc.predicted import PredictedPage
+
+        page = PredictedPage(qc, table, models, overwrite)
+    observe, check = (page.add, page.check) if page else (table.add if table else None, None)
+    others = [volumes] if volumes else []
     if onnx:
         from hippo_nnunet.inference.onnx_predict import OnnxOptions, predict_onnx
 
         known = packaged.known_images() if packaged else None
-        settings = OnnxOptions(overwrite, save_probabilities, not no_mirroring, True, observe, others, known)
+        settings = OnnxOptions(overwrite, save_probabilities, not no_mirroring, True, observe, others, known, check)
         start = partial(predict_onnx, input_, output, models, settings)
     else:
         from hippo_nnunet.inference.predict import PredictOptions
@@ -163,6 +174,7 @@ def predict(
             trust_checkpoint=trust_checkpoint,
             observe=observe,
             other_outputs=others,
+            check_cases=check,
             prompts=prompts,
         )
         start = partial(predict_images, input_, output, models, options)
@@ -172,10 +184,18 @@ def predict(
             written = start()
         except FailedScans as error:
             written, failed = error.written, error
+        except KeyboardInterrupt:
+            if page:
+                page.write()
+            raise
     for path in written:
         echo(path)
-    if table and written:
-        echo(table.write())
+    if table and written and (target := table.write()):
+        echo(target)
+    if page:
+        if failed:
+            page.fail(failed.reasons)
+        echo(page.write())
     if failed:
         raise failed
 

@@ -20,6 +20,14 @@ OUTLIER = 3.5
 WORST = 0.1
 """Share of the cases that counts as the worst."""
 FLAGS = ("volume", "shape", "components", "border", "doubt", "disagreement")
+FLAG_WORDS = {
+    "volume": "implausible volume, or nothing found",
+    "shape": "unusually long or short for its volume",
+    "components": "in more than one piece",
+    "border": "touches the border of the image",
+    "doubt": "the model is less certain than in 95 % of the cases that it was calibrated on",
+    "disagreement": "the models disagree more than in 95 % of the cases that they were calibrated on",
+}
 ANY = "any"
 SIZES = ("smallest third", "middle third", "largest third")
 EVERY_LABEL = "every label"
@@ -47,6 +55,19 @@ def judge(measured: pd.DataFrame, calibration: VolumeCalibration) -> pd.DataFram
         interval = known.interval(row["volume_mm3"], calibration.level)
         added.append((*interval, calibration.level, len(known.residuals_mm3), " ".join(_flags(row, known))))
     return table.join(pd.DataFrame(added, columns=["low_mm3", "high_mm3", "level", "calibration_cases", "flags"]))
+
+
+def flags_in_words(judged: pd.DataFrame) -> list[str]:
+    """Describe the flags of one case, each once, with the labels that it was raised for unless that is all of them.
+
+    Args:
+        judged: Rows of `judge` of one case.
+    """
+    raised: dict[str, list[str]] = {}
+    for label, flags in zip(judged["label"], judged["flags"], strict=True):
+        for flag in flags.split():
+            raised.setdefault(FLAG_WORDS.get(flag, flag), []).append(label)
+    return [f"{', '.join(of)}: {words}" if len(of) < len(judged) else words for words, of in raised.items()]
 
 
 def cross_validated(

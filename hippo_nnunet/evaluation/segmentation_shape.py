@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
@@ -28,6 +29,8 @@ class Segmentation:
         of_models: The segmentation of each model of an ensemble by itself, before postprocessing; the array's shape.
         regions: Whether the probabilities are a sigmoid for each region instead of a softmax over the labels.
         image_flags: What is suspicious about the image itself: see `known_images.FLAGS`.
+        images: Files of the image's channels.
+        written: File of the segmentation.
     """
 
     case: str
@@ -38,6 +41,8 @@ class Segmentation:
     of_models: Sequence[np.ndarray] = field(default=(), repr=False)
     regions: bool = False
     image_flags: Sequence[str] = ()
+    images: Sequence[Path] = ()
+    written: Path | None = None
 
 
 def measure_labels(segmentation: Segmentation, labels: Mapping[str, Label]) -> list[dict[str, str | float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,15 +53,17 @@ class OnnxOptions:
         observe: Called with each case after it is written, in a thread, one case at a time.
         other_outputs: Files that the caller writes: they must not be any of the files written here.
         known: What the first model knows of its images; others are refused or warned of. None: every image is taken.
+        check_cases: Called with the cases before anything is predicted; what it raises ends the prediction.
     """
 
     overwrite: bool = False
     save_probabilities: bool = False
     use_mirroring: bool = True
     show_progress: bool = False
-    observe: Callable[[Segmentation], None] | None = None
+    observe: Callable[[Segmentation], object] | None = None
     other_outputs: Sequence[Path] = ()
     known: KnownImages | None = None
+    check_cases: Callable[[Sequence[InputCase]], None] | None = None
 
 
 def predict_onnx(
@@ -92,6 +94,8 @@ def predict_onnx(
     first, labels = members[0], opened[0].labels
     cases = find_cases(inputs, first.channels)
     check_output(cases, output, first, options.overwrite, options.save_probabilities, options.other_outputs)
+    if options.check_cases is not None:
+        options.check_cases(cases)
     attempts, checked = check_scans(cases, first, options.show_progress)
     networks = [OnnxNetwork(model, options.use_mirroring) for model in opened]
     steps = [Preprocessing.of(model.plans, model.configuration) for model in opened]
@@ -208,7 +212,6 @@ class _Writing:
 
             regions = self.labels.regions is not None
             spacing, flags = properties["spacing"], self.suspicions.flags(case)
-            self.options.observe(
-                Segmentation(case.case, segmentation, spacing, probabilities, None, of_models, regions, flags)
-            )
+            done = Segmentation(case.case, segmentation, spacing, probabilities, None, of_models, regions, flags)
+            self.options.observe(replace(done, images=case.files, written=target))
         return target

@@ -6,7 +6,7 @@ import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import tee
 from pathlib import Path
@@ -57,6 +57,7 @@ class PredictOptions:
         trust_checkpoint: Load checkpoints and plans of folders that could run code.
         observe: Called with each case after it is written, in a thread, one case at a time.
         other_outputs: Files that the caller writes: they must not be any of the files written here.
+        check_cases: Called with the cases before anything is predicted; what it raises ends the prediction.
         prompts: Descriptions by class name, in place of the training's; for models with text only.
     """
 
@@ -70,8 +71,9 @@ class PredictOptions:
     show_progress: bool = False
     backend: str = "auto"
     trust_checkpoint: bool = False
-    observe: Callable[[Segmentation], None] | None = None
+    observe: Callable[[Segmentation], object] | None = None
     other_outputs: Sequence[Path] = ()
+    check_cases: Callable[[Sequence[InputCase]], None] | None = None
     prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
@@ -122,6 +124,8 @@ def predict(
     members = find_members(models, options.folds, options.checkpoint, options.trust_checkpoint)
     cases = find_cases(inputs, members[0].channels)
     check_output(cases, output, members[0], options.overwrite, options.save_probabilities, options.other_outputs)
+    if options.check_cases is not None:
+        options.check_cases(cases)
     attempts, checked = check_scans(cases, members[0], options.show_progress)
     limit_processes()
     import torch
@@ -231,7 +235,7 @@ def _write(
     with output_file(target, errors=(OSError, RuntimeError)) as path:  # SimpleITK raises RuntimeError
         first.plans_manager.image_reader_writer_class().write_seg(done.array, str(path), properties)
     if options.observe is not None:
-        options.observe(done)
+        options.observe(replace(done, images=prepared.case.files, written=target))
     return target
 
 

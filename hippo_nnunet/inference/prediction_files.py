@@ -23,6 +23,8 @@ from hippo_nnunet.outputs import check_distinct, check_target, output_file
 
 _OTHERS = ("dataset.json", "plans.json", "predict_from_raw_data_args.json", "summary.json", ".DS_Store")
 """What else a folder of predictions may hold, of ours or of nnU-Net's."""
+_PAGE = {"index.html", "scans", ".DS_Store"}
+"""What a folder of `--qc` holds, which may lie among the predictions."""
 
 
 def descriptions(member: Member) -> dict[str, dict[str, Any]]:
@@ -119,6 +121,8 @@ def _foreign(folder: Path) -> str | None:
         return None
     endings = (*ENDINGS, ".npz", ".pkl", ".csv")
     for path in sorted(folder.iterdir()):
+        if path.is_dir() and {"index.html"} <= {inside.name for inside in path.iterdir()} <= _PAGE:
+            continue
         if path.is_dir() or not (path.name.endswith(endings) or path.name in _OTHERS):
             return path.name
     return None

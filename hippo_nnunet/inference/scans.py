@@ -65,11 +65,16 @@ class FailedScans(DataError):  # noqa: N818 - it carries what was written
     Args:
         attempts: What was attempted.
         written: The files written.
+
+    Attributes:
+        written: The same.
+        reasons: Case to the reason of its failure.
     """
 
     def __init__(self, attempts: Attempts, written: Sequence[Path] = ()) -> None:
         self.written = list(written)
-        reasons, total = attempts.reasons, attempts.scans
+        self.reasons = reasons = dict(attempts.reasons)
+        total = attempts.scans
         text = "; ".join(list(reasons.values())[:_MOST_NAMED])
         if len(reasons) > _MOST_NAMED:
             text += f"; and {len(reasons) - _MOST_NAMED} more: see the warnings above"

@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
-from nibabel.orientations import apply_orientation, io_orientation
 
 from hippo_nnunet.pages.figure import EDGE
 from hippo_nnunet.pages.palette import label_colour
-from hippo_nnunet.pages.planes import Plane
+from hippo_nnunet.pages.planes import Plane, Turn
 
 
 class Scene:
@@ -33,17 +32,15 @@ class Scene:
     def __init__(
         self, image: npt.NDArray[np.generic], affine: npt.NDArray[np.float64], spacing_mm: Sequence[float]
     ) -> None:
-        self._orientation = io_orientation(affine)
+        self._turn = Turn(affine)
         self.image = self.turn(image).astype(np.float64)
         self._window = np.percentile(self.image, [0.5, 99.5])
-        self.spacing_mm = [0.0, 0.0, 0.0]
-        for (axis, _), size in zip(self._orientation, spacing_mm, strict=True):
-            self.spacing_mm[int(axis)] = float(size)
+        self.spacing_mm = self._turn.spacing(spacing_mm)
         self.slices = [size // 2 for size in self.image.shape]
 
     def turn(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Turn (z, y, x) to (right, anterior, superior)."""
-        return np.asarray(apply_orientation(array.T, self._orientation))
+        return self._turn.array(array.T)
 
     def cut(self, array: npt.NDArray[Any], plane: Plane) -> npt.NDArray[Any]:
         """Return the slice of a turned array that is shown, rows from bottom to top."""

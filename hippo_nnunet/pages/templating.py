@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,25 +10,26 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.outputs import staged
 
 PAGE = "index.html"
+_SIGN = b"hippo_nnunet"
 
 
 def render_template(page: str, name: str, filters: dict[str, Callable[..., str]] | None = None, **values: Any) -> str:
     """Render a page's template; everything is escaped, and an undefined name is an error.
 
     Args:
-        page: Package below `hippo_nnunet.pages` whose `templates` are used.
+        page: Package below `hippo_nnunet.pages` whose `templates` are used, with those that all pages share.
         name: File name of the template.
         filters: Further filters by name.
         values: What the template shows.
     """
     environment = Environment(
-        loader=PackageLoader(f"hippo_nnunet.pages.{page}"),
+        loader=ChoiceLoader([PackageLoader(f"hippo_nnunet.pages.{page}"), PackageLoader("hippo_nnunet.pages")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -40,6 +42,13 @@ def render_template(page: str, name: str, filters: dict[str, Callable[..., str]]
 def read_template(page: str, name: str) -> str:
     """Read a style sheet or script of a page."""
     return (files(f"hippo_nnunet.pages.{page}") / "templates" / name).read_text(encoding="utf-8")
+
+
+def is_own_page(page: Path) -> bool:
+    """Tell whether a page may be written there: nothing exists, or a page that this package wrote."""
+    if not os.path.lexists(page):
+        return True
+    return page.is_file() and not page.is_symlink() and _SIGN in page.read_bytes()
 
 
 @contextmanager
@@ -55,7 +64,7 @@ def page_folder(output: Path, content: str, overwrite: bool) -> Iterator[Path]:
         DataError: The output exists and is not to be replaced, or it cannot be written.
     """
     page = output / PAGE
-    if overwrite and page.is_file() and b"hippo_nnunet" not in page.read_bytes():
+    if overwrite and page.is_file() and not is_own_page(page):
         raise DataError(f"{page} is no page of hippo_nnunet, so {output} is not replaced: choose another folder")
     with staged(output, overwrite, rf"{re.escape(PAGE)}|figures/[^/]+\.(png|svg|pdf)|{content}") as fresh:
         yield fresh

@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from hippo_nnunet.inference.explanation import Explanation
 from hippo_nnunet.pages.figure import DASHES, EDGE, Figure, Panel, short
 from hippo_nnunet.pages.palette import LABEL_COLOURS, REFERENCE, label_colour
-from hippo_nnunet.pages.planes import ENDS, PLANES, Plane, foreground_area
+from hippo_nnunet.pages.planes import ENDS, PLANES, Plane, largest_slices
 from hippo_nnunet.pages.scene import Scene
 
 _CELL_INCHES = 1.75
@@ -48,8 +48,7 @@ class _Scene(Scene):
         foreground = np.logical_or.reduce([*self.prediction.values(), *self.reference.values()])
         if focus is not None and focus.any():
             foreground = self.turn(focus)
-        if foreground.any():
-            self.slices = [int(foreground_area(foreground, axis).argmax()) for axis in range(3)]
+        self.slices = largest_slices(foreground)
 
     def _masks(self, segmentation: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.bool_]]:
         names = self.explanation.labels

@@ -11,9 +11,8 @@ from hippo_nnunet import __version__
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.files import write_text
 from hippo_nnunet.pages.figure import ENDINGS
-from hippo_nnunet.pages.templating import render_template
+from hippo_nnunet.pages.templating import PAGE, is_own_page, render_template
 
-PAGE = "index.html"
 MEANINGS = {
     "attention": "Coefficients of the attention gates, from 0 (shut) to 1 (open): what a skip connection lets pass.",
     "similarity": "Cosine between a voxel's embedding and the text of each class (CLIP-guided networks).",
@@ -22,7 +21,6 @@ MEANINGS = {
     "prompt": "What another description of a class changes in the prediction.",
 }
 """Kind of a figure to what it shows, in the order of the page."""
-_SIGN = "hippo_nnunet"
 _LINK = ("<!-- explained -->", "<!-- /explained -->")
 """Where a report links to the explanations."""
 
@@ -55,8 +53,7 @@ def check_page(folder: Path) -> None:
         DataError: It is another page, a link or a folder.
     """
     page = folder / PAGE
-    own = page.is_file() and not page.is_symlink() and _SIGN.encode() in page.read_bytes()
-    if os.path.lexists(page) and not own:
+    if not is_own_page(page):
         raise DataError(f"{page}: is not a page of explanations, so it is not replaced: choose another folder")
 
 

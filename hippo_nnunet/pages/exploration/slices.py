@@ -19,10 +19,9 @@ from hippo_nnunet.data.exploration_case import LoadedCase
 from hippo_nnunet.nnunet.example_case import PreprocessedCase
 from hippo_nnunet.pages.figure import Figure, Panel, short
 from hippo_nnunet.pages.palette import LABEL_COLOURS, label_colour
-from hippo_nnunet.pages.planes import ENDS, PLANES, Plane, middle_slices
+from hippo_nnunet.pages.planes import ENDS, PLANES, Plane, bar_mm, middle_slices
 from hippo_nnunet.pages.scene import Scene
 
-_BAR_MM = (1, 2, 5, 10, 20, 50, 100, 200)
 # Characters of eight points that fit below a panel, with the lines before the names.
 _LEGEND_WIDTH = 48
 _LEGEND_LINE = 6
@@ -116,7 +115,7 @@ def _draw_plane(axes: Axes, view: View, plane: Plane) -> AxesImage:
 
 
 def _scale_bar(axes: Axes, width: float, height: float) -> None:
-    length = max((bar for bar in _BAR_MM if bar <= width / 3), default=_BAR_MM[0])
+    length = bar_mm(width)
     end, level = 0.95 * width, 0.05 * height
     dark = [effects.withStroke(linewidth=3, foreground="#000000")]
     axes.plot([end - length, end], [level, level], color="#ffffff", lw=1.8, path_effects=dark, solid_capstyle="butt")

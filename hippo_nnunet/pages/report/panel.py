@@ -18,7 +18,7 @@ from mpl_toolkits.mplot3d.axes3d import Axes3D
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.pages.figure import DASHES, EDGE, STYLE, Figure, Panel, short
 from hippo_nnunet.pages.palette import REFERENCE, label_colour
-from hippo_nnunet.pages.planes import PLANES, foreground_area
+from hippo_nnunet.pages.planes import PLANES, largest_slices
 from hippo_nnunet.pages.report.viewer_cases import Labels, Viewed, ViewedCase
 from hippo_nnunet.pages.report.viewer_surfaces import decimated, smoothed, surface_of
 from hippo_nnunet.pages.scene import Scene
@@ -96,9 +96,7 @@ def _draw_panel(figure: FigureBase, viewed: Viewed, cases: list[ViewedCase], mod
     plane = PLANES[0]
     for case, row in zip(cases, grid, strict=True):
         scene = Scene(np.asarray(case.image).T, case.affine, case.spacing_mm)
-        foreground = case.reference > 0
-        if foreground.any():
-            scene.slices = [int(foreground_area(foreground, axis).argmax()) for axis in range(3)]
+        scene.slices = largest_slices(case.reference > 0)
         for n, axes in zip(models, row, strict=True):
             scene.show_image(axes, plane)
             axes.set(xticks=[], yticks=[])

@@ -1,8 +1,6 @@
 (() => {
 "use strict";
 const DATA = JSON.parse(document.getElementById("report-data").textContent);
-const ROOT = document.documentElement;
-const SYSTEM = window.matchMedia("(prefers-color-scheme: dark)");
 const FINE = window.matchMedia("(pointer: fine)").matches;
 const CONFIG = {responsive: true, displayModeBar: false, scrollZoom: false};
 const hidden = {};
@@ -262,14 +260,6 @@ for (const choice of document.querySelectorAll(".choice")) {
   });
 }
 
-document.getElementById("theme").addEventListener("click", () => {
-  const dark = ROOT.dataset.theme ? ROOT.dataset.theme === "dark" : SYSTEM.matches;
-  ROOT.dataset.theme = dark ? "light" : "dark";
-  document.dispatchEvent(new Event("themechange"));
-});
-SYSTEM.addEventListener("change", () => {
-  if (!ROOT.dataset.theme) document.dispatchEvent(new Event("themechange"));
-});
 document.addEventListener("themechange", drawAll);
 
 // On paper: light colours, everything unfolded, charts as wide as the page.
