@@ -111,7 +111,7 @@ def test_the_calibration_is_that_of_the_experiment(
     from hippo_nnunet.analysis.predicted_volumes import prepare_volumes
 
     named = model_of(measured_experiment, trained)
-    expected = prepare_volumes(folder / "no.csv", [named], None, measured_experiment, 0.5)._calibration
+    expected = prepare_volumes(folder / "no.csv", [named], None, measured_experiment, 0.5).calibration
     found = open_packaged(folder).calibration(0.5)
     assert found.level == expected.level == 0.5
     assert {name: asdict(one) for name, one in found.by_label.items()} == {
