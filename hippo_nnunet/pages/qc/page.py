@@ -18,7 +18,7 @@ def write_index(folder: Path, title: str = "") -> Path:
 
     Args:
         folder: Has the scans of `write_scan`; those of earlier runs are shown as well.
-        title: Heading; empty: the name of the folder above.
+        title: Heading; empty: the folder's name, or that of the one above if it is called qc.
 
     Returns:
         The page.
@@ -27,7 +27,8 @@ def write_index(folder: Path, title: str = "") -> Path:
         DataError: Another page is in the way, or a record is damaged.
     """
     check_folder(folder)
-    page = render(read_scans(folder), title or folder.resolve().parent.name)
+    place = folder.resolve()
+    page = render(read_scans(folder), title or (place.parent if place.name.lower() == "qc" else place).name)
     return write_text(folder / PAGE, page)
 
 

@@ -99,7 +99,7 @@ def registration_strip(registration: Registration) -> Strip:
     template = np.asarray(registration.template, bool)
     slices = registration.slices or middle_slices(template)
     shown = registration.head, {TEMPLATE: template}, registration.spacing_mm, slices
-    return _strip("registration", shown, True, _JPEG)
+    return _strip("registration: the template's outline over the head", shown, True, _JPEG)
 
 
 def outline_path(mask: npt.NDArray[np.bool_]) -> str:

@@ -42,7 +42,11 @@ def test_a_record_comes_back_as_it_was_written(tmp_path):
     assert (scan.name, scan.doubt, scan.level) == ("sub-01_T1w", 0.1, 0.9)
     assert scan.volumes[1] == VolumeRow("total", 2000.0, None, 2100.0)
     assert scan.flags == ("total: in more than one piece",)
-    assert [strip.title for strip in scan.strips] == ["left", "right", "registration"]
+    assert [strip.title for strip in scan.strips] == [
+        "left",
+        "right",
+        "registration: the template's outline over the head",
+    ]
     assert isinstance(scan.strips[0].cuts[0].outlines[0].label, int)
 
 
