@@ -27,7 +27,14 @@ FLAG_WORDS = {
     "border": "touches the border of the image",
     "doubt": "the model is less certain than in 95 % of the cases that it was calibrated on",
     "disagreement": "the models disagree more than in 95 % of the cases that they were calibrated on",
+    "voxel-size": "its voxels are larger or smaller than the model knows them",
+    "size": "the image is larger or smaller than those that the model knows",
+    "intensity": "its intensities are lower than the model knows them: is it a CT image?",
+    "contrast": "it does not look like the images that the model knows: another contrast, or another part of the head",
+    "side": "it looks mirrored left to right: it may be the other hippocampus than the model knows",
+    "orientation": "its axes look otherwise than its header says",
 }
+"""Flags of labels (FLAGS) and of images (those of `known_images`) in words."""
 ANY = "any"
 SIZES = ("smallest third", "middle third", "largest third")
 EVERY_LABEL = "every label"

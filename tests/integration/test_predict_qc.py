@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from tiny_dataset import LABELS, TEST_CASES, UNET, TinyDataset
+from tiny_dataset import TEST_CASES, UNET, TinyDataset
 from typer.testing import CliRunner
 
 from hippo_nnunet.cli.main import app
@@ -19,6 +19,7 @@ from hippo_nnunet.sharing.onnx_exporting import export_onnx
 
 pytestmark = pytest.mark.slow
 
+LABELS = ("anterior", "posterior")
 WITHOUT_TORCH = """
 import sys
 from hippo_nnunet.cli.main import main

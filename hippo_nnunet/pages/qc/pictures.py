@@ -181,7 +181,7 @@ def _strip(
         )
         left += across + 2 * margin
     return Strip(
-        title, (round(left, 3), round(height, 3)), round(margin, 3), bar_mm(sizes[0][0] / 1.5), type_, tuple(cuts)
+        title, (round(left, 3), round(height, 3)), round(margin, 3), bar_mm(sizes[0][0] / 1.2), type_, tuple(cuts)
     )
 
 

@@ -82,7 +82,7 @@ class ScanRecord:
         flags: Reasons to look at the scan, in words; empty if there is none.
         doubt: Sorts the page, largest first; 0 is certain. NaN, for not known, comes before all others.
         registration: None for a crop.
-        level: Coverage of the intervals, such as 0.9; None without intervals.
+        level: Coverage of the intervals, such as 0.9; None: no intervals are shown.
         details: Further facts by name, such as the image's file or the model.
     """
 

@@ -13,6 +13,7 @@ from hippo_nnunet.analysis.predicted_volumes import NO_CALIBRATION, PredictedVol
 from hippo_nnunet.data.cases import InputCase
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.case_volumes import FLAG_WORDS, FLAGS, flags_in_words
+from hippo_nnunet.evaluation.known_images import FLAGS as IMAGE_FLAGS
 from hippo_nnunet.evaluation.segmentation_shape import Segmentation
 from hippo_nnunet.evaluation.volume_calibration import LabelCalibration, VolumeCalibration, uncalibrated
 from hippo_nnunet.pages.qc.pictures import pixels_of
@@ -123,7 +124,7 @@ def test_large_images_are_cropped_around_the_labels(tmp_path):
 
 
 def test_every_flag_has_words():
-    assert set(FLAG_WORDS) == set(FLAGS)
+    assert set(FLAG_WORDS) == {*FLAGS, *IMAGE_FLAGS}
 
 
 def test_flags_name_their_labels_unless_all_have_them():
