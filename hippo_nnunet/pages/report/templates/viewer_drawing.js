@@ -165,6 +165,7 @@ function draw() {
   canvas.height = Math.round(stage.height * ratio);
   const context = canvas.getContext("2d");
   context.scale(canvas.width / stage.width, canvas.height / stage.height);
+  context.fillRect(0, 0, stage.width, stage.height); // paper has no backgrounds
   placed = place(stage);
   drawImage(context);
   drawMarks(context, stage);
