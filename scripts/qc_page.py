@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="folder of the page")
     parser.add_argument("--scans", type=int, default=500)
     parser.add_argument("--head", type=Path, help="image of a head for the registration check, such as MNI152")
+    parser.add_argument("--screenshot", type=Path, help="write what Chromium shows as PNG")
     options = parser.parse_args()
     registration = read_head(options.head) if options.head else None
     cases = read_dataset(options.task).training
@@ -43,7 +44,7 @@ def main() -> None:
     print(f"CPU time of the page: {time.process_time() - start:.1f} s; its size: {page.stat().st_size / 1e6:.1f} MB")
     files = sum(file.stat().st_size for file in (options.output / "scans").iterdir())
     print(f"the {options.scans} scans' files: {files / 1e6:.0f} MB")
-    print(f"first pictures in Chromium after {opened(page):.1f} s")
+    print(f"first pictures in Chromium after {opened(page, options.screenshot):.1f} s")
 
 
 def read_head(path: Path) -> Registration:
@@ -73,18 +74,21 @@ def record_of(name: str, image: Path, label: Path, registration: Registration | 
     return ScanRecord(name, names, sides, rows, flags, doubt, registration, 0.9, {"image": image.name})
 
 
-def opened(page: Path) -> float:
-    """Seconds until Chromium shows the first pictures."""
+def opened(page: Path, screenshot: Path | None = None) -> float:
+    """Seconds until Chromium shows the first pictures, of which a screenshot can be taken."""
     from playwright.sync_api import sync_playwright
 
     found = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))))
     with sync_playwright() as manager:
         browser = manager.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        window = browser.new_page(viewport={"width": 1280, "height": 900})
+        window = browser.new_page(viewport={"width": 1280, "height": 900 if screenshot is None else 640})
         start = time.perf_counter()
         window.goto(page.resolve().as_uri())
         window.wait_for_selector(".stage svg image")
         seconds = time.perf_counter() - start
+        if screenshot:
+            window.keyboard.press("p")
+            window.screenshot(path=screenshot)
         browser.close()
     return seconds
 

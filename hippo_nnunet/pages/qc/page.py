@@ -45,7 +45,6 @@ def render(scans: Sequence[StoredScan], title: str) -> str:
         {"number": _number, "colour": outline_colour, "interval": _interval},
         scans=scans,
         title=title,
-        flagged=sum(bool(scan.flags) for scan in scans),
         label_colours=LABEL_COLOURS,
         style=read_template("qc", "qc.css"),
         script=read_template("qc", "qc.js"),
