@@ -211,8 +211,10 @@ class KnownImages:
             return [Suspicion("orientation", text + "the header, then reorient it")]
         if likeness.expected < self.least_likeness:
             text = f"it does not look like the training images (correlation {likeness.expected:.2f} with their mean, "
-            text += f"most have {self.least_likeness:.2f} or more): another contrast, another part of the head, or no "
-            return [Suspicion("contrast", text + "T1-weighted image")]
+            text += (
+                f"99 % of those have {self.least_likeness:.2f} or more): another contrast, another part of the head, "
+            )
+            return [Suspicion("contrast", text + "or no T1-weighted image")]
         return []
 
 

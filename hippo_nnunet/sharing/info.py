@@ -24,11 +24,12 @@ def packaged_lines(model: PackagedModel) -> list[str]:
     """Describe the packaged model: name, data, performance, limits, licence, hash."""
     source, found = model.description["source"], model.description["performance"]
     folds = ", ".join(map(str, source["folds"]))
+    folds_tested = f"{found['folds']} fold{'s' * (found['folds'] != 1)}"
     lines = [
         f"packaged model {model.title}: {model.path.stat().st_size / 1e6:.1f} MB",
         f"trained: {source['trainer']}, {source['plans']}, {source['configuration']}, fold {folds}, on "
         f"{source['dataset']['numTraining']} cases of {source['dataset']['id']}",
-        f"out of fold ({found['folds']} folds by subject, {found['cases']} cases of {found['subjects']} subjects): "
+        f"out of fold ({folds_tested} by subject, {found['cases']} cases of {found['subjects']} subjects): "
         "mean (95 % interval over subjects), median, 5 % of the cases are worse than, worst",
     ]
     for label, metrics in found["by_label"].items():

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from hippo_nnunet.analysis.volumes import Members, measure_volumes
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.labels import named_labels
@@ -36,6 +34,8 @@ from hippo_nnunet.models.packaged import (
     VERSION,
     open_packaged,
 )
+from hippo_nnunet.nnunet.paths import NnunetFolders
+from hippo_nnunet.nnunet.splits import read_splits
 from hippo_nnunet.sharing.exporting import ExportOptions
 from hippo_nnunet.sharing.known_images_fit import fit, measure, read_examples
 from hippo_nnunet.sharing.onnx_exporting import export_onnx
@@ -134,7 +134,7 @@ def package_model(experiment: Path, model: Path, options: PackageOptions | None 
         "attribution": options.attribution,
         "source": _source(opened, paths, asked, variant),
         "performance": performance(rows, measured, labels, LEVEL, subjects),
-        "images": _images(opened, measured, folders.raw / asked.dataset),
+        "images": _images(opened, asked, folders),
         "calibration": calibration_json(calibrate(measured, labels, LEVEL, subjects)),
     }
     contents = {
@@ -173,11 +173,14 @@ def _source(model: OnnxModel, paths: ExperimentPaths, asked: Experiment, variant
     }
 
 
-def _images(model: OnnxModel, measured: pd.DataFrame, raw: Path) -> dict[str, Any]:
+def _images(model: OnnxModel, asked: Experiment, folders: NnunetFolders) -> dict[str, Any]:
     """Return what the model knows of its images, and how well that tells others apart."""
-    step = Preprocessing.of(model.plans, model.configuration)
+    step, raw = Preprocessing.of(model.plans, model.configuration), folders.raw / asked.dataset
     ending = str(model.dataset_json["file_ending"])
-    folds = dict(zip(measured["case"], measured["fold"].astype(int), strict=True))
+    splits = read_splits(asked.dataset, folders)
+    if splits is None:
+        raise DataError(f"{folders.preprocessed / asked.dataset}: no splits_final.json; it was there in training")
+    folds = {case: fold for fold, split in enumerate(splits) for case in split["val"]}
     labelled = [one for one in read_examples(raw / "imagesTr", raw / "labelsTr", step, ending) if one.case in folds]
     unlabelled = raw / "imagesTs"
     others = read_examples(unlabelled, None, step, ending) if any(unlabelled.glob(f"*{ending}")) else []

@@ -61,19 +61,23 @@ def performance(
         for label, group in rows.groupby("label", sort=False)
     }
     dice = mean.set_index("case")["dice"]
-    judged = cross_validated(measured, labels, level, subjects)
+    folds = int(per_case["fold"].nunique())
     agreement = agreement_table(measured.assign(variant="", configuration=""), subjects=subjects)
     found = {
         "cases": len(cases),
         "subjects": len(np.unique(subject_names(cases, subjects))),
-        "folds": int(per_case["fold"].nunique()),
+        "folds": folds,
         "by_label": by_label,
         "worst_cases": dice.nsmallest(_WORST).to_dict(),
         "volumes": agreement.set_index("label")[[*_AGREEMENT]].to_dict("index"),
         "level": level,
-        "coverage": coverage_of(judged, subjects).set_index("label").to_dict("index"),
-        "flags": hit_rates(judged, dice, subjects=subjects).set_index("flag").to_dict("index"),
+        "coverage": {},
+        "flags": {},
     }
+    if folds > 1:
+        judged = cross_validated(measured, labels, level, subjects)
+        found["coverage"] = coverage_of(judged, subjects).set_index("label").to_dict("index")
+        found["flags"] = hit_rates(judged, dice, subjects=subjects).set_index("flag").to_dict("index")
     rounded: dict[str, Any] = _rounded(found)
     return rounded
 
