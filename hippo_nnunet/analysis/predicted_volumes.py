@@ -138,10 +138,7 @@ def prepare_volumes(
         ConfigError: Both or neither of the two was named, the experiment has no such model, or the level is invalid.
         DataError: The out-of-fold predictions are missing or invalid, or the table exists or cannot be written.
     """
-    if target is None and experiment is None and calibration is None:
-        log.info("the QC page has no intervals, as no --calibration is named")
-        calibration = NO_CALIBRATION
-    if experiment is None and calibration is None:
+    if target is not None and experiment is None and calibration is None:
         raise ConfigError(
             "--volumes with --model: intervals need these models' out-of-fold predictions; name their experiment with "
             "--calibration EXPERIMENT, or give --calibration none for volumes without intervals"
@@ -155,7 +152,9 @@ def prepare_volumes(
         log.warning("volumes without intervals, as asked: only missing labels and several pieces are flagged")
         return PredictedVolumes(target, uncalibrated(labels))
     folder = experiment or calibration
-    assert folder is not None
+    if folder is None:
+        log.info("the QC page has no intervals, as no --calibration is named")
+        return PredictedVolumes(target, uncalibrated(labels))
     paths = ExperimentPaths(folder)
     asked = Experiment.load(paths.request)
     folders = paths.nnunet(root)
