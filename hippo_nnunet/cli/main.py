@@ -25,6 +25,7 @@ from hippo_nnunet.cli import (
     registration,
     report,
     run,
+    segment,
     submit,
     train,
 )
@@ -52,6 +53,7 @@ for function in (
     train.plan,
     train.train,
     run.run,
+    segment.segment,
     predict.predict,
     submit.submit,
     explore.explore,

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.metrics import Label
@@ -218,6 +217,8 @@ def hit_rates(
 
 
 def _chance(flagged: pd.Series[bool], worst: pd.Series[bool], subjects: Mapping[str, str] | None) -> float:
+    from scipy import stats  # not above: judging new scans does not need it, and the import takes a second
+
     by_subject = pd.DataFrame({"flagged": flagged, "worst": worst, "size": 1}).groupby(
         subject_names(flagged.index, subjects)
     )
@@ -252,6 +253,8 @@ def _share(name: str, hits: pd.Series[bool], subjects: Mapping[str, str] | None)
 
     The interval counts subjects in the place of cases, as if the cases of a subject were copies, which is cautious.
     """
+    from scipy import stats
+
     n = len(hits)
     if not n:
         return {"n": 0, name: math.nan, f"{name}_low": math.nan, f"{name}_high": math.nan}

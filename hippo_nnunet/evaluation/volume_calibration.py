@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.metrics import Label
@@ -213,6 +212,8 @@ def _weighted_quantile(values: Sequence[float], weights: Sequence[float], share:
 
 def _robust(values: pd.Series) -> tuple[float, float] | None:
     """Median and scaled median absolute deviation; None if nothing varies or is known."""
+    from scipy import stats  # not above: judging new scans does not need it, and the import takes a second
+
     known = values.dropna().to_numpy(dtype=float)
     if len(known) < 3:
         return None

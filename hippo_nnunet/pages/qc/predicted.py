@@ -54,7 +54,7 @@ class PredictedPage:
         judged = self._volumes.add(segmentation)
         assert segmentation.written is not None
         values = self._values()
-        side = _side(segmentation.images[0], segmentation.written, list(values))
+        side = side_of_files(segmentation.images[0], segmentation.written, list(values))
         level = self._volumes.calibration.level
         record = ScanRecord(
             segmentation.case,
@@ -103,8 +103,14 @@ class PredictedPage:
         return VolumeRow(row["label"], row["volume_mm3"], low, high, position)
 
 
-def _side(image: Path, written: Path, values: Sequence[int]) -> Side:
-    """Read an image and its segmentation, which lie on one grid, along the body's axes as the header has them."""
+def side_of_files(image: Path, written: Path, values: Sequence[int]) -> Side:
+    """Read an image and its segmentation, which lie on one grid, along the body's axes as the header has them.
+
+    Args:
+        image: The image.
+        written: The segmentation.
+        values: Its values, in the order of the record's labels.
+    """
     opened = open_image(image)
     header = opened.header
     turn = Turn(opened.affine)

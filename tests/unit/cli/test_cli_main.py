@@ -31,6 +31,7 @@ COMMANDS = [
     "plan",
     "train",
     "run",
+    "segment",
     "predict",
     "submit",
 ]

@@ -1,0 +1,89 @@
+"""Boxes from a mask of both hippocampi that another program made, in the place of the registration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from hippo_nnunet.data.finding import FoundProblem
+from hippo_nnunet.data.nifti_file import open_image
+from hippo_nnunet.errors import DataError
+from hippo_nnunet.segment.boxes import LEFT, OFFSET_MM, RIGHT, Box, mirrored
+from hippo_nnunet.segment.scan import Matrix, Scan
+
+ASEG = {LEFT: 17, RIGHT: 53}
+"""Values of the hippocampi in FreeSurfer's and SynthSeg's segmentations."""
+_MIDDLE = 0.5
+"""Share of the largest value above which a voxel of a soft mask belongs to it: hippodeep writes 0 to 255."""
+_SIZES_MM3 = (300.0, 20_000.0)
+"""Volume of one side in a mask that can be of hippocampi."""
+
+
+def boxes_of_masks(masks: Sequence[Path], scan: Scan) -> dict[str, Box]:
+    """Return a box around each hippocampus of a mask, along the scan's own axes.
+
+    Args:
+        masks: A segmentation with the values of ASEG; or a mask of both hippocampi, or one mask of each, which differ
+            by position: left is further left. In the scan's world coordinates, on any grid.
+        scan: The scan.
+
+    Raises:
+        DataError: A mask cannot be read, or does not show two hippocampi, or these lie outside of the scan.
+    """
+    pieces: list[Matrix] = []
+    sides: dict[str, Matrix] = {}
+    for path in masks:
+        voxels, affine, edge_mm3 = _read(path)
+        named = {side: np.argwhere(voxels == value) for side, value in ASEG.items()}
+        if all(len(points) for points in named.values()):
+            sides = {side: _world(points, affine) for side, points in named.items()}
+            continue
+        pieces += [_world(points, affine) for points in _pieces(voxels > _MIDDLE * voxels.max(), edge_mm3)]
+    if not sides:
+        if len(pieces) != 2:
+            raise DataError(
+                f"{', '.join(map(str, masks))}: {len(pieces)} pieces of {_SIZES_MM3[0]:g} to {_SIZES_MM3[1]:g} mm3, "
+                "expected two hippocampi: give a segmentation with the labels 17 and 53, a mask of both, or --roi twice"
+            )
+        first, second = sorted(pieces, key=lambda points: float(points.mean(axis=0)[0]))
+        sides = {LEFT: first, RIGHT: second}
+    return {side: _box(points, side, scan, masks[0]) for side, points in sides.items()}
+
+
+def _read(path: Path) -> tuple[npt.NDArray[np.float32], Matrix, float]:
+    try:
+        image = open_image(path)
+    except FoundProblem as error:
+        raise DataError(f"--roi {error}") from error
+    voxels = np.asarray(image.dataobj, np.float32)
+    if voxels.ndim != 3 or not voxels.max() > 0:
+        raise DataError(f"--roi {path}: shape {voxels.shape}, largest value {voxels.max():g}; expected a 3D mask")
+    return voxels, np.asarray(image.affine, float), abs(float(np.linalg.det(image.affine[:3, :3])))
+
+
+def _pieces(mask: npt.NDArray[np.bool_], voxel_mm3: float) -> list[npt.NDArray[np.integer]]:
+    labelled, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    sizes = np.bincount(labelled.ravel())[1:] * voxel_mm3 if count else np.zeros(0)
+    fit = np.flatnonzero((sizes >= _SIZES_MM3[0]) & (sizes <= _SIZES_MM3[1]))
+    return [np.argwhere(labelled == number + 1) for number in fit]
+
+
+def _world(points: npt.NDArray[np.integer], affine: Matrix) -> Matrix:
+    return points @ affine[:3, :3].T + affine[:3, 3]
+
+
+def _box(points: Matrix, side: str, scan: Scan, path: Path) -> Box:
+    origin = (scan.affine @ [*((np.array(scan.stored_shape) - 1) / 2), 1.0])[:3]  # the frame's, in the world
+    inside = points - origin
+    axes = mirrored(np.eye(3), side)
+    middle = (inside.min(axis=0) + inside.max(axis=0)) / 2 + axes @ OFFSET_MM
+    place = np.linalg.inv(scan.to_frame) @ [*middle, 1.0]
+    if not all(0 <= index < size for index, size in zip(place[:3], scan.image.shape, strict=True)):
+        raise DataError(
+            f"--roi {path}: its {side} hippocampus lies outside of {scan.path}: give a mask of the same scan"
+        )
+    return Box(middle, axes)

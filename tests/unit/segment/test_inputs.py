@@ -1,0 +1,85 @@
+"""Which files are scans, and what they are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hippo_nnunet.errors import DataError
+from hippo_nnunet.segment.inputs import find_scans
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def names(found) -> list[tuple[str, str]]:
+    return [(one.name, str(one.folder)) for one in found]
+
+
+def test_files_and_folders(tmp_path: Path) -> None:
+    touch(*(tmp_path / name for name in ("b.nii.gz", "a_T1w.nii", ".hidden.nii", "notes.txt", "b_mask.mgz")))
+    touch(tmp_path / "b_desc-hippocampus_dseg.nii.gz", tmp_path / "b_desc-hippocampus_probseg.nii.gz")
+    assert names(find_scans([tmp_path, tmp_path / "b.nii.gz"])) == [("a", "."), ("b", ".")]
+
+
+def test_a_bids_dataset(tmp_path: Path) -> None:
+    raw = ("sub-01/anat/sub-01_T1w.nii.gz", "sub-02/ses-a/anat/sub-02_ses-a_run-1_T1w.nii.gz")
+    second = "sub-02/ses-a/anat/sub-02_ses-a_run-2_T1w.nii.gz"
+    others = ("sub-01/anat/sub-01_T2w.nii.gz", "derivatives/x/sub-01/anat/sub-01_desc-preproc_T1w.nii.gz")
+    touch(*(tmp_path / name for name in (*raw, second, *others, "sub-01/anat/sub-01_T1w.json")))
+    (tmp_path / "dataset_description.json").write_text("{}")
+    expected = [
+        ("sub-01", "sub-01/anat"),
+        ("sub-02_ses-a_run-1", "sub-02/ses-a/anat"),
+        ("sub-02_ses-a_run-2", "sub-02/ses-a/anat"),
+    ]
+    assert names(find_scans([tmp_path])) == expected
+    assert names(find_scans([tmp_path / "sub-02"])) == expected[1:]
+
+
+def test_equal_names_get_their_folders(tmp_path: Path) -> None:
+    touch(tmp_path / "one" / "T1.nii.gz", tmp_path / "two" / "T1.nii.gz")
+    assert names(find_scans([tmp_path / "one", tmp_path / "two"])) == [("one_T1", "."), ("two_T1", ".")]
+
+
+def test_two_scans_that_cannot_be_told_apart(tmp_path: Path) -> None:
+    touch(tmp_path / "T1.nii.gz", tmp_path / "T1.nii")
+    with pytest.raises(DataError, match=r"T1\.nii.* and .*T1\.nii.* would both be called"):
+        find_scans([tmp_path])
+
+
+def test_dicom_names_the_converter(tmp_path: Path) -> None:
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM" + bytes(20))
+    for path in (tmp_path, tmp_path / "IM0001"):
+        with pytest.raises(DataError, match="dcm2niix -z y -o scans"):
+            find_scans([path])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder / "missing.nii.gz", "no such file or folder"),
+        (lambda folder: folder, "no scan .* in this folder"),
+    ],
+)
+def test_nothing_to_segment(make, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        find_scans([make(tmp_path)])
+
+
+def test_other_files(tmp_path: Path) -> None:
+    touch(tmp_path / "scan.mgz")
+    with pytest.raises(DataError, match="not a NIfTI image by its name"):
+        find_scans([tmp_path / "scan.mgz"])
+    with pytest.raises(DataError, match="no scans"):
+        find_scans([])
+
+
+def test_a_bids_dataset_without_t1(tmp_path: Path) -> None:
+    touch(tmp_path / "sub-01" / "anat" / "sub-01_T2w.nii.gz")
+    with pytest.raises(DataError, match="a BIDS dataset without T1 images"):
+        find_scans([tmp_path])
