@@ -26,7 +26,7 @@ from hippo_nnunet.cli.main import main
 try:
     main()
 finally:
-    unwanted = {"torch", "nnunetv2", "matplotlib"} & set(sys.modules)
+    unwanted = {"torch", "nnunetv2", "matplotlib", "skimage", "open_clip", "plotly", "sklearn"} & set(sys.modules)
     assert not unwanted, unwanted
 """
 

@@ -9,7 +9,8 @@ from typing import Any
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from hippo_nnunet.pages.palette import LABEL_COLOURS, label_colour
-from hippo_nnunet.pages.qc.pictures import TEMPLATE, Cut, Strip, path_corners, pixels_of
+from hippo_nnunet.pages.qc.outlines import path_corners
+from hippo_nnunet.pages.qc.pictures import TEMPLATE, Cut, Strip, pixels_of
 
 TEMPLATE_COLOUR = label_colour(4)
 """Turquoise: no part of a hippocampus has it."""

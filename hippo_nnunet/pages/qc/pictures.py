@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from hippo_nnunet.pages.planes import ENDS, PLANES, Plane, bar_mm, grey_bytes, largest_slices, middle_slices
+from hippo_nnunet.pages.qc.outlines import outline_path
 from hippo_nnunet.pages.qc.records import Registration, Side
 
 MARGIN_MM = 4.5
@@ -100,47 +101,6 @@ def registration_strip(registration: Registration) -> Strip:
     slices = registration.slices or middle_slices(template)
     shown = registration.head, {TEMPLATE: template}, registration.spacing_mm, slices
     return _strip("registration: the template's outline over the head", shown, True, _JPEG)
-
-
-def outline_path(mask: npt.NDArray[np.bool_]) -> str:
-    """Return the outline of a mask, shape (rows from the top, columns), as an SVG path; empty for an empty mask.
-
-    It is the contour at 0.5 between the voxels' centres, as in all figures. Its corners lie in the middle between
-    centres, so that integers hold them exactly.
-
-    Returns:
-        Closed lines in half voxels from the upper left corner of the first voxel.
-    """
-    if not mask.any():
-        return ""
-    from skimage.measure import find_contours
-
-    parts = []
-    for line in find_contours(np.pad(mask, 1).astype(np.float64), 0.5):
-        # padding moved centres by one; the corner is half a voxel before the first centre
-        corners = np.rint(2 * line[:, ::-1] - 1).astype(int)
-        steps = np.diff(corners, axis=0)
-        bends = np.flatnonzero((steps[1:] != steps[:-1]).any(axis=1)) + 1
-        kept = corners[[0, *bends.tolist()]]
-        moves = np.diff(kept, axis=0)
-        x, y = kept[0]
-        parts.append(f"M{x} {y}l" + " ".join(f"{dx} {dy}" for dx, dy in moves.tolist()) + "z")
-    return "".join(parts)
-
-
-def path_corners(path: str) -> list[list[tuple[int, int]]]:
-    """Return the corners of each closed line of an `outline_path`."""
-    lines = []
-    for part in filter(None, path.split("z")):
-        start, _, moves = part.removeprefix("M").partition("l")
-        x, y = map(int, start.split())
-        corners = [(x, y)]
-        numbers = iter(map(int, moves.split()))
-        for dx, dy in zip(numbers, numbers, strict=True):
-            x, y = x + dx, y + dy
-            corners.append((x, y))
-        lines.append(corners)
-    return lines
 
 
 def pixels_of(cut: Cut) -> Image.Image:

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw
+from skimage.measure import find_contours
 
 from hippo_nnunet.pages.palette import LABEL_COLOURS
 from hippo_nnunet.pages.qc.montage import TEMPLATE_COLOUR, montage, outline_colour
+from hippo_nnunet.pages.qc.outlines import outline_path, path_corners
 from hippo_nnunet.pages.qc.pictures import (
     TEMPLATE,
-    outline_path,
-    path_corners,
     pixels_of,
     registration_strip,
     side_strip,
@@ -55,6 +55,23 @@ def test_an_outline_encloses_exactly_the_centres_of_its_voxels(mask):
         ImageDraw.Draw(canvas).polygon([(scale * x, scale * y) for x, y in corners], fill=1)
         filled += np.asarray(canvas)  # a hole is inside of two lines
     assert np.array_equal(filled[scale :: 2 * scale, scale :: 2 * scale] % 2 == 1, mask)
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_outlines_are_those_of_scikit_image(mask):
+    def points(lines):
+        """Every middle between two voxels that a line goes through."""
+        found = []
+        for line in lines:
+            for one, other in zip(line, [*line[1:], line[0]], strict=True):
+                steps = max(abs(other[0] - one[0]), abs(other[1] - one[1]))
+                found += [tuple(np.round(np.add(one, np.subtract(other, one) * n / steps), 6)) for n in range(steps)]
+        return sorted(point for point in found if (point[0] + point[1]) % 2)
+
+    theirs = [2 * line[:-1, ::-1] - 1 for line in find_contours(np.pad(mask, 1).astype(float), 0.5)]
+    ours = path_corners(outline_path(mask))
+    assert len(ours) == len(theirs)
+    assert points(ours) == sorted(tuple(map(float, point)) for line in theirs for point in line)
 
 
 def test_planes_show_the_largest_cut_in_the_body_s_directions():
@@ -122,7 +139,7 @@ def test_neither_torch_nor_nnunet_nor_matplotlib_is_imported(tmp_path):
         "folder = Path(sys.argv[1])\n"
         "write_scan(folder, ScanRecord('a', ('one',), [Side(labels, labels, (1, 1, 1))]))\n"
         "write_index(folder)\n"
-        "heavy = {'torch', 'nnunetv2', 'matplotlib', 'pandas', 'plotly'} & set(sys.modules)\n"
+        "heavy = {'torch', 'nnunetv2', 'matplotlib', 'pandas', 'plotly', 'skimage'} & set(sys.modules)\n"
         "sys.exit(f'imports {heavy}' if heavy else 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
