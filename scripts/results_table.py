@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print the README's table of results from an experiment's folder.
+"""Print the table of results of docs/results.md from an experiment's folder.
 
 python scripts/results_table.py results/task04-laptop
 """
