@@ -31,7 +31,7 @@ from hippo_nnunet.cli import (
 )
 from hippo_nnunet.cli.options import NnunetStyle
 from hippo_nnunet.cli.output import LogFormatter
-from hippo_nnunet.errors import ConfigError, HippoError
+from hippo_nnunet.errors import ConfigError, DependencyError, HippoError
 from hippo_nnunet.files import is_utf8
 
 app = typer.Typer(
@@ -125,6 +125,11 @@ def _describe(error: Exception) -> HippoError:
     """Return what failed and what to do, in one line."""
     if isinstance(error, HippoError):
         return error
+    if isinstance(error, ModuleNotFoundError) and _is_of_training(error.name or "hippo_nnunet"):
+        return DependencyError(
+            f"this command needs {error.name}, which is not installed: install hippo_nnunet (hippo-nnunet-predict, its "
+            "smaller distribution, only predicts with the packaged model or with .onnx files)"
+        )
     from hippo_nnunet.memory import is_out_of_memory, memory_error
 
     if is_out_of_memory(error):
@@ -136,6 +141,11 @@ def _describe(error: Exception) -> HippoError:
     return HippoError(
         f"unexpected {kind}: {error}; a bug in hippo_nnunet: run again with --debug and report the traceback"
     )
+
+
+def _is_of_training(module: str) -> bool:
+    """Tell whether a missing module is another package's, or one of ours that hippo-nnunet-predict leaves out."""
+    return module.partition(".")[0] != __name__.partition(".")[0] or module.endswith((".trainers", ".planners"))
 
 
 if __name__ == "__main__":

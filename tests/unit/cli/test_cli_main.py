@@ -163,3 +163,19 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
 
 def test_json_is_all_there_is_on_stdout() -> None:
     assert json.loads(program("list", "--json").stdout).keys() == {"trainers", "planners", "words", "clip_models"}
+
+
+@pytest.mark.parametrize(
+    ("module", "missing"), [("torch", True), ("hippo_nnunet.planners", True), ("hippo_nnunet.x", False)]
+)
+def test_a_package_that_is_not_installed_is_named(
+    module: str, missing: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(main, "app", fail)
+    with pytest.raises(SystemExit):
+        main.main()
+    expected = f"needs {module}, which is not installed: install hippo_nnunet" if missing else "a bug in hippo_nnunet"
+    assert expected in capsys.readouterr().err

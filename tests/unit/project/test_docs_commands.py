@@ -78,3 +78,9 @@ def test_the_tables_of_the_text_are_the_results(name):
     shown = page.partition(opening)[2].partition(closing)[0].strip()
     command = [sys.executable, str(ROOT / "scripts" / "results_table.py"), str(ROOT / "results" / name)]
     assert shown == subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_the_model_card_has_the_figures_of_the_packaged_model():
+    command = [sys.executable, str(ROOT / "scripts" / "model_card.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
