@@ -13,6 +13,7 @@ import typer
 from benchmarks.document import Result, check_target, describe_machine, markdown, read_document, write_document
 from hippo_nnunet.cli.main import options, run_program
 from hippo_nnunet.cli.options import TrustCheckpoint
+from hippo_nnunet.files import write_json
 
 app = typer.Typer(
     name="python -m benchmarks",
@@ -291,6 +292,29 @@ def gpu(
     chosen = tuple(part.strip() for part in parts.split(",")) if parts else PARTS
     job = GpuJob(work, dataset, device, chosen, epochs, repeats, quick)
     _show(lambda: benchmark_gpu(job, prepare(job, task)), output, overwrite)
+
+
+@app.command()
+def segment(
+    variants: Annotated[int, typer.Option("--variants", min=0, help="Seeded variants of each head.")] = 100,
+    orders: Annotated[int, typer.Option("--orders", min=1, max=48, help="Axis orders of each head.")] = 48,
+    model: Annotated[Path | None, typer.Option("--model", help="ONNX file; default: the packaged model.")] = None,
+    output: Output = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Heads that are on this machine: agreement with other programs, stability over variants, images of no head.
+
+    The folder that HIPPO_HEADS names has hippodeep's example and masks; MNI152 comes with nilearn, Colin27 with
+    Debian's mricron-data.
+    """
+    from benchmarks.segment_heads import benchmark_heads, heads_folder, summary_text
+
+    if output is not None:
+        check_target(output, overwrite)
+    measured = benchmark_heads(heads_folder(), variants, orders, model)
+    print(summary_text(measured))
+    if output is not None:
+        write_json(output, {"machine": describe_machine(), **measured})
 
 
 @app.command()

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hippo_nnunet.data.cases import CheckedCase, InputCase, check_images
+from hippo_nnunet.data.cases import InputCase, check_images
 from hippo_nnunet.errors import DataError
+from hippo_nnunet.evaluation.known_images import KnownImages
 from hippo_nnunet.inference.onnx_network import OnnxNetwork
 from hippo_nnunet.inference.onnx_predict import labels_of
 from hippo_nnunet.inference.preprocessing import Preprocessing
 from hippo_nnunet.inference.scans import check_size
+from hippo_nnunet.inference.suspicions import Suspicions
 from hippo_nnunet.models.onnx_file import OnnxModel, open_onnx
 from hippo_nnunet.outputs import output_file
 from hippo_nnunet.segment.scan import Floats
@@ -28,21 +30,17 @@ class SegmentedCrop:
     """A crop around one hippocampus, all arrays (z, y, x) in the file's order of axes.
 
     Args:
-        checked: What was found when the file was checked.
-        image: The crop.
-        seen: The same as the network saw it: normalized, on the model's grid.
         probabilities: float32 (head, z, y, x), background first.
         labels: The likeliest label.
         spacing_mm: Voxel edges.
+        flags: What is suspicious about the image.
         properties: nnU-Net's, for writing.
     """
 
-    checked: CheckedCase
-    image: Floats = field(repr=False)
-    seen: Floats = field(repr=False)
     probabilities: Floats = field(repr=False)
     labels: npt.NDArray[np.unsignedinteger] = field(repr=False)
     spacing_mm: tuple[float, ...]
+    flags: tuple[str, ...]
     properties: Mapping[str, Any] = field(repr=False)
 
 
@@ -92,24 +90,28 @@ class BoxModel:
         prepared = self._steps.apply(np.ascontiguousarray(image.T)[None].copy(), properties)
         return self._steps.probabilities(self._network.predict(prepared), properties, False).transpose(0, 3, 2, 1)
 
-    def predict_crop(self, case: InputCase) -> SegmentedCrop:
+    def predict_crop(self, case: InputCase, known: KnownImages | None = None) -> SegmentedCrop:
         """Segment a crop as stored, exactly as `predict_onnx` does.
 
+        Args:
+            case: The crop.
+            known: What the model knows of its images; None: nothing is compared.
+
         Raises:
-            DataError: See `check_images`, `check_size` and `OnnxNetwork.predict`.
+            DataError: See `check_images`, `Suspicions`, `check_size` and `OnnxNetwork.predict`.
         """
         model, steps = self.model, self._steps
         checked = check_images(case, steps.reader)
+        suspicions = Suspicions(known, [checked])
+        suspicions.refuse(case)
         check_size(checked, model.plans, model.configuration["spacing"], model.labels.heads)
         image, properties = steps.read(case)
-        stored = image[0].copy()
         prepared = steps.apply(image, properties)
+        suspicions.look(case, prepared[0].transpose(steps.backward))
         probabilities = steps.probabilities(self._network.predict(prepared), properties, False)
         labels = labels_of(probabilities, model.labels)
-        axes = np.argsort(steps.forward)
-        seen = prepared[0].transpose(axes)
         spacing_mm = tuple(map(float, properties["spacing"]))
-        return SegmentedCrop(checked, stored, seen, probabilities, labels, spacing_mm, properties)
+        return SegmentedCrop(probabilities, labels, spacing_mm, suspicions.flags(case), properties)
 
     def write_crop(self, crop: SegmentedCrop, path: Path) -> None:
         """Write the labels of a crop on its grid, as `predict_onnx` does.

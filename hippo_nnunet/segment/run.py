@@ -17,7 +17,6 @@ from hippo_nnunet.data.nifti_file import open_image
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.segmentation_shape import Segmentation
 from hippo_nnunet.inference.scans import Attempts, FailedScans
-from hippo_nnunet.inference.suspicions import Suspicions
 from hippo_nnunet.progress import tracked
 from hippo_nnunet.segment.boxes import LEFT, SIDES, Box
 from hippo_nnunet.segment.head import SegmentedHead, probability_maps, segment_head
@@ -219,8 +218,9 @@ def _head(scan: Input, files: ScanFiles, model: BoxModel, judge: Judge, options:
     counts = np.bincount(head.labels.ravel(), minlength=2 * len(model.parts) + 1) * read.voxel_mm3
     for side, one in head.sides.items():
         first = 0 if side == LEFT else len(model.parts)
-        segmentation = Segmentation(scan.name, one.labels, (1.0, 1.0, 1.0), one.probabilities)
-        of_side, more = judge.side(scan.name, side, segmentation, one.image.T)
+        flags = judge.image_flags(one.image.T)
+        segmentation = Segmentation(scan.name, one.labels, (1.0, 1.0, 1.0), one.probabilities, image_flags=flags)
+        of_side, more = judge.side(side, segmentation)
         for row in of_side:
             label = next(v for n, v in judge.calibration.labels.items() if n.lower() == row["label"])
             row["mask_mm3"] = float(sum(counts[first + value] for value in np.atleast_1d(label)))
@@ -241,12 +241,9 @@ def _head(scan: Input, files: ScanFiles, model: BoxModel, judge: Judge, options:
 def _crop(scan: Input, files: ScanFiles, model: BoxModel, judge: Judge, options: SegmentOptions) -> SegmentedScan:
     if options.rois:
         raise DataError(f"{scan.path}: --roi is for heads, and this is a crop: leave it out, or give --kind head")
-    case = InputCase(scan.name, (scan.path,))
-    crop = model.predict_crop(case)
-    suspicions = Suspicions(judge.known, [crop.checked])
-    suspicions.refuse(case)
-    segmentation = Segmentation(scan.name, crop.labels, crop.spacing_mm, crop.probabilities)
-    rows, words = judge.side(scan.name, "", segmentation, crop.seen)
+    crop = model.predict_crop(InputCase(scan.name, (scan.path,)), judge.known)
+    segmentation = Segmentation(scan.name, crop.labels, crop.spacing_mm, crop.probabilities, image_flags=crop.flags)
+    rows, words = judge.side("", segmentation)
     for row in rows:
         row["mask_mm3"] = row["volume_mm3"]
     save_lookup(files, model.parts)

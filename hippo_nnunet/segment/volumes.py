@@ -20,12 +20,6 @@ BOTH = "both"
 """Side of the row with the sum of both sides."""
 LARGEST_ASYMMETRY = 25.0
 """Percent beyond which a difference between the sides is flagged."""
-_OF_BOX = {
-    "side": "looks like a hippocampus of the other side: is the head where the registration says?",
-    "orientation": "looks turned: is the orientation in the header right, and the head where the registration says?",
-}
-"""Words for suspicions about a box that we made."""
-
 Row = dict[str, Any]
 
 
@@ -41,32 +35,29 @@ class Judge:
     calibration: VolumeCalibration
     known: KnownImages | None = None
 
-    def side(self, scan: str, side: str, segmentation: Segmentation, seen: Floats) -> tuple[list[Row], list[str]]:
+    def image_flags(self, box: Floats) -> tuple[str, ...]:
+        """Return what is suspicious about a box, (z, y, x) of 1 mm voxels: see `known_images.FLAGS`."""
+        return () if self.known is None else tuple(one.flag for one in self.known.check_content(box))
+
+    def side(self, side: str, segmentation: Segmentation) -> tuple[list[Row], list[str]]:
         """Measure one hippocampus.
 
         Args:
-            scan: Name of the scan.
             side: `left`, `right`, or empty where it is not known.
-            segmentation: On the model's grid, or a crop's own one.
-            seen: The image as the network sees it, (z, y, x).
+            segmentation: On the model's grid, or a crop's own one; its case is the scan's name.
 
         Returns:
             Rows of the table, without `mask_mm3`; and reasons to look, in words.
         """
-        measured = measure_labels(segmentation, self.calibration.labels)
-        judged = judge(pd.DataFrame(measured), self.calibration)
-        words = flags_in_words(judged)
+        judged = judge(pd.DataFrame(measure_labels(segmentation, self.calibration.labels)), self.calibration)
+        judged["flags"] = (judged["flags"] + " " + " ".join(segmentation.image_flags)).str.strip()
         rows = [
-            {"scan": scan, "side": side, **{name: value for name, value in row.items() if name in COLUMNS}}
+            {"scan": segmentation.case, "side": side, **{name: row[name] for name in COLUMNS if name in row}}
             for row in judged.to_dict("records")
         ]
         for row in rows:
             row["label"] = str(row["label"]).lower()
-        if self.known is not None:
-            suspicions = self.known.check_content(seen)
-            words += [_OF_BOX.get(one.flag, one.text) if side else one.text for one in suspicions]
-            for row in rows:
-                row["flags"] = " ".join([*row["flags"].split(), *(one.flag for one in suspicions)])
+        words = flags_in_words(judged)
         return rows, [f"{side}: {word}" if side else word for word in words]
 
 
