@@ -318,6 +318,24 @@ def segment(
 
 
 @app.command()
+def registration(
+    variants: Annotated[int, typer.Option("--variants", min=1, help="Seeded variants of each head.")] = 20,
+    output: Output = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """The registration of segment against SimpleITK's, on the same variants; heads as for `segment`."""
+    from benchmarks.registration_peer import benchmark_registration, registration_text
+    from benchmarks.segment_heads import heads_folder
+
+    if output is not None:
+        check_target(output, overwrite)
+    measured = benchmark_registration(heads_folder(), variants)
+    print(registration_text(measured))
+    if output is not None:
+        write_json(output, {"machine": describe_machine(), "heads": measured})
+
+
+@app.command()
 def table(files: Annotated[list[Path], typer.Argument(help="Files that --output wrote.")]) -> None:
     """Print every target, what was measured, and whether it is met; of several results, the last counts."""
     from benchmarks.targets import target_table

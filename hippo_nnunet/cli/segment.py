@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from hippo_nnunet.cli.options import Coverage, Overwrite
 from hippo_nnunet.cli.output import echo
+from hippo_nnunet.errors import HippoError
 
 if TYPE_CHECKING:
     from hippo_nnunet.segment.network import BoxModel
@@ -68,13 +70,19 @@ def segment(
     from hippo_nnunet.segment.inputs import find_scans
     from hippo_nnunet.segment.outputs import check_output, save_bids_description
     from hippo_nnunet.segment.run import SegmentOptions, segment_scans
-    from hippo_nnunet.segment.tables import read_intracranial, write_table
+    from hippo_nnunet.segment.tables import check_table, read_intracranial, write_table
 
     found = find_scans(scans)
     if roi and len(found) > 1:
         raise typer.BadParameter(f"it is for one scan, and {len(found)} are given", param_hint="--roi")
     volumes = read_intracranial(intracranial) if intracranial else {}
+    if volumes and not volumes.keys() & {one.name for one in found}:
+        raise typer.BadParameter(
+            f"it has {next(iter(volumes))} and so on, but the scans are {found[0].name} and so on",
+            param_hint="--intracranial",
+        )
     check_output(output, found)
+    check_table(output)
     opened, judge = _model(model, coverage)
     page = None
     if qc:
@@ -93,12 +101,14 @@ def segment(
         written, failed = error.written, error
         if page:
             page.fail(error.reasons)
-    finally:
-        table = write_table(output)  # what is complete, also after an interruption
-        shown = page.write() if page else None
-    for path in (*written, table, shown):
-        if path is not None:
-            echo(path)
+    except BaseException:  # also an interruption: what is complete is in the table and on the page
+        with suppress(HippoError, OSError):
+            write_table(output)
+            if page:
+                page.write()
+        raise
+    for path in (*written, write_table(output), *([page.write()] if page else ())):
+        echo(path)
     if failed:
         raise failed
 

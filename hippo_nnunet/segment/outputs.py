@@ -18,11 +18,12 @@ from hippo_nnunet import __version__
 from hippo_nnunet.errors import DataError, DependencyError
 from hippo_nnunet.files import write_json, write_text
 from hippo_nnunet.nnunet.paths import folder_problem
-from hippo_nnunet.outputs import missing_parents, output_file, remove_empty
+from hippo_nnunet.outputs import first_line, missing_parents, output_file, remove_empty
 from hippo_nnunet.segment.inputs import Input
 
 DESCRIPTION = "desc-hippocampus"
 FORMAT = "hippo_nnunet segmented scan"
+_LOOKUP_HEADER = "index\tname\tcolor"
 _COLOURS = ("#1b9e77", "#d95f02", "#66c2a5", "#fc8d62", "#7570b3", "#e7298a", "#a6761d", "#666666")
 
 
@@ -111,7 +112,7 @@ def finished(files: ScanFiles, asked: Mapping[str, Any]) -> dict[str, Any] | Non
     """
     if not files.record.exists():
         if files.labels.exists():
-            _check_ours(files.labels)
+            _check_begun(files)
         return None
     try:
         record = json.loads(files.record.read_text(encoding="utf-8"))
@@ -132,14 +133,14 @@ def finished(files: ScanFiles, asked: Mapping[str, Any]) -> dict[str, Any] | Non
     return record
 
 
-def _check_ours(path: Path) -> None:
-    """Refuse to replace a label map that no record describes, unless it looks like the beginning of our own."""
+def _check_begun(files: ScanFiles) -> None:
+    """Refuse to replace a label map without record, unless our look-up table, written before it, is beside it."""
     try:
-        described = bytes(nib.load(path).header["descrip"]).rstrip(b"\0")
-    except Exception:  # nibabel raises various exceptions for other files
-        described = b""
-    if not described.startswith(b"hippo_nnunet"):
-        raise DataError(f"{path}: exists already and is not a file of segment: choose another output folder")
+        ours = first_line(files.lookup) == _LOOKUP_HEADER
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        raise DataError(f"{files.labels}: exists already and is not a file of segment: choose another output folder")
 
 
 def save_map(path: Path, voxels: npt.NDArray[Any], header: nib.Nifti1Header, affine: npt.NDArray[np.float64]) -> None:
@@ -160,7 +161,6 @@ def save_map(path: Path, voxels: npt.NDArray[Any], header: nib.Nifti1Header, aff
     for name in ("qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units"):
         image.header[name] = header[name]
     image.header["pixdim"][:4] = header["pixdim"][:4]
-    image.header["descrip"] = f"hippo_nnunet {__version__}"[:79]
     if not header["qform_code"] and not header["sform_code"]:
         image.header.set_sform(affine, 1)
     written = nib.Nifti1Image(voxels, image.header.get_best_affine(), image.header, dtype=voxels.dtype)
@@ -194,7 +194,7 @@ def save_lookup(files: ScanFiles, names: Sequence[str]) -> None:
         DataError: It cannot be written.
     """
     rows = [f"{number}\t{name}\t{_COLOURS[(number - 1) % len(_COLOURS)]}" for number, name in enumerate(names, 1)]
-    _written(files.lookup, lambda: write_text(files.lookup, "\n".join(["index\tname\tcolor", *rows]) + "\n"))
+    _written(files.lookup, lambda: write_text(files.lookup, "\n".join([_LOOKUP_HEADER, *rows]) + "\n"))
 
 
 def save_bids_description(output: Path) -> None:

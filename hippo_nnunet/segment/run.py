@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ from hippo_nnunet.segment.outputs import (
 )
 from hippo_nnunet.segment.roi import boxes_of_masks
 from hippo_nnunet.segment.scan import read_scan
-from hippo_nnunet.segment.volumes import Judge, Row, as_json, both_sides
+from hippo_nnunet.segment.volumes import BOTH, Judge, Row, as_json, both_sides, of_intracranial
 
 log = logging.getLogger(__name__)
 
@@ -179,14 +180,17 @@ def _segment(
         "roi": [file_hash(path) for path in options.rois],
         "probabilities": options.probabilities,
         "assume_ras": options.assume_ras,
+        "coverage": None if math.isnan(judge.calibration.level) else judge.calibration.level,
     }
-    if not options.overwrite and finished(files, asked) is not None:
+    record = None if options.overwrite else finished(files, asked)
+    if record is not None:
+        _add_intracranial(files, record, options.intracranial_mm3.get(scan.name))
         return files.labels, True
     files.record.unlink(missing_ok=True)
     one = (_head if asked["kind"] == HEAD else _crop)(scan, files, model, judge, options)
     if options.observe is not None:
         options.observe(one)
-    record = {
+    made: dict[str, Any] = {
         "scan": scan.name,
         "source": str(scan.path),
         "version": __version__,
@@ -197,16 +201,25 @@ def _segment(
     }
     if isinstance(one.result, SegmentedHead) and one.result.registration is not None:
         found = one.result.registration
-        record["registration"] = {
+        made["registration"] = {
             "mni_to_frame": found.matrix.tolist(),
             "similarity": found.similarity,
             "contrast": found.contrast,
             "inside": found.inside,
         }
-    save_record(files, record)
+    save_record(files, made)
     for flag in one.flags:
         log.warning("%s: %s", scan.path, flag)
     return files.labels, False
+
+
+def _add_intracranial(files: ScanFiles, record: dict[str, Any], intracranial_mm3: float | None) -> None:
+    """Add an intracranial volume that is given for a scan that was segmented before."""
+    row = record["volumes"][-1]
+    if intracranial_mm3 is None or row["side"] != BOTH or row.get("intracranial_mm3") == intracranial_mm3:
+        return
+    row |= of_intracranial(row["volume_mm3"], intracranial_mm3)
+    save_record(files, record)
 
 
 def _head(scan: Input, files: ScanFiles, model: BoxModel, judge: Judge, options: SegmentOptions) -> SegmentedScan:

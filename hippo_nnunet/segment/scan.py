@@ -13,6 +13,7 @@ from nibabel import orientations
 
 from hippo_nnunet.data.finding import Finding, FoundProblem
 from hippo_nnunet.data.grid import TOLERANCE_VOXELS, shift_mm, sizes_text
+from hippo_nnunet.data.nifti import check_sizes
 from hippo_nnunet.data.nifti_file import open_image
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.memory import free_memory
@@ -25,6 +26,8 @@ Matrix = npt.NDArray[np.float64]
 SIZES_MM = (0.2, 6.0)
 """Voxel edges outside of which a header is wrong, or nothing of a hippocampus can be seen."""
 _FLOAT_BYTES = 4
+_SAME_SIZE = 1e-3
+"""Largest relative difference between voxel sizes that count as equal."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,9 @@ def read_scan(path: Path, assume_ras: bool = False) -> Scan:
             remedy += "right, y to the front and z up; a wrong guess exchanges left and right"
             raise problem("orientation", "no orientation: sform_code and qform_code are 0", remedy)
         affine = np.diag([*map(float, header.get_zooms()[:3]), 1.0])
+    check_sizes(image, path)
+    notes, used = _notes(header, tuple(shape))
+    affine = affine if used is None else used
     _check_affine(path, affine)
     voxels = np.asarray(image.dataobj, np.float32).reshape(shape)
     if not np.isfinite(voxels).all():
@@ -136,7 +142,7 @@ def read_scan(path: Path, assume_ras: bool = False) -> Scan:
         tuple(shape),
         header,
         affine,
-        _notes(path, header, tuple(shape)),
+        notes,
     )
 
 
@@ -154,15 +160,26 @@ def _check_affine(path: Path, affine: Matrix) -> None:
         )
 
 
-def _notes(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> tuple[str, ...]:
+def _notes(header: nib.Nifti1Header, shape: tuple[int, ...]) -> tuple[tuple[str, ...], Matrix | None]:
+    """Compare sform and qform.
+
+    Returns:
+        What is to be said; and the qform where the sform must not be used, because its voxels have another size than
+        pixdim says: a registration to another head has scaled it, and volumes would be scaled too.
+    """
     if not header["sform_code"] or not header["qform_code"]:
-        return ()
+        return (), None
     sform, qform = header.get_sform(), header.get_qform()
     shift = shift_mm(sform, qform, shape)
-    if shift <= TOLERANCE_VOXELS * np.linalg.norm(sform[:3, :3], axis=0).min():
-        return ()
+    edges = [np.linalg.norm(affine[:3, :3], axis=0) for affine in (sform, qform)]
+    if shift <= TOLERANCE_VOXELS * edges[1].min():
+        return (), None
     codes = ["".join(nib.aff2axcodes(affine)) for affine in (sform, qform)]
-    return (
+    text = (
         f"sform ({codes[0]}, code {int(header['sform_code'])}) and qform ({codes[1]}, code "
-        f"{int(header['qform_code'])}) disagree by up to {shift:.3g} mm; the sform is used",
+        f"{int(header['qform_code'])}) disagree by up to {shift:.3g} mm; "
     )
+    if np.allclose(edges[0], edges[1], rtol=_SAME_SIZE):
+        return (f"{text}the sform is used",), None
+    sizes = f"{sizes_text(edges[0])} mm, and pixdim {sizes_text(edges[1])} mm"
+    return (f"{text}the qform is used, as the sform has voxels of {sizes}",), np.asarray(qform, np.float64)

@@ -11,6 +11,7 @@ from typing import Any
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.files import write_text
+from hippo_nnunet.outputs import check_target, first_line
 from hippo_nnunet.segment.outputs import DESCRIPTION, FORMAT
 
 TABLE = "volumes.csv"
@@ -34,6 +35,15 @@ COLUMNS = (
     "border",
     "doubt",
 )
+
+
+def check_table(output: Path) -> None:
+    """Refuse to replace a table that is not one of ours.
+
+    Raises:
+        DataError: Names it.
+    """
+    check_target(output / TABLE, True, "a table of segment", lambda path: first_line(path) == ",".join(COLUMNS))
 
 
 def write_table(output: Path) -> Path:

@@ -73,15 +73,17 @@ def both_sides(scan: str, rows: Sequence[Row], intracranial_mm3: float | None) -
     row: Row = {"scan": scan, "side": BOTH, "label": TOTAL, "volume_mm3": left + right, "flags": ""}
     row |= {"asymmetry_percent": asymmetry, "mask_mm3": sum(r["mask_mm3"] for r in rows if r["label"] == TOTAL)}
     if intracranial_mm3 is not None:
-        row |= {
-            "intracranial_mm3": intracranial_mm3,
-            "intracranial_percent": 100 * (left + right) / intracranial_mm3,
-        }
+        row |= of_intracranial(left + right, intracranial_mm3)
     words = []
     if not abs(asymmetry) <= LARGEST_ASYMMETRY:
         words.append(f"left and right differ by {abs(asymmetry):.0f} % of their mean")
         row["flags"] = "asymmetry"
     return row, words
+
+
+def of_intracranial(volume_mm3: float, intracranial_mm3: float) -> Row:
+    """Return the columns that compare a volume with the intracranial volume."""
+    return {"intracranial_mm3": intracranial_mm3, "intracranial_percent": 100 * volume_mm3 / intracranial_mm3}
 
 
 def as_json(rows: Sequence[Row]) -> list[Row]:

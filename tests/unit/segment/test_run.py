@@ -22,7 +22,7 @@ from hippo_nnunet.segment.inputs import Input
 from hippo_nnunet.segment.outputs import ScanFiles, check_output
 from hippo_nnunet.segment.registration import Registration
 from hippo_nnunet.segment.run import SegmentOptions, kind_of, segment_scans
-from hippo_nnunet.segment.tables import read_intracranial, write_table
+from hippo_nnunet.segment.tables import check_table, read_intracranial, write_table
 from hippo_nnunet.segment.volumes import Judge
 
 JUDGE = Judge(uncalibrated(with_total({"Anterior": 1, "Posterior": 2})))
@@ -209,6 +209,29 @@ def test_results_of_something_else_are_not_taken_for_these(tmp_path: Path, model
         segment_scans([one], output, model, JUDGE)
 
 
+def test_intracranial_volumes_can_be_given_later(tmp_path: Path, model: BrightModel) -> None:
+    one, output = scan(tmp_path / "in"), tmp_path / "out"
+    segment_scans([one], output, model, JUDGE)
+    assert rows(output)[-1]["intracranial_mm3"] == ""
+    boxes = len(model.seen)
+    segment_scans([one], output, model, JUDGE, SegmentOptions(intracranial_mm3={"scan": 1_000_000.0}))
+    assert len(model.seen) == boxes
+    last = rows(output)[-1]
+    assert float(last["intracranial_percent"]) == pytest.approx(float(last["volume_mm3"]) / 10_000, abs=1e-3)
+
+
+def test_killed_before_the_record_was_written(tmp_path: Path, model: BrightModel) -> None:
+    one, output = scan(tmp_path / "in"), tmp_path / "out"
+    (path,) = segment_scans([one], output, model, JUDGE)
+    files = ScanFiles(output, one)
+    files.record.unlink()
+    assert segment_scans([one], output, model, JUDGE) == [path]
+    files.record.unlink()
+    files.lookup.unlink()
+    with pytest.raises(FailedScans, match="is not a file of segment"):
+        segment_scans([one], output, model, JUDGE)
+
+
 def test_foreign_files_are_not_replaced(tmp_path: Path, model: BrightModel) -> None:
     one, output = scan(tmp_path / "in"), tmp_path / "out"
     target = ScanFiles(output, one).labels
@@ -278,6 +301,10 @@ def test_output_folders(tmp_path: Path) -> None:
     one = scan(tmp_path / "in")
     check_output(tmp_path / "out", [one])
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "volumes.csv").write_text("my,own,table\n")
+    with pytest.raises(DataError, match="is not a table of segment"):
+        check_table(tmp_path / "out")
     with pytest.raises(DataError, match=r"is where scan\.nii\.gz lies"):
         check_output(tmp_path / "in", [one])
     (tmp_path / "file").write_text("")

@@ -54,6 +54,22 @@ def test_qform_and_sform_that_disagree_are_named(tmp_path: Path) -> None:
     assert "the sform is used" in note
 
 
+def test_a_scaled_sform_is_not_used(tmp_path: Path) -> None:
+    image = balls((4.0, 4.0, 4.0))
+    image.set_sform(np.diag([1.1, 1.1, 1.2, 1.0]) @ image.affine, 4)  # as after a registration to a template
+    image.set_qform(balls((4.0, 4.0, 4.0)).affine, 1)
+    nib.save(image, tmp_path / "scaled.nii.gz")
+    scan = read_scan(tmp_path / "scaled.nii.gz")
+    assert scan.voxel_mm3 == pytest.approx(64)
+    (note,) = scan.notes
+    assert "the qform is used, as the sform has voxels of 4.4 x 4.4 x 4.8 mm, and pixdim 4 x 4 x 4 mm" in note
+    image.set_qform(None, 0)
+    image.header.set_zooms((4.0, 4.0, 4.0))
+    nib.save(image, tmp_path / "two.nii.gz")
+    with pytest.raises(DataError, match="two voxel sizes"):
+        read_scan(tmp_path / "two.nii.gz")
+
+
 def test_a_header_without_orientation(tmp_path: Path) -> None:
     image = balls((4.0, 5.0, 6.0))
     image.header.set_sform(None, 0)
