@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from hippo_nnunet.doctor.probe import PLANNER, TRAINER, Probe, probe
-from hippo_nnunet.errors import DependencyError
+from hippo_nnunet.errors import DataError, DependencyError
+from hippo_nnunet.models.packaged import open_packaged
 from hippo_nnunet.nnunet.paths import EXT_VARIABLE, FOLDER_VARIABLES, environment, user_cache
 from hippo_nnunet.nnunet.registration import EXT_TRAINERS, WITHOUT_REGISTRATION, Shim, shims
 from hippo_nnunet.threads import cpu_count
@@ -22,7 +23,11 @@ from hippo_nnunet.threads import cpu_count
 GB = 1e9
 MINIMUM_DISK_GB = 2
 MINIMUM_MEMORY_GB = 4
+SMALL = "hippo-nnunet-predict"
+"""The distribution for prediction alone, of the same files."""
 NNUNET_REQUIREMENT = "nnunetv2>=2.8.1,<2.9"
+
+DISTRIBUTIONS = ("torch", "nnunetv2", "hippo_nnunet", SMALL)
 
 Level = Literal["ok", "note", "warning", "error"]
 
@@ -64,6 +69,8 @@ class Surroundings:
         python_headers: Whether `Python.h` is there, which torch.compile's compiled parts include.
         memory_gb: Memory that is free for us, in gigabytes (10^9 bytes).
         cpus: Number of CPU cores that we may use, by affinity and quota.
+        packaged: Name and version of the packaged model; None if it cannot be opened.
+        packaged_problem: Why.
     """
 
     environ: Mapping[str, str]
@@ -74,6 +81,8 @@ class Surroundings:
     python_headers: bool
     memory_gb: float
     cpus: int
+    packaged: str | None
+    packaged_problem: str
 
 
 def survey(root: Path | None) -> Surroundings:
@@ -89,16 +98,23 @@ def survey(root: Path | None) -> Surroundings:
         found_shims: tuple[Shim, ...] = shims()
     except DependencyError:
         found_shims = ()
+    packaged, packaged_problem = None, ""
+    try:
+        packaged = open_packaged().title
+    except DataError as error:
+        packaged_problem = str(error)
     compilers = (environ.get("CC", ""), "cc", "gcc", "clang")
     return Surroundings(
         environ=environ,
-        versions={"python": platform.python_version(), "torch": _version("torch"), "nnunetv2": _version("nnunetv2")},
+        versions={"python": platform.python_version(), **{name: _version(name) for name in DISTRIBUTIONS}},
         shims=found_shims,
         probe=probe(environ),
         compiler=next((path for name in compilers if name and (path := shutil.which(name))), None),
         python_headers=Path(sysconfig.get_paths()["include"], "Python.h").exists(),
         memory_gb=psutil.virtual_memory().available / GB,
         cpus=cpu_count(),
+        packaged=packaged,
+        packaged_problem=packaged_problem,
     )
 
 
@@ -136,6 +152,18 @@ def check_nnunet(at: Surroundings) -> list[Finding]:
     if not (2, 8, 1) <= _numbers(version) < (2, 9):
         return [Finding("nnunetv2", "error", f"{version}, tested is 2.8 from 2.8.1 on", remedy)]
     return [Finding("nnunetv2", "ok", version)]
+
+
+def check_packaged_model(at: Surroundings) -> list[Finding]:
+    """The packaged model opens, and its files belong to one distribution."""
+    what = "packaged model"
+    if at.packaged is None:
+        return [Finding(what, "error", at.packaged_problem, "install hippo_nnunet again")]
+    if at.versions.get("hippo_nnunet") and at.versions.get(SMALL):
+        text = f"hippo_nnunet and {SMALL} are both installed, with the same files"
+        remedy = f"pip uninstall {SMALL}, then install hippo_nnunet again"
+        return [Finding(what, "warning", text, remedy)]
+    return [Finding(what, "ok", at.packaged)]
 
 
 def check_folders(at: Surroundings) -> list[Finding]:
@@ -283,6 +311,7 @@ CHECKS: tuple[Callable[[Surroundings], list[Finding]], ...] = (
     check_python,
     check_torch,
     check_nnunet,
+    check_packaged_model,
     check_folders,
     check_disk,
     check_cache,

@@ -59,6 +59,8 @@ def test_prediction_works_and_training_says_what_it_needs(program: Path, tmp_pat
     assert nibabel.load(tmp_path / "masks" / "scan.nii.gz").shape == image.shape
     assert "contrast" in (tmp_path / "volumes.csv").read_text()
     assert (tmp_path / "qc" / "index.html").is_file()
+    done = run(program, "segment", "scan.nii.gz", "-o", "segmented", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert "CC-BY-SA-4.0" in run(program, "model", "info", cwd=tmp_path).stdout
     for arguments in (("list",), ("clip", "info")):
         done = run(program, *arguments, cwd=tmp_path)

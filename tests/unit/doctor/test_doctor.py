@@ -50,6 +50,8 @@ def healthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Surroundings:
         python_headers=True,
         memory_gb=16,
         cpus=8,
+        packaged="hippocampus 1",
+        packaged_problem="",
     )
 
 
@@ -67,6 +69,19 @@ def only_problem(surroundings: Surroundings) -> Finding:
 
 def with_environ(at: Surroundings, **changed: str) -> Surroundings:
     return replace(at, environ={**at.environ, **changed})
+
+
+def test_a_damaged_packaged_model(healthy: Surroundings) -> None:
+    found = only_problem(replace(healthy, packaged=None, packaged_problem="hippocampus.onnx: damaged"))
+    assert found.level == "error"
+    assert "damaged" in found.finding
+
+
+def test_two_distributions_of_the_same_files(healthy: Surroundings) -> None:
+    versions = {**healthy.versions, "hippo_nnunet": "0.1.0", "hippo-nnunet-predict": "0.1.0"}
+    found = only_problem(replace(healthy, versions=versions))
+    assert "both installed" in found.finding
+    assert problems(replace(healthy, versions={**versions, "hippo_nnunet": None})) == []
 
 
 def test_nothing_is_wrong(healthy: Surroundings) -> None:
