@@ -139,11 +139,13 @@ def predict(
         models = (trained_model(folders_for(root, {} if root else None), dataset, configuration, trainer, plans),)
     table = page = None
     if volumes is not None or qc is not None:
-        from hippo_nnunet.analysis.predicted_volumes import prepare_packaged, prepare_volumes
-
         if packaged and calibration is None:
+            from hippo_nnunet.analysis.predicted_volumes import prepare_packaged
+
             table = prepare_packaged(volumes, packaged, coverage, overwrite)
         else:
+            from hippo_nnunet.analysis.volume_preparation import prepare_volumes
+
             table = prepare_volumes(volumes, models, experiment, calibration, coverage, root, overwrite)
     if table and qc is not None:
         from hippo_nnunet.pages.qc.predicted import PredictedPage

@@ -40,7 +40,7 @@ packaged.FOLDER = Path(sys.argv.pop(1))
 try:
     main()
 finally:
-    unwanted = {"torch", "nnunetv2", "open_clip", "snakemake", "onnx"} & set(sys.modules)
+    unwanted = {"torch", "nnunetv2", "open_clip", "snakemake", "onnx", "scipy.stats", "yaml"} & set(sys.modules)
     assert not unwanted, unwanted
 """
 
@@ -108,7 +108,7 @@ def test_what_is_packaged(folder: Path, trained: TinyDataset, measured_experimen
 def test_the_calibration_is_that_of_the_experiment(
     folder: Path, measured_experiment: Path, trained: TinyDataset
 ) -> None:
-    from hippo_nnunet.analysis.predicted_volumes import prepare_volumes
+    from hippo_nnunet.analysis.volume_preparation import prepare_volumes
 
     named = model_of(measured_experiment, trained)
     expected = prepare_volumes(folder / "no.csv", [named], None, measured_experiment, 0.5).calibration

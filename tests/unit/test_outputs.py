@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.document import write_document
-from hippo_nnunet.analysis.predicted_volumes import NO_CALIBRATION, prepare_volumes
+from hippo_nnunet.analysis.volume_preparation import NO_CALIBRATION, prepare_volumes
 from hippo_nnunet.cli.main import app
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.files import atomic_path

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from hippo_nnunet.analysis.compare import save_measurements, save_scores_and_times
 from hippo_nnunet.analysis.notebook_scores import notebook_scores, ranked_differently, score_column
-from hippo_nnunet.analysis.predicted_volumes import NO_CALIBRATION, prepare_volumes
 from hippo_nnunet.analysis.prediction_times import prediction_times, seconds_per_image
 from hippo_nnunet.analysis.printed import check_parts
+from hippo_nnunet.analysis.volume_preparation import NO_CALIBRATION, prepare_volumes
 from hippo_nnunet.analysis.volumes import check_volumes, ensemble_volumes
 from hippo_nnunet.cli.compare import compare
 from hippo_nnunet.errors import ConfigError, DataError

@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from hippo_nnunet.analysis.predicted_volumes import NO_CALIBRATION, PredictedVolumes, prepare_volumes
+from hippo_nnunet.analysis.predicted_volumes import PredictedVolumes
+from hippo_nnunet.analysis.volume_preparation import NO_CALIBRATION, prepare_volumes
 from hippo_nnunet.data.cases import InputCase
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.case_volumes import FLAG_WORDS, FLAGS, flags_in_words
