@@ -83,7 +83,7 @@ def _world(scan: Scan) -> Matrix:
 
 
 def _simple_itk(path: Path) -> Matrix:
-    """Register with SimpleITK's usual recipe: moments, mutual information, three resolutions, rigid and then affine."""
+    """Register with SimpleITK's usual recipe: moments, mutual information, two resolutions, rigid and then affine."""
     fixed = sitk.ReadImage(str(FILE), sitk.sitkFloat32)
     moving = sitk.ReadImage(str(path), sitk.sitkFloat32)
     rigid = sitk.CenteredTransformInitializer(
@@ -91,17 +91,21 @@ def _simple_itk(path: Path) -> Matrix:
     )
     rigid = _optimised(fixed, moving, sitk.Euler3DTransform(rigid))
     affine = sitk.AffineTransform(3)
-    found = sitk.Euler3DTransform(rigid.GetNthTransform(0) if hasattr(rigid, "GetNthTransform") else rigid)
+    found = sitk.Euler3DTransform(_only(rigid))
     affine.SetCenter(found.GetCenter())
     affine.SetMatrix(found.GetMatrix())
     affine.SetTranslation(found.GetTranslation())
     affine = _optimised(fixed, moving, affine)
-    last = affine.GetNthTransform(0) if hasattr(affine, "GetNthTransform") else affine
-    points = [last.TransformPoint(tuple(map(float, point))) for point in (*np.eye(3), np.zeros(3))]
+    points = [affine.TransformPoint(tuple(map(float, point))) for point in (*np.eye(3), np.zeros(3))]
     matrix = np.eye(4)
     matrix[:3, 3] = points[3]
     matrix[:3, :3] = (np.array(points[:3]) - points[3]).T
     return _LPS @ matrix @ _LPS
+
+
+def _only(transform: Any) -> Any:
+    """Return the only transform of a composite one."""
+    return transform.GetNthTransform(0) if isinstance(transform, sitk.CompositeTransform) else transform
 
 
 def _optimised(fixed: Any, moving: Any, start: Any) -> Any:
@@ -109,12 +113,12 @@ def _optimised(fixed: Any, moving: Any, start: Any) -> Any:
     method.SetGlobalDefaultNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(48)
     method.SetMetricSamplingStrategy(method.REGULAR)
-    method.SetMetricSamplingPercentage(0.1)
+    method.SetMetricSamplingPercentage(0.25)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(2.0, 1e-3, 200)
     method.SetOptimizerScalesFromPhysicalShift()
-    method.SetShrinkFactorsPerLevel([4, 2, 1])
-    method.SetSmoothingSigmasPerLevel([4, 2, 0])
+    method.SetShrinkFactorsPerLevel([4, 2])
+    method.SetSmoothingSigmasPerLevel([4, 2])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetInitialTransform(start, inPlace=False)
     return method.Execute(fixed, moving)

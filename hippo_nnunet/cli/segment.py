@@ -100,7 +100,7 @@ def segment(
     except FailedScans as error:
         written, failed = error.written, error
         if page:
-            page.fail(error.reasons)
+            page.fail(error.reasons, found)
     except BaseException:  # also an interruption: what is complete is in the table and on the page
         with suppress(HippoError, OSError):
             write_table(output)

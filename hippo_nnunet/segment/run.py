@@ -186,7 +186,6 @@ def _segment(
     if record is not None:
         _add_intracranial(files, record, options.intracranial_mm3.get(scan.name))
         return files.labels, True
-    files.record.unlink(missing_ok=True)
     one = (_head if asked["kind"] == HEAD else _crop)(scan, files, model, judge, options)
     if options.observe is not None:
         options.observe(one)
@@ -241,6 +240,7 @@ def _head(scan: Input, files: ScanFiles, model: BoxModel, judge: Judge, options:
         words += more
     row, more = both_sides(scan.name, rows, options.intracranial_mm3.get(scan.name))
     names = [f"{side} {part}" for side in SIDES for part in model.parts]
+    files.record.unlink(missing_ok=True)  # from here on, an earlier result is not complete
     if options.probabilities:
         maps = probability_maps(head)
         stored = np.stack([read.as_stored(one) for one in np.moveaxis(maps, -1, 0)], -1)
@@ -259,6 +259,7 @@ def _crop(scan: Input, files: ScanFiles, model: BoxModel, judge: Judge, options:
     rows, words = judge.side("", segmentation)
     for row in rows:
         row["mask_mm3"] = row["volume_mm3"]
+    files.record.unlink(missing_ok=True)
     save_lookup(files, model.parts)
     model.write_crop(crop, files.labels)
     return SegmentedScan(scan, crop, model.parts, rows, words)

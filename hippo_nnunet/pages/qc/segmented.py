@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hippo_nnunet.pages.qc.records import Registration, ScanRecord, Side, Volume
 from hippo_nnunet.pages.qc.scan_files import check_folder, write_scan
 from hippo_nnunet.segment.boxes import RIGHT
 from hippo_nnunet.segment.head import SegmentedHead
+from hippo_nnunet.segment.inputs import Input
 from hippo_nnunet.segment.outputs import ScanFiles
 from hippo_nnunet.segment.run import SegmentedScan
 from hippo_nnunet.segment.template import BRAIN, load_template
@@ -64,14 +65,20 @@ class SegmentedPage:
         )
         write_scan(self._folder, record)
 
-    def fail(self, reasons: Mapping[str, str]) -> None:
-        """Write records of scans that could not be segmented.
+    def fail(self, reasons: Mapping[str, str], scans: Sequence[Input]) -> None:
+        """Write records of scans that could not be segmented; one that has an earlier result keeps its own.
+
+        Args:
+            reasons: By name.
+            scans: All scans.
 
         Raises:
             DataError: One cannot be written.
         """
-        for name, reason in reasons.items():
-            write_scan(self._folder, ScanRecord(name, flags=[reason], details={"model": self._model}))
+        for scan in scans:
+            if scan.name in reasons and not ScanFiles(self._folder.parent, scan).record.exists():
+                record = ScanRecord(scan.name, flags=[reasons[scan.name]], details={"model": self._model})
+                write_scan(self._folder, record)
 
     def write(self) -> Path:
         """Write the page from all records in the folder.

@@ -60,6 +60,19 @@ def test_a_head_with_its_page(tmp_path: Path, bright: Path) -> None:
     assert not (tmp_path / "bare" / "qc").exists()
 
 
+def test_a_failed_attempt_keeps_the_earlier_record(tmp_path: Path, bright: Path) -> None:
+    scan = save(balls(), tmp_path / "in" / "scan.nii.gz")
+    roi = save(mask_of(balls()), tmp_path / "aseg.nii.gz")
+    words = (scan, "-o", tmp_path / "out", "--model", bright)
+    assert run(*words, "--roi", roi).exit_code == 0
+    record = tmp_path / "out" / "qc" / "scans" / "scan.json"
+    before = record.read_bytes()
+    done = run(*words)  # without the mask: another result
+    assert done.exit_code == 1
+    assert "was made with another roi" in str(done.exception)
+    assert record.read_bytes() == before
+
+
 def test_a_bids_dataset_makes_a_derivative(tmp_path: Path, bright: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "sub-1/anat/sub-1_T1w.nii.gz"
     save(balls(), tmp_path / "raw" / name)

@@ -232,6 +232,17 @@ def test_killed_before_the_record_was_written(tmp_path: Path, model: BrightModel
         segment_scans([one], output, model, JUDGE)
 
 
+def test_an_earlier_result_stays_until_there_is_a_new_one(tmp_path: Path, model: BrightModel) -> None:
+    one, output = scan(tmp_path / "in"), tmp_path / "out"
+    (path,) = segment_scans([one], output, model, JUDGE)
+    before = path.read_bytes()
+    save(nib.Nifti1Image(np.asarray(balls().dataobj) / 100, balls().affine), one.path)  # nothing is bright
+    with pytest.raises(FailedScans, match="no left hippocampus was found"):
+        segment_scans([one], output, model, JUDGE, SegmentOptions(overwrite=True))
+    assert path.read_bytes() == before
+    assert {row["scan"] for row in rows(output)} == {"scan"}
+
+
 def test_foreign_files_are_not_replaced(tmp_path: Path, model: BrightModel) -> None:
     one, output = scan(tmp_path / "in"), tmp_path / "out"
     target = ScanFiles(output, one).labels
