@@ -29,11 +29,10 @@ def _other_model(world: World) -> None:
 
 
 ROWS = (
-    Bad("predict with nothing", "predict --input {images} --output {out}", ("either --model or --experiment",), code=2),
     Bad(
         "predict with model and experiment",
         PREDICT + " --experiment {experiment}",
-        ("either --model or --experiment",),
+        ("give one of --model, --experiment",),
         code=2,
     ),
     Bad(

@@ -15,6 +15,7 @@ from bad_input_compare import ROWS as COMPARE
 from bad_input_datasets import ROWS as DATASETS
 from bad_input_explain import ROWS as EXPLAIN
 from bad_input_images import ROWS as IMAGES
+from bad_input_packaged import ROWS as PACKAGED
 from bad_input_predict import ROWS as PREDICT
 from bad_input_program import ROWS as PROGRAM
 from bad_input_run import ROWS as RUN
@@ -25,7 +26,7 @@ from typer.main import get_command
 
 from hippo_nnunet.cli.main import app
 
-ROWS = (*DATASETS, *IMAGES, *ARCHIVES, *PROGRAM, *TRAINING, *PREDICT, *EXPLAIN, *RUN, *COMPARE, *SHARING)
+ROWS = (*DATASETS, *IMAGES, *ARCHIVES, *PROGRAM, *TRAINING, *PREDICT, *PACKAGED, *EXPLAIN, *RUN, *COMPARE, *SHARING)
 
 
 @pytest.fixture(scope="module")
