@@ -31,7 +31,11 @@ def piece(folder: Path, variant: str, folds: tuple[int, ...] = (0, 1, 2, 3, 4)) 
     request |= {"variants": [variant], "folds": {"2d": list(folds)}, "plans": request.pop("plans")}
     (folder / "experiment.yaml").write_text(yaml.safe_dump(request, sort_keys=False))
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["folds"] = [{**fold, "variant": variant} for fold in manifest["folds"] if fold["fold"] in folds]
+    manifest["folds"] = [
+        {**fold, "variant": variant}
+        for fold in manifest["folds"]
+        if fold["variant"] == "UNet" and fold["fold"] in folds
+    ]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
@@ -40,14 +44,14 @@ def test_seeds_and_folds_of_several_pieces(tmp_path: Path, capsys: pytest.Captur
     first = piece(tmp_path / "first", "UNet_seed1", (0, 1))
     second = piece(tmp_path / "second", "UNet_seed1", (2, 3, 4))
     output = tmp_path / "merged"
-    main([str(BY_SUBJECT), str(first), str(second), "--output", str(output)])
+    main([str(piece(tmp_path / "base", "UNet")), str(first), str(second), "--output", str(output)])
     assert capsys.readouterr().out.strip() == str(output)
     table = read_per_case(output / "metrics" / "per_case.csv")
     assert table.groupby("variant")["case"].nunique().to_dict() == {"UNet": 220, "UNet_seed1": 220}
     manifest = json.loads((output / "manifest.json").read_text())
     assert manifest["arguments"]["variants"] == ["UNet", "UNet_seed1"]
     assert len(manifest["folds"]) == 10
-    assert [one["folder"] for one in manifest["pieces"]] == ["task04-folds-auto", "first", "second"]
+    assert [one["folder"] for one in manifest["pieces"]] == ["base", "first", "second"]
     comparison = compare_experiment(output, Options(n_resamples=99))
     assert comparison.models["dice_seed_sd"].notna().any()
 
