@@ -13,7 +13,7 @@ from hippo_nnunet.segment.registration import Registration
 
 LEAST_SIMILARITY, USUAL_SIMILARITY = 0.5, 0.6
 """Below the first one the image is no T1 of a head or was not found; below the second one somebody should look."""
-LEAST_CONTRAST, USUAL_CONTRAST = 0.28, 0.4
+LEAST_CONTRAST, USUAL_CONTRAST = 0.3, 0.4
 """The same for the contrast within the brain, which is about 0 in another kind of image."""
 SCALES = (0.7, 1.2)
 """Brain's lengths over the MNI152's, along principal axes."""

@@ -55,7 +55,8 @@ class Registration:
     Args:
         matrix: MNI coordinates in mm to mm in the scan's frame, shape (4, 4).
         similarity: Correlation of scan and template within brain and rim, after a fit of the bias field; -1 to 1.
-        contrast: The same deep inside of the brain only: of white and grey matter and fluid; -1 to 1.
+        contrast: Correlation of their local contrast deep inside of the brain, of white and grey matter and fluid;
+            -1 to 1.
         inside: Share of brain and rim within the field of view.
     """
 
@@ -296,7 +297,7 @@ def _fit(level: _Level, start: Matrix, template: Template, affine: bool, steps: 
         if share < LEAST_INSIDE:
             return Registration(_uncentred(matrix, middle), -1.0, -1.0, share)
         here = ndimage.map_coordinates(level.image, places, order=1)[inside].astype(np.float64)
-        model, field, weight, sigma = _model(here, there[inside], bias[inside])
+        model, weight, sigma = _model(here, there[inside], bias[inside])
         if step == steps:
             break
         gain = float(model.std() / there[inside].std())
@@ -305,10 +306,25 @@ def _fit(level: _Level, start: Matrix, template: Template, affine: bool, steps: 
         jacobian = np.stack([(slopes * field[inside]).sum(axis=1) for field in moved], axis=1)
         change = _step(jacobian, here - model, weight * _INDEPENDENT / sigma**2, matrix, affine)
         matrix = matrix @ _exponential(np.einsum("k,kij->ij", change, generators))
-    depth = ndimage.binary_erosion(template.image >= BRAIN, iterations=_DEPTH)[template.mask]
-    brain = depth[inside]
-    contrast = _correlated(here[brain] / np.maximum(field[brain], 0.1 * np.median(field)), there[inside][brain])
-    return Registration(_uncentred(matrix, middle), _correlated(here, model), contrast, share)
+    matrix = _uncentred(matrix, middle)
+    return Registration(matrix, _correlated(here, model), _contrast(level, matrix, template), share)
+
+
+def _contrast(level: _Level, matrix: Matrix, template: Template) -> float:
+    """Correlate the local contrast of scan and template deep inside of the brain."""
+    to_index = matrix @ template.affine
+    step = to_index[:3, :3] / level.edge_mm
+    offset = to_index[:3, 3] / level.edge_mm + (np.array(level.image.shape) - 1) / 2
+    here, inside = (
+        ndimage.affine_transform(field, step, offset, template.image.shape, order=1)
+        for field in (level.image, level.inside)
+    )
+    brain = template.image >= BRAIN
+    near = (inside * brain).astype(np.float32)
+    deep = ndimage.binary_erosion(brain, iterations=_DEPTH) & (inside > 0.5)
+    if not deep.any():
+        return -1.0
+    return _correlated(_local_contrast(here, near)[deep], _local_contrast(template.image / _TISSUE, near)[deep])
 
 
 def _uncentred(matrix: Matrix, middle: Matrix) -> Matrix:
@@ -337,12 +353,12 @@ def _step(jacobian: Matrix, residual: Matrix, weight: Matrix, matrix: Matrix, af
     return np.linalg.solve(hessian, slope)
 
 
-def _model(here: Matrix, there: Matrix, bias: Matrix) -> tuple[Matrix, Matrix, Matrix, float]:
+def _model(here: Matrix, there: Matrix, bias: Matrix) -> tuple[Matrix, Matrix, float]:
     """Explain the scan's intensities by the template's times a smooth field, and a constant.
 
     Returns:
-        The explained intensities, the field, a weight for each point (0 for an outlier), and the residuals' robust
-        standard deviation.
+        The explained intensities, a weight for each point (0 for an outlier), and the residuals' robust standard
+        deviation.
     """
     terms = np.column_stack([there[:, None] * bias, np.ones(len(there))])
     weight = np.ones(len(here))
@@ -350,12 +366,11 @@ def _model(here: Matrix, there: Matrix, bias: Matrix) -> tuple[Matrix, Matrix, M
         weighted = terms * weight[:, None]
         gram = terms.T @ weighted
         gram[np.diag_indices_from(gram)] *= 1 + 1e-4
-        solution = np.linalg.solve(gram, weighted.T @ here)
-        model = terms @ solution
+        model = terms @ np.linalg.solve(gram, weighted.T @ here)
         residual = here - model
         sigma = 1.4826 * float(np.median(np.abs(residual))) + 1e-9 * float(np.abs(here).max()) + 1e-30
         weight = np.clip(1 - (residual / (_OUTLIER * sigma)) ** 2, 0, None) ** 2
-    return model, bias @ solution[:-1], weight, sigma
+    return model, weight, sigma
 
 
 def _correlated(one: Matrix, other: Matrix) -> float:
