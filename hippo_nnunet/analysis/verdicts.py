@@ -15,8 +15,8 @@ from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import Model, recipe_of
 from hippo_nnunet.evaluation.per_case import score_empty
 from hippo_nnunet.evaluation.side_by_side import MEAN
-from hippo_nnunet.evaluation.statistics import BETTER, CANNOT_TELL, EQUIVALENT, WORSE
-from hippo_nnunet.evaluation.wording import is_slight, sentence
+from hippo_nnunet.evaluation.statistics import CANNOT_TELL, EQUIVALENT
+from hippo_nnunet.evaluation.wording import is_slight, sentence, shown_verdict
 
 NOT_JUDGED = "not judged"
 """In the place of a verdict where a network never found a label: its training failed, which is no result about it."""
@@ -107,11 +107,11 @@ def headline(pairs: pd.DataFrame) -> str:
 
 
 def _within_margin(row: Mapping[Any, Any]) -> str:
-    """Say `worse by 0.0036, within the margin of 0.005` of equivalent models that surely differ; empty for others."""
+    """Say `slightly worse by 0.0036, within the margin of 0.005` of equivalent models that surely differ, else nothing."""
     if not is_slight(row):
         return ""
     size = format(abs(row["difference"]), ".2f" if row["metric"].endswith("_mm") else ".4f")
-    return f"{BETTER if row['difference'] > 0 else WORSE} by {size}, within the margin of {row['rope']:g}"
+    return f"{shown_verdict(row)} by {size}, within the margin of {row['rope']:g}"
 
 
 def _phrase(verdict: str, against: str, within: str, names: Sequence[str]) -> str:

@@ -127,7 +127,7 @@ def test_the_headline_groups_what_is_alike() -> None:
     assert headline(pd.DataFrame(both)) == "A is better than UNet (2d, 3d_fullres)."
     sure = {**pair("E", "equivalent"), "p_holm": 0.001, "low": -0.0045, "high": -0.0027, "difference": -0.0036}
     assert headline(pd.DataFrame([*rows[:1], sure])) == (
-        "A is equivalent to UNet (2d); E is worse than UNet by 0.0036, within the margin of 0.005 (2d)."
+        "A is equivalent to UNet (2d); E is slightly worse than UNet by 0.0036, within the margin of 0.005 (2d)."
     )
     assert "nothing to compare" in headline(pd.DataFrame())
 
