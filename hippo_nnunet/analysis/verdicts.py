@@ -107,7 +107,7 @@ def headline(pairs: pd.DataFrame) -> str:
 
 
 def _within_margin(row: Mapping[Any, Any]) -> str:
-    """Say `slightly worse by 0.0036, within the margin of 0.005` where equivalent models surely differ, else nothing."""
+    """Say `slightly worse by 0.0036, within the margin of 0.005` where that is so, else nothing."""
     if not is_slight(row):
         return ""
     size = format(abs(row["difference"]), ".2f" if row["metric"].endswith("_mm") else ".4f")
