@@ -5,7 +5,7 @@ python experiments/packaged_checks.py EXPERIMENT --fold 4
 
 The experiment is the one of `scripts/package_model.py`; the fold's network has not seen its cases. Images are smoothed
 along axes that become coarser (Gaussian of 0.42 voxels), resampled by B-splines and segmented; masks come back to the
-labels' grid by the nearest voxel, which costs up to 0.03 Dice by itself.
+labels' grid by the nearest voxel, whose own cost is in the figures.
 """
 
 from __future__ import annotations

@@ -64,6 +64,14 @@ def zip_entry(name: str) -> zipfile.ZipInfo:
     return entry
 
 
+def hash_file(path: Path, digest: Any) -> str:
+    """Feed a file to one of hashlib's objects; returns hexadecimal digits."""
+    with path.open("rb") as stream:
+        while chunk := stream.read(2**20):
+            digest.update(chunk)
+    return str(digest.hexdigest())
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a text file atomically, in UTF-8; surrogates, for names that are not UTF-8, as backslash escapes."""
     with atomic_path(path) as temporary:

@@ -8,10 +8,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from hippo_nnunet.clip.models import MODEL_VARIABLE, WEIGHTS_VARIABLE, EncoderChoice
 from hippo_nnunet.errors import DependencyError
+from hippo_nnunet.files import hash_file
 
 logger = logging.getLogger(__name__)
 
@@ -117,14 +117,6 @@ def _check_content(path: Path) -> None:
         path.unlink()
         content.unlink()
         raise OSError(f"{path.name} has hash {found[:12]}..., the hub says {content.name[:12]}...; deleted")
-
-
-def hash_file(path: Path, digest: Any) -> str:
-    """Feed a file to one of hashlib's objects; returns hexadecimal digits."""
-    with path.open("rb") as stream:
-        while chunk := stream.read(2**20):
-            digest.update(chunk)
-    return str(digest.hexdigest())
 
 
 def has_vocabulary(folder: Path) -> bool:

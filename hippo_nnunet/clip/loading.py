@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import torch
 
-from hippo_nnunet.clip.hub import hash_file
 from hippo_nnunet.clip.models import (
     MINI,
     MODEL_VARIABLE,
@@ -34,7 +33,7 @@ from hippo_nnunet.clip.weights import (
     pretrained_config,
 )
 from hippo_nnunet.errors import ConfigError, DependencyError, HippoError
-from hippo_nnunet.files import read_object, write_json
+from hippo_nnunet.files import hash_file, read_object, write_json
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
 

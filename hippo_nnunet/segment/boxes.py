@@ -37,7 +37,7 @@ _SUBSAMPLED = 1.25
 class Box:
     """A grid of 1 mm voxels in the scan's frame.
 
-    Args:
+    Attributes:
         middle: In the frame, mm.
         axes: The box's axes (x, y, z) as columns of unit length in the frame; the first one is reversed on the right.
         size: Voxels along (x, y, z).

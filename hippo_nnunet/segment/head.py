@@ -29,7 +29,7 @@ Labels = npt.NDArray[np.uint8]
 class SegmentedSide:
     """One hippocampus on its box.
 
-    Args:
+    Attributes:
         box: The second one, centred on what was found in the first one.
         image: The scan there, float32 (x, y, z); mirrored on the right.
         probabilities: float32 (head, x, y, z), background first.
@@ -51,7 +51,7 @@ class SegmentedSide:
 class SegmentedHead:
     """A head and its hippocampi.
 
-    Args:
+    Attributes:
         scan: The scan.
         sides: By name.
         labels: The model's n labels in `scan.image`'s order of axes: 1 to n on the left, n + 1 to 2n on the right.

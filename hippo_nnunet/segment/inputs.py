@@ -24,7 +24,7 @@ _DICOM_AT, _DICOM = 128, b"DICM"
 class Input:
     """A scan to segment.
 
-    Args:
+    Attributes:
         path: Its file.
         name: Unique among the scans of a call.
         folder: Where its files go below the output folder; `.` outside of BIDS.

@@ -29,7 +29,7 @@ _BOX_MM = 1.0
 class SegmentedCrop:
     """A crop around one hippocampus, all arrays (z, y, x) in the file's order of axes.
 
-    Args:
+    Attributes:
         probabilities: float32 (head, z, y, x), background first.
         labels: The likeliest label.
         spacing_mm: Voxel edges.
@@ -48,7 +48,7 @@ class SegmentedCrop:
 class BoxModel:
     """A model, ready to predict.
 
-    Args:
+    Attributes:
         model: The opened file.
         parts: Names of its labels in lower case, in the order of their values 1, 2 and so on.
     """

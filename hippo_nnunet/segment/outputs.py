@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ _COLOURS = ("#1b9e77", "#d95f02", "#66c2a5", "#fc8d62", "#7570b3", "#e7298a", "#
 class ScanFiles:
     """Where a scan's files go.
 
-    Args:
+    Attributes:
         output: The output folder.
         scan: The scan.
     """
@@ -84,19 +83,6 @@ def check_output(output: Path, scans: Sequence[Input]) -> None:
     remove_empty(created)
     if problem:
         raise DataError(f"{output}: cannot write there ({problem}): make room, or choose another folder")
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream)
-
-
-def _digest(stream: Any) -> str:
-    digest = hashlib.sha256()
-    while chunk := stream.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def finished(files: ScanFiles, asked: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -52,7 +52,7 @@ _OUTLIER = 8.0
 class Registration:
     """Where a head lies.
 
-    Args:
+    Attributes:
         matrix: MNI coordinates in mm to mm in the scan's frame, shape (4, 4).
         similarity: Correlation of scan and template within brain and rim, after a fit of the bias field; -1 to 1.
         contrast: Correlation of their local contrast deep inside of the brain, of white and grey matter and fluid;
@@ -99,7 +99,7 @@ def register(scan: Scan) -> Registration:
 class _Level:
     """A scan on a grid along the frame's axes.
 
-    Args:
+    Attributes:
         image: float32 (x, y, z), 0 outside of the field of view.
         inside: Share of each voxel within the field of view.
         edge_mm: Voxel edge.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from hippo_nnunet.data.cases import InputCase
 from hippo_nnunet.data.nifti_file import open_image
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.segmentation_shape import Segmentation
+from hippo_nnunet.files import hash_file
 from hippo_nnunet.inference.scans import Attempts, FailedScans
 from hippo_nnunet.progress import tracked
 from hippo_nnunet.segment.boxes import LEFT, SIDES, Box
@@ -25,7 +27,6 @@ from hippo_nnunet.segment.inputs import Input
 from hippo_nnunet.segment.network import BoxModel, SegmentedCrop
 from hippo_nnunet.segment.outputs import (
     ScanFiles,
-    file_hash,
     finished,
     full_disk,
     is_full,
@@ -49,7 +50,7 @@ HEAD_MM, CROP_MM = 90.0, 80.0
 class SegmentOptions:
     """How to segment.
 
-    Args:
+    Attributes:
         kind: HEAD, CROP, or AUTO: by the field of view.
         rois: Masks of both hippocampi, for one head: see `boxes_of_masks`.
         assume_ras: See `read_scan`.
@@ -74,7 +75,7 @@ class SegmentOptions:
 class SegmentedScan:
     """A scan whose label map is written.
 
-    Args:
+    Attributes:
         source: The scan.
         result: What was found.
         parts: Names of the model's labels.
@@ -174,10 +175,10 @@ def _segment(
 ) -> tuple[Path, bool]:
     """Segment one scan and write its files; returns the label map, and whether it had been made before."""
     asked = {
-        "scan": file_hash(scan.path),
-        "model": file_hash(model.model.path),
+        "scan": hash_file(scan.path, hashlib.sha256()),
+        "model": hash_file(model.model.path, hashlib.sha256()),
         "kind": kind_of(scan.path, options.kind),
-        "roi": [file_hash(path) for path in options.rois],
+        "roi": [hash_file(path, hashlib.sha256()) for path in options.rois],
         "probabilities": options.probabilities,
         "assume_ras": options.assume_ras,
         "coverage": None if math.isnan(judge.calibration.level) else judge.calibration.level,

@@ -38,7 +38,7 @@ class Scan:
     front, z up), origin in the middle of the image. The header's own origin is not used, because it says where the
     scanner's or an atlas's origin lies, not where the head does.
 
-    Args:
+    Attributes:
         path: Its file.
         image: float32 (x, y, z).
         matrix: mm along the frame's axes for each step of one voxel, shape (3, 3).

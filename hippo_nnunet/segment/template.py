@@ -22,7 +22,7 @@ BRAIN = 2
 class Template:
     """The template at one resolution.
 
-    Args:
+    Attributes:
         image: float32 (x, y, z).
         mask: Brain and rim, the same shape.
         affine: Voxel indices to MNI coordinates in mm, shape (4, 4).

@@ -27,7 +27,7 @@ Row = dict[str, Any]
 class Judge:
     """What volumes and images are compared with.
 
-    Args:
+    Attributes:
         calibration: Intervals and limits of each label.
         known: What the model knows of its images; None: nothing is compared.
     """

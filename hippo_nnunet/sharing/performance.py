@@ -14,12 +14,11 @@ from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.case_volumes import coverage_table as coverage_of
 from hippo_nnunet.evaluation.case_volumes import cross_validated, hit_rates
 from hippo_nnunet.evaluation.metrics import QUALITY, Label
+from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.evaluation.statistics import bootstrap_intervals
 from hippo_nnunet.evaluation.subjects import subject_names, subject_values
 from hippo_nnunet.evaluation.volumetry import agreement_table
 
-MEAN = "mean"
-"""Name of the mean over labels."""
 _WORST = 5
 _AGREEMENT = (
     "bias_mm3", "bias_low_mm3", "bias_high_mm3", "lower_mm3", "upper_mm3", "icc", "icc_low", "icc_high", "slope",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,6 @@ from hippo_nnunet.pages.planes import Turn, box_to_show
 from hippo_nnunet.pages.qc.page import write_index
 from hippo_nnunet.pages.qc.records import ScanRecord, Side, VolumeRow
 from hippo_nnunet.pages.qc.scan_files import check_folder, write_scan
-
-if TYPE_CHECKING:
-    pass
 
 
 class PredictedPage:
