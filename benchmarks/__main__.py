@@ -55,6 +55,9 @@ def predict(
         bool, typer.Option("--probabilities", help="Once more, unmeasured, comparing the probabilities too.")
     ] = False,
     backend: Annotated[str | None, typer.Option("--backend", help="Our predict's --backend.")] = None,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Ours predicts with an ONNX file of the folds, exported beforehand.")
+    ] = False,
     checkpoint: Annotated[
         str, typer.Option("--checkpoint", help="File in each fold's folder.")
     ] = "checkpoint_final.pth",
@@ -78,6 +81,7 @@ def predict(
         checkpoint=checkpoint,
         warm_up=not no_warm_up,
         trust=trust_checkpoint,
+        onnx=onnx,
     )
     _show(lambda: [benchmark_predict(job)], output, overwrite)
 

@@ -22,6 +22,8 @@ from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.inference.members import Member, find_members, load_member
 from hippo_nnunet.nnunet.api import resolve_device
 from hippo_nnunet.nnunet.paths import environment
+from hippo_nnunet.sharing.exporting import ExportOptions
+from hippo_nnunet.sharing.onnx_exporting import export_onnx
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class PredictJob:
         warm_up: Predict one case with each side before anything is measured, so that neither reads its libraries from
             a cold disk.
         trust: Predict with checkpoints and plans that could run code.
+        onnx: Ours predicts with an ONNX file of the folds, exported before anything is measured.
     """
 
     model: Path
@@ -58,20 +61,24 @@ class PredictJob:
     checkpoint: str = "checkpoint_final.pth"
     warm_up: bool = True
     trust: bool = False
+    onnx: bool = False
 
 
 def benchmark_predict(job: PredictJob) -> Result:
     """Predict the same images with both programs in turns.
 
     Raises:
-        ConfigError: A missing model, fold or checkpoint, or a model folder not named as nnU-Net names it.
-        DependencyError: The device is not available.
+        ConfigError: A missing model, fold or checkpoint, a model folder not named as nnU-Net names it, or an ONNX file
+            for another device than the CPU.
+        DependencyError: The device is not available, or onnx is not installed.
         DataError: No images, results that cannot be compared, or a model that could run code and is not trusted.
         HippoError: A program failed; its last lines are in the log.
     """
     member = find_members([job.model], job.folds, job.checkpoint, job.trust)[0]
     cases = find_cases(job.images, member.channels)[: job.limit]
     device = resolve_device(job.device)
+    if job.onnx and device != "cpu":
+        raise ConfigError(f"an ONNX file is computed on the CPU, but the device is {device}: give --device cpu")
     load_member(member, torch.device("cpu"), job.mirroring, "torch")  # nnU-Net's side checks nothing
     with tempfile.TemporaryDirectory(prefix="hippo-benchmark-") as scratch:
         work = Path(scratch)
@@ -112,6 +119,9 @@ class _Sides:
         own = {**os.environ, "nnUNet_results": str(results)}
         self.environ = {**own, **environment(work, own)}
         self.dataset = dataset
+        self.onnx = work / "model.onnx" if job.onnx else None
+        if self.onnx:
+            export_onnx(member.folder, self.onnx, ExportOptions(member.folds, job.checkpoint, trust=job.trust))
 
     def predict(self, side: str, images: Path, output: Path, probabilities: bool = False) -> Run:
         command = self._stock(images, output) if side == STOCK else self._ours(images, output)
@@ -134,12 +144,15 @@ class _Sides:
         return [*command, "-device", self.device, *([] if self.job.mirroring else ["--disable_tta"])]
 
     def _ours(self, images: Path, output: Path) -> list[str]:
+        command = [program("hippo-nnunet"), "predict", "--input", str(images), "--output", str(output)]
+        backend = ["--backend", self.job.backend] if self.job.backend else []
+        options = [*backend, *([] if self.job.mirroring else ["--no-mirroring"])]
+        if self.onnx:
+            return [*command, "--model", str(self.onnx), *options]
         model = ["--model", str(self.member.folder), "--checkpoint", self.job.checkpoint]
         folds = ["--folds", ",".join(map(str, self.member.folds))]
-        command = [program("hippo-nnunet"), "predict", "--input", str(images), "--output", str(output), *model, *folds]
-        backend = ["--backend", self.job.backend] if self.job.backend else []
-        switches = [*([] if self.job.mirroring else ["--no-mirroring"]), *["--trust-checkpoint"] * self.job.trust]
-        return [*command, "--device", self.device, *backend, *switches]
+        trust = ["--trust-checkpoint"] * self.job.trust
+        return [*command, *model, *folds, "--device", self.device, *options, *trust]
 
 
 def _name_parts(folder: Path) -> tuple[str, str, str]:
@@ -174,5 +187,6 @@ def _settings(job: PredictJob, member: Member, device: str, cases: int) -> dict[
         "mirroring": job.mirroring,
         "device": device,
         "backend": job.backend,
+        "onnx": job.onnx,
         "repeats": job.repeats,
     }

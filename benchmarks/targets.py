@@ -63,36 +63,51 @@ def _speed(result: Result, measure: str, side: str = OURS) -> tuple[float, str] 
 
 def _predict(configuration: str, least: float, device: str = "cpu", folds: int = 1) -> Callable[..., Verdict | None]:
     def judge(result: Result, machine: Machine) -> Verdict | None:
-        settings = result.settings
         about = (
-            result.benchmark == "predict"
-            and (settings["configuration"], settings["device"]) == (configuration, device)
-            and settings["mirroring"]
-            and len(settings["folds"]) == folds
-            and settings["cases"] >= WHOLE_TEST_SET
+            _is_prediction(result, device, onnx=False)
+            and result.settings["configuration"] == configuration
+            and result.settings["mirroring"]
+            and len(result.settings["folds"]) == folds
+            and result.settings["cases"] >= WHOLE_TEST_SET
         )
-        found = _speed(result, "seconds") if about else None
-        if found is None:
-            return None
-        equal = result.checks["equal_share"]
-        met = found[0] >= least and equal >= EQUAL_LABELS
-        said = f"{found[1]}, labels equal in {100 * equal:.4f} %"
-        return Verdict(said, met, f"{settings['trainer']}, {settings['plans']}, {_where(result, machine)}")
+        return _prediction_verdict(result, machine, least) if about else None
 
     return judge
 
 
-def _one_case(result: Result, machine: Machine) -> Verdict | None:
+def _one_case(most_s: float, least: float, onnx: bool = False) -> Callable[..., Verdict | None]:
+    def judge(result: Result, machine: Machine) -> Verdict | None:
+        about = _is_prediction(result, "cpu", onnx) and result.settings["cases"] == 1
+        if not about or len(result.settings["folds"]) != 1:
+            return None
+        return _prediction_verdict(result, machine, least, most_s)
+
+    return judge
+
+
+def _five_folds_onnx(result: Result, machine: Machine) -> Verdict | None:
+    about = _is_prediction(result, "cpu", onnx=True) and result.settings["cases"] >= WHOLE_TEST_SET
+    if not about or len(result.settings["folds"]) != 5:
+        return None
+    return _prediction_verdict(result, machine, most_s=10)
+
+
+def _is_prediction(result: Result, device: str, onnx: bool) -> bool:
     settings = result.settings
-    if result.benchmark != "predict" or settings["device"] != "cpu":
-        return None
-    if settings["cases"] != 1 or len(settings["folds"]) != 1:
-        return None
+    return result.benchmark == "predict" and settings["device"] == device and settings.get("onnx", False) == onnx
+
+
+def _prediction_verdict(
+    result: Result, machine: Machine, least: float = 0, most_s: float = float("inf")
+) -> Verdict | None:
     found, seconds = _speed(result, "seconds"), result.median(OURS, "seconds")
     if found is None or seconds is None:
         return None
-    met = seconds <= 6 and found[0] >= 2 and result.checks["equal_share"] >= EQUAL_LABELS
-    return Verdict(found[1], met, f"{settings['configuration']}, {_where(result, machine)}")
+    settings, equal = result.settings, result.checks["equal_share"]
+    met = found[0] >= least and seconds <= most_s and equal >= EQUAL_LABELS
+    said = f"{found[1]}, labels equal in {100 * equal:.4f} %"
+    about = f"{settings['trainer']}, {settings['plans']} {settings['configuration']}"
+    return Verdict(said, met, f"{about}, {_where(result, machine)}")
 
 
 def _same_training(result: Result, configuration: str, device: str) -> bool:
@@ -266,7 +281,7 @@ TARGETS: tuple[Target, ...] = (
     Target(f"`predict`, 2D with mirroring, {_TESTS}, CPU", "2.5 times faster than stock", _predict("2d", 2.5)),
     Target(f"`predict`, 3D with mirroring, {_TESTS}, CPU", "1.6 times", _predict("3d_fullres", 1.6)),
     Target(f"five-fold `predict`, 2D with mirroring, {_TESTS}, CPU", "2.7 times", _predict("2d", 2.7, folds=5)),
-    Target("`predict`, one case, whole process, CPU", "at most 6 s, 2 times", _one_case),
+    Target("`predict`, one case, whole process, CPU", "at most 6 s, 2 times", _one_case(6, 2)),
     Target(f"`predict`, 2D with mirroring, {_TESTS}, GPU", "8 times", _predict("2d", 8, "cuda")),
     Target(f"`predict`, 3D with mirroring, {_TESTS}, GPU", "3 times", _predict("3d_fullres", 3, "cuda")),
     Target("training, 2D, same network, plans and batch, CPU, an epoch", "2 times", _epoch_cpu),
@@ -285,6 +300,8 @@ TARGETS: tuple[Target, ...] = (
     Target(
         "adaptive threads on an idle CPU, in a fixed number's time", "at most 1.03", _contention(ALONE_ADAPTIVE, 1.03)
     ),
+    Target("`predict` of an ONNX file, one case, whole process", "at most 1.5 s, 12 times", _one_case(1.5, 12, True)),
+    Target(f"five-fold `predict` of an ONNX file, {_TESTS}", "at most 10 s", _five_folds_onnx),
 )
 
 

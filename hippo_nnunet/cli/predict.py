@@ -76,7 +76,8 @@ def predict(
         str,
         typer.Option(
             "--backend",
-            help="torch, openvino, or auto: on a CPU OpenVINO where it is installed, saves time and agrees with torch.",
+            help="torch (with an ONNX file: onnxruntime), openvino, or auto: on a CPU OpenVINO where it is installed, "
+            "saves time and agrees with the other.",
         ),
     ] = "auto",
     prompt: Prompts = None,
@@ -116,7 +117,7 @@ def predict(
                 "--folds": folds,
                 "--device": device not in ("auto", "cpu"),
                 "--checkpoint": checkpoint != FINAL,
-                "--backend": backend != "auto",
+                "--backend": backend == "torch",
                 "--prompt": prompt,
                 "--root": root and not (volumes or qc),
                 "--trust-checkpoint": trust_checkpoint,
@@ -157,7 +158,9 @@ def predict(
         from hippo_nnunet.inference.onnx_predict import OnnxOptions, predict_onnx
 
         known = packaged.known_images() if packaged else None
-        settings = OnnxOptions(overwrite, save_probabilities, not no_mirroring, True, observe, others, known, check)
+        settings = OnnxOptions(
+            overwrite, save_probabilities, not no_mirroring, True, observe, others, known, check, backend
+        )
         start = partial(predict_onnx, input_, output, models, settings)
     else:
         from hippo_nnunet.inference.predict import PredictOptions
@@ -216,5 +219,5 @@ def _refuse_with_onnx(given: Mapping[str, object]) -> None:
     if named:
         raise typer.BadParameter(
             f"{', '.join(named)}: not with an ONNX file or the packaged model, which hold their folds and "
-            "compute on the CPU by onnxruntime; leave it out, or name a model folder or a .hippo file"
+            "compute on the CPU; leave it out, or name a model folder or a .hippo file"
         )

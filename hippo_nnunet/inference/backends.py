@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 
 import torch
 from torch import nn
 
-from hippo_nnunet.errors import ConfigError, DependencyError, UpstreamError
+from hippo_nnunet.errors import ConfigError, UpstreamError
+from hippo_nnunet.inference.openvino_use import disagreement, is_worth_it, require_openvino
 
 log = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "torch", "openvino")
-
-TOLERANCE = 1e-4
-"""Largest difference of OpenVINO's logits from torch's, relative to the largest logit; ten times the observed one."""
-
-WORTH_VOXELS = 2**20
-"""Voxels, times mirrored copies, from which `auto` converts networks: for fewer, conversion takes longer than it saves.
-Source: ours, measured with the smallest plan on two CPU cores."""
 
 Run = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 """Maps patches (batch, channel, *patch) and guidance (batch, embed_dim) or None to logits (batch, head, *patch)."""
@@ -39,10 +32,8 @@ def check_backend(backend: str, device: torch.device) -> None:
         raise ConfigError(
             f"backend openvino runs on the CPU only, but the device is {device.type}: omit one of the two"
         )
-    if backend == "openvino" and not find_spec("openvino"):
-        raise DependencyError(
-            "backend openvino is not installed: pip install 'hippo_nnunet[openvino]', or --backend torch"
-        )
+    if backend == "openvino":
+        require_openvino("torch")
 
 
 def torch_runs(networks: Sequence[nn.Module], device: torch.device) -> list[Run]:
@@ -83,8 +74,7 @@ def choose_runs(
     """
     runs = torch_runs(networks, device)
     if backend == "auto":
-        few = voxels is not None and voxels < WORTH_VOXELS
-        if few or device.type != "cpu" or not find_spec("openvino"):
+        if device.type != "cpu" or not is_worth_it(voxels):
             return runs
     elif backend == "torch":
         return runs
@@ -107,8 +97,7 @@ def _disagreement(
     compiled: Sequence[Run], runs: Sequence[Run], patches: torch.Tensor, guidance: torch.Tensor | None
 ) -> str | None:
     for theirs, ours in zip(compiled, runs, strict=True):
-        expected = ours(patches, guidance)
-        largest, difference = float(expected.abs().max()), float((theirs(patches, guidance) - expected).abs().max())
-        if not difference <= TOLERANCE * max(1.0, largest):
-            return f"its logits differ from torch's by {difference:.3g}, and the largest is {largest:.3g}"
+        found, expected = (run(patches, guidance).numpy() for run in (theirs, ours))
+        if problem := disagreement(expected, found, "torch"):
+            return problem
     return None

@@ -1,22 +1,26 @@
-"""The network of an ONNX file in onnxruntime: logits of an image by a sliding window; without torch."""
+"""The network of an ONNX file in onnxruntime or OpenVINO: logits of an image by a sliding window; without torch."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, combinations
 from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
-from hippo_nnunet.errors import DataError, DependencyError
+from hippo_nnunet.errors import DataError, DependencyError, UpstreamError
+from hippo_nnunet.inference.openvino_use import disagreement, is_worth_it
 from hippo_nnunet.inference.preprocessing import Floats
 from hippo_nnunet.inference.windows import padding, windows
 from hippo_nnunet.memory import is_out_of_memory, memory_error
 from hippo_nnunet.models.container import REMEDY
 from hippo_nnunet.models.onnx_file import INPUT, OUTPUT, OnnxModel
 from hippo_nnunet.threads import cpu_count
+
+log = logging.getLogger(__name__)
 
 VOXELS_PER_BATCH = 2**18
 """Voxels of a batch of patches. Source: ours; larger batches were not faster on two CPU cores."""
@@ -70,6 +74,37 @@ class OnnxNetwork:
         axes = [axis + 2 for axis in model.mirroring_axes] if use_mirroring else []
         self._mirrorings = list(chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1)))
         self._weight = importance(self._patch)
+        self._content = model.content
+        self._compute: Callable[[Floats], Floats] = self._onnxruntime
+
+    def choose(self, backend: str, voxels: int) -> None:
+        """Compute with another backend from now on, if its logits are those of onnxruntime.
+
+        Args:
+            backend: `onnxruntime`, `openvino`, or `auto`: OpenVINO if it is installed, saves time and agrees.
+            voxels: Voxels that will be predicted, without mirrored copies.
+
+        Raises:
+            UpstreamError: `openvino` is requested, but cannot compile the graph or disagrees with onnxruntime.
+        """
+        copies = len(self._mirrorings)
+        if backend == "onnxruntime" or (backend == "auto" and not is_worth_it(voxels * copies)):
+            return
+        channels = self._session.get_inputs()[0].shape[1]
+        example = np.random.default_rng(0).normal(size=(1, channels, *self._patch)).astype(np.float32)
+        try:
+            from hippo_nnunet.inference.openvino_graph import compile_graph
+
+            compute = compile_graph(self._content, allowed_threads())
+            problem = disagreement(self._onnxruntime(example), compute(example), "onnxruntime")
+        except Exception as error:  # OpenVINO raises various exceptions
+            problem = f"it cannot compute the graph ({' '.join(str(error).split())[:300]})"
+        if problem is None:
+            self._compute = compute
+        elif backend == "openvino":
+            raise UpstreamError(f"backend openvino: {problem}; predict with --backend onnxruntime")
+        else:
+            log.warning("OpenVINO is not used: %s; using onnxruntime instead", problem)
 
     def predict(self, image: Floats) -> Floats:
         """Return the logits (head, z, y, x) of a preprocessed image (channel, z, y, x); both float32.
@@ -105,7 +140,7 @@ class OnnxNetwork:
             DataError: The graph fails.
         """
         try:
-            (logits,) = self._session.run([OUTPUT], {INPUT: patches})
+            logits = self._compute(patches)
         except Exception as error:
             if is_out_of_memory(error):
                 raise memory_error(str(self._path)) from error
@@ -114,7 +149,10 @@ class OnnxNetwork:
         expected = (len(patches), self._heads, *self._patch)
         if logits.shape != expected:
             raise DataError(f"{self._path}: its graph gives {logits.shape}, expected {expected}; {REMEDY}")
-        return np.asarray(logits)
+        return logits
+
+    def _onnxruntime(self, patches: Floats) -> Floats:
+        return np.asarray(self._session.run([OUTPUT], {INPUT: patches})[0])
 
     def _forward(self, patches: Floats) -> Floats:
         """Return the mean logits over mirrorings."""

@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from hippo_nnunet.data.cases import CheckedCase, InputCase, find_cases
 from hippo_nnunet.data.description import Labels
-from hippo_nnunet.errors import DataError
+from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.inference.members import Member, check_repeated, check_together
 from hippo_nnunet.inference.onnx_network import OnnxNetwork
+from hippo_nnunet.inference.openvino_use import require_openvino
 from hippo_nnunet.inference.overlap import in_background
 from hippo_nnunet.inference.prediction_files import check_output, start_output
 from hippo_nnunet.inference.preprocessing import Floats, Preprocessing
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 MOST_AHEAD = 8
 """Most cases preprocessed ahead of the networks, and most predicted cases that wait to be written."""
+
+ONNX_BACKENDS = ("auto", "onnxruntime", "openvino")
 
 _Prepared = tuple[Floats, dict[str, Any]]
 """A preprocessed image, and nnU-Net's properties of it."""
@@ -54,6 +57,7 @@ class OnnxOptions:
         other_outputs: Files that the caller writes: they must not be any of the files written here.
         known: What the first model knows of its images; others are refused or warned of. None: every image is taken.
         check_cases: Called with the cases before anything is predicted; what it raises ends the prediction.
+        backend: One of `ONNX_BACKENDS`: see `OnnxNetwork.choose`.
     """
 
     overwrite: bool = False
@@ -64,6 +68,7 @@ class OnnxOptions:
     other_outputs: Sequence[Path] = ()
     known: KnownImages | None = None
     check_cases: Callable[[Sequence[InputCase]], None] | None = None
+    backend: str = "auto"
 
 
 def predict_onnx(
@@ -81,12 +86,13 @@ def predict_onnx(
         The segmentations written, sorted by case.
 
     Raises:
-        ConfigError: No model, a repeated one, or models that do not belong together.
+        ConfigError: No model, a repeated one, models that do not belong together, or an unknown backend.
         DataError: An invalid model, an existing target, or a folder that cannot be written to.
         FailedScans: Some images are invalid or cannot be predicted; all others are.
-        DependencyError: onnxruntime is not installed.
+        DependencyError: onnxruntime is not installed, or OpenVINO is requested and is not.
     """
     options = options or OnnxOptions()
+    _check_backend(options.backend)
     check_repeated(models)
     opened = [open_onnx(path) for path in models]
     members = [Member(m.path, tuple(m.description["folds"]), "", m.dataset_json, m.plans) for m in opened]
@@ -104,6 +110,8 @@ def predict_onnx(
     voxels = {case: size for case, size in sizes.items() if size is not None}
     if not voxels:
         raise FailedScans(attempts)
+    for network in networks:
+        network.choose(options.backend, sum(voxels.values()))
     start_output(output, first)
 
     writing = _Writing(first, steps[0], labels, output, options, suspicions)
@@ -129,6 +137,16 @@ def predict_onnx(
     if attempts.reasons:
         raise FailedScans(attempts, written)
     return written
+
+
+def _check_backend(backend: str) -> None:
+    if backend not in ONNX_BACKENDS:
+        raise ConfigError(
+            f"backend '{backend}' is none for an ONNX file or the packaged model: choose one of "
+            f"{', '.join(ONNX_BACKENDS)}, or name a model folder or a .hippo file"
+        )
+    if backend == "openvino":
+        require_openvino("onnxruntime")
 
 
 def _accept(checked: CheckedCase, models: Sequence[OnnxModel], suspicions: Suspicions) -> int:

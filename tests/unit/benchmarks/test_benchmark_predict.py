@@ -121,6 +121,22 @@ def test_the_options_reach_both_programs(model: Path, images: Path, programs: Pr
     assert stock["-i"] == ours["--input"]
 
 
+def test_an_onnx_file_of_the_folds_is_exported_first(
+    model: Path, images: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported: dict[str, Any] = {}
+    monkeypatch.setattr(prediction, "export_onnx", lambda folder, file, options: exported.update({str(file): options}))
+    result = benchmark_predict(PredictJob(model, images, (1,), "cpu", repeats=1, backend="onnxruntime", onnx=True))
+    ours = dict(programs.asked)["hippo-nnunet ours-0"]
+    assert exported[ours["--model"]].folds == (1,)
+    assert ours["--backend"] == "onnxruntime"
+    assert not {"--folds", "--device", "--checkpoint"} & ours.keys()
+    assert result.settings["onnx"]
+    with pytest.raises(ConfigError, match="the device is cuda: give --device cpu"):
+        monkeypatch.setattr(prediction, "resolve_device", lambda device: device)
+        benchmark_predict(PredictJob(model, images, device="cuda", onnx=True))
+
+
 def test_a_folder_that_nnunet_cannot_find_by_name_is_refused(model: Path, images: Path, programs: Programs) -> None:
     with pytest.raises(ConfigError, match="rename the folder"):
         benchmark_predict(PredictJob(model.rename(model.with_name("exported")), images, device="cpu"))

@@ -12,13 +12,14 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
 from hippo_nnunet.errors import ConfigError, DependencyError, UpstreamError
-from hippo_nnunet.inference import backends
-from hippo_nnunet.inference.backends import WORTH_VOXELS, check_backend, choose_runs
+from hippo_nnunet.inference import openvino_use
+from hippo_nnunet.inference.backends import check_backend, choose_runs
+from hippo_nnunet.inference.openvino_use import WORTH_VOXELS
 from hippo_nnunet.networks.attention_unet import AttentionUNet
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 
 CPU = torch.device("cpu")
-needs_openvino = pytest.mark.skipif(not backends.find_spec("openvino"), reason="OpenVINO is not installed")
+needs_openvino = pytest.mark.skipif(not openvino_use.find_spec("openvino"), reason="OpenVINO is not installed")
 
 
 def network_of(kind: type[nn.Module], dim: int, seed: int = 0, **options: Any) -> nn.Module:
@@ -120,7 +121,7 @@ def test_a_network_that_cannot_be_converted(caplog: pytest.LogCaptureFixture) ->
 
 def test_auto_is_torch_where_converting_would_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
-    monkeypatch.setattr(backends, "find_spec", lambda name: tried.append(name))
+    monkeypatch.setattr(openvino_use, "find_spec", lambda name: tried.append(name))
     network, patches = network_of(PlainConvUNet, 2), example(2, 2)
     with torch.inference_mode():
         choose_runs("auto", [network], CPU, WORTH_VOXELS - 1, patches, None)
@@ -135,7 +136,7 @@ def test_unavailable_backends(monkeypatch: pytest.MonkeyPatch) -> None:
         check_backend("onnx", CPU)
     with pytest.raises(ConfigError, match="CPU only, but the device is cuda"):
         check_backend("openvino", torch.device("cuda"))
-    monkeypatch.setattr(backends, "find_spec", lambda name: None)
-    with pytest.raises(DependencyError, match=r"pip install 'hippo_nnunet\[openvino\]'"):
+    monkeypatch.setattr(openvino_use, "find_spec", lambda name: None)
+    with pytest.raises(DependencyError, match=r"pip install 'openvino>=2025.0', or --backend torch"):
         check_backend("openvino", CPU)
     check_backend("auto", CPU)

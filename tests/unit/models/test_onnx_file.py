@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,11 +20,12 @@ import torch
 from model_forge import DATASET, DESCRIPTION, PLANS
 from onnx import TensorProto, helper, numpy_helper
 
-from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.errors import ConfigError, DataError, DependencyError, UpstreamError
 from hippo_nnunet.inference.batched_predictor import BatchedPredictor
 from hippo_nnunet.inference.members import find_members
 from hippo_nnunet.inference.onnx_network import OnnxNetwork, allowed_threads
-from hippo_nnunet.inference.onnx_predict import predict_onnx
+from hippo_nnunet.inference.onnx_predict import OnnxOptions, predict_onnx
+from hippo_nnunet.inference.openvino_use import WORTH_VOXELS
 from hippo_nnunet.inference.sliding_window import PreprocessedImage
 from hippo_nnunet.models import onnx_file
 from hippo_nnunet.models.container import open_container
@@ -111,6 +114,64 @@ def test_windows_and_mirroring_are_those_of_torch(tmp_path: Path, mirror: bool, 
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
     other = OnnxNetwork(model, not mirror).predict(image)
     assert np.abs(other - expected.numpy()).max() > 0.1
+
+
+needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+
+
+def network_and_image() -> tuple[OnnxNetwork, Any]:
+    rng = np.random.default_rng(1)
+    weights, image = (rng.normal(size=size).astype(np.float32) for size in ((3, 1, 3, 3), (1, 40, 41, 16)))
+    return OnnxNetwork(parse_onnx(Path("m.onnx"), file(graph(weights=weights)))), image
+
+
+@needs_openvino
+def test_openvino_computes_the_same_for_any_batch() -> None:
+    network, image = network_and_image()
+    before = network.predict(image)
+    network.choose("openvino", 1)
+    assert network._compute != network._onnxruntime
+    np.testing.assert_allclose(network.predict(image), before, atol=1e-5)
+
+
+@needs_openvino
+def test_auto_takes_openvino_for_many_voxels_only() -> None:
+    network, _ = network_and_image()  # with four mirrored copies
+    network.choose("auto", WORTH_VOXELS // 4 - 1)
+    network.choose("onnxruntime", WORTH_VOXELS)
+    assert network._compute == network._onnxruntime
+    network.choose("auto", WORTH_VOXELS // 4)
+    assert network._compute != network._onnxruntime
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    ("compiled", "message"),
+    [
+        (lambda patches: np.repeat(patches, 3, axis=1), "its logits differ from onnxruntime's by"),
+        (lambda patches: np.repeat(patches * np.nan, 3, axis=1), "its logits differ from onnxruntime's by nan"),
+        (None, "it cannot compute the graph"),
+    ],
+)
+def test_openvino_is_not_used_where_it_fails(
+    compiled: Any, message: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    network, _ = network_and_image()
+    monkeypatch.setattr("hippo_nnunet.inference.openvino_graph.compile_graph", lambda *_: compiled)
+    with caplog.at_level(logging.WARNING):
+        network.choose("auto", WORTH_VOXELS)
+    assert f"OpenVINO is not used: {message}" in caplog.text
+    assert network._compute == network._onnxruntime
+    with pytest.raises(UpstreamError, match=f"{message}.*; predict with --backend onnxruntime"):
+        network.choose("openvino", 1)
+
+
+def test_backends_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"'torch' is none for an ONNX file.*one of auto, onnxruntime, openvino"):
+        predict_onnx(tmp_path, tmp_path / "out", [], OnnxOptions(backend="torch"))
+    monkeypatch.setattr("hippo_nnunet.inference.openvino_use.find_spec", lambda _: None)
+    with pytest.raises(DependencyError, match=r"pip install 'openvino.*', or --backend onnxruntime"):
+        predict_onnx(tmp_path, tmp_path / "out", [], OnnxOptions(backend="openvino"))
 
 
 def test_threads_are_the_cpus_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
