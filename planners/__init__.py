@@ -13,6 +13,7 @@ PLANNERS: dict[str, str] = {
     "AttentionUNetPlanner": "AttentionUNetPlans: nnU-Net's default, for AttentionUNet, gates in the memory estimate",
     "CLIPGuidedUNetPlanner": "CLIPGuidedUNetPlans: nnU-Net's default, for CLIPGuidedUNet, fusion and heads included",
     "CompactPlanner": "CompactPlans: 16 to 128 features, batches of at most 32 (2d) and 2 (3d); for CPUs and laptops",
+    "CompactPad64Planner": "CompactPad64Plans: Pad64Plans in CompactPlans' width and batches",
     "Pad64Planner": "Pad64Plans: the published 64x64x64 padding (64x64 in 2d) and z-score normalization",
 }
 """Name and one-line description of each planner."""
@@ -21,6 +22,7 @@ _MODULES = {
     "AttentionUNetPlanner": "attention_unet_planner",
     "CLIPGuidedUNetPlanner": "clip_guided_unet_planner",
     "CompactPlanner": "compact_planner",
+    "CompactPad64Planner": "compact_planner",
     "Pad64Planner": "pad64_planner",
 }
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from hippo_nnunet.planners.base import PlannerWithDefaults
+from hippo_nnunet.planners.pad64_planner import Pad64Planner
 
 MAX_BATCH_SIZE = {2: 32, 3: 2}
 """Largest batch by number of patch axes. Source: ours, measured on Task04 on two CPU cores."""
@@ -35,3 +36,12 @@ class CompactPlanner(PlannerWithDefaults):
         plan: dict[str, Any] = super().get_plans_for_configuration(spacing, *args, **kwargs)
         plan["batch_size"] = min(plan["batch_size"], MAX_BATCH_SIZE[len(spacing)])
         return plan
+
+
+class CompactPad64Planner(CompactPlanner, Pad64Planner):
+    """Plan `Pad64Planner`'s patches and normalization with `CompactPlanner`'s width and batches.
+
+    Compared with `CompactPlanner`, this shows what the padding does, at a width that a CPU can train.
+    """
+
+    defaults: ClassVar = {"plans_name": "CompactPad64Plans"}

@@ -19,7 +19,9 @@ ExperimentRoot = Annotated[
 Dataset = Annotated[str, typer.Option("--dataset", "-d", help="Id or name: 4, Dataset004_Hippocampus.")]
 Preset = Annotated[
     str,
-    typer.Option("--preset", help="auto (gpu if there is a CUDA device, else laptop), laptop, gpu, standard or paper."),
+    typer.Option(
+        "--preset", help="auto (gpu if there is a CUDA device, else laptop), laptop, pad64, gpu, standard or paper."
+    ),
 ]
 Subjects = Annotated[
     str,

@@ -28,6 +28,7 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "laptop": Preset("CompactPlanner", "CompactPlans", ("fast",)),
+    "pad64": Preset("CompactPad64Planner", "CompactPad64Plans", ("fast",)),
     "gpu": Preset("ExperimentPlanner", "nnUNetPlans", ("40epochs",)),
     "standard": Preset("ExperimentPlanner", "nnUNetPlans", ("50epochs",)),
     "paper": Preset("ExperimentPlanner", "nnUNetPlans", ()),

@@ -172,6 +172,17 @@ def test_pad64_plans(dataset: Path) -> None:
     assert padded.spacing == plain.spacing
 
 
+def test_compact_pad64_plans_differ_from_compact_plans_in_the_padding_alone(dataset: Path) -> None:
+    compact, padded = (plan(dataset, planner) for planner in (planners.CompactPlanner, planners.CompactPad64Planner))
+    for key, dim in (("2d", 2), ("3d_fullres", 3)):
+        one, other = compact.get_configuration(key), padded.get_configuration(key)
+        assert other.patch_size == [64] * dim
+        assert other.normalization_schemes == ["ZScoreNormalization"]
+        assert 2 <= other.batch_size <= one.batch_size
+        features = [c.network_arch_init_kwargs["features_per_stage"] for c in (one, other)]
+        assert features[1][: len(features[0])] == features[0]  # a larger patch is pooled once more
+
+
 @pytest.mark.parametrize("memory_gb", [0.1, 8, 24])
 def test_pad64_holds_the_patch_for_any_spacing_and_memory(dataset: Path, memory_gb: float) -> None:
     planner = planners.Pad64Planner(DATASET, gpu_memory_target_in_gb=memory_gb)
