@@ -17,7 +17,7 @@ from hippo_nnunet.experiment.request import dataset_of_task
 from hippo_nnunet.nnunet import preprocessed
 from hippo_nnunet.nnunet.api import plan_and_preprocess
 from hippo_nnunet.nnunet.paths import activate
-from hippo_nnunet.training.recipes import BASES
+from hippo_nnunet.training.recipe_words import BASES
 
 log = logging.getLogger(__name__)
 

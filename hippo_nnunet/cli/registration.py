@@ -53,7 +53,8 @@ def list_(as_json: Json = False) -> None:
     """List the trainers, the recipe words that may follow a trainer's name, the planners and the CLIP models."""
     from hippo_nnunet.clip.models import CLIP_MODELS
     from hippo_nnunet.planners import PLANNERS
-    from hippo_nnunet.training.recipes import WORD_GROUPS, bases
+    from hippo_nnunet.training.recipe_words import WORD_GROUPS
+    from hippo_nnunet.training.recipes import bases
 
     words = [
         {"group": group.name, "word": word, "meaning": meaning}

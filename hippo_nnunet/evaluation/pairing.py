@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.training.recipes import WORD_GROUPS
+from hippo_nnunet.training.recipe_words import WORD_GROUPS
 
 if TYPE_CHECKING:
     import pandas as pd

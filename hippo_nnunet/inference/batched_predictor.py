@@ -23,7 +23,8 @@ from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage, 
 from hippo_nnunet.inference.windows import Window
 from hippo_nnunet.nnunet.memory_cases import free_device_memory
 from hippo_nnunet.threads import AdaptiveThreads
-from hippo_nnunet.training.recipes import CLIP_BASE, is_ours, parse
+from hippo_nnunet.training.recipe_words import CLIP_BASE
+from hippo_nnunet.training.recipes import is_ours, parse
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager

@@ -21,7 +21,8 @@ from hippo_nnunet.models.model_file import FOLDER_REMEDY, ModelFile, open_model
 from hippo_nnunet.nnunet.network import ATTENTION, baseline_class, build_network, clip_network, recipe_arguments
 from hippo_nnunet.nnunet.plans_check import check_classes, check_file
 from hippo_nnunet.nnunet.trust import read_checkpoint
-from hippo_nnunet.training.recipes import CLIP_BASE, is_ours, parse
+from hippo_nnunet.training.recipe_words import CLIP_BASE
+from hippo_nnunet.training.recipes import is_ours, parse
 
 _NETWORKS: dict[str, Callable[[Any], str]] = {
     "UNetTrainer": baseline_class,

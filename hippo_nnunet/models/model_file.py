@@ -14,7 +14,8 @@ from hippo_nnunet.errors import DataError, HippoError
 from hippo_nnunet.models.container import Container, naming_file, open_container
 from hippo_nnunet.nnunet.plans import configuration_of
 from hippo_nnunet.nnunet.plans_check import check_plans
-from hippo_nnunet.training.recipes import CLIP_BASE, is_ours, parse
+from hippo_nnunet.training.recipe_words import CLIP_BASE
+from hippo_nnunet.training.recipes import is_ours, parse
 
 if TYPE_CHECKING:
     import torch

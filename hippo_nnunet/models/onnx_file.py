@@ -20,7 +20,8 @@ from hippo_nnunet.models.container import REMEDY, as_json, naming_file
 from hippo_nnunet.models.model_file import check_description, shared_of_dataset
 from hippo_nnunet.models.onnx_graph import check_graph, metadata
 from hippo_nnunet.nnunet.plans import configuration_of
-from hippo_nnunet.training.recipes import CLIP_BASE, is_ours, parse
+from hippo_nnunet.training.recipe_words import CLIP_BASE
+from hippo_nnunet.training.recipes import is_ours, parse
 
 SUFFIX = ".onnx"
 FORMAT = "hippo_nnunet onnx model"

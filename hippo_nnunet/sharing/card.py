@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hippo_nnunet.training.recipes import WORD_GROUPS, bases, is_ours, parse
+from hippo_nnunet.training.recipe_words import WORD_GROUPS
+from hippo_nnunet.training.recipes import bases, is_ours, parse
 
 
 def model_card(description: Mapping[str, Any], dataset_json: Mapping[str, Any], plans: Mapping[str, Any]) -> str:

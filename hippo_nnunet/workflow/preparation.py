@@ -22,7 +22,7 @@ from hippo_nnunet.experiment.stale import stale_markers, validation_cases
 from hippo_nnunet.files import atomic_path
 from hippo_nnunet.nnunet.partial import restore_description
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.training import recipes
+from hippo_nnunet.training import recipe_words, recipes
 from hippo_nnunet.workflow import job_state
 from hippo_nnunet.workflow.estimate import missing_trainings
 
@@ -69,7 +69,7 @@ def check_encoders(experiment: Experiment, folder: Path) -> None:
         DependencyError: They are missing.
     """
     trainers = {cell.trainer for cell in missing_trainings(experiment, folder)}
-    used = {recipe.mini for recipe in map(recipes.parse, trainers) if recipe.base == recipes.CLIP_BASE}
+    used = {recipe.mini for recipe in map(recipes.parse, trainers) if recipe.base == recipe_words.CLIP_BASE}
     for mini in sorted(used):
         weights_file(chosen_encoder(mini))
     if used and os.environ.get(PROMPTS_VARIABLE):

@@ -17,16 +17,16 @@ from hippo_nnunet.data.finding import findings_json, print_findings
 from hippo_nnunet.experiment.request import Request, parse_folds, resolve
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import dataset_name
-from hippo_nnunet.training import recipes
+from hippo_nnunet.training import recipe_words, recipes
 
 pytestmark = pytest.mark.fuzz
 
 WORDS = st.one_of(
-    st.sampled_from([word for group in recipes.WORD_GROUPS for word in group.words]),
+    st.sampled_from([word for group in recipe_words.WORD_GROUPS for word in group.words]),
     st.sampled_from(["5epochs", "0epochs", "seed1", "seed01", "10iters", "²epochs", "Flip", ""]),
     NAMES,
 )
-BASES = st.one_of(st.sampled_from([*recipes.BASES, "UNet", "AttentionUNet", "CLIPGuidedUNet"]), NAMES)
+BASES = st.one_of(st.sampled_from([*recipe_words.BASES, "UNet", "AttentionUNet", "CLIPGuidedUNet"]), NAMES)
 RECIPES = st.builds(lambda base, words: "_".join([base, *words]), BASES, st.lists(WORDS, max_size=5))
 
 

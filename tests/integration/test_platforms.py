@@ -18,7 +18,7 @@ from hippo_nnunet.inference.predict import PredictOptions, predict
 from hippo_nnunet.nnunet import memory_cases
 from hippo_nnunet.nnunet.finished import is_finished
 from hippo_nnunet.planners import PLANNERS
-from hippo_nnunet.training import recipes
+from hippo_nnunet.training import recipe_words
 
 pytestmark = pytest.mark.slow
 
@@ -86,6 +86,6 @@ def test_a_checkpoint_names_no_folder_of_another_system(trained: TinyDataset) ->
 
 def test_no_two_names_differ_in_case_alone() -> None:
     """Disks of macOS and Windows make no difference between them."""
-    words = [word for group in recipes.WORD_GROUPS for word in group.words]
-    names = [*recipes.BASES, *words, *PLANNERS, "ensemble"]
+    words = [word for group in recipe_words.WORD_GROUPS for word in group.words]
+    names = [*recipe_words.BASES, *words, *PLANNERS, "ensemble"]
     assert len({name.casefold() for name in names}) == len(names)

@@ -31,7 +31,8 @@ from hippo_nnunet.outputs import check_target, first_line, output_file
 from hippo_nnunet.pages.explanation.earlier import DICE_TABLE, TEXT_TABLE, earlier_files
 from hippo_nnunet.pages.explanation.page import check_page, write_page
 from hippo_nnunet.progress import tracked
-from hippo_nnunet.training.recipes import CLIP_BASE, parse
+from hippo_nnunet.training.recipe_words import CLIP_BASE
+from hippo_nnunet.training.recipes import parse
 
 if TYPE_CHECKING:
     from hippo_nnunet.inference.batched_predictor import BatchedPredictor

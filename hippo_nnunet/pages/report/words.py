@@ -21,7 +21,7 @@ from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.pages.report.content import Content
 from hippo_nnunet.pages.report.notebook import MEASURED_DATASET, NotebookScores
 from hippo_nnunet.progress import duration
-from hippo_nnunet.training import recipes
+from hippo_nnunet.training import recipe_words, recipes
 
 
 def conclusions(content: Content) -> tuple[list[str], list[str]]:
@@ -189,7 +189,7 @@ def _meaning(trainer: str) -> str:
     except ConfigError:  # a recipe of another version of this package
         return "unknown here"
     meanings = [recipes.bases()[recipe.base]]
-    for group in recipes.WORD_GROUPS:
+    for group in recipe_words.WORD_GROUPS:
         if group.name in recipe.words:
             word = recipe.words[group.name]
             meanings.append(group.words.get(word, word))

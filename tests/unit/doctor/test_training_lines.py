@@ -13,7 +13,8 @@ from hippo_nnunet.doctor.training_data import shrink
 from hippo_nnunet.doctor.training_lines import NEEDS_CUDA, NEEDS_TWO, NETWORKS, lines
 from hippo_nnunet.doctor.training_recorder import stride_fault
 from hippo_nnunet.doctor.training_spec import Settings
-from hippo_nnunet.training.recipes import BASES, parse
+from hippo_nnunet.training.recipe_words import BASES
+from hippo_nnunet.training.recipes import parse
 from hippo_nnunet.training.step import match_strides, step_modes
 
 WORK = Path("work")

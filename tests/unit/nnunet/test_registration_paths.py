@@ -194,7 +194,7 @@ def test_env_without_root_fails_without_output(app: typer.Typer) -> None:
 
 def test_list_names_every_trainer_planner_and_word(app: typer.Typer) -> None:
     from hippo_nnunet.planners import PLANNERS
-    from hippo_nnunet.training.recipes import BASES, WORD_GROUPS
+    from hippo_nnunet.training.recipe_words import BASES, WORD_GROUPS
 
     listed = json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)
     assert listed["trainers"] == BASES

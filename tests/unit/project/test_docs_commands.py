@@ -13,7 +13,7 @@ import typer
 
 from hippo_nnunet.cli.main import app
 from hippo_nnunet.planners import PLANNERS
-from hippo_nnunet.training import recipes
+from hippo_nnunet.training import recipe_words, recipes
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -67,8 +67,8 @@ def test_the_files_that_the_text_names_exist(page):
 
 def test_every_word_is_in_the_recipes_page():
     text = (ROOT / "docs" / "recipes.md").read_text()
-    words = [word for group in recipes.WORD_GROUPS for word in group.words]
-    assert [word for word in [*recipes.BASES, *words] if f"`{word}`" not in text] == []
+    words = [word for group in recipe_words.WORD_GROUPS for word in group.words]
+    assert [word for word in [*recipe_words.BASES, *words] if f"`{word}`" not in text] == []
 
 
 @pytest.mark.parametrize("name", ["task04-laptop", "task04-clip", "task04-three"])

@@ -9,16 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.training.recipes import (
-    BASES,
-    CLIP_BASE,
-    EXCLUSIVE,
-    WORD_GROUPS,
-    compose,
-    is_ours,
-    parse,
-    suggest,
-)
+from hippo_nnunet.training.recipe_words import BASES, CLIP_BASE, EXCLUSIVE, WORD_GROUPS
+from hippo_nnunet.training.recipes import compose, is_ours, parse, suggest
 
 
 @st.composite
