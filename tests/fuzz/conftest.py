@@ -20,6 +20,8 @@ from hypothesis.strategies import SearchStrategy
 
 SECONDS = float(os.environ.get("HIPPO_FUZZ_SECONDS", "0"))
 """How long all fuzz tests together may take; 0: a few fixed examples of each."""
+EXAMPLES = "fuzzed examples"
+"""Name of the tests' property that counts them."""
 GUIDED = os.environ.get("HIPPO_FUZZ_ENGINE", "hypothesis") == "atheris"
 MOST_MEMORY = 3 * 2**30
 """Address space, in bytes, that the examples may take beyond what the process has when the tests begin."""
@@ -50,12 +52,15 @@ def _little_memory() -> Iterator[None]:
 
 
 @pytest.fixture
-def fuzz(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Fuzz:
-    """Return `fuzz(check, strategy, examples)`, which calls the check with examples of the strategy."""
+def fuzz(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzz]:
+    """Give `fuzz(check, strategy, examples)`, which calls the check with examples of the strategy."""
     tests = sum(1 for item in request.session.items if item.get_closest_marker("fuzz"))
+    played = 0
 
     def run(check: Callable[[Any], object], strategy: SearchStrategy[Any], examples: int = 30) -> None:
         def once(value: Any) -> None:
+            nonlocal played
+            played += 1
             with bounded():
                 check(value)
 
@@ -75,7 +80,16 @@ def fuzz(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             wrapped = seed(secrets.randbits(64))(given(strategy)(once))
             settings(max_examples=200, **common)(wrapped)()
 
-    return run
+    yield run
+    request.node.user_properties.append((EXAMPLES, played))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many examples a long fuzzing has tried, except by atheris, which counts its own."""
+    ended = [r for reports in terminalreporter.stats.values() for r in reports if getattr(r, "when", "") == "teardown"]
+    played = sum(number for report in ended for name, number in report.user_properties if name == EXAMPLES)
+    if SECONDS and not GUIDED:
+        terminalreporter.write_line(f"fuzzing: {played} examples in {len(ended)} tests")
 
 
 def _guided(test: Any, seconds: int, folder: Path) -> None:
