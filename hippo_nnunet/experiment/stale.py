@@ -1,4 +1,4 @@
-"""Stale markers: those of jobs whose results are missing or damaged. Torch-free.
+"""Stale markers: those of jobs whose results, or those of a training that they use, are missing. Torch-free.
 
 Only names of files are looked at, and the hashes of the few small files that the manifest records.
 """
@@ -14,7 +14,7 @@ from hippo_nnunet.data.subjects import Subjects
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.markers import ensemble_cells
+from hippo_nnunet.experiment.markers import ensemble_cells, evaluated, predictors
 from hippo_nnunet.experiment.paths import DONE, RELATIVE, ExperimentPaths
 from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_descriptions
@@ -29,7 +29,10 @@ HASHED = (RELATIVE.per_case, RELATIVE.summary, RELATIVE.choice)
 
 
 def stale_markers(experiment: Experiment, folder: Path, folders: NnunetFolders) -> list[Path]:
-    """Return the markers of finished jobs whose results are missing or damaged, relative to the experiment's folder.
+    """Return the markers of finished jobs that have to run again, relative to the experiment's folder.
+
+    Their results are missing or damaged, or they use a training that has still to be done: one that the request has
+    gained, such as another fold or configuration, or one whose results were deleted.
 
     Plans and preprocessed data count only while a training needs them.
 
@@ -60,6 +63,15 @@ def stale_markers(experiment: Experiment, folder: Path, folders: NnunetFolders) 
     stale += untrained + [m for m, fold in trained.items() if m not in untrained and lacks_descriptions(fold)]
     if untrained:
         stale += stale_preparations(experiment, folders)
+    # Snakemake does not make the missing inputs of a job whose output exists
+    uses = {
+        DONE / "ensemble": [cell.marker for cell in ensemble_cells(experiment)],
+        DONE / "evaluate": evaluated(experiment),
+    }
+    uses |= {DONE / "predict" / v: predictors(experiment, v) for v in (*experiment.full_variants, ENSEMBLE)}
+    for marker, inputs in uses.items():
+        if any(used in stale or not (folder / used).exists() for used in inputs):
+            stale.append(marker)
     return [marker for marker in dict.fromkeys(stale) if (folder / marker).exists()]
 
 

@@ -133,7 +133,7 @@ def test_training_cases_that_are_none(tmp_path: Path, task: Path, folders: Nnune
         ("AttentionUNet_flp", "laptop", None, "flip"),
         ("AttentionUNet_fast_flip", "laptop", None, "wrong order"),
         ("AttentionUNet_mini", "laptop", None, "CLIPGuidedUNetTrainer_mini"),
-        ("UNet", "desktop", None, "auto, laptop, gpu, standard, paper"),
+        ("UNet", "desktop", None, "auto, laptop, pad64, gpu, standard, paper"),
         ("UNet", "laptop", 0, "--epochs 0"),
     ],
 )

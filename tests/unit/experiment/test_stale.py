@@ -7,12 +7,14 @@ import json
 import os
 import time
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.experiment import stale
+from hippo_nnunet.evaluation.pairing import ENSEMBLE
+from hippo_nnunet.experiment import markers, stale
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.experiment.split_copy import check_split, restore_split, save_split
@@ -69,6 +71,40 @@ def test_altered_results_are_told_from_newer_ones(tmp_path: Path) -> None:
     assert stale.altered_results(tmp_path) == set(), "the manifest is older than the results"
     (tmp_path / "manifest.json").write_text("[]")
     assert stale.read_manifest(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("grown", "again"),
+    [
+        (ASKED, []),
+        (replace(ASKED, folds={"2d": (0, 1), "3d_fullres": (0, 1)}), ["ensemble", "evaluate", "predict"]),
+        (replace(ASKED, folds={"2d": (0, 1), "3d_fullres": (0,)}), ["evaluate"]),  # neither ensembled nor predicted
+        (replace(ASKED, variants=("UNet", "UNet_noAug")), ["ensemble", "evaluate"]),
+    ],
+)
+def test_jobs_that_use_a_new_training_are_stale(
+    tmp_path: Path, folders: NnunetFolders, monkeypatch: pytest.MonkeyPatch, grown: Experiment, again: list[str]
+) -> None:
+    folder = tmp_path / "exp"
+    paths = ExperimentPaths(folder)
+    monkeypatch.setattr(stale, "is_finished", lambda _: True)
+    monkeypatch.setattr(stale, "lacks_descriptions", lambda _: False)
+    for marker in markers.all_markers(ASKED, markers.PRODUCTS):
+        (folder / marker).parent.mkdir(parents=True, exist_ok=True)
+        (folder / marker).touch()
+    for path in (paths.per_case, paths.summary, paths.choice, paths.submission(ASKED.task), paths.report):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for name in ("UNet", "UNet_noAug", ENSEMBLE):
+        (paths.predictions / name).mkdir(parents=True)
+    paths.manifest.write_text("{}")
+    paths.out_of_fold.mkdir(parents=True)
+    for case in ("a", "b"):
+        (paths.out_of_fold / f"{case}.nii.gz").touch()
+    expected = {DONE / name for name in again if name != "predict"}
+    expected |= {DONE / "predict" / ENSEMBLE} if "ensemble" in again else set()
+    expected |= {DONE / "predict" / "UNet"} if "predict" in again else set()
+    assert set(stale.stale_markers(grown, folder, folders)) == expected
 
 
 def test_preparations_are_stale_where_a_file_is_missing(folders: NnunetFolders) -> None:
