@@ -94,7 +94,7 @@ def prepare(experiment: Experiment, folder: Path, folders: NnunetFolders) -> Non
     if (folder / DONE / "plan").exists():
         save_split(experiment, folders, folder)
     for marker in stale_markers(experiment, folder, folders):
-        log.info("%s is missing and will be computed again", marker.relative_to(DONE))
+        log.info("%s runs again: its results, or a training that it uses, are missing", marker.relative_to(DONE))
         (folder / marker).unlink()
     for path in job_state.failed_jobs(folder):
         path.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -149,6 +150,16 @@ def test_a_second_run_makes_only_what_is_missing(workspace: Path) -> None:
     assert "done: train" not in again.stderr
     assert archive.read_bytes() == content
     assert {path: path.stat().st_mtime_ns for path in kept} == before
+
+
+def test_a_longer_request_adds_trainings_and_what_follows_from_them(workspace: Path) -> None:
+    longer = run(workspace, "--configurations", "2d,3d_fullres", "--dry-run")
+    assert longer.returncode == 0, longer.stderr
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", longer.stdout, re.MULTILINE))
+    again = {"ensemble": 1, "evaluate": 1, "predict": 3, "submission": 1, "manifest": 1, "report": 1}
+    assert jobs == {
+        name: str(count) for name, count in {"preprocess": 1, "train": 4, **again, "all": 1, "total": 14}.items()
+    }
 
 
 def test_a_request_that_contradicts_is_refused(workspace: Path) -> None:
