@@ -71,7 +71,7 @@ def test_every_word_is_in_the_recipes_page():
     assert [word for word in [*recipe_words.BASES, *words] if f"`{word}`" not in text] == []
 
 
-@pytest.mark.parametrize("name", ["task04-laptop", "task04-clip", "task04-three"])
+@pytest.mark.parametrize("name", ["task04-laptop", "task04-clip", "task04-three", "task04-recipe"])
 def test_the_tables_of_the_text_are_the_results(name):
     opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
     (page,) = [text for text in (page.read_text() for page in PAGES) if opening in text]
