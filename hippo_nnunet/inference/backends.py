@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
-from hippo_nnunet.errors import ConfigError, UpstreamError
-from hippo_nnunet.inference.openvino_use import disagreement, is_worth_it, require_openvino
-
-log = logging.getLogger(__name__)
+from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.inference.openvino_use import disagreement, is_worth_it, leave_out, require_openvino
 
 BACKENDS = ("auto", "torch", "openvino")
 
@@ -87,9 +84,7 @@ def choose_runs(
         problem = f"it cannot convert the network ({' '.join(str(error).split())[:300]})"
     if problem is None:
         return compiled
-    if backend == "openvino":
-        raise UpstreamError(f"backend openvino: {problem}; predict with --backend torch")
-    log.warning("OpenVINO is not used: %s; using torch instead", problem)
+    leave_out(backend, problem, "torch")
     return runs
 
 

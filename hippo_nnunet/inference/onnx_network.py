@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Sequence
 from itertools import chain, combinations
@@ -11,16 +10,14 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from hippo_nnunet.errors import DataError, DependencyError, UpstreamError
-from hippo_nnunet.inference.openvino_use import disagreement, is_worth_it
+from hippo_nnunet.errors import DataError, DependencyError
+from hippo_nnunet.inference.openvino_use import disagreement, is_worth_it, leave_out
 from hippo_nnunet.inference.preprocessing import Floats
 from hippo_nnunet.inference.windows import padding, windows
 from hippo_nnunet.memory import is_out_of_memory, memory_error
 from hippo_nnunet.models.container import REMEDY
 from hippo_nnunet.models.onnx_file import INPUT, OUTPUT, OnnxModel
 from hippo_nnunet.threads import cpu_count
-
-log = logging.getLogger(__name__)
 
 VOXELS_PER_BATCH = 2**18
 """Voxels of a batch of patches. Source: ours; larger batches were not faster on two CPU cores."""
@@ -101,10 +98,8 @@ class OnnxNetwork:
             problem = f"it cannot compute the graph ({' '.join(str(error).split())[:300]})"
         if problem is None:
             self._compute = compute
-        elif backend == "openvino":
-            raise UpstreamError(f"backend openvino: {problem}; predict with --backend onnxruntime")
         else:
-            log.warning("OpenVINO is not used: %s; using onnxruntime instead", problem)
+            leave_out(backend, problem, "onnxruntime")
 
     def predict(self, image: Floats) -> Floats:
         """Return the logits (head, z, y, x) of a preprocessed image (channel, z, y, x); both float32.

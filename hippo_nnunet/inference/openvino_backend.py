@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import openvino
 import torch
 from openvino import Type
 from openvino import opset15 as ops
@@ -16,6 +15,7 @@ from openvino.frontend.pytorch import ConversionExtension
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import nn
 
+from hippo_nnunet.inference.openvino_graph import compile_model
 from hippo_nnunet.networks.cosine_head import NORM_FLOOR
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def compile_network(
     decoder = TorchScriptPythonDecoder(traced, skip_freeze=True)
     model = frontend.convert(frontend.load(decoder))
     model.reshape({port: [-1, *part.shape[1:]] for port, part in zip(model.inputs, inputs, strict=True)})
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    compiled = compile_model(model, torch.get_num_threads())
 
     def run(patches: torch.Tensor, guidance: torch.Tensor | None) -> torch.Tensor:
         arrays = [patches.contiguous().numpy()]

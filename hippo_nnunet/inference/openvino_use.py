@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 
 import numpy as np
 import numpy.typing as npt
 
-from hippo_nnunet.errors import DependencyError
+from hippo_nnunet.errors import DependencyError, UpstreamError
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
 """Largest difference of OpenVINO's logits, relative to the largest logit; ten times the observed one."""
@@ -40,3 +43,14 @@ def disagreement(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float3
     if difference <= TOLERANCE * max(1.0, largest):  # also false for NaN
         return None
     return f"its logits differ from {other}'s by {difference:.3g}, and the largest is {largest:.3g}"
+
+
+def leave_out(backend: str, problem: str, other: str) -> None:
+    """Say that another backend computes in OpenVINO's place.
+
+    Raises:
+        UpstreamError: `backend` is `openvino`, so nothing may take its place.
+    """
+    if backend == "openvino":
+        raise UpstreamError(f"backend openvino: {problem}; predict with --backend {other}")
+    log.warning("OpenVINO is not used: %s; using %s instead", problem, other)

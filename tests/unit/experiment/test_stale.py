@@ -77,9 +77,12 @@ def test_altered_results_are_told_from_newer_ones(tmp_path: Path) -> None:
     ("grown", "again"),
     [
         (ASKED, []),
-        (replace(ASKED, folds={"2d": (0, 1), "3d_fullres": (0, 1)}), ["ensemble", "evaluate", "predict"]),
+        (
+            replace(ASKED, folds={"2d": (0, 1), "3d_fullres": (0, 1)}),
+            ["ensemble", "evaluate", "predict/UNet", "predict/ensemble"],
+        ),
         (replace(ASKED, folds={"2d": (0, 1), "3d_fullres": (0,)}), ["evaluate"]),  # neither ensembled nor predicted
-        (replace(ASKED, variants=("UNet", "UNet_noAug")), ["ensemble", "evaluate"]),
+        (replace(ASKED, variants=("UNet", "UNet_noAug")), ["ensemble", "evaluate", "predict/ensemble"]),
     ],
 )
 def test_jobs_that_use_a_new_training_are_stale(
@@ -101,10 +104,7 @@ def test_jobs_that_use_a_new_training_are_stale(
     paths.out_of_fold.mkdir(parents=True)
     for case in ("a", "b"):
         (paths.out_of_fold / f"{case}.nii.gz").touch()
-    expected = {DONE / name for name in again if name != "predict"}
-    expected |= {DONE / "predict" / ENSEMBLE} if "ensemble" in again else set()
-    expected |= {DONE / "predict" / "UNet"} if "predict" in again else set()
-    assert set(stale.stale_markers(grown, folder, folders)) == expected
+    assert set(stale.stale_markers(grown, folder, folders)) == {DONE / name for name in again}
 
 
 def test_preparations_are_stale_where_a_file_is_missing(folders: NnunetFolders) -> None:
