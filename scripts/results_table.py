@@ -1,19 +1,44 @@
 #!/usr/bin/env python3
-"""Print the table of results of docs/results.md from an experiment's folder.
+"""Print an experiment's table, or write the tables of README.md and docs/results.md from `results/`.
 
 python scripts/results_table.py results/task04-laptop
+python scripts/results_table.py --write
 """
 
 from __future__ import annotations
 
+import re
 import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_object
 
 HEADER = ("variant", "configuration", "folds", "cases", "Dice ant. / post. / mean", "NSD 1 mm", "HD95", "min per fold")
+
+
+METHODS = ("method", "Dice ant. / post. / mean", "protocol")
+PUBLISHED = (
+    (
+        "nnU-Net v2, 3d_fullres, 1000 epochs, H100",
+        "0.9000 / 0.8836 / 0.8918",
+        "5-fold, trained on 208 of 260 cases, these 220 scored",
+    ),
+    ("nnU-Net v1, 2D, 1000 epochs", "mean 0.8691", "5-fold, 260 cases"),
+    (
+        "published notebooks, 2D U-Net",
+        "0.869 / 0.851 / 0.860",
+        "one split; their own score, which counts background, says 0.9225",
+    ),
+)
+OURS = (
+    ("3D U-Net, one training", "task04-recipe", "UNet", "3d_fullres", "folds by subject"),
+    ("2D ensemble (U-Net, Attention U-Net)", "task04-laptop", "ensemble", "2d", "nnU-Net's own folds"),
+)
+"""Rows of the README: name, experiment, variant, configuration, folds."""
 
 
 def results_table(experiment: Path) -> str:
@@ -23,7 +48,6 @@ def results_table(experiment: Path) -> str:
     rows = [HEADER, ("---",) * len(HEADER)]
     for variant, configurations in summary.items():
         for configuration, entry in configurations.items():
-            dice = [entry["labels"][label]["dice"]["mean"] for label in entry["labels"]]
             mean = entry["foreground_mean"]
             seconds = [
                 fold["trained_seconds"]
@@ -36,16 +60,54 @@ def results_table(experiment: Path) -> str:
                     configuration,
                     str(len(entry["folds"])),
                     str(entry["cases"]),
-                    " / ".join(f"{d:.4f}" for d in [*dice, mean["dice"]["mean"]]),
+                    _dice(entry),
                     f"{mean['nsd_1mm']['mean']:.4f}",
                     f"{mean['hd95_mm']['mean']:.2f} mm",
                     f"{statistics.mean(seconds) / 60:.1f}" if seconds else "",
                 )
             )
+    return _markdown(rows)
+
+
+def readme_table(results: Path) -> str:
+    """Return the README's Markdown table: published figures, and ours from the experiments in `results`."""
+    rows = [METHODS, ("---",) * len(METHODS), *PUBLISHED]
+    for name, experiment, variant, configuration, folds in OURS:
+        entry = read_object(ExperimentPaths(results / experiment).summary)[variant][configuration]
+        protocol = f"{len(entry['folds'])}-fold, {entry['cases']} cases, {folds}"
+        rows.append((f"ours, {name}", _dice(entry), protocol))
+    return _markdown(rows)
+
+
+def _dice(entry: Mapping[str, Any]) -> str:
+    dice = [label["dice"]["mean"] for label in entry["labels"].values()]
+    return " / ".join(f"{d:.4f}" for d in [*dice, entry["foreground_mean"]["dice"]["mean"]])
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def with_tables(text: str, results: Path) -> str:
+    """Return a page with each table between `<!-- NAME -->` and `<!-- /NAME -->` made anew.
+
+    `NAME` is that of an experiment in `results`, or `methods` for the README's table.
+    """
+
+    def table(found: re.Match[str]) -> str:
+        name = found[1]
+        made = readme_table(results) if name == "methods" else results_table(results / name)
+        return f"<!-- {name} -->\n{made}\n<!-- /{name} -->"
+
+    return re.sub(r"<!-- (methods|task04-[\w-]+) -->.*?<!-- /\1 -->", table, text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    print(results_table(Path(sys.argv[1])))
+    elif sys.argv[1] == "--write":
+        root = Path(__file__).parents[1]
+        for page in (root / "README.md", root / "docs" / "results.md"):
+            page.write_text(with_tables(page.read_text(), root / "results"))
+    else:
+        print(results_table(Path(sys.argv[1])))

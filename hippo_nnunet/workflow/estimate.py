@@ -16,6 +16,7 @@ from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet.finished import SUMMARY, is_finished
 from hippo_nnunet.nnunet.training_log import TrainingProgress, read_progress
+from hippo_nnunet.threads import cpu_count
 from hippo_nnunet.training import recipes
 from hippo_nnunet.training.precision_choice import requested_precision
 from hippo_nnunet.training.schedule import schedule_for
@@ -26,14 +27,20 @@ OVERHEAD_S = 45.0
 SECONDS_PER_ITERATION = {
     ("fast", "float32"): {2: 0.25, 3: 0.6},
     ("fast", "bfloat16"): {2: 0.13, 3: 0.3},
-    ("fast", "AMX"): {2: 0.09, 3: 0.18},
+    ("fast", "AMX"): {2: 0.09, 3: 0.21},
     ("fast", "cuda"): {2: 0.02, 3: 0.04},
     ("stock", "cpu"): {2: 9.0, 3: 9.0},
     ("stock", "cuda"): {2: 0.04, 3: 0.023},
 }
 """Images of Task04's size, two CPU cores (by `cpu_kind`) or one A100; coarse, and only used until a fold was measured.
 
-Source: ours; float32 and bfloat16 as measured (`results/task04-laptop`, `results/task04-three`, trials).
+Source: ours; `results/task04-laptop` (float32), `results/task04-three` (bfloat16), experiments/README.md (AMX).
+"""
+
+ONE_THREAD = 1.8
+"""How many times as long a training of the short schedule takes with one thread, while the other core trains as well.
+
+Source: as above, in 3D; 1.3 in 2D on a CPU without AMX.
 """
 
 MEASURED, RUNNING, SCALED, STATED, UNKNOWN = "measured", "running", "scaled", "stated", "unknown"
@@ -61,15 +68,19 @@ def missing_trainings(experiment: Experiment, folder: Path) -> list[Cell]:
     return [cell for cell in experiment.cells() if not (folder / cell.marker).exists()]
 
 
-def stated_seconds(trainer: str, configuration: str, device: str) -> float | None:
-    """Return the coarse estimate of a training: its iterations times the seconds of one; None on other devices."""
+def stated_seconds(trainer: str, configuration: str, device: str, parallel: int = 1) -> float | None:
+    """Return the coarse estimate of a training: its iterations times the seconds of one; None on other devices.
+
+    `parallel` is the number of trainings that share the machine.
+    """
     recipe, dim = recipes.parse(trainer), _dim(configuration)
     kind = cpu_kind() if device == "cpu" and recipe.fast else device
     per_dim = SECONDS_PER_ITERATION.get(("fast" if recipe.fast else "stock", kind))
     if per_dim is None:
         return None
     schedule = schedule_for(recipe, dim)
-    return schedule.epochs * schedule.iterations * per_dim[dim] + OVERHEAD_S
+    slower = ONE_THREAD if device == "cpu" and parallel > 1 and cpu_count() < 2 * parallel else 1.0
+    return schedule.epochs * schedule.iterations * per_dim[dim] * slower + OVERHEAD_S
 
 
 @lru_cache(maxsize=1)
@@ -88,7 +99,12 @@ def cpu_kind() -> str:
 
 
 def remaining_trainings(
-    experiment: Experiment, cells: Collection[Cell], results: Path, device: str, running: Collection[Cell] = ()
+    experiment: Experiment,
+    cells: Collection[Cell],
+    results: Path,
+    device: str,
+    running: Collection[Cell] = (),
+    parallel: int = 1,
 ) -> dict[Cell, Remaining]:
     """Return what is left of trainings.
 
@@ -98,6 +114,7 @@ def remaining_trainings(
         results: `nnUNet_results`.
         device: `cpu`, `cuda`, `mps`; there are stated figures for the first two.
         running: Those of the cells that train now.
+        parallel: Trainings at the same time.
 
     Returns:
         For each, the median of the finished folds of the same variant and configuration, else of the same
@@ -121,7 +138,7 @@ def remaining_trainings(
         for cell in experiment.cells()
         if (seconds := _trained_seconds(experiment.result_folder(cell, results))) is not None
     }
-    stated = {cell: stated_seconds(cell.trainer, cell.configuration, device) for cell in experiment.cells()}
+    stated = {cell: stated_seconds(cell.trainer, cell.configuration, device, parallel) for cell in experiment.cells()}
     ratios = [seconds / of for cell, seconds in {**projected, **measured}.items() if (of := stated[cell])]
 
     def whole(cell: Cell) -> Remaining:

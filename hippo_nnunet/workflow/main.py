@@ -65,7 +65,8 @@ def perform(
     subjects = check_subjects(experiment, folders, folder, request.subjects, request.task)
     check_subsets(experiment, folders, folder, subjects, request.task)
     settings = replace(settings, device=here, subjects=subjects)
-    left = remaining_trainings(experiment, missing_trainings(experiment, folder), folders.results, here)
+    missing = missing_trainings(experiment, folder)
+    left = remaining_trainings(experiment, missing, folders.results, here, parallel=settings.parallel)
     seconds = wall_clock_seconds((item.seconds for item in left.values()), settings.parallel)
     if dry_run:
         yield launch.dry_run(experiment, folder, folders, settings)

@@ -122,12 +122,13 @@ def read_status(folder: Path, root: Path | None = None, check: bool = True) -> S
     cells = [cell for cell in experiment.cells() if states[cell.marker][0] != DONE_STATE]
     running = [cell for cell in cells if states[cell.marker][0] == RUNNING]
     device = str(settings.get("device", ""))
-    left = estimate.remaining_trainings(experiment, cells, folders.results, device, running)
+    parallel = int(settings.get("parallel", 1))
+    left = estimate.remaining_trainings(experiment, cells, folders.results, device, running, parallel)
     by_marker = {cell.marker: remaining for cell, remaining in left.items()}
     jobs = tuple(_job(folder, marker, *state, by_marker.get(marker)) for marker, state in states.items())
     trainings = [job.left_s for job in jobs if job.is_training]
     others = [job.left_s for job in jobs if not job.is_training]
-    left_s = estimate.wall_clock_seconds(trainings, int(settings.get("parallel", 1)), others)
+    left_s = estimate.wall_clock_seconds(trainings, parallel, others)
     is_running = run is not None and job_state.is_alive(job_state.state_file(folder, job_state.RUN), run)
     job_states = {job.state for job in jobs}
     if is_running or running:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 import typer
 
+from experiments import findings
 from hippo_nnunet.cli.main import app
 from hippo_nnunet.planners import PLANNERS
 from hippo_nnunet.training import recipe_words, recipes
+from scripts.results_table import with_tables
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,13 +74,17 @@ def test_every_word_is_in_the_recipes_page():
     assert [word for word in [*recipe_words.BASES, *words] if f"`{word}`" not in text] == []
 
 
-@pytest.mark.parametrize("name", ["task04-laptop", "task04-clip", "task04-three", "task04-recipe"])
-def test_the_tables_of_the_text_are_the_results(name):
-    opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
-    (page,) = [text for text in (page.read_text() for page in PAGES) if opening in text]
-    shown = page.partition(opening)[2].partition(closing)[0].strip()
-    command = [sys.executable, str(ROOT / "scripts" / "results_table.py"), str(ROOT / "results" / name)]
-    assert shown == subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "results.md"], ids=lambda page: page.name)
+def test_the_tables_of_the_text_are_the_results(page):
+    text = page.read_text()
+    assert "<!-- /" in text
+    assert with_tables(text, ROOT / "results") == text, "python scripts/results_table.py --write"
+
+
+def test_the_table_of_findings_is_that_of_the_results():
+    listed = json.loads((ROOT / "experiments" / "findings.json").read_text())
+    shown = findings.PAGE.read_text().partition(findings.OPENING)[2].partition(findings.CLOSING)[0].strip()
+    assert shown == findings.findings_table(listed, ROOT / "results"), "python -m experiments.findings --write"
 
 
 def test_the_model_card_has_the_figures_of_the_packaged_model():

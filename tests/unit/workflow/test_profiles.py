@@ -158,6 +158,13 @@ def test_the_stated_time_is_about_what_was_measured(
     assert stated == pytest.approx(statistics.median(measured) + estimate.OVERHEAD_S, rel=0.25)
 
 
+@pytest.mark.parametrize(("cores", "slower"), [(2, estimate.ONE_THREAD), (4, 1.0)])
+def test_trainings_that_share_the_cores_take_longer(cores: int, slower: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "cpu_count", lambda: cores)
+    alone, shared = (estimate.stated_seconds("UNetTrainer_fast", "2d", "cpu", n) - estimate.OVERHEAD_S for n in (1, 2))
+    assert shared == pytest.approx(slower * alone)
+
+
 @pytest.mark.parametrize(
     ("variable", "flags", "kind"),
     [

@@ -1,0 +1,110 @@
+"""The differences that docs/findings.md states, from `results/`.
+
+    python -m experiments.findings            prints the table
+    python -m experiments.findings --write    puts it into docs/findings.md
+
+findings.json lists them: the experiments in `results/` that have the two models (merged, as by merge.py, if there are
+several), and the models. The comparison is that of `hippo-nnunet compare` with a negligible difference of 0.005 Dice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from experiments.merge import merge
+from hippo_nnunet.analysis.compare import compare_experiment
+from hippo_nnunet.errors import ConfigError, HippoError
+from hippo_nnunet.evaluation.comparison import Comparison, Options
+from hippo_nnunet.evaluation.side_by_side import MEAN
+from hippo_nnunet.evaluation.wording import shown_verdict
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "findings.md"
+OPENING, CLOSING = "<!-- findings -->", "<!-- /findings -->"
+NEGLIGIBLE = 0.005
+HEADER = ("question", "models", "trainings", "cases", "difference in Dice", "95 %", "90 %", "verdict")
+
+
+def main() -> None:
+    """Print the table, or write it into the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write the table into docs/findings.md")
+    options = parser.parse_args()
+    try:
+        table = findings_table(json.loads((ROOT / "experiments" / "findings.json").read_text()), ROOT / "results")
+    except HippoError as error:
+        sys.exit(f"error: {error}")
+    if not options.write:
+        print(table)
+        return
+    before, _, rest = PAGE.read_text().partition(OPENING)
+    PAGE.write_text(f"{before}{OPENING}\n{table}\n{CLOSING}{rest.partition(CLOSING)[2]}")
+
+
+def findings_table(findings: list[dict[str, Any]], results: Path) -> str:
+    """Return the Markdown table.
+
+    Args:
+        findings: See the module; `against_configuration` is `configuration` if it is left out.
+        results: Folder of the experiments.
+
+    Raises:
+        ConfigError: Experiments do not belong together, or do not have the models.
+    """
+    rows = [HEADER, ("---",) * len(HEADER)]
+    compared: dict[tuple[tuple[str, ...], str], Comparison] = {}
+    for finding in findings:
+        pieces, against = tuple(finding["pieces"]), finding["against"]
+        if (pieces, against) not in compared:
+            compared[pieces, against] = _compare([results / piece for piece in pieces], against)
+        rows.append(_row(finding, compared[pieces, against]))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _compare(pieces: list[Path], baseline: str) -> Comparison:
+    options = Options(rope=NEGLIGIBLE, baseline=baseline)
+    if len(pieces) == 1:
+        return compare_experiment(pieces[0], options)
+    with tempfile.TemporaryDirectory() as folder:
+        return compare_experiment(merge(pieces, Path(folder) / "merged"), options)
+
+
+def _row(finding: dict[str, Any], comparison: Comparison) -> tuple[str, ...]:
+    variant, configuration, against = finding["variant"], finding["configuration"], finding["against"]
+    other = finding.get("against_configuration", configuration)
+    pairs = comparison.pairs[(comparison.pairs["scope"] == MEAN) & (comparison.pairs["metric"] == "dice")]
+    names = ["variant", "configuration", "against", "against_configuration"]
+    found = pairs[(pairs[names] == [variant, configuration, against, other]).all(axis=1)]
+    if len(found) != 1:
+        raise ConfigError(f"{', '.join(finding['pieces'])}: no comparison of {variant} with {against}")
+    pair = found.iloc[0]
+    trainings = [_repeats(comparison, variant, configuration), _repeats(comparison, against, other)]
+    both = (f"{variant} {configuration}", f"{against} {other}") if other != configuration else (variant, against)
+    return (
+        finding["question"],
+        f"`{both[0]}` - `{both[1]}`",
+        " and ".join(map(str, trainings)),
+        str(pair["n"]),
+        f"{pair['difference']:+.4f}",
+        f"{pair['low']:+.4f} to {pair['high']:+.4f}",
+        f"{pair['low_equivalence']:+.4f} to {pair['high_equivalence']:+.4f}",
+        shown_verdict(pair),
+    )
+
+
+def _repeats(comparison: Comparison, recipe: str, configuration: str) -> int:
+    """Return how many trainings of a recipe the comparison averages."""
+    models = comparison.models
+    found = models[
+        (models["variant"] == recipe) & (models["configuration"] == configuration) & (models["scope"] == MEAN)
+    ]
+    return int(found["repeats"].iloc[0])
+
+
+if __name__ == "__main__":
+    main()
