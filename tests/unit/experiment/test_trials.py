@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from experiments import trials
 from experiments.trials import Trial
+from experiments.trials_table import trials_table
+from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.training.augmentation_spec import SHORT_SCHEDULE
 
 
@@ -67,3 +70,39 @@ def test_a_student_learns_what_its_teachers_say() -> None:
     torch.testing.assert_close(student.logits.grad, torch.zeros(2))  # it agrees with the mean of both
     trials.taught_loss(student, [Fixed(9.0, 0.0)], lambda *_: torch.tensor(5.0), 1.0, True)(data, None).backward()
     assert student.logits.grad is not None and student.logits.grad[0] < 0 < student.logits.grad[1]
+
+
+def logged(
+    name: str, gain: float, folds: tuple[int, ...] = (1, 2), seeds: tuple[int, ...] = (0,)
+) -> list[dict[str, Any]]:
+    """The log of a trial whose cases are `gain` above 0.88, with noise that depends on fold and case alone."""
+    rows = []
+    for fold in folds:
+        noise = np.random.default_rng(fold).normal(0, 0.03, 30)
+        cases = {f"case_{fold}_{i}": [0.89 + gain + e, 0.87 + gain + e] for i, e in enumerate(noise)}
+        mean = float(np.mean(list(cases.values())))
+        rows += [
+            {"name": name, "fold": fold, "seed": seed, "last mean": mean, "s_train": 90.0, "cases": cases}
+            for seed in seeds
+        ]
+    return rows
+
+
+def test_trials_are_compared_on_the_folds_that_both_have() -> None:
+    subjects = {f"case_{fold}_{i}": f"subject_{fold}_{i // 2}" for fold in (1, 2, 3) for i in range(30)}
+    log = [
+        *logged("plain", 0.0),
+        *logged("better", 0.01, seeds=(0, 1)),
+        *logged("elsewhere", 0.01, folds=(3,)),
+        {"name": "failed", "fold": 1, "seed": 0, "error": "out of memory"},
+    ]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in trials_table(log, "plain", subjects).splitlines()
+    ]
+    assert [row[0] for row in rows] == ["trial", "---", "plain", "better", "elsewhere"]
+    assert rows[3][1:3] == ["1, 2", "4"]
+    assert rows[3][4:] == ["+0.0100", "+0.0100 to +0.0100", "1.5"]
+    assert rows[4][4] == "other folds"
+    with pytest.raises(ConfigError, match="no trial is named 'worse'; there are plain, better, elsewhere"):
+        trials_table(log, "worse", subjects)
