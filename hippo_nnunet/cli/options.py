@@ -20,7 +20,8 @@ Dataset = Annotated[str, typer.Option("--dataset", "-d", help="Id or name: 4, Da
 Preset = Annotated[
     str,
     typer.Option(
-        "--preset", help="auto (gpu if there is a CUDA device, else laptop), laptop, pad64, gpu, standard or paper."
+        "--preset",
+        help="auto (gpu if there is a CUDA device, else laptop), laptop, overnight, pad64, gpu, standard or paper.",
     ),
 ]
 Subjects = Annotated[

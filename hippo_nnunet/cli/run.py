@@ -38,7 +38,7 @@ def run(
         str | None,
         typer.Option(
             "--preset",
-            help="auto, laptop, pad64, gpu, standard or paper. Default: the experiment's; in a new one auto, which is "
+            help="auto, laptop, overnight, pad64, gpu, standard or paper. Default: the experiment's; in a new one auto, which is "
             "gpu if there is a CUDA device, else laptop.",
         ),
     ] = None,
@@ -49,7 +49,10 @@ def run(
     seeds: Annotated[
         int | None,
         typer.Option(
-            "--seeds", min=1, max=100, help="Trainings of each recipe; the others are its repeats _seed1, ..."
+            "--seeds",
+            min=1,
+            max=100,
+            help="Trainings of each recipe; the others are its repeats _seed1, ... Default: 3 with overnight, else 1.",
         ),
     ] = None,
     train_cases: Annotated[

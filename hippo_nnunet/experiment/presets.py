@@ -19,15 +19,18 @@ class Preset:
         planner: Class name of the experiment planner.
         plans: Name of the plans that it writes.
         words: Recipe words that every trainer gets, unless the variant has a word of the same group.
+        seeds: Trainings of each recipe, where `run --seeds` does not say.
     """
 
     planner: str
     plans: str
     words: tuple[str, ...]
+    seeds: int = 1
 
 
 PRESETS: dict[str, Preset] = {
     "laptop": Preset("CompactPlanner", "CompactPlans", ("fast",)),
+    "overnight": Preset("CompactPlanner", "CompactPlans", ("fast",), seeds=3),
     "pad64": Preset("CompactPad64Planner", "CompactPad64Plans", ("fast",)),
     "gpu": Preset("ExperimentPlanner", "nnUNetPlans", ("40epochs",)),
     "standard": Preset("ExperimentPlanner", "nnUNetPlans", ("50epochs",)),

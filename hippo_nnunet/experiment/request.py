@@ -18,6 +18,7 @@ from hippo_nnunet.experiment.presets import (
     AUTO,
     PRESETS,
     canonical_variant,
+    preset,
     preset_for_device,
     with_repeats,
     with_subsets,
@@ -82,11 +83,12 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders, device: 
         known = old.folds if old and request.folds is None else {}
         folds = parse_folds(request.folds or "all", configurations, number)
         folds.update({c: known[c] for c in configurations if c in known})
-    variants = _variants(request, old)
+    variants, name = _variants(request, old), _preset(request.preset, old, device)
+    kept = old is not None and request.variants is None  # the repeats are among the experiment's variants
     new = Experiment(
         dataset=dataset,
-        preset=_preset(request.preset, old, device),
-        variants=with_repeats(variants, request.seeds or 1),
+        preset=name,
+        variants=with_repeats(variants, request.seeds or (1 if kept else preset(name).seeds)),
         folds=folds,
         number_of_folds=number,
         epochs=request.epochs if request.epochs is not None else (old.epochs if old else None),

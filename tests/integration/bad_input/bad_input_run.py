@@ -192,7 +192,7 @@ ROWS = (
     Bad(
         "preset that is unknown",
         NEW + " --preset desktop",
-        ("preset 'desktop' is unknown", "auto, laptop, pad64, gpu, standard, paper"),
+        ("preset 'desktop' is unknown", "auto, laptop, overnight, pad64, gpu, standard, paper"),
     ),
     Bad("no epoch", NEW + " --epochs 0", ("--epochs 0", "at least 1")),
     Bad("epochs below none", NEW + " --epochs -5", ("--epochs -5", "at least 1")),

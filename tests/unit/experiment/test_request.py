@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -81,6 +82,26 @@ def test_seeds_extend_an_experiment(tmp_path: Path, folders: NnunetFolders) -> N
     assert extended == ("UNet", "UNet_seed1", "UNet_seed2")
 
 
+def test_overnight_trains_each_recipe_three_times(tmp_path: Path, task: Path, folders: NnunetFolders) -> None:
+    asked, folder = Request(task=task, variants="UNet", preset="overnight"), tmp_path / "e"
+    new = resolve(asked, folder, folders, CPU)
+    assert new.variants == ("UNet", "UNet_seed1", "UNet_seed2")
+    assert new.trainer("UNet_seed2") == "UNetTrainer_fast_seed2"
+    folder.mkdir()
+    new.save(folder / "experiment.yaml")
+    for again in (asked, Request()):
+        assert resolve(again, folder, folders, CPU) == new
+    added = resolve(Request(variants="UNet,AttentionUNet"), folder, folders, CPU).variants
+    assert added[-3:] == ("AttentionUNet", "AttentionUNet_seed1", "AttentionUNet_seed2")
+    assert resolve(replace(asked, seeds=1), tmp_path / "once", folders, CPU).variants == ("UNet",)
+
+
+def test_a_repeat_more_or_less_than_the_presets_stays(tmp_path: Path, folders: NnunetFolders) -> None:
+    (tmp_path / "e").mkdir()
+    experiment(variants=("UNet",), preset="overnight").save(tmp_path / "e" / "experiment.yaml")
+    assert resolve(Request(), tmp_path / "e", folders, CPU).variants == ("UNet",)
+
+
 def test_training_cases_add_subsets_of_each_recipe_with_its_seeds(
     tmp_path: Path, task: Path, folders: NnunetFolders
 ) -> None:
@@ -133,7 +154,7 @@ def test_training_cases_that_are_none(tmp_path: Path, task: Path, folders: Nnune
         ("AttentionUNet_flp", "laptop", None, "flip"),
         ("AttentionUNet_fast_flip", "laptop", None, "wrong order"),
         ("AttentionUNet_mini", "laptop", None, "CLIPGuidedUNetTrainer_mini"),
-        ("UNet", "desktop", None, "auto, laptop, pad64, gpu, standard, paper"),
+        ("UNet", "desktop", None, "auto, laptop, overnight, pad64, gpu, standard, paper"),
         ("UNet", "laptop", 0, "--epochs 0"),
     ],
 )
