@@ -38,8 +38,8 @@ def run(
         str | None,
         typer.Option(
             "--preset",
-            help="auto, laptop, overnight, pad64, gpu, standard or paper. Default: the experiment's; in a new one auto, which is "
-            "gpu if there is a CUDA device, else laptop.",
+            help="auto, laptop, overnight, pad64, gpu, standard or paper. Default: the experiment's; in a new one "
+            "auto, which is gpu if there is a CUDA device, else laptop.",
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Overrides the preset's number of epochs.")] = None,
