@@ -48,6 +48,7 @@ class Trial:
         mirror: Spatial axes that are mirrored in training and prediction.
         strength: Factor of the ranges and probabilities of the short schedule's augmentation.
         patch: Patch in voxels; None for the plans'.
+        slices: Adjacent slices that a 2D network sees: 1, 3, 5 or 7.
         convolutions: Convolutions of each stage of the encoder; the decoder has as many.
         mode: Name of the training step's mode.
         teachers: Pattern of model folders below nnUNet_results; the networks of the same fold in them, averaged, teach.
@@ -70,6 +71,7 @@ class Trial:
     mirror: tuple[int, ...] = ()
     strength: float = 1.0
     patch: tuple[int, ...] | None = None
+    slices: int = 1
     convolutions: int = 2
     mode: str = "eager"
     teachers: str = ""
@@ -175,8 +177,10 @@ def make_trainer(trial: Trial, device: Any) -> Any:
     from hippo_nnunet.training.recipes import parse
     from hippo_nnunet.training.step import COMPILE_VARIABLE, step_modes
 
+    seen = f"{trial.slices}slices_" if trial.slices > 1 else ""
+
     class TrialTrainer(UNetTrainer):
-        recipe = parse(f"UNetTrainer_fast_1epochs_{trial.steps}iters")
+        recipe = parse(f"UNetTrainer_{seen}fast_1epochs_{trial.steps}iters")
 
         def _mirror_axes(self) -> tuple[int, ...]:
             return trial.mirror
@@ -188,6 +192,7 @@ def make_trainer(trial: Trial, device: Any) -> Any:
             self.schedule = replace(self.schedule, max_lr=trial.rate, weight_decay=trial.decay)
             return super().configure_optimizers()
 
+    TrialTrainer.__name__ = TrialTrainer.recipe.name  # which tells the predictor how many slices the network sees
     folder = next(Path(str(nnUNet_preprocessed)).glob("Dataset004_*"))
     plans = changed_plans(read_object(folder / f"{trial.plans}.json"), trial) | {"continue_training": False}
     trainer = TrialTrainer(plans, trial.configuration, trial.fold, read_object(folder / "dataset.json"), device)

@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.inference.validation import validate_fold
 from hippo_nnunet.nnunet.checkpoints import TrainingRecord, write_missing_descriptions
 from hippo_nnunet.nnunet.fold_lock import trainer_lock
@@ -27,6 +29,7 @@ from hippo_nnunet.training.augmentation_spec import (
 )
 from hippo_nnunet.training.losses import apply_loss_word
 from hippo_nnunet.training.memory_data import MemoryLoader
+from hippo_nnunet.training.neighbours import require_neighbours
 from hippo_nnunet.training.one_cycle import CycleSchedule, one_cycle
 from hippo_nnunet.training.partial_labels import with_partial_labels
 from hippo_nnunet.training.precision import autocast, exact_outputs, precision_name
@@ -54,6 +57,9 @@ class UNetTrainer(ResumableTrainer):
         dataset_json: The dataset's dataset.json.
         device: Where to train.
 
+    Raises:
+        ConfigError: A word for adjacent slices with a 3D configuration; raised before anything is written.
+
     Attributes:
         recipe: The parsed class name.
         network_class: Dotted path of the network's class; None for nnU-Net's own network.
@@ -70,6 +76,8 @@ class UNetTrainer(ResumableTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature, to the letter
     ) -> None:
+        if self.recipe.slices > 1 and len(PlansManager(plans).get_configuration(configuration).patch_size) != 2:
+            raise ConfigError(f"{type(self).__name__}: '{self.recipe.slices}slices' goes with 2d, not {configuration}")
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.schedule = schedule_for(self.recipe, len(self.configuration_manager.patch_size))
         self.num_epochs = self.schedule.epochs
@@ -128,14 +136,18 @@ class UNetTrainer(ResumableTrainer):
 
         nnU-Net's own network is the plan's class, or PlainConvUNet if the plan names one of ours.
         """
-        return build_network(
+        channels = cls.recipe.slices * num_input_channels
+        network = build_network(
             cls.network_class or baseline_class(configuration_manager),
             configuration_manager,
-            num_input_channels,
+            channels,
             num_output_channels,
             enable_deep_supervision,
             cls.network_arguments(configuration_manager),
         )
+        if cls.recipe.slices > 1:
+            require_neighbours(network, channels)
+        return network
 
     @classmethod
     def network_arguments(cls, configuration_manager: Any) -> dict[str, Any]:
@@ -199,8 +211,17 @@ class UNetTrainer(ResumableTrainer):
         return recipe_transforms(stock, published, patch_size, do_dummy_2d_data_aug) if published else stock
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """Return the in-memory loaders where the data fits, nnU-Net's own otherwise."""
+        """Return the in-memory loaders where the data fits, nnU-Net's own otherwise.
+
+        Raises:
+            ConfigError: A word for adjacent slices, and nnU-Net's loader or its validation by several GPUs is needed.
+        """
         loaders = memory_loaders(self)
+        if self.recipe.slices > 1 and (loaders is None or self.is_ddp):
+            raise ConfigError(
+                f"{type(self).__name__}: adjacent slices need the data in memory, and one GPU or CPU; the log says why "
+                "it is not there: train without the word, or where there is more memory"
+            )
         if loaders is not None:
             return loaders
         if self.schedule.fast and self.recipe.augmentation is None:

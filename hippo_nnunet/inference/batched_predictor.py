@@ -23,6 +23,7 @@ from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage, 
 from hippo_nnunet.inference.windows import Window
 from hippo_nnunet.nnunet.memory_cases import free_device_memory
 from hippo_nnunet.threads import AdaptiveThreads
+from hippo_nnunet.training.neighbours import with_neighbours
 from hippo_nnunet.training.recipe_words import CLIP_BASE
 from hippo_nnunet.training.recipes import is_ours, parse
 
@@ -115,6 +116,7 @@ class BatchedPredictor:
         self.trainer_name = trainer_name
         self.allowed_mirroring_axes = inference_allowed_mirroring_axes
         self._patch_size = tuple(int(n) for n in configuration_manager.patch_size)
+        self._slices = parse(trainer_name).slices if is_ours(trainer_name) else 1
         self.guide = self._guide_of(network)
         self._runs: list[Run] | None = None
 
@@ -231,15 +233,20 @@ class BatchedPredictor:
             wanted = min(wanted, int(MEMORY_SHARE * free / (4 * int(count(self._patch_size)))))
         return max(1, wanted)
 
+    def seen(self, image: PreprocessedImage) -> torch.Tensor:
+        """Return an image's voxels with the channels that the network sees: those of adjacent slices, too."""
+        return with_neighbours(image.voxels, self._slices) if self._slices > 1 else image.voxels
+
     def _open(self, image: PreprocessedImage) -> OpenImage:
         """Move an image to the GPU if it takes a small part of its memory, else keep it on the CPU."""
         heads, where = self.label_manager.num_segmentation_heads, torch.device("cpu")
+        voxels = self.seen(image)
         if self.device.type == "cuda":
-            needed = 4 * image.voxels[0].numel() * (len(image.voxels) + 2 * heads + 1)
+            needed = 4 * voxels[0].numel() * (len(voxels) + 2 * heads + 1)
             if needed < MEMORY_SHARE * free_device_memory(self.device):
                 where = self.device
         weight = compute_gaussian(self._patch_size, sigma_scale=1.0 / 8, value_scaling_factor=10, device=where)
-        return OpenImage(image.voxels, self._patch_size, heads, weight.float())
+        return OpenImage(voxels, self._patch_size, heads, weight.float())
 
     def _predict_batch(
         self, batch: Sequence[tuple[OpenImage, Window, torch.Tensor | None]], voxels: int | None

@@ -62,7 +62,8 @@ def image_maps(predictor: BatchedPredictor, image: PreprocessedImage, read: Read
     patch_size = tuple(int(n) for n in predictor.configuration_manager.patch_size)
     cpu = torch.device("cpu")
     weight = compute_gaussian(patch_size, sigma_scale=1.0 / 8, value_scaling_factor=10, device=cpu).float()
-    frame = OpenImage(image.voxels, patch_size, 0, weight)
+    voxels = predictor.seen(image)
+    frame = OpenImage(voxels, patch_size, 0, weight)
     guide = predictor.guide
     rows = guide.patches(image, frame, predictor.device) if guide else [None] * len(frame.windows)
     size = max(1, VOXELS_PER_BATCH["cpu"] // _SHARE_OF_BATCH // prod(patch_size))
@@ -73,7 +74,7 @@ def image_maps(predictor: BatchedPredictor, image: PreprocessedImage, read: Read
         given = [row for row in rows[start : start + size] if row is not None]
         guidance = torch.stack(given).to(predictor.device) if given else guide.live(patches) if guide else None
         maps = torch.stack([read(network, patches, guidance) for network in predictor.networks]).mean(dim=0)
-        opened = opened or OpenImage(image.voxels, patch_size, maps.shape[1], weight)
+        opened = opened or OpenImage(voxels, patch_size, maps.shape[1], weight)
         for window, of_patch in zip(part, maps, strict=True):
             opened.add(window, of_patch)
     assert opened is not None

@@ -117,8 +117,10 @@ def memory_loaders(trainer: Any) -> tuple[MemoryLoader, MemoryLoader] | None:
         trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     )
     augmentation = trainer.augmentation or stock_spec(rotation, initial_patch_size, mirror_axes)
-    masked = tuple(i for i, used in enumerate(trainer.configuration_manager.use_mask_for_norm) if used)
     sampling = _sampling(trainer, in_plane)
+    used = trainer.configuration_manager.use_mask_for_norm
+    # the region is that of the slice itself, whose channels are the middle ones
+    masked = tuple(i + sampling.slices // 2 * len(used) for i, uses in enumerate(used) if uses)
     return (
         MemoryLoader(
             load_bank(train, device, label_dtype),
@@ -149,6 +151,7 @@ def _sampling(trainer: Any, in_plane: bool) -> Sampling:
         annotated_key=(-1, *labels.all_labels),
         regions=tuple(regions) if regions is not None else None,
         target_scales=tuple(tuple(float(s) for s in scale) for scale in scales) if scales is not None else None,
+        slices=trainer.recipe.slices,
         in_plane=in_plane,
         seed=(seed, trainer.local_rank),
     )

@@ -26,6 +26,7 @@ class Sampling:
     Attributes:
         batch_size: Samples of a batch.
         patch_size: Final patch in voxels, two or three numbers; with two, slices along the first axis are drawn.
+        slices: Adjacent slices of a 2D patch, an odd number; see `with_neighbours` for their order.
         foreground_share: The last `round(batch_size * foreground_share)` samples are centred on foreground, as in
             nnU-Net's loader.
         probabilistic: Whether each sample is centred on foreground with that probability instead, as nnU-Net's loader
@@ -48,6 +49,7 @@ class Sampling:
     masked_channels: tuple[int, ...] = ()
     regions: tuple[tuple[int, ...], ...] | None = None
     target_scales: tuple[tuple[float, ...], ...] | None = None
+    slices: int = 1
     in_plane: bool = False
     seed: tuple[int, ...] = (0,)
 
@@ -70,7 +72,7 @@ class MemoryLoader(Iterator[dict]):
         self.augmentation = augmentation
         self.step = 0
         cut = sampled_patch_size(augmentation, sampling.patch_size, sampling.in_plane)
-        self._cut = (1, *cut) if len(cut) == 2 else cut
+        self._cut = (sampling.slices, *cut) if len(cut) == 2 else cut
         self._final = (1, *sampling.patch_size) if len(cut) == 2 else sampling.patch_size
         # on the CPU, a thread would compete with the training for the cores
         self._prefetch = CudaPrefetcher(self._draw, bank.device) if bank.device.type == "cuda" else None
@@ -102,7 +104,7 @@ class MemoryLoader(Iterator[dict]):
             corners[position] = self._corner(self.bank.cases[index], foreground, rng)
         data, seg = self.bank.cut(chosen, corners, self._cut)
         if len(sampling.patch_size) == 2:
-            data, seg = data[:, :, 0], seg[:, :, 0]
+            data, seg = data.movedim(2, 1).flatten(1, 2), seg[:, :, sampling.slices // 2]
         size, in_plane = sampling.patch_size, sampling.in_plane
         geometry = draw_geometry(self.augmentation, len(data), len(size), in_plane, random)
         data, seg = augment_batch(data, seg, size, self.augmentation, random, in_plane, self.bank.values, geometry)

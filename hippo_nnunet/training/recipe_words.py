@@ -25,6 +25,7 @@ class WordGroup:
         unit: For a pattern, the fixed part of the word; empty for a group of plain words.
         prefix: Whether the fixed part comes before the number.
         base: The only base that these words go with; empty for all.
+        without: A base that they do not go with.
     """
 
     name: str
@@ -32,6 +33,7 @@ class WordGroup:
     unit: str = ""
     prefix: bool = False
     base: str = ""
+    without: str = ""
 
     def number(self, word: str) -> int | None:
         """Return the number in a patterned word such as `50epochs`; None if the word is of another form."""
@@ -45,7 +47,7 @@ class WordGroup:
 
     def fits(self, base: str) -> bool:
         """Tell whether the group's words go with a base."""
-        return self.base in ("", base)
+        return self.base in ("", base) and self.without != base
 
 
 WORD_GROUPS: tuple[WordGroup, ...] = (
@@ -114,6 +116,14 @@ WORD_GROUPS: tuple[WordGroup, ...] = (
         base=CLIP_BASE,
     ),
     WordGroup("encoder", {"mini": "the bundled small CLIP in place of ViT-B-32"}, base=CLIP_BASE),
+    WordGroup(
+        "slices",
+        {
+            f"{number}slices": f"in 2D, {number} adjacent slices are the network's channels; it segments the middle one"
+            for number in (3, 5, 7)
+        },
+        without=CLIP_BASE,
+    ),
     WordGroup("schedule", {"fast": "the short schedule: AdamW, one cycle, batches augmented in memory"}),
     WordGroup("epochs", {"<N>epochs": "train for N epochs"}, unit="epochs"),
     WordGroup("iterations", {"<N>iters": "N iterations per epoch"}, unit="iters"),

@@ -86,6 +86,11 @@ class Recipe:
         return "encoder" in self.words
 
     @property
+    def slices(self) -> int:
+        """Number of adjacent slices that a 2D network sees, an odd number."""
+        return int(self.words.get("slices", "1slices").removesuffix("slices"))
+
+    @property
     def fast(self) -> bool:
         """Whether the short schedule is used."""
         return "schedule" in self.words
@@ -156,8 +161,9 @@ def parse(name: str) -> Recipe:
                 "'hippo-nnunet list' shows every word."
             )
         if not group.fits(base):
+            goes = f"goes with {group.base} alone" if group.base else f"does not go with {group.without}"
             raise ConfigError(
-                f"trainer '{name}': '{word}' is a word of the group {group.name}, which goes with {group.base} alone. "
+                f"trainer '{name}': '{word}' is a word of the group {group.name}, which {goes}. "
                 f"Did you mean '{suggest(name)}'?"
             )
         if group.name in chosen:
@@ -196,12 +202,12 @@ def suggest(name: str) -> str:
     base, *words = name.split("_")
     if base not in bases():
         base = difflib.get_close_matches(base, bases(), n=1, cutoff=0.0)[0]
-    base = next((group.base for group in map(_group_of, words) if group and not group.fits(base)), base)
+    base = next((group.base for group in map(_group_of, words) if group and group.base not in ("", base)), base)
     chosen: dict[str, str] = {}
     for word in words:
         right = _nearest_word(word, base)
         group = _group_of(right) if right else None
-        if group and right:
+        if group and right and group.fits(base):
             chosen.setdefault(group.name, right)
     for _, second, _ in _excluded(list(chosen.values())):
         chosen = {group: word for group, word in chosen.items() if word != second}

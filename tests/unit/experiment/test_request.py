@@ -102,6 +102,13 @@ def test_a_repeat_more_or_less_than_the_presets_stays(tmp_path: Path, folders: N
     assert resolve(Request(), tmp_path / "e", folders, CPU).variants == ("UNet",)
 
 
+def test_adjacent_slices_go_with_2d_alone(tmp_path: Path, task: Path, folders: NnunetFolders) -> None:
+    asked = Request(task=task, variants="UNet,UNet_5slices")
+    assert resolve(asked, tmp_path / "e", folders, CPU).trainer("UNet_5slices") == "UNetTrainer_5slices_fast"
+    with pytest.raises(ConfigError, match=r"UNet_5slices sees adjacent slices, .* not 3d_fullres"):
+        resolve(replace(asked, configurations="2d,3d_fullres"), tmp_path / "e", folders, CPU)
+
+
 def test_training_cases_add_subsets_of_each_recipe_with_its_seeds(
     tmp_path: Path, task: Path, folders: NnunetFolders
 ) -> None:

@@ -17,6 +17,7 @@ from hippo_nnunet.training.augmentation_spec import (
 )
 from hippo_nnunet.training.case_bank import CaseBank, MemoryCase
 from hippo_nnunet.training.memory_data import MemoryLoader, Sampling
+from hippo_nnunet.training.neighbours import with_neighbours
 
 
 def case(key: str, shape=(6, 10, 8), seed: int = 0) -> MemoryCase:
@@ -174,6 +175,32 @@ def test_corners_tell_where_the_final_patch_lies(patch, kind):
             window = tuple(slice(c + 30, c + 30 + n) for c, n in zip(corner, size, strict=True))
             expected = torch.from_numpy(wide[(slice(None), *window)]).view(sample.shape)
             assert torch.allclose(sample, expected, atol=1e-5)
+
+
+def test_adjacent_slices_are_channels_and_the_target_is_the_middle_ones():
+    plain, wide = loader((7, 5)), loader((7, 5), slices=5)
+    for _ in range(5):
+        alone, batch = next(plain), next(wide)
+        assert batch["data"].shape == (9, 5, 7, 5)
+        assert torch.equal(batch["data"][:, 2:3], alone["data"])
+        assert torch.equal(batch["target"], alone["target"])
+        assert torch.equal(batch["corners"], alone["corners"])
+        held = {c.key: c for c in wide.bank.cases}
+        for sample, key, corner in zip(batch["data"], batch["keys"], batch["corners"].tolist(), strict=True):
+            seen = with_neighbours(held[key].image, 5)[:, corner[0]].numpy()
+            padded = np.pad(seen, [(0, 0), (9, 9), (9, 9)])
+            window = tuple(slice(c + 9, c + 9 + n) for c, n in zip(corner[1:], (7, 5), strict=True))
+            assert np.array_equal(sample.numpy(), padded[(slice(None), *window)])
+
+
+def test_neighbours_come_in_order_with_zeros_outside():
+    image = torch.arange(1.0, 9.0).view(2, 4, 1, 1)
+    assert with_neighbours(image, 1).equal(image)
+    assert with_neighbours(image, 3)[..., 0, 0].tolist() == [
+        *([0, 1, 2, 3], [0, 5, 6, 7]),
+        *([1, 2, 3, 4], [5, 6, 7, 8]),
+        *([2, 3, 4, 0], [6, 7, 8, 0]),
+    ]
 
 
 def test_the_stock_augmentation_draws_the_same_batch_for_the_same_step_and_keeps_labels():
