@@ -42,8 +42,11 @@ def main() -> None:
     if not options.write:
         print(table)
         return
-    before, _, rest = PAGE.read_text().partition(OPENING)
-    PAGE.write_text(f"{before}{OPENING}\n{table}\n{CLOSING}{rest.partition(CLOSING)[2]}")
+    before, opening, rest = PAGE.read_text(encoding="utf-8").partition(OPENING)
+    _, closing, after = rest.partition(CLOSING)
+    if not opening or not closing:
+        sys.exit(f"error: {PAGE} has no {OPENING} and {CLOSING}: put them where the table belongs")
+    PAGE.write_text(f"{before}{OPENING}\n{table}\n{CLOSING}{after}", encoding="utf-8")
 
 
 def findings_table(findings: list[dict[str, Any]], results: Path) -> str:

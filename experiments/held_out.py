@@ -14,10 +14,11 @@ import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from hippo_nnunet.data.archive import task_folder
+from hippo_nnunet.data.archive import open_dataset
 from hippo_nnunet.data.subjects import read_subjects
 from hippo_nnunet.errors import ConfigError, DataError, HippoError
-from hippo_nnunet.files import read_object, write_json
+from hippo_nnunet.files import write_json
+from hippo_nnunet.outputs import staged
 
 SUBJECTS = Path(__file__).parents[1] / "results" / "task04-recipe" / "subjects.csv"
 
@@ -51,21 +52,28 @@ def hold_out(source: Path, output: Path, labelled: Collection[str]) -> str:
     """
     if output.exists():
         raise ConfigError(f"{output} exists: choose a new folder")
-    with task_folder(source) as folder:
-        description = read_object(folder / "dataset.json")
-        cases = {Path(entry["image"]).name.removesuffix(".nii.gz"): entry for entry in description["training"]}
+    with open_dataset(source) as dataset:
+        cases = {case.id: case for case in dataset.training}
         missing = sorted(set(labelled) - set(cases))
         if missing:
             raise DataError(f"{source} lacks {len(missing)} labelled cases, such as {missing[0]}: fetch it again")
-        kept = [entry for case, entry in cases.items() if case in labelled]
-        test = {entry["image"]: f"./imagesTs/{case}.nii.gz" for case, entry in cases.items() if case not in labelled}
-        copies = {path: path for entry in kept for path in entry.values()} | test
-        for origin, target in copies.items():
-            (output / target).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / origin, output / target)
-    counts = {"numTraining": len(kept), "numTest": len(test)}
-    write_json(output / "dataset.json", {**description, **counts, "training": kept, "test": list(test.values())})
-    return f"{output}: {len(kept)} labelled cases, {len(test)} test images"
+        training, test = [], []
+        with staged(output, False, "a task") as folder:
+            for name in ("imagesTr", "labelsTr", "imagesTs"):
+                (folder / name).mkdir(parents=True)
+            for case in cases.values():
+                (image,), label = case.images, case.label
+                kept = case.id in labelled
+                shutil.copyfile(image, folder / ("imagesTr" if kept else "imagesTs") / image.name)
+                if kept:
+                    assert label is not None
+                    shutil.copyfile(label, folder / "labelsTr" / label.name)
+                    training.append({"image": f"./imagesTr/{image.name}", "label": f"./labelsTr/{label.name}"})
+                else:
+                    test.append(f"./imagesTs/{image.name}")
+            counts = {"numTraining": len(training), "numTest": len(test), "training": training, "test": test}
+            write_json(folder / "dataset.json", {**dataset.description, **counts})
+    return f"{output}: {len(training)} labelled cases, {len(test)} test images"
 
 
 if __name__ == "__main__":

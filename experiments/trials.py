@@ -192,7 +192,6 @@ def make_trainer(trial: Trial, device: Any) -> Any:
             self.schedule = replace(self.schedule, max_lr=trial.rate, weight_decay=trial.decay)
             return super().configure_optimizers()
 
-    TrialTrainer.__name__ = TrialTrainer.recipe.name  # which tells the predictor how many slices the network sees
     folder = next(Path(str(nnUNet_preprocessed)).glob("Dataset004_*"))
     plans = changed_plans(read_object(folder / f"{trial.plans}.json"), trial) | {"continue_training": False}
     trainer = TrialTrainer(plans, trial.configuration, trial.fold, read_object(folder / "dataset.json"), device)

@@ -48,9 +48,12 @@ def trials_table(rows: Iterable[Mapping[str, Any]], reference: str, subjects: Ma
         subjects: Subject of each case.
 
     Raises:
-        ConfigError: No trial has the reference's name.
+        ConfigError: No trial has the reference's name, or a case has no subject.
     """
     trained = [row for row in rows if "cases" in row]
+    unknown = sorted({case for row in trained for case in row["cases"]} - set(subjects))
+    if unknown:
+        raise ConfigError(f"{len(unknown)} cases have no subject, such as {unknown[0]}: name their table by --subjects")
     names = list(dict.fromkeys(row["name"] for row in trained))
     if reference not in names:
         raise ConfigError(f"no trial is named '{reference}'; there are {', '.join(names)}")

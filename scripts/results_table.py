@@ -108,6 +108,6 @@ if __name__ == "__main__":
     elif sys.argv[1] == "--write":
         root = Path(__file__).parents[1]
         for page in (root / "README.md", root / "docs" / "results.md"):
-            page.write_text(with_tables(page.read_text(), root / "results"))
+            page.write_text(with_tables(page.read_text(encoding="utf-8"), root / "results"), encoding="utf-8")
     else:
         print(results_table(Path(sys.argv[1])))

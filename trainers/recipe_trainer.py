@@ -29,7 +29,6 @@ from hippo_nnunet.training.augmentation_spec import (
 )
 from hippo_nnunet.training.losses import apply_loss_word
 from hippo_nnunet.training.memory_data import MemoryLoader
-from hippo_nnunet.training.neighbours import require_neighbours
 from hippo_nnunet.training.one_cycle import CycleSchedule, one_cycle
 from hippo_nnunet.training.partial_labels import with_partial_labels
 from hippo_nnunet.training.precision import autocast, exact_outputs, precision_name
@@ -58,7 +57,8 @@ class UNetTrainer(ResumableTrainer):
         device: Where to train.
 
     Raises:
-        ConfigError: A word for adjacent slices with a 3D configuration; raised before anything is written.
+        ConfigError: A word for adjacent slices with a 3D configuration, or on several devices; raised before anything
+            is written.
 
     Attributes:
         recipe: The parsed class name.
@@ -76,8 +76,7 @@ class UNetTrainer(ResumableTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature, to the letter
     ) -> None:
-        if self.recipe.slices > 1 and len(PlansManager(plans).get_configuration(configuration).patch_size) != 2:
-            raise ConfigError(f"{type(self).__name__}: '{self.recipe.slices}slices' goes with 2d, not {configuration}")
+        self._check_slices(plans, configuration)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.schedule = schedule_for(self.recipe, len(self.configuration_manager.patch_size))
         self.num_epochs = self.schedule.epochs
@@ -90,6 +89,17 @@ class UNetTrainer(ResumableTrainer):
         self.record = TrainingRecord(asdict(self.schedule), self.seed, precision=precision_name(self.half))
         # sums over another number of threads are rounded differently, but a seed word promises identical results
         self.threads = AdaptiveThreads(device, fixed=self.recipe.seed is not None, report=self.print_to_log_file)
+
+    def _check_slices(self, plans: dict, configuration: str) -> None:
+        word = self.recipe.words.get("slices")
+        if word and len(PlansManager(plans).get_configuration(configuration).patch_size) != 2:
+            raise ConfigError(
+                f"{type(self).__name__}: '{word}' goes with 2d, not {configuration}: train 2d, or leave the word out"
+            )
+        if word and torch.distributed.is_available() and torch.distributed.is_initialized():
+            raise ConfigError(
+                f"{type(self).__name__}: '{word}' trains and validates on one device: leave out -num_gpus"
+            )
 
     def _augmentation(self) -> AugmentationSpec | None:
         """Return what the recipe does to a patch; None for nnU-Net's own augmentation."""
@@ -136,18 +146,15 @@ class UNetTrainer(ResumableTrainer):
 
         nnU-Net's own network is the plan's class, or PlainConvUNet if the plan names one of ours.
         """
-        channels = cls.recipe.slices * num_input_channels
-        network = build_network(
+        return build_network(
             cls.network_class or baseline_class(configuration_manager),
             configuration_manager,
-            channels,
+            num_input_channels,
             num_output_channels,
             enable_deep_supervision,
             cls.network_arguments(configuration_manager),
+            cls.recipe.slices,
         )
-        if cls.recipe.slices > 1:
-            require_neighbours(network, channels)
-        return network
 
     @classmethod
     def network_arguments(cls, configuration_manager: Any) -> dict[str, Any]:
@@ -214,16 +221,16 @@ class UNetTrainer(ResumableTrainer):
         """Return the in-memory loaders where the data fits, nnU-Net's own otherwise.
 
         Raises:
-            ConfigError: A word for adjacent slices, and nnU-Net's loader or its validation by several GPUs is needed.
+            ConfigError: A word for adjacent slices, and nnU-Net's loader, which draws single ones, is needed.
         """
         loaders = memory_loaders(self)
-        if self.recipe.slices > 1 and (loaders is None or self.is_ddp):
-            raise ConfigError(
-                f"{type(self).__name__}: adjacent slices need the data in memory, and one GPU or CPU; the log says why "
-                "it is not there: train without the word, or where there is more memory"
-            )
         if loaders is not None:
             return loaders
+        if self.recipe.slices > 1:
+            raise ConfigError(
+                f"{type(self).__name__}: adjacent slices need the data in memory, and the log says why it is not "
+                "there: leave the word out, or train where there is more memory"
+            )
         if self.schedule.fast and self.recipe.augmentation is None:
             self.augmentation = None
         loaders = super().get_dataloaders()

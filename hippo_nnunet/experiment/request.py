@@ -12,6 +12,7 @@ from hippo_nnunet.data.archive import archived_name
 from hippo_nnunet.data.subjects import AUTO as AUTO_SUBJECTS
 from hippo_nnunet.data.subjects import FILE, NONE
 from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.evaluation.pairing import recipe_of
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.experiment.presets import (
@@ -84,12 +85,11 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders, device: 
         known = old.folds if old and request.folds is None else {}
         folds = parse_folds(request.folds or "all", configurations, number)
         folds.update({c: known[c] for c in configurations if c in known})
-    variants, name = _variants(request, old), _preset(request.preset, old, device)
-    kept = old is not None and request.variants is None  # the repeats are among the experiment's variants
+    name = _preset(request.preset, old, device)
     new = Experiment(
         dataset=dataset,
         preset=name,
-        variants=with_repeats(variants, request.seeds or (1 if kept else preset(name).seeds)),
+        variants=_with_repeats(_variants(request, old), request.seeds, preset(name).seeds, old),
         folds=folds,
         number_of_folds=number,
         epochs=request.epochs if request.epochs is not None else (old.epochs if old else None),
@@ -115,6 +115,20 @@ def _variants(request: Request, old: Experiment | None) -> tuple[str, ...]:
         return variants
     earlier = old.variants if old and request.variants is None else ()
     return tuple(dict.fromkeys([*earlier, *with_subsets(variants, parse_train_cases(request.train_cases))]))
+
+
+def _with_repeats(variants: Iterable[str], seeds: int | None, default: int, old: Experiment | None) -> tuple[str, ...]:
+    """Add repeats: `seeds` of each recipe, else `default` of a new one and those that a known one has."""
+    if seeds is not None:
+        return with_repeats(variants, seeds)
+    known = old.variants if old else ()
+    found: list[str] = []
+    for variant in variants:
+        if variant in known:
+            found += [variant, *(other for other in known if recipe_of(other) == variant)]
+        else:
+            found += with_repeats([variant], default)
+    return tuple(dict.fromkeys(found))
 
 
 def parse_train_cases(text: str) -> tuple[int | None, ...]:
@@ -201,12 +215,12 @@ def _check_configurations(configurations: Iterable[str], dataset: str, plans: st
 
 
 def _check_slices(experiment: Experiment) -> None:
-    """Refuse a word for adjacent slices with another configuration than 2d, before anything is trained."""
+    """Refuse a word for adjacent slices with a 3D configuration, before anything is trained."""
     for cell in experiment.cells():
-        if recipes.parse(cell.trainer).slices > 1 and cell.configuration != "2d":
+        if recipes.parse(cell.trainer).slices > 1 and cell.configuration.startswith("3d"):
             raise ConfigError(
-                f"variant {cell.variant} sees adjacent slices, which goes with the configuration 2d alone, not "
-                f"{cell.configuration}: put it into an experiment of its own with --configurations 2d"
+                f"variant {cell.variant} sees adjacent slices, which goes with 2d, not {cell.configuration}: put it "
+                "into an experiment of its own with --configurations 2d"
             )
 
 

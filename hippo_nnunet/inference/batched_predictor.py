@@ -23,7 +23,7 @@ from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage, 
 from hippo_nnunet.inference.windows import Window
 from hippo_nnunet.nnunet.memory_cases import free_device_memory
 from hippo_nnunet.threads import AdaptiveThreads
-from hippo_nnunet.training.neighbours import with_neighbours
+from hippo_nnunet.training.neighbours import slices_of, with_neighbours
 from hippo_nnunet.training.recipe_words import CLIP_BASE
 from hippo_nnunet.training.recipes import is_ours, parse
 
@@ -116,7 +116,6 @@ class BatchedPredictor:
         self.trainer_name = trainer_name
         self.allowed_mirroring_axes = inference_allowed_mirroring_axes
         self._patch_size = tuple(int(n) for n in configuration_manager.patch_size)
-        self._slices = parse(trainer_name).slices if is_ours(trainer_name) else 1
         self.guide = self._guide_of(network)
         self._runs: list[Run] | None = None
 
@@ -235,7 +234,8 @@ class BatchedPredictor:
 
     def seen(self, image: PreprocessedImage) -> torch.Tensor:
         """Return an image's voxels with the channels that the network sees: those of adjacent slices, too."""
-        return with_neighbours(image.voxels, self._slices) if self._slices > 1 else image.voxels
+        slices = slices_of(self.networks[0])
+        return with_neighbours(image.voxels, slices) if slices > 1 else image.voxels
 
     def _open(self, image: PreprocessedImage) -> OpenImage:
         """Move an image to the GPU if it takes a small part of its memory, else keep it on the CPU."""

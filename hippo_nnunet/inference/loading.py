@@ -21,6 +21,7 @@ from hippo_nnunet.models.model_file import FOLDER_REMEDY, ModelFile, open_model
 from hippo_nnunet.nnunet.network import ATTENTION, baseline_class, build_network, clip_network, recipe_arguments
 from hippo_nnunet.nnunet.plans_check import check_classes, check_file
 from hippo_nnunet.nnunet.trust import read_checkpoint
+from hippo_nnunet.training.neighbours import slices_of
 from hippo_nnunet.training.recipe_words import CLIP_BASE
 from hippo_nnunet.training.recipes import is_ours, parse
 
@@ -106,11 +107,6 @@ class _Frame:
         self.heads = self.plans_manager.get_label_manager(dataset_json).num_segmentation_heads
 
     @property
-    def slices(self) -> int:
-        """Adjacent slices that the network sees."""
-        return parse(self.trainer).slices if is_ours(self.trainer) else 1
-
-    @property
     def base(self) -> str | None:
         """The recipe's base; None if the trainer is not ours."""
         return parse(self.trainer).base if is_ours(self.trainer) else None
@@ -137,8 +133,10 @@ class _Frame:
 
     def of_class(self, class_path: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
         """Build a network from its class, without its trainer."""
-        channels = self.slices * self.channels
-        return build_network(class_path, self.configuration_manager, channels, self.heads, False, arguments)
+        slices = parse(self.trainer).slices
+        return build_network(
+            class_path, self.configuration_manager, self.channels, self.heads, False, arguments, slices
+        )
 
 
 def _assembled(frame: _Frame, parameters: list[Any], mirroring_axes: Sequence[int] | None) -> dict[str, Any]:
@@ -189,7 +187,7 @@ def _check_fit(frame: _Frame, fold: int | str, weights: Mapping[str, torch.Tenso
         if count := getattr(skeleton, "compute_conv_feature_map_size", None):
             count(patch)
         if frame.base != CLIP_BASE:  # its forward needs embeddings
-            shape = tuple(skeleton(torch.empty(1, frame.slices * frame.channels, *patch)).shape[1:])
+            shape = tuple(skeleton(torch.empty(1, slices_of(skeleton) * frame.channels, *patch)).shape[1:])
             if shape != (frame.heads, *patch):
                 raise DataError(f"the network of its plans gives {shape} for a patch, expected {(frame.heads, *patch)}")
     expected = {name: (tuple(t.shape), t.dtype) for name, t in skeleton.state_dict().items()}

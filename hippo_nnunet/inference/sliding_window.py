@@ -15,7 +15,7 @@ from hippo_nnunet.networks.guidance import SliceView
 
 @dataclass(frozen=True)
 class PreprocessedImage:
-    """An image in the form that the network takes.
+    """A preprocessed image; `BatchedPredictor.seen` adds the adjacent slices that a network may see.
 
     Attributes:
         voxels: float32 (channel, z, y, x), neither padded nor mirrored.

@@ -132,7 +132,9 @@ def check_supported(description: Mapping[str, Any], plans: Mapping[str, Any]) ->
     if is_ours(trainer) and parse(trainer).base == CLIP_BASE:
         raise DataError(f"{trainer} is guided by a CLIP encoder, which is not part of an ONNX file")
     if is_ours(trainer) and parse(trainer).slices > 1:
-        raise DataError(f"{trainer} sees adjacent slices, which prediction without torch does not pass")
+        raise DataError(
+            f"{trainer} sees adjacent slices, which prediction without torch does not pass: export without --onnx"
+        )
     resolved = configuration_of(plans, configuration)
     if resolved.get("previous_stage"):
         raise DataError(f"{configuration} is the second stage of a cascade, which an ONNX file cannot hold")

@@ -9,6 +9,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
 from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.training.neighbours import require_neighbours
 from hippo_nnunet.training.recipes import Recipe
 
 PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
@@ -48,6 +49,7 @@ def build_network(
     num_output_channels: int,
     deep_supervision: bool,
     arguments: Mapping[str, Any] | None = None,
+    slices: int = 1,
 ) -> nn.Module:
     """Build a network as nnU-Net would, with `class_path` in place of the plan's class.
 
@@ -59,6 +61,7 @@ def build_network(
         num_output_channels: Segmentation heads.
         deep_supervision: Whether forward returns every resolution.
         arguments: Further keyword arguments, which override the plan's.
+        slices: Adjacent slices that a 2D network sees, each with the image's channels.
 
     Returns:
         The initialised network.
@@ -69,18 +72,22 @@ def build_network(
     own = OWN_ARGUMENTS.get(class_path, ())
     foreign = {name for names in OWN_ARGUMENTS.values() for name in names if name not in own}
     planned = configuration_manager.network_arch_init_kwargs
+    channels = slices * num_input_channels
     try:
-        return get_network_from_plans(
+        network: nn.Module = get_network_from_plans(
             class_path,
             {**{name: value for name, value in planned.items() if name not in foreign}, **(arguments or {})},
             configuration_manager.network_arch_init_kwargs_req_import,
-            num_input_channels,
+            channels,
             num_output_channels,
             allow_init=True,
             deep_supervision=deep_supervision,
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{class_path.rpartition('.')[2]} cannot be built from the plans: {error}") from error
+    if slices > 1:
+        require_neighbours(network, slices, channels)
+    return network
 
 
 def baseline_class(configuration_manager: Any) -> str:

@@ -26,7 +26,6 @@ class Sampling:
     Attributes:
         batch_size: Samples of a batch.
         patch_size: Final patch in voxels, two or three numbers; with two, slices along the first axis are drawn.
-        slices: Adjacent slices of a 2D patch, an odd number; see `with_neighbours` for their order.
         foreground_share: The last `round(batch_size * foreground_share)` samples are centred on foreground, as in
             nnU-Net's loader.
         probabilistic: Whether each sample is centred on foreground with that probability instead, as nnU-Net's loader
@@ -34,9 +33,11 @@ class Sampling:
         annotated_key: Key of `MemoryCase.locations` under which nnU-Net keeps all annotated voxels of a dataset with
             an ignore label: its patches are drawn from these, and its foreground from the other keys.
         masked_channels: Channels set to 0 outside the image's nonzero region after augmentation: those whose
-            normalisation uses that mask.
+            normalisation uses that mask; of adjacent slices the middle one's.
         regions: Label tuples of region-based training, the ignore label last; None for plain labels.
         target_scales: Deep supervision's scale of each target and axis; None for a single target.
+        slices: Adjacent slices of a 2D patch, an odd number, whose channels come in the order of `with_neighbours`; the
+            intensities of each are augmented as those of a channel.
         in_plane: Whether a 3D patch is rotated and zoomed within its slices only, as for anisotropic data.
         seed: Seed of sampling and augmentation: any integers, for example the repeat's, the process's, the stream's.
     """

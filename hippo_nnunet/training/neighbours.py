@@ -25,13 +25,15 @@ def with_neighbours(image: torch.Tensor, slices: int) -> torch.Tensor:
     return torch.cat([padded[:, shift : shift + image.shape[1]] for shift in range(slices)])
 
 
-def require_neighbours(network: nn.Module, channels: int) -> None:
-    """Let a network refuse patches of another number of channels: nnU-Net's predictor passes single slices.
+def require_neighbours(network: nn.Module, slices: int, channels: int) -> None:
+    """Let a network say how many slices it sees, and refuse other patches: nnU-Net's predictor passes single slices.
 
     Args:
-        network: Its first argument is a batch of patches.
+        network: Its first argument is a batch of patches; gets the attribute `slices`.
+        slices: An odd number.
         channels: Those of all slices.
     """
+    network.slices = slices  # type: ignore[assignment]
 
     def check(_network: nn.Module, inputs: tuple[Any, ...]) -> None:
         found = inputs[0].shape[1]
@@ -42,3 +44,8 @@ def require_neighbours(network: nn.Module, channels: int) -> None:
             )
 
     network.register_forward_pre_hook(check)
+
+
+def slices_of(network: nn.Module) -> int:
+    """Return how many adjacent slices a network sees."""
+    return int(getattr(network, "slices", 1))

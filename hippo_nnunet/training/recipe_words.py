@@ -25,7 +25,7 @@ class WordGroup:
         unit: For a pattern, the fixed part of the word; empty for a group of plain words.
         prefix: Whether the fixed part comes before the number.
         base: The only base that these words go with; empty for all.
-        without: A base that they do not go with.
+        not_with: A base that they do not go with.
     """
 
     name: str
@@ -33,7 +33,7 @@ class WordGroup:
     unit: str = ""
     prefix: bool = False
     base: str = ""
-    without: str = ""
+    not_with: str = ""
 
     def number(self, word: str) -> int | None:
         """Return the number in a patterned word such as `50epochs`; None if the word is of another form."""
@@ -47,7 +47,7 @@ class WordGroup:
 
     def fits(self, base: str) -> bool:
         """Tell whether the group's words go with a base."""
-        return self.base in ("", base) and self.without != base
+        return self.base in ("", base) and self.not_with != base
 
 
 WORD_GROUPS: tuple[WordGroup, ...] = (
@@ -122,7 +122,7 @@ WORD_GROUPS: tuple[WordGroup, ...] = (
             f"{number}slices": f"in 2D, {number} adjacent slices are the network's channels; it segments the middle one"
             for number in (3, 5, 7)
         },
-        without=CLIP_BASE,
+        not_with=CLIP_BASE,
     ),
     WordGroup("schedule", {"fast": "the short schedule: AdamW, one cycle, batches augmented in memory"}),
     WordGroup("epochs", {"<N>epochs": "train for N epochs"}, unit="epochs"),

@@ -161,7 +161,7 @@ def parse(name: str) -> Recipe:
                 "'hippo-nnunet list' shows every word."
             )
         if not group.fits(base):
-            goes = f"goes with {group.base} alone" if group.base else f"does not go with {group.without}"
+            goes = f"goes with {group.base} alone" if group.base else f"does not go with {group.not_with}"
             raise ConfigError(
                 f"trainer '{name}': '{word}' is a word of the group {group.name}, which {goes}. "
                 f"Did you mean '{suggest(name)}'?"

@@ -26,7 +26,7 @@ OVERHEAD_S = 45.0
 
 SECONDS_PER_ITERATION = {
     ("fast", "float32"): {2: 0.25, 3: 0.6},
-    ("fast", "bfloat16"): {2: 0.13, 3: 0.3},
+    ("fast", "bfloat16"): {2: 0.13, 3: 0.15},
     ("fast", "AMX"): {2: 0.11, 3: 0.21},
     ("fast", "cuda"): {2: 0.02, 3: 0.04},
     ("stock", "cpu"): {2: 9.0, 3: 9.0},
@@ -37,10 +37,10 @@ SECONDS_PER_ITERATION = {
 Source: ours; `results/task04-laptop` (float32), `results/task04-three` (bfloat16), experiments/README.md (AMX).
 """
 
-ONE_THREAD = 1.8
+ONE_THREAD = {2: 1.3, 3: 1.9}
 """How many times as long a training of the short schedule takes with one thread, while the other core trains as well.
 
-Source: as above, in 3D; 1.3 in 2D on a CPU without AMX.
+Source: as above; the same with AVX-512 (`results/task04-recipe`) and with AMX.
 """
 
 MEASURED, RUNNING, SCALED, STATED, UNKNOWN = "measured", "running", "scaled", "stated", "unknown"
@@ -71,7 +71,7 @@ def missing_trainings(experiment: Experiment, folder: Path) -> list[Cell]:
 def stated_seconds(trainer: str, configuration: str, device: str, parallel: int = 1) -> float | None:
     """Return the coarse estimate of a training: its iterations times the seconds of one; None on other devices.
 
-    `parallel` is the number of trainings that share the machine.
+    `parallel` is the number of trainings that share this machine's cores.
     """
     recipe, dim = recipes.parse(trainer), _dim(configuration)
     kind = cpu_kind() if device == "cpu" and recipe.fast else device
@@ -79,7 +79,8 @@ def stated_seconds(trainer: str, configuration: str, device: str, parallel: int 
     if per_dim is None:
         return None
     schedule = schedule_for(recipe, dim)
-    slower = ONE_THREAD if device == "cpu" and parallel > 1 and cpu_count() < 2 * parallel else 1.0
+    one_thread = device == "cpu" and recipe.fast and parallel > 1 and cpu_count() < 2 * parallel
+    slower = ONE_THREAD[dim] if one_thread else 1.0
     return schedule.epochs * schedule.iterations * per_dim[dim] * slower + OVERHEAD_S
 
 
@@ -114,7 +115,7 @@ def remaining_trainings(
         results: `nnUNet_results`.
         device: `cpu`, `cuda`, `mps`; there are stated figures for the first two.
         running: Those of the cells that train now.
-        parallel: Trainings at the same time.
+        parallel: Trainings at the same time on this machine.
 
     Returns:
         For each, the median of the finished folds of the same variant and configuration, else of the same

@@ -66,7 +66,8 @@ def perform(
     check_subsets(experiment, folders, folder, subjects, request.task)
     settings = replace(settings, device=here, subjects=subjects)
     missing = missing_trainings(experiment, folder)
-    left = remaining_trainings(experiment, missing, folders.results, here, parallel=settings.parallel)
+    sharing = settings.parallel if settings.profile == "local" else 1
+    left = remaining_trainings(experiment, missing, folders.results, here, parallel=sharing)
     seconds = wall_clock_seconds((item.seconds for item in left.values()), settings.parallel)
     if dry_run:
         yield launch.dry_run(experiment, folder, folders, settings)

@@ -11,6 +11,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tiny_dataset import TEST_CASES, TinyDataset
 
+from hippo_nnunet import trainers
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.inference.batched_predictor import BatchedPredictor
 from hippo_nnunet.inference.loading import load_model
@@ -67,6 +68,27 @@ def test_a_slice_is_predicted_from_its_neighbours(model: Path) -> None:
         torch.testing.assert_close(predictor.networks[0](own)[0], first[:, 0])
 
 
+def test_a_subclass_of_another_name_predicts_from_neighbours(in_tiny: TinyDataset) -> None:
+    known = in_tiny.trainer(NAME)
+    mine = type("MyTrainer", (getattr(trainers, NAME),), {})
+    plans = {**known.plans_manager.plans, "continue_training": False}
+    trainer = mine(plans, "2d", 0, known.dataset_json, CPU)
+    trainer.initialize()
+    predictor = BatchedPredictor.of_trainer(trainer)
+    assert predictor.seen(PreprocessedImage(torch.zeros(1, 4, 16, 16))).shape == (3, 4, 16, 16)
+
+
+def test_openvino_computes_the_same(model: Path) -> None:
+    pytest.importorskip("openvino")
+    image = PreprocessedImage(torch.randn(1, 6, 16, 16, generator=torch.Generator().manual_seed(0)))
+    logits = []
+    for backend in ("torch", "openvino"):
+        predictor = BatchedPredictor(CPU, backend=backend)
+        predictor.manual_initialization(**load_model(model, (0,), "checkpoint_final.pth"))
+        logits.append(predictor.predict_image(image))
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-4, rtol=1e-4)
+
+
 def test_nnunets_own_predictor_is_refused_with_the_remedy(model: Path) -> None:
     stock = nnUNetPredictor(device=CPU, allow_tqdm=False)
     stock.initialize_from_trained_model_folder(str(model), (0,), "checkpoint_final.pth")
@@ -75,8 +97,12 @@ def test_nnunets_own_predictor_is_refused_with_the_remedy(model: Path) -> None:
 
 
 def test_what_it_does_not_go_with(in_tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="'5slices' goes with 2d, not 3d_fullres"):
+    with pytest.raises(ConfigError, match="'5slices' goes with 2d, not 3d_fullres: train 2d, or leave the word out"):
         in_tiny.trainer("UNetTrainer_5slices_fast", "3d_fullres")
+    with monkeypatch.context() as several:
+        several.setattr(torch.distributed, "is_initialized", lambda: True)
+        with pytest.raises(ConfigError, match="trains and validates on one device: leave out -num_gpus"):
+            in_tiny.trainer("UNetTrainer_5slices_fast")
     monkeypatch.setattr(memory_cases, "free_memory", lambda: 1000)
     trainer = in_tiny.trainer("UNetTrainer_5slices_fast")
     trainer.initialize()

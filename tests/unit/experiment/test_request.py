@@ -91,15 +91,16 @@ def test_overnight_trains_each_recipe_three_times(tmp_path: Path, task: Path, fo
     new.save(folder / "experiment.yaml")
     for again in (asked, Request()):
         assert resolve(again, folder, folders, CPU) == new
-    added = resolve(Request(variants="UNet,AttentionUNet"), folder, folders, CPU).variants
-    assert added[-3:] == ("AttentionUNet", "AttentionUNet_seed1", "AttentionUNet_seed2")
     assert resolve(replace(asked, seeds=1), tmp_path / "once", folders, CPU).variants == ("UNet",)
 
 
-def test_a_repeat_more_or_less_than_the_presets_stays(tmp_path: Path, folders: NnunetFolders) -> None:
+def test_recipes_keep_the_repeats_that_they_have(tmp_path: Path, folders: NnunetFolders) -> None:
     (tmp_path / "e").mkdir()
-    experiment(variants=("UNet",), preset="overnight").save(tmp_path / "e" / "experiment.yaml")
-    assert resolve(Request(), tmp_path / "e", folders, CPU).variants == ("UNet",)
+    experiment(variants=("UNet", "UNet_seed1"), preset="overnight").save(tmp_path / "e" / "experiment.yaml")
+    had = ("UNet", "UNet_seed1")
+    assert resolve(Request(), tmp_path / "e", folders, CPU).variants == had
+    added = resolve(Request(variants="UNet,AttentionUNet"), tmp_path / "e", folders, CPU).variants
+    assert added == (*had, "AttentionUNet", "AttentionUNet_seed1", "AttentionUNet_seed2")
 
 
 def test_adjacent_slices_go_with_2d_alone(tmp_path: Path, task: Path, folders: NnunetFolders) -> None:

@@ -324,6 +324,7 @@ def configured(**entries: Any) -> dict[str, Any]:
             {"model": changed(DESCRIPTION, trainer="CLIPGuidedUNetTrainer", clip={"name": "m", "sha256": "0" * 64})},
             "guided by a CLIP encoder",
         ),
+        ({"model": changed(DESCRIPTION, trainer="UNetTrainer_5slices_fast")}, "sees adjacent slices"),
         ({"plans": configured(spacing=[0, 1])}, "spacing is"),
         ({"plans": configured(patch_size=[10**6, 10**6])}, "patch_size is"),
         (

@@ -195,6 +195,11 @@ def test_adjacent_slices_are_channels_and_the_target_is_the_middle_ones():
 
 def test_neighbours_come_in_order_with_zeros_outside():
     image = torch.arange(1.0, 9.0).view(2, 4, 1, 1)
+    two = MemoryCase("a", image, torch.zeros(4, 1, 1, dtype=torch.int16), {})
+    sampling = Sampling(batch_size=9, patch_size=(1, 1), foreground_share=0.0, slices=3)
+    batch = next(MemoryLoader(bank(two), sampling, AugmentationSpec()))
+    for sample, (z, _, _) in zip(batch["data"], batch["corners"].tolist(), strict=True):
+        assert sample.equal(with_neighbours(image, 3)[:, z])
     assert with_neighbours(image, 1).equal(image)
     assert with_neighbours(image, 3)[..., 0, 0].tolist() == [
         *([0, 1, 2, 3], [0, 5, 6, 7]),

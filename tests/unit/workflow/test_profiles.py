@@ -141,26 +141,31 @@ def test_the_pages_cost_is_the_estimate(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("trainer", "configuration", "experiment", "kind"),
+    ("trainer", "configuration", "experiment", "kind", "parallel"),
     [
-        ("UNetTrainer_fast", "2d", "task04-laptop", "float32"),
-        ("UNetTrainer_mirrorLR_fast_11epochs", "3d_fullres", "task04-laptop", "float32"),  # as long as it was then
-        ("UNetTrainer_fast", "2d", "task04-three", "bfloat16"),
+        ("UNetTrainer_fast", "2d", "task04-laptop", "float32", 1),
+        ("UNetTrainer_mirrorLR_fast_11epochs", "3d_fullres", "task04-laptop", "float32", 1),  # as long as it was then
+        ("UNetTrainer_fast", "2d", "task04-three", "bfloat16", 1),
+        ("UNetTrainer_fast", "2d", "task04-recipe", "bfloat16", 2),
+        ("UNetTrainer_fast", "3d_fullres", "task04-recipe", "bfloat16", 2),
+        ("UNetTrainer_7slices_fast_40epochs", "2d", "task04-2d-slices", "AMX", 2),
     ],
 )
 def test_the_stated_time_is_about_what_was_measured(
-    trainer: str, configuration: str, experiment: str, kind: str, monkeypatch: pytest.MonkeyPatch
+    trainer: str, configuration: str, experiment: str, kind: str, parallel: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(estimate, "cpu_kind", lambda: kind)
+    monkeypatch.setattr(estimate, "cpu_count", lambda: 2)
     folds = json.loads((ROOT / "results" / experiment / "manifest.json").read_text())["folds"]
     measured = [fold["trained_seconds"] for fold in folds if fold["configuration"] == configuration]
-    stated = estimate.stated_seconds(trainer, configuration, "cpu")
+    stated = estimate.stated_seconds(trainer, configuration, "cpu", parallel)
     assert stated == pytest.approx(statistics.median(measured) + estimate.OVERHEAD_S, rel=0.25)
 
 
-@pytest.mark.parametrize(("cores", "slower"), [(2, estimate.ONE_THREAD), (4, 1.0)])
+@pytest.mark.parametrize(("cores", "slower"), [(2, estimate.ONE_THREAD[2]), (4, 1.0)])
 def test_trainings_that_share_the_cores_take_longer(cores: int, slower: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "cpu_count", lambda: cores)
+    assert estimate.stated_seconds("UNetTrainer", "2d", "cpu", 2) == estimate.stated_seconds("UNetTrainer", "2d", "cpu")
     alone, shared = (estimate.stated_seconds("UNetTrainer_fast", "2d", "cpu", n) - estimate.OVERHEAD_S for n in (1, 2))
     assert shared == pytest.approx(slower * alone)
 
