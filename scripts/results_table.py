@@ -36,7 +36,13 @@ PUBLISHED = (
 )
 OURS = (
     ("3D U-Net, one training", "task04-recipe", "UNet", "3d_fullres", "folds by subject"),
-    ("2D ensemble (U-Net, Attention U-Net)", "task04-laptop", "ensemble", "2d", "nnU-Net's own folds"),
+    (
+        "2D U-Net, seven adjacent slices, one training",
+        "task04-2d-slices",
+        "UNet_7slices_40epochs",
+        "2d",
+        "folds by subject",
+    ),
 )
 """Rows of the README: name, experiment, variant, configuration, folds."""
 
