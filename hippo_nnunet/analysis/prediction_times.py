@@ -30,10 +30,11 @@ def prediction_times(experiment: Experiment, folder: Path) -> pd.DataFrame:
         DataError: A file cannot be read.
     """
     paths = ExperimentPaths(folder)
-    configuration = "+".join(experiment.configurations_to_predict())
+    configurations = experiment.configurations_to_predict()
     saved = read_table(paths.prediction_times, COLUMNS)
     rows = {} if saved is None else {row["variant"]: row for row in saved.to_dict("records")}
     for variant in (*experiment.variants, ENSEMBLE):
+        configuration = "+".join(c for c in configurations if variant == ENSEMBLE or experiment.fits(variant, c))
         benchmark = paths.benchmarks / "predict" / f"{variant}.tsv"
         images = len([p for p in (paths.predictions / variant).glob("[!.]*") if p.suffix not in (".json", ".pkl")])
         if benchmark.is_file() and images:

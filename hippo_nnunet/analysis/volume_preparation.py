@@ -82,7 +82,10 @@ def prepare_volumes(
 
 
 def _members(models: Sequence[Path], experiment: Experiment, folder: Path) -> dict[int, Members]:
-    trained = {experiment.model(v, c): set(folds) for c, folds in experiment.folds.items() for v in experiment.variants}
+    trained = {
+        experiment.model(cell.variant, cell.configuration): set(experiment.folds[cell.configuration])
+        for cell in experiment.cells()
+    }
     names = tuple(_opened(model)[0] for model in models)
     for name in names:
         if name not in trained:

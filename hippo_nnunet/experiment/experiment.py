@@ -16,6 +16,7 @@ from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.experiment.presets import preset, trainer_name
 from hippo_nnunet.experiment.request_file import HEADER, read_request
 from hippo_nnunet.files import write_text
+from hippo_nnunet.training import recipes
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Experiment:
         dataset: Full nnU-Net name: `Dataset004_Hippocampus`.
         preset: One of the presets.
         variants: Names such as `AttentionUNet_flip`, in the order requested.
-        folds: Configuration to the folds that are trained of every variant.
+        folds: Configuration to the folds that are trained of every variant that `fits` it.
         number_of_folds: Folds of the split: a configuration with all of them can be ensembled.
         epochs: Replaces the preset's; None keeps it.
         iterations: Replaces the preset's; None keeps it.
@@ -81,6 +82,12 @@ class Experiment:
                 )
         if not self.variants or not self.folds:
             raise ConfigError("an experiment needs at least one variant and one configuration")
+        for variant in self.variants:
+            if not any(self.fits(variant, configuration) for configuration in self.folds):
+                raise ConfigError(
+                    f"variant {variant} sees adjacent slices, which goes with 2d, not {', '.join(self.folds)}: add 2d "
+                    "to --configurations, or leave the variant out"
+                )
 
     @property
     def plans(self) -> str:
@@ -104,6 +111,10 @@ class Experiment:
         """Return the trainer of a variant."""
         return trainer_name(variant, self.preset, self.epochs, self.iterations)
 
+    def fits(self, variant: str, configuration: str) -> bool:
+        """Tell whether a variant is trained in a configuration: with adjacent slices not in 3D."""
+        return not configuration.startswith("3d") or recipes.parse(self.trainer(variant)).slices == 1
+
     def cells(self) -> list[Cell]:
         """Return every training, variants innermost, so that the variants' same fold follow one another."""
         return [
@@ -111,6 +122,7 @@ class Experiment:
             for configuration, folds in self.folds.items()
             for fold in folds
             for variant in self.variants
+            if self.fits(variant, configuration)
         ]
 
     @property
@@ -119,8 +131,8 @@ class Experiment:
         return tuple(variant for variant in self.variants if subset_size(variant) is None)
 
     def ensembled_configurations(self) -> list[str]:
-        """Return the configurations of which all folds are trained, if a variant is trained on all cases."""
-        return [c for c in self.folds if self.complete(c) and self.full_variants]
+        """Return the configurations of which all folds are trained, if a variant is trained there on all cases."""
+        return [c for c in self.folds if self.complete(c) and any(self.fits(v, c) for v in self.full_variants)]
 
     def configurations_to_predict(self) -> list[str]:
         """Return the configurations that predict the test images: the complete ones, or the first where none is.
@@ -128,6 +140,15 @@ class Experiment:
         So all of them have the same folds.
         """
         return self.ensembled_configurations() or list(self.folds)[:1]
+
+    def models_to_predict(self, variant: str) -> list[str]:
+        """Return the models of a variant that predict the test images together."""
+        return [self.model(variant, c) for c in self.configurations_to_predict() if self.fits(variant, c)]
+
+    @property
+    def predicting_variants(self) -> tuple[str, ...]:
+        """The variants that predict the test images."""
+        return tuple(variant for variant in self.full_variants if self.models_to_predict(variant))
 
     def model(self, variant: str, configuration: str) -> str:
         """Return the name of nnU-Net's folder of a variant in a configuration."""

@@ -46,7 +46,7 @@ def results(experiment: Experiment, products: Collection[str]) -> list[Path]:
     markers = [DONE / "evaluate"]
     ensembled = bool(ensemble_cells(experiment))
     if "predictions" in products:
-        markers += [DONE / "predict" / variant for variant in experiment.full_variants]
+        markers += [DONE / "predict" / variant for variant in experiment.predicting_variants]
         markers += [DONE / "predict" / ENSEMBLE] if ensembled else []
     if "submission" in products and ensembled:
         markers.append(DONE / "submission")

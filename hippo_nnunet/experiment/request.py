@@ -28,7 +28,6 @@ from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.plans import configuration_of, read_plans
 from hippo_nnunet.nnunet.preprocessed import dataset_name
 from hippo_nnunet.nnunet.splits import DEFAULT_FOLDS, read_splits
-from hippo_nnunet.training import recipes
 
 DEFAULT_VARIANTS = "UNet,AttentionUNet"
 DEFAULT_CONFIGURATIONS = "2d"
@@ -97,7 +96,6 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders, device: 
         subjects=_subjects(request.subjects) or (old.subjects if old else AUTO_SUBJECTS),
     )
     _check_configurations(new.folds, dataset, new.plans, folders)
-    _check_slices(new)
     difference = new.difference(old) if old else None
     if difference:
         raise ConfigError(
@@ -212,16 +210,6 @@ def _check_configurations(configurations: Iterable[str], dataset: str, plans: st
             configuration_of(content, name)
         elif name not in PLANNED:
             raise ConfigError(f"configuration '{name}' is in no plans of a preset; take some of {', '.join(PLANNED)}")
-
-
-def _check_slices(experiment: Experiment) -> None:
-    """Refuse a word for adjacent slices with a 3D configuration, before anything is trained."""
-    for cell in experiment.cells():
-        if recipes.parse(cell.trainer).slices > 1 and cell.configuration.startswith("3d"):
-            raise ConfigError(
-                f"variant {cell.variant} sees adjacent slices, which goes with 2d, not {cell.configuration}: put it "
-                "into an experiment of its own with --configurations 2d"
-            )
 
 
 def _names(text: str) -> list[str]:

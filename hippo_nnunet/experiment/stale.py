@@ -68,7 +68,7 @@ def stale_markers(experiment: Experiment, folder: Path, folders: NnunetFolders) 
         DONE / "ensemble": [cell.marker for cell in ensemble_cells(experiment)],
         DONE / "evaluate": evaluated(experiment),
     }
-    uses |= {DONE / "predict" / v: predictors(experiment, v) for v in (*experiment.full_variants, ENSEMBLE)}
+    uses |= {DONE / "predict" / v: predictors(experiment, v) for v in (*experiment.predicting_variants, ENSEMBLE)}
     for marker, inputs in uses.items():
         if any(used in stale or not (folder / used).exists() for used in inputs):
             stale.append(marker)

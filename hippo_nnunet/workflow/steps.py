@@ -103,7 +103,7 @@ def ensemble(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
     members: dict[str, dict[str, Path]] = {}
     folds: dict[str, int] = {}
     for configuration in experiment.ensembled_configurations():
-        for variant in experiment.full_variants:
+        for variant in (v for v in experiment.full_variants if experiment.fits(v, configuration)):
             model = experiment.model(variant, configuration)
             members[model], folds = out_of_fold_files(results / model, experiment.folds[configuration])
     dataset_json = read_object(preprocessed / "dataset.json")
@@ -167,7 +167,7 @@ def predict(
         choice = EnsembleChoice.from_json(paths.choice)
         models, postprocessing = choice.members, choice.postprocessing
     else:
-        models, postprocessing = [experiment.model(variant, c) for c in configurations], "none"
+        models, postprocessing = experiment.models_to_predict(variant), "none"
     output = paths.predictions / variant
     delete_predictions(output)
     predict_images(

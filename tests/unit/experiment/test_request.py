@@ -106,8 +106,13 @@ def test_recipes_keep_the_repeats_that_they_have(tmp_path: Path, folders: Nnunet
 def test_adjacent_slices_go_with_2d_alone(tmp_path: Path, task: Path, folders: NnunetFolders) -> None:
     asked = Request(task=task, variants="UNet,UNet_5slices")
     assert resolve(asked, tmp_path / "e", folders, CPU).trainer("UNet_5slices") == "UNetTrainer_5slices_fast"
-    with pytest.raises(ConfigError, match=r"UNet_5slices sees adjacent slices, .* not 3d_fullres"):
-        resolve(replace(asked, configurations="2d,3d_fullres"), tmp_path / "e", folders, CPU)
+    both = resolve(replace(asked, configurations="2d,3d_fullres"), tmp_path / "e", folders, CPU)
+    trained = {(cell.variant, cell.configuration) for cell in both.cells()}
+    assert trained == {("UNet", "2d"), ("UNet", "3d_fullres"), ("UNet_5slices", "2d")}
+    assert both.models_to_predict("UNet_5slices") == [both.model("UNet_5slices", "2d")]
+    assert len(both.models_to_predict("UNet")) == 2
+    with pytest.raises(ConfigError, match="UNet_5slices sees adjacent slices, which goes with 2d, not 3d_fullres"):
+        resolve(replace(asked, configurations="3d_fullres"), tmp_path / "e", folders, CPU)
 
 
 def test_training_cases_add_subsets_of_each_recipe_with_its_seeds(
