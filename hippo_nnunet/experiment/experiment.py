@@ -88,6 +88,12 @@ class Experiment:
                     f"variant {variant} sees adjacent slices, which goes with 2d, not {', '.join(self.folds)}: add 2d "
                     "to --configurations, or leave the variant out"
                 )
+        for configuration in self.folds:
+            if not any(self.fits(variant, configuration) for variant in self.variants):
+                raise ConfigError(
+                    f"configuration '{configuration}': {', '.join(self.variants)} see adjacent slices, which goes with "
+                    "2d: leave it out of --configurations, or add a variant without them"
+                )
 
     @property
     def plans(self) -> str:

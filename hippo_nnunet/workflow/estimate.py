@@ -99,6 +99,11 @@ def cpu_kind() -> str:
     return "AMX" if "amx_bf16" in flags else "bfloat16" if "avx512_bf16" in flags else "float32"
 
 
+def sharing(parallel: int, profile: str) -> int:
+    """Return how many of the trainings at the same time share this machine's cores: on a cluster each has its own."""
+    return parallel if profile == "local" else 1
+
+
 def remaining_trainings(
     experiment: Experiment,
     cells: Collection[Cell],

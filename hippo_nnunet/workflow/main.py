@@ -28,6 +28,7 @@ from hippo_nnunet.workflow.estimate import (
     cpu_kind,
     missing_trainings,
     remaining_trainings,
+    sharing,
     wall_clock_seconds,
 )
 from hippo_nnunet.workflow.preparation import check_folder
@@ -66,8 +67,8 @@ def perform(
     check_subsets(experiment, folders, folder, subjects, request.task)
     settings = replace(settings, device=here, subjects=subjects)
     missing = missing_trainings(experiment, folder)
-    sharing = settings.parallel if settings.profile == "local" else 1
-    left = remaining_trainings(experiment, missing, folders.results, here, parallel=sharing)
+    shared = sharing(settings.parallel, settings.profile)
+    left = remaining_trainings(experiment, missing, folders.results, here, parallel=shared)
     seconds = wall_clock_seconds((item.seconds for item in left.values()), settings.parallel)
     if dry_run:
         yield launch.dry_run(experiment, folder, folders, settings)

@@ -123,8 +123,8 @@ def read_status(folder: Path, root: Path | None = None, check: bool = True) -> S
     running = [cell for cell in cells if states[cell.marker][0] == RUNNING]
     device = str(settings.get("device", ""))
     parallel = int(settings.get("parallel", 1))
-    sharing = parallel if settings.get("profile", "local") == "local" else 1
-    left = estimate.remaining_trainings(experiment, cells, folders.results, device, running, sharing)
+    shared = estimate.sharing(parallel, settings.get("profile", "local"))
+    left = estimate.remaining_trainings(experiment, cells, folders.results, device, running, shared)
     by_marker = {cell.marker: remaining for cell, remaining in left.items()}
     jobs = tuple(_job(folder, marker, *state, by_marker.get(marker)) for marker, state in states.items())
     trainings = [job.left_s for job in jobs if job.is_training]

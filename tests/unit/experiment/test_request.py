@@ -113,6 +113,9 @@ def test_adjacent_slices_go_with_2d_alone(tmp_path: Path, task: Path, folders: N
     assert len(both.models_to_predict("UNet")) == 2
     with pytest.raises(ConfigError, match="UNet_5slices sees adjacent slices, which goes with 2d, not 3d_fullres"):
         resolve(replace(asked, configurations="3d_fullres"), tmp_path / "e", folders, CPU)
+    alone = replace(asked, variants="UNet_5slices", configurations="2d,3d_fullres")
+    with pytest.raises(ConfigError, match="'3d_fullres': UNet_5slices see adjacent slices, which goes with 2d"):
+        resolve(alone, tmp_path / "e", folders, CPU)
 
 
 def test_training_cases_add_subsets_of_each_recipe_with_its_seeds(

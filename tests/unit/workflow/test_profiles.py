@@ -162,6 +162,10 @@ def test_the_stated_time_is_about_what_was_measured(
     assert stated == pytest.approx(statistics.median(measured) + estimate.OVERHEAD_S, rel=0.25)
 
 
+def test_jobs_of_a_cluster_do_not_share_this_machines_cores() -> None:
+    assert (estimate.sharing(30, "local"), estimate.sharing(30, "slurm")) == (30, 1)
+
+
 @pytest.mark.parametrize(("cores", "slower"), [(2, estimate.ONE_THREAD[2]), (4, 1.0)])
 def test_trainings_that_share_the_cores_take_longer(cores: int, slower: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "cpu_count", lambda: cores)
