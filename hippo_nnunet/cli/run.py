@@ -24,7 +24,8 @@ def run(
         typer.Option(
             "--variants",
             "-tr",
-            help="Networks with recipe words, or trainers: UNet,AttentionUNet_flip. Default: UNet,AttentionUNet.",
+            help="Networks with recipe words, or trainers: UNet,AttentionUNet_flip; UNet@3d_fullres is trained in that "
+            "configuration alone. Default: UNet,AttentionUNet.",
         ),
     ] = None,
     configurations: Annotated[

@@ -74,7 +74,7 @@ class Model:
     @property
     def full_recipe(self) -> str:
         """The recipe without its number of training cases."""
-        return _without_size(self.recipe)
+        return without_size(self.recipe)
 
     def __str__(self) -> str:
         """Name the model in words."""
@@ -106,6 +106,11 @@ def subset_size(variant: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def without_size(variant: str) -> str:
+    """Return a variant's name without its number of training cases."""
+    return "_".join(word for word in variant.split("_") if not _CASES.fullmatch(word))
+
+
 def models_of(table: pd.DataFrame) -> list[Model]:
     """List the models: baseline first, each followed by its controls; else in the table's order.
 
@@ -115,11 +120,11 @@ def models_of(table: pd.DataFrame) -> list[Model]:
         Model(recipe_of(str(variant)), str(configuration))
         for variant, configuration in table[["variant", "configuration"]].itertuples(index=False)
     )
-    blocks = list(dict.fromkeys(_without_size(model.block) for model in found))
+    blocks = list(dict.fromkeys(without_size(model.block) for model in found))
     configurations = list(dict.fromkeys(model.configuration for model in found))
 
     def position(model: Model) -> tuple[bool, bool, int, int, bool, int]:
-        order, block = configurations.index(model.configuration), blocks.index(_without_size(model.block))
+        order, block = configurations.index(model.configuration), blocks.index(without_size(model.block))
         size = model.size or 0
         return size > 0, model.recipe == ENSEMBLE, order, block, model.is_control, size
 
@@ -171,7 +176,3 @@ def _within(group: Sequence[Model], baseline: str | None) -> list[Pair]:
     else:
         pairs = [Pair(variant, one, other) for other, one in combinations(others, 2)]
     return pairs + [Pair(control, recipes[name], m) for m, name in beside.items() if name is not None]
-
-
-def _without_size(recipe: str) -> str:
-    return "_".join(word for word in recipe.split("_") if not _CASES.fullmatch(word))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Experiment:
         iterations: Replaces the preset's; None keeps it.
         subjects: How cases were split: AUTO, NONE, or FILE for a table of the user's. Experiments of versions that did
             not record it have nnU-Net's own folds.
+        only: Variant to the configurations that it is trained in, where these are not all that it fits.
     """
 
     dataset: str
@@ -62,6 +63,7 @@ class Experiment:
     epochs: int | None = None
     iterations: int | None = None
     subjects: str = NONE
+    only: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
@@ -82,17 +84,23 @@ class Experiment:
                 )
         if not self.variants or not self.folds:
             raise ConfigError("an experiment needs at least one variant and one configuration")
+        for variant, configurations in self.only.items():
+            missing = [c for c in configurations if c not in self.folds]
+            if variant not in self.variants or missing:
+                what = f"configuration '{missing[0]}'" if missing else f"variant '{variant}'"
+                raise ConfigError(f"{variant}@{','.join(configurations)}: {what} is not part of the experiment: add it")
         for variant in self.variants:
             if not any(self.fits(variant, configuration) for configuration in self.folds):
+                limits = ", ".join(self.only.get(variant, self.folds))
                 raise ConfigError(
-                    f"variant {variant} sees adjacent slices, which goes with 2d, not {', '.join(self.folds)}: add 2d "
-                    "to --configurations, or leave the variant out"
+                    f"variant {variant} sees adjacent slices, which goes with 2d, not {limits}: add 2d to "
+                    "--configurations, or leave the variant out"
                 )
         for configuration in self.folds:
             if not any(self.fits(variant, configuration) for variant in self.variants):
                 raise ConfigError(
-                    f"configuration '{configuration}': {', '.join(self.variants)} see adjacent slices, which goes with "
-                    "2d: leave it out of --configurations, or add a variant without them"
+                    f"configuration '{configuration}': none of {', '.join(self.limited_variants())} is trained in it "
+                    "(adjacent slices go with 2d): leave it out of --configurations, or add a variant"
                 )
 
     @property
@@ -118,8 +126,19 @@ class Experiment:
         return trainer_name(variant, self.preset, self.epochs, self.iterations)
 
     def fits(self, variant: str, configuration: str) -> bool:
-        """Tell whether a variant is trained in a configuration: with adjacent slices not in 3D."""
+        """Tell whether a variant is trained in a configuration: in those that it is limited to, with adjacent slices
+        not in 3D."""
+        if configuration not in self.only.get(variant, self.folds):
+            return False
         return not configuration.startswith("3d") or recipes.parse(self.trainer(variant)).slices == 1
+
+    def limited_variants(self) -> list[str]:
+        """Return the variants as `run --variants` takes them: `UNet@3d_fullres` if it is trained there alone."""
+        return [
+            f"{variant}@{configuration}" if configuration else variant
+            for variant in self.variants
+            for configuration in self.only.get(variant, ("",))
+        ]
 
     def cells(self) -> list[Cell]:
         """Return every training, variants innermost, so that the variants' same fold follow one another."""
@@ -178,6 +197,9 @@ class Experiment:
             if set(folds) - set(self.folds.get(configuration, ())):
                 now = ",".join(map(str, self.folds.get(configuration, ()))) or "none"
                 return f"{configuration} folds {','.join(map(str, folds))} there, {now} now"
+            for variant in old.variants:
+                if old.fits(variant, configuration) and not self.fits(variant, configuration):
+                    return f"{variant} is trained in {configuration} there, not now"
         return None
 
     def save(self, path: Path) -> None:
@@ -192,6 +214,9 @@ class Experiment:
         plain = asdict(self)
         plain["variants"] = list(self.variants)
         plain["folds"] = {c: list(f) for c, f in self.folds.items()}
+        plain["only"] = {v: list(c) for v, c in self.only.items()}
+        if not self.only:  # which earlier versions do not know
+            del plain["only"]
         plain["plans"] = self.plans
         return plain
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from hippo_nnunet.data.archive import archived_name
 from hippo_nnunet.data.subjects import AUTO as AUTO_SUBJECTS
 from hippo_nnunet.data.subjects import FILE, NONE
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.evaluation.pairing import recipe_of
+from hippo_nnunet.evaluation.pairing import recipe_of, without_size
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.experiment.presets import (
@@ -29,7 +29,7 @@ from hippo_nnunet.nnunet.plans import configuration_of, read_plans
 from hippo_nnunet.nnunet.preprocessed import dataset_name
 from hippo_nnunet.nnunet.splits import DEFAULT_FOLDS, read_splits
 
-DEFAULT_VARIANTS = "UNet,AttentionUNet"
+DEFAULT_VARIANTS = ("UNet", "AttentionUNet")
 DEFAULT_CONFIGURATIONS = "2d"
 PLANNED = ("2d", "3d_fullres", "3d_lowres")
 """The configurations that the presets' planners can plan, cascades aside."""
@@ -85,15 +85,18 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders, device: 
         folds = parse_folds(request.folds or "all", configurations, number)
         folds.update({c: known[c] for c in configurations if c in known})
     name = _preset(request.preset, old, device)
+    typed = _typed_variants(request.variants) if request.variants else None
+    variants = _with_repeats(_variants(request, typed, old), request.seeds, preset(name).seeds, old)
     new = Experiment(
         dataset=dataset,
         preset=name,
-        variants=_with_repeats(_variants(request, old), request.seeds, preset(name).seeds, old),
+        variants=variants,
         folds=folds,
         number_of_folds=number,
         epochs=request.epochs if request.epochs is not None else (old.epochs if old else None),
         iterations=request.iterations if request.iterations is not None else (old.iterations if old else None),
         subjects=_subjects(request.subjects) or (old.subjects if old else AUTO_SUBJECTS),
+        only=_only(variants, typed if typed is not None else old.only if old else {}),
     )
     _check_configurations(new.folds, dataset, new.plans, folders)
     difference = new.difference(old) if old else None
@@ -105,10 +108,28 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders, device: 
     return new
 
 
-def _variants(request: Request, old: Experiment | None) -> tuple[str, ...]:
+def _typed_variants(text: str) -> dict[str, tuple[str, ...]]:
+    """Parse `UNet@3d_fullres,UNet_5slices`: variants, and the configurations that each is limited to; none: all."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in _names(text):
+        variant, at, configuration = name.partition("@")
+        if at and not configuration:
+            raise ConfigError(f"--variants '{name[:60]}': name a configuration after @, such as {variant}@3d_fullres")
+        variant = canonical_variant(variant)
+        known = found.get(variant)
+        found[variant] = (*(known or ()), configuration) if at and known != () else ()
+    return found
+
+
+def _only(variants: Iterable[str], limits: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Return the limits of all variants: repeats and subsets have those of their recipe."""
+    own = {v: limits.get(v, limits.get(recipe_of(v), limits.get(without_size(recipe_of(v)), ()))) for v in variants}
+    return {variant: configurations for variant, configurations in own.items() if configurations}
+
+
+def _variants(request: Request, typed: Mapping[str, tuple[str, ...]] | None, old: Experiment | None) -> tuple[str, ...]:
     """Return the variants; `--train-cases` without `--variants` adds subsets of those that the experiment has."""
-    names = request.variants or (",".join(old.variants) if old else DEFAULT_VARIANTS)
-    variants = tuple(map(canonical_variant, _names(names)))
+    variants = tuple(typed if typed is not None else old.variants if old else DEFAULT_VARIANTS)
     if request.train_cases is None:
         return variants
     earlier = old.variants if old and request.variants is None else ()

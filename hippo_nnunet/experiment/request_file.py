@@ -65,7 +65,8 @@ def read_request(path: Path) -> dict[str, Any]:
         if name in content and not is_right(content[name]):
             raise ValueError(f"{name}: got {_kind(content[name])}, expected {expected}")
     content["variants"] = tuple(content["variants"])
-    content["folds"] = {configuration: tuple(folds) for configuration, folds in content["folds"].items()}
+    for name in ("folds", "only"):
+        content[name] = {key: tuple(values) for key, values in content.get(name, {}).items()}
     return content
 
 
@@ -76,6 +77,13 @@ def _kind(value: object) -> str:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_configurations(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(variant, str) and isinstance(names, list) and names and all(isinstance(name, str) for name in names)
+        for variant, names in value.items()
+    )
 
 
 def _are_folds(value: object) -> bool:
@@ -97,6 +105,7 @@ _ENTRIES: dict[str, tuple[Callable[[Any], object], str, bool]] = {
     "number_of_folds": (_is_number, "a whole number", True),
     "epochs": (lambda v: v is None or _is_number(v), "a whole number or null", True),
     "iterations": (lambda v: v is None or _is_number(v), "a whole number or null", True),
+    "only": (_are_configurations, "variants, each with a list of configurations, such as UNet: [3d_fullres]", True),
     "subjects": (lambda v: v in (AUTO, NONE, FILE), f"{AUTO}, {NONE} or {FILE}", True),
 }
 """Entry to: a check of its value, the expected value in words, and whether it is optional."""

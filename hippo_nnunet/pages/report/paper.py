@@ -126,8 +126,9 @@ def _training(content: Content) -> str:
         f"{name} ({'all' if experiment.complete(name) else len(folds)} of {experiment.number_of_folds} folds)"
         for name, folds in experiment.folds.items()
     ]
+    variants = [f"{v} ({' and '.join(experiment.only[v])})" if v in experiment.only else v for v in experiment.variants]
     text = (
-        f"We trained {_listed(list(experiment.variants))} on {experiment.dataset} with {own}, plans "
+        f"We trained {_listed(variants)} on {experiment.dataset} with {own}, plans "
         f"{experiment.plans}, in the {'configuration' if len(configurations) == 1 else 'configurations'} "
         f"{_listed(configurations)}."
     )

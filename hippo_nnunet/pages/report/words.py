@@ -156,7 +156,7 @@ def command(experiment: Experiment, name: str, device: str | None) -> str:
         device: Of the last run; None if it is not known.
     """
     words = ["hippo-nnunet", "run", name, "--dataset", experiment.dataset]
-    words += ["--variants", ",".join(experiment.variants), "--configurations", ",".join(experiment.folds)]
+    words += ["--variants", ",".join(experiment.limited_variants()), "--configurations", ",".join(experiment.folds)]
     words += ["--folds", ",".join(f"{c}={_span(folds)}" for c, folds in experiment.folds.items())]
     words += ["--preset", experiment.preset]
     words += ["--epochs", str(experiment.epochs)] if experiment.epochs else []

@@ -114,8 +114,60 @@ def test_adjacent_slices_go_with_2d_alone(tmp_path: Path, task: Path, folders: N
     with pytest.raises(ConfigError, match="UNet_5slices sees adjacent slices, which goes with 2d, not 3d_fullres"):
         resolve(replace(asked, configurations="3d_fullres"), tmp_path / "e", folders, CPU)
     alone = replace(asked, variants="UNet_5slices", configurations="2d,3d_fullres")
-    with pytest.raises(ConfigError, match="'3d_fullres': UNet_5slices see adjacent slices, which goes with 2d"):
+    with pytest.raises(ConfigError, match="'3d_fullres': none of UNet_5slices is trained in it"):
         resolve(alone, tmp_path / "e", folders, CPU)
+
+
+def test_a_variant_may_be_limited_to_a_configuration(tmp_path: Path, task: Path, folders: NnunetFolders) -> None:
+    folder = tmp_path / "e"
+    asked = Request(task=task, variants="UNet@3d_fullres,UNet_fast_flip", configurations="2d,3d_fullres", seeds=2)
+    new = resolve(asked, folder, folders, CPU)
+    assert new.only == {"UNet": ("3d_fullres",), "UNet_seed1": ("3d_fullres",)}
+    trained = {cell.variant for cell in new.cells() if cell.configuration == "2d"}
+    assert trained == {"UNet_flip_fast", "UNet_flip_fast_seed1"}
+    assert new.models_to_predict("UNet_seed1") == [new.model("UNet_seed1", "3d_fullres")]
+    assert new.limited_variants()[:2] == ["UNet@3d_fullres", "UNet_seed1@3d_fullres"]
+    again = resolve(replace(asked, variants=",".join(new.limited_variants()), seeds=None), folder, folders, CPU)
+    assert again == new  # what the report prints asks for the same
+    folder.mkdir()
+    new.save(folder / "experiment.yaml")
+    assert resolve(Request(), folder, folders, CPU) == new
+    subsets = resolve(Request(train_cases="5,all"), folder, folders, CPU)
+    assert subsets.only["UNet_5cases_seed1"] == ("3d_fullres",)
+    unlimited = resolve(replace(asked, variants="UNet,UNet@3d_fullres,UNet_flip_fast"), folder, folders, CPU)
+    assert unlimited.only == {}
+    with pytest.raises(ConfigError, match="UNet_flip_fast is trained in 3d_fullres there, not now"):
+        resolve(replace(asked, variants="UNet@3d_fullres,UNet_flip_fast@2d"), folder, folders, CPU)
+
+
+@pytest.mark.parametrize(
+    ("variants", "says"),
+    [
+        ("UNet@3d_fullres", "UNet@3d_fullres: configuration '3d_fullres' is not part of the experiment: add it"),
+        ("UNet@", "name a configuration after @, such as UNet@3d_fullres"),
+        ("UNet_5slices@3d_fullres,UNet@2d", "configuration '3d_fullres' is not part of the experiment"),
+    ],
+)
+def test_limits_that_make_no_sense(
+    tmp_path: Path, task: Path, folders: NnunetFolders, variants: str, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        resolve(Request(task=task, variants=variants), tmp_path / "e", folders, CPU)
+
+
+def test_limits_of_a_file_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "experiment.yaml"
+    experiment().save(path)
+    whole = path.read_text()
+    assert "only" not in whole  # earlier versions know no such entry
+    for entry, says in (
+        ("only: [2d]", "only: got a list, expected variants, each with a list of configurations"),
+        ("only: {UNet: []}", "only: got a dict, expected variants"),
+        ("only: {Unknown: [2d]}", "Unknown@2d: variant 'Unknown' is not part of the experiment"),
+    ):
+        path.write_text(whole.replace("plans:", f"{entry}\nplans:"))
+        with pytest.raises(ConfigError, match=says):
+            Experiment.load(path)
 
 
 def test_training_cases_add_subsets_of_each_recipe_with_its_seeds(

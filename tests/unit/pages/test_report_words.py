@@ -234,7 +234,11 @@ def test_methods_name_subjects_and_empty_labels_where_there_are_any(content: Con
 
 def test_the_command_asks_for_the_same_experiment() -> None:
     experiment = Experiment(
-        "Dataset004_X", "laptop", ("UNet", "AttentionUNet"), {"2d": (0, 1, 2), "3d_fullres": (0, 2)}
+        "Dataset004_X",
+        "laptop",
+        ("UNet", "AttentionUNet"),
+        {"2d": (0, 1, 2), "3d_fullres": (0, 2)},
+        only={"UNet": ("2d",)},
     )
     text = command(experiment, "my exp", "cpu")
     words = shlex.split(text)
@@ -245,7 +249,7 @@ def test_the_command_asks_for_the_same_experiment() -> None:
 
     run = typer.main.get_command(program).commands["run"]  # type: ignore[attr-defined]
     given = run.make_context("run", words[2:]).params
-    assert given["variants"] == "UNet,AttentionUNet"
+    assert given["variants"] == "UNet@2d,AttentionUNet"
 
 
 def test_scores_that_agree_are_no_reversal() -> None:
