@@ -4,7 +4,8 @@
     python -m experiments.findings --write    puts it into docs/findings.md
 
 findings.json lists them: the experiments in `results/` that have the two models (merged, as by merge.py, if there are
-several), and the models. The comparison is that of `hippo-nnunet compare` with a negligible difference of 0.005 Dice.
+several), and the models; or a model and what `hippo-nnunet compare --against` takes: a published method's file, or
+another experiment. The comparison is that of `hippo-nnunet compare` with a negligible difference of 0.005 Dice.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,41 +55,48 @@ def findings_table(findings: list[dict[str, Any]], results: Path) -> str:
     """Return the Markdown table.
 
     Args:
-        findings: See the module; `against_configuration` is `configuration` if it is left out.
+        findings: See the module; by default `against_configuration` is `configuration`, `part` the mean of the labels.
         results: Folder of the experiments.
 
     Raises:
         ConfigError: Experiments do not belong together, or do not have the models.
     """
     rows = [HEADER, ("---",) * len(HEADER)]
-    compared: dict[tuple[tuple[str, ...], str], Comparison] = {}
     for finding in findings:
-        pieces, against = tuple(finding["pieces"]), finding["against"]
-        if (pieces, against) not in compared:
-            compared[pieces, against] = _compare([results / piece for piece in pieces], against)
-        rows.append(_row(finding, compared[pieces, against]))
+        file = finding.get("published")
+        comparison = _compare(
+            tuple(results / piece for piece in finding["pieces"]),
+            finding["variant"] if file else finding["against"],
+            results / file if file else None,
+        )
+        rows.append(_row(finding, comparison))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _compare(pieces: list[Path], baseline: str) -> Comparison:
+@cache
+def _compare(pieces: tuple[Path, ...], baseline: str, published: Path | None) -> Comparison:
     options = Options(rope=NEGLIGIBLE, baseline=baseline)
     if len(pieces) == 1:
-        return compare_experiment(pieces[0], options)
+        return compare_experiment(pieces[0], options, published)
     with tempfile.TemporaryDirectory() as folder:
-        return compare_experiment(merge(pieces, Path(folder) / "merged"), options)
+        return compare_experiment(merge(pieces, Path(folder) / "merged"), options, published)
 
 
 def _row(finding: dict[str, Any], comparison: Comparison) -> tuple[str, ...]:
     variant, configuration, against = finding["variant"], finding["configuration"], finding["against"]
-    other = finding.get("against_configuration", configuration)
-    pairs = comparison.pairs[(comparison.pairs["scope"] == MEAN) & (comparison.pairs["metric"] == "dice")]
+    published = "published" in finding
+    other = "" if published else finding.get("against_configuration", configuration)
+    pairs = comparison.pairs
+    pairs = pairs[(pairs["scope"] == finding.get("part", MEAN)) & (pairs["metric"] == "dice")]
     names = ["variant", "configuration", "against", "against_configuration"]
     found = pairs[(pairs[names] == [variant, configuration, against, other]).all(axis=1)]
     if len(found) != 1:
         raise ConfigError(f"{', '.join(finding['pieces'])}: no comparison of {variant} with {against}")
     pair = found.iloc[0]
-    trainings = [_repeats(comparison, variant, configuration), _repeats(comparison, against, other)]
-    both = (f"{variant} {configuration}", f"{against} {other}") if other != configuration else (variant, against)
+    trainings = [_repeats(comparison, variant, configuration)]
+    trainings += [] if published else [_repeats(comparison, against, other)]
+    same = other == configuration
+    both = (variant, against) if same else (f"{variant} {configuration}", f"{against} {other}".strip())
     return (
         finding["question"],
         f"`{both[0]}` - `{both[1]}`",

@@ -1,11 +1,11 @@
 """Merge experiments that were run in pieces into one, for `hippo-nnunet compare`.
 
-    python experiments/merge.py PIECE PIECE ... --output EXPERIMENT
+    python experiments/merge.py PIECE PIECE ... --output EXPERIMENT [--folds 0,1]
 
 The pieces are experiments, or their committed results, of one dataset, preset and split: other seeds, variants or
-folds. Written are experiment.yaml, manifest.json (with the folds of all pieces, their commits and machines),
-subjects.csv and the tables of metrics. Every variant must have every fold of every configuration. Ensembles are left
-out: they are chosen among the models of one experiment.
+folds. `--folds` takes only some folds of each. Written are experiment.yaml, manifest.json (with the folds of all
+pieces, their commits and machines), subjects.csv and the tables of metrics. Every variant must have every fold of its
+configurations. Ensembles are left out: they are chosen among the models of one experiment.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pieces", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--folds", help="such as 0,1; default: all")
     options = parser.parse_args(arguments)
+    folds = None if options.folds is None else {int(number) for number in options.folds.split(",")}
     try:
-        print(merge(options.pieces, options.output))
+        print(merge(options.pieces, options.output, folds))
     except HippoError as error:
         sys.exit(f"error: {error}")
 
 
-def merge(folders: Sequence[Path], output: Path) -> Path:
-    """Merge the experiments in `folders` into a new one; return its folder.
+def merge(folders: Sequence[Path], output: Path, folds: Collection[int] | None = None) -> Path:
+    """Merge the experiments in `folders` into a new one, all their folds or those named; return its folder.
 
     Raises:
         ConfigError: The pieces differ in request, split, plans or subjects, share a training, or lack one that others
@@ -61,11 +63,17 @@ def merge(folders: Sequence[Path], output: Path) -> Path:
     manifests = [read_object(piece.manifest, "run the experiment to its end") for piece in pieces]
     _check_alike(pieces, requests, manifests)
     tables = [read_per_case(piece.per_case) for piece in pieces]
+    if folds is not None:
+        requests = [_with_folds(request, folds) for request in requests]
+        tables = [table[table["fold"].isin(folds)] for table in tables]
+        for manifest in manifests:
+            manifest["folds"] = [fold for fold in manifest["folds"] if fold["fold"] in folds]
     table = pd.concat([one[one["variant"] != ENSEMBLE] for one in tables], ignore_index=True)
     merged = replace(
         requests[0],
         variants=tuple(dict.fromkeys(variant for request in requests for variant in request.variants)),
         folds=_folds(requests),
+        only=_only(requests),
     )
     _check_cells(merged, pieces, tables)
     check_design(table)
@@ -83,7 +91,7 @@ def _check_alike(
 ) -> None:
     first, known = requests[0], manifests[0].get("sha256", {})
     for piece, request, manifest in zip(pieces[1:], requests[1:], manifests[1:], strict=True):
-        both = replace(request, variants=first.variants, folds=first.folds)
+        both = replace(request, variants=first.variants, folds=first.folds, only=first.only)
         problem = both.difference(first)
         for name in SAME:
             if not problem and manifest.get("sha256", {}).get(name) != known.get(name):
@@ -92,12 +100,25 @@ def _check_alike(
             raise ConfigError(f"{piece.folder} does not belong to {pieces[0].folder}: {problem}")
 
 
+def _with_folds(request: Experiment, folds: Collection[int]) -> Experiment:
+    kept = {c: tuple(fold for fold in trained if fold in folds) for c, trained in request.folds.items()}
+    return replace(request, folds={configuration: some for configuration, some in kept.items() if some})
+
+
 def _folds(requests: Sequence[Experiment]) -> dict[str, tuple[int, ...]]:
     folds: dict[str, set[int]] = {}
     for request in requests:
         for configuration, trained in request.folds.items():
             folds.setdefault(configuration, set()).update(trained)
     return {configuration: tuple(sorted(trained)) for configuration, trained in folds.items()}
+
+
+def _only(requests: Sequence[Experiment]) -> dict[str, tuple[str, ...]]:
+    """Limit the variants that no piece trains in all configurations."""
+    configurations = tuple(_folds(requests))
+    trained = {(cell.variant, cell.configuration) for request in requests for cell in request.cells()}
+    own = {v: tuple(c for c in configurations if (v, c) in trained) for v, _ in sorted(trained)}
+    return {variant: found for variant, found in own.items() if found != configurations}
 
 
 def _check_cells(merged: Experiment, pieces: Sequence[ExperimentPaths], tables: Sequence[pd.DataFrame]) -> None:

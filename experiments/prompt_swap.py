@@ -9,7 +9,8 @@ trained once, and asked in two ways, with one JSON line for each case and region
 - `paraphrase`: by descriptions of the parts that no training has seen.
 
 With 0 split cases the parts are classes that the training never shows. `other` is the Dice with the other part: a
-network that ignores the prompt has the same mask for both.
+network that ignores the prompt has the same mask for both. Whether meaning matters, only a control can tell, in another
+call: `--trainer CLIPGuidedUNetTrainer_textHead_rotatedText_mini_fast`.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ REGIONS: dict[str, Any] = {"background": 0, "hippocampus": [1, 2, 3], "anterior"
 OTHER = {"anterior": "posterior", "posterior": "anterior"}
 MERGED = 3
 PARAPHRASES = {
-    "anterior": ["the head of the hippocampus", "the front third of the hippocampus, next to the amygdala"],
-    "posterior": ["body and tail of the hippocampus", "the hippocampus behind its head, as far as the splenium"],
+    "anterior": ["front portion of the hippocampus", "the most anterior third of the hippocampus"],
+    "posterior": ["back portion of the hippocampus", "the posterior two thirds of the hippocampus"],
 }
+"""Held out from the training prompts, and, like them, from the texts that `mini` was trained with."""
 ENDING = ".nii.gz"
 
 

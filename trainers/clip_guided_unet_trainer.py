@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch._dynamo import OptimizedModule
+from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
 from hippo_nnunet.clip.encoder import CLIPEncoder, load_encoder
@@ -157,7 +158,8 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         step = self.current_epoch * self.schedule.iterations + len(self.record.epoch_outputs)
         random = np.random.default_rng([self.recipe.seed or 0, step])
         drawn = torch.stack([of_class[int(random.integers(len(of_class)))] for of_class in self._prompts])
-        network.show_text(torch.lerp(network.centred_text(network.text_embeddings), drawn, float(random.random())))
+        mixed = torch.lerp(network.centred_text(network.text_embeddings), drawn, float(random.random()))
+        network.show_text(normalize(mixed, dim=1))
 
     @classmethod
     def class_text(

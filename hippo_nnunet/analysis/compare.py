@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hippo_nnunet.analysis.volumes import VolumeChecks, save_volumes
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.comparison import Comparison, Options, compare
 from hippo_nnunet.evaluation.notes import Note, NoteKind
+from hippo_nnunet.evaluation.pairing import recipe_of
 from hippo_nnunet.evaluation.per_case import read_per_case, read_published
 from hippo_nnunet.evaluation.side_by_side import MEAN, full_rows
 from hippo_nnunet.experiment.experiment import Experiment
@@ -39,7 +41,8 @@ def compare_experiment(
         folder: The experiment's folder. What it lacks beside `metrics/per_case.csv` is missing in the result, and
             named in its notes.
         options: How to compare; `number_of_folds` comes from the experiment.
-        against: File of published Dice: see `read_published`.
+        against: File of published Dice, or the folder of another experiment: see `read_published` and
+            `other_experiment`.
         root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
 
     Returns:
@@ -56,7 +59,9 @@ def compare_experiment(
     paths = ExperimentPaths(folder)
     table = read_per_case(paths.per_case)
     labels, cases = list(dict.fromkeys(table["label"])), list(dict.fromkeys(table["case"]))
-    published = read_published(against, labels, cases) if against else None
+    published = None
+    if against is not None:
+        published = (other_experiment if against.is_dir() else read_published)(against, labels, cases)
     experiment = Experiment.load(paths.request) if paths.request.is_file() else None
     if experiment is not None:
         options = replace(options, number_of_folds=experiment.number_of_folds)
@@ -80,6 +85,33 @@ def compare_experiment(
     ranks = ranked_differently(full_rows(models))
     notes = (*training_notes, *precision_notes(records), *prediction_notes, *score_notes, *ranks)
     return replace(comparison, models=models, notes=(*comparison.notes, *notes))
+
+
+def other_experiment(folder: Path, labels: Sequence[str], cases: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Read another experiment's Dice as that of published methods: each recipe and configuration, trainings averaged.
+
+    Args:
+        folder: Its folder.
+        labels: Labels of the experiment that is compared with it.
+        cases: Its cases.
+
+    Returns:
+        `<folder>: <recipe> <configuration>` to a table with a row for each case and a column for each label.
+
+    Raises:
+        DataError: The metrics are missing or invalid, a label is missing, or no case is one of `cases`.
+    """
+    path = ExperimentPaths(folder).per_case
+    table = read_per_case(path)
+    missing = [label for label in labels if label not in set(table["label"])]
+    if missing or not table["case"].isin(cases).any():
+        what = f"no label {missing[0]}" if missing else "none of the experiment's cases"
+        raise DataError(f"{path}: holds {what}: name an experiment with the same data")
+    recipes = table["variant"].map(recipe_of)
+    return {
+        f"{folder.resolve().name}: {recipe} {configuration}": rows.pivot_table("dice", "case", "label")[list(labels)]
+        for (recipe, configuration), rows in table.groupby([recipes, "configuration"], sort=False)
+    }
 
 
 def read_choice(folder: Path) -> dict[str, Any] | None:

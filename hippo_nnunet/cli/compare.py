@@ -30,7 +30,11 @@ def compare(
         typer.Option("--baseline", help="Variant to compare the others with. Default: UNet, else every pair."),
     ] = None,
     against: Annotated[
-        Path | None, typer.Option("--against", help="Published Dice per case: CSV file with case, <method>_<label>.")
+        Path | None,
+        typer.Option(
+            "--against",
+            help="Published Dice per case: CSV file with case, <method>_<label>; or another experiment's folder.",
+        ),
     ] = None,
     volumes: Annotated[
         bool,

@@ -85,7 +85,11 @@ def predict(
     trust_checkpoint: TrustCheckpoint = False,
     volumes: Annotated[
         Path | None,
-        typer.Option("--volumes", help="Also write this table: volumes in mm3, intervals, flags (docs/volumetry.md)."),
+        typer.Option(
+            "--volumes",
+            help="Also write this table: volumes in mm3, intervals, flags (docs/volumetry.md). Default with the "
+            "packaged model: volumes.csv in --output.",
+        ),
     ] = None,
     coverage: Coverage = 0.9,
     calibration: Annotated[
@@ -105,7 +109,7 @@ def predict(
         raise typer.BadParameter("give one of --model, --experiment, and --dataset with --configuration")
     if (dataset is None) != (configuration is None) or (dataset is None and (trainer or plans)):
         raise typer.BadParameter("--dataset needs --configuration; --trainer and --plans go with them")
-    if calibration is not None and volumes is None and qc is None:
+    if calibration is not None and named and volumes is None and qc is None:
         raise typer.BadParameter("it is for --volumes or --qc, neither is given", param_hint="--calibration")
     if qc is not None and qc.resolve() == output.resolve():
         raise typer.BadParameter("name another folder than --output, such as one in it", param_hint="--qc")
@@ -129,7 +133,7 @@ def predict(
     models, postprocessing, packaged = tuple(model or ()), "none", None
     if not named:
         packaged = _packaged()
-        models = (packaged.path,)
+        models, volumes = (packaged.path,), volumes or output / "volumes.csv"
     if experiment is not None:
         from hippo_nnunet.experiment.experiment import ensemble_models
 

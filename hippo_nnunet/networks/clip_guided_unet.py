@@ -123,7 +123,7 @@ class CLIPGuidedUNet(PlainConvUNet):
         self.view = SliceView()
         coordinates = 0 if plain_head else self.decoder.coordinates
         self.register_buffer("text_coordinates", torch.zeros(arguments["num_classes"], coordinates), persistent=False)
-        self._has_text = False
+        self._has_text, self._is_prompted = False, False
         self.image_encoder = FrozenEncoder()
         self._held_guidance: torch.Tensor | None = None
 
@@ -203,8 +203,10 @@ class CLIPGuidedUNet(PlainConvUNet):
         self._check_text(embeddings)
         try:
             self._place_text(embeddings)
+            self._is_prompted = True
             yield
         finally:
+            self._is_prompted = False
             self._place_text()
 
     def _place_text(self, embeddings: torch.Tensor | None = None) -> None:

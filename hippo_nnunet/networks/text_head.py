@@ -174,9 +174,16 @@ class TextHeadCLIPGuidedUNet(CLIPGuidedUNet):
         """Take over the texts for the generator, until ``eval`` brings back those of ``set_text``."""
         self.text_coordinates.copy_(text)
 
+    def set_text(self, embeddings: torch.Tensor, exclusive: bool = True) -> None:
+        """As ``CLIPGuidedUNet.set_text``; the mean is subtracted from the texts of regions, too.
+
+        The generator does not make the heads of two regions opposites, as cosines would.
+        """
+        super().set_text(embeddings)
+
     def train(self, mode: bool = True) -> TextHeadCLIPGuidedUNet:
-        """Set the mode; evaluation is by the texts of ``set_text``."""
-        if not mode:
+        """Set the mode; evaluation is by the texts of ``set_text``, or of ``prompted`` inside its block."""
+        if not mode and not self._is_prompted:
             self._place_text()
         super().train(mode)
         return self

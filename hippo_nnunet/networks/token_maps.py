@@ -88,7 +88,8 @@ def sample_tokens(maps: torch.Tensor, plane: Sequence[int], positions: torch.Ten
     """Interpolate the tokens of an image's slices linearly; outside of the image the nearest count.
 
     Args:
-        maps: Shape (slices, channels, rows, columns), of slices that were padded to a square around their middle.
+        maps: Shape (slices, channels, rows, columns), of slices that were padded to a square around their middle; half
+            a voxel aside where that takes an odd number of voxels.
         plane: Size of a slice in voxels.
         positions: Voxels of the image, shape (*shape, 3): three axes of shape, or two where all lie in one slice.
         axis: The axis of the image across which it was cut into slices.
@@ -103,7 +104,8 @@ def sample_tokens(maps: torch.Tensor, plane: Sequence[int], positions: torch.Ten
         positions = positions[None]
     side = max(plane)
     places = torch.stack([positions[..., a] for a in (axis, *(a for a in range(3) if a != axis))], dim=-1)
-    before = places.new_tensor([0, *((side - size) // 2 for size in plane)])
+    # the padding before is half of the difference, rounded up or down: down if the slice is shown as it is stored
+    before = places.new_tensor([0, *((side - size) / 2 for size in plane)])
     grid = 2 * (places + before + 0.5) / places.new_tensor([len(maps), side, side]) - 1
     volume = maps.float().movedim(1, 0)[None]
     sampled = F.grid_sample(volume, grid.flip(-1)[None], padding_mode="border", align_corners=False)[0]

@@ -141,7 +141,7 @@ def test_what_cannot_be_packaged(
 
 def test_predict_without_a_model(folder: Path, trained: TinyDataset, tmp_path: Path) -> None:
     """In a process that imports no torch: masks of the model, volumes with intervals, and which model on stderr."""
-    arguments = ["predict", "-i", trained.images, "-o", tmp_path / "out", "--volumes", tmp_path / "v.csv"]
+    arguments = ["predict", "-i", trained.images, "-o", tmp_path / "out"]
     arguments += ["--coverage", "0.5"]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, *map(str, [folder, *arguments])],
@@ -153,7 +153,7 @@ def test_predict_without_a_model(folder: Path, trained: TinyDataset, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert "packaged model tiny 3, CC-BY-SA-4.0, as no other is named" in " ".join(done.stderr.split())
     predict_onnx(trained.images, tmp_path / "expected", [folder / MODEL])
-    table = pd.read_csv(tmp_path / "v.csv", keep_default_na=False).set_index(["case", "label"])
+    table = pd.read_csv(tmp_path / "out" / "volumes.csv", keep_default_na=False).set_index(["case", "label"])
     for case in TEST_CASES:
         ours, theirs = (tmp_path / name / f"{case}.nii.gz" for name in ("out", "expected"))
         assert ours.read_bytes() == theirs.read_bytes()

@@ -188,6 +188,7 @@ def test_heads_are_trained_with_another_prompt_in_each_step(in_tiny: TinyDataset
         with trainer.batch_context(batch):
             loss = network(batch["data"])[0].square().mean()
         seen.append(network.text_coordinates.clone())
+        torch.testing.assert_close(seen[-1].norm(dim=1), torch.ones(len(seen[-1])))  # as in prediction
         loss.backward()  # the text must not have changed in between
     assert torch.equal(seen[0], seen[2])
     assert not torch.equal(seen[0], seen[1])

@@ -21,6 +21,7 @@ from hippo_nnunet.evaluation.comparison import compare as compare_table
 from hippo_nnunet.evaluation.metrics import case_metrics
 from hippo_nnunet.evaluation.notebook_dice import notebook_dice
 from hippo_nnunet.evaluation.notes import Note, NoteKind
+from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.evaluation.tables import COLUMNS
 
 LABELS = {"Anterior": 1, "Posterior": 2}
@@ -178,6 +179,24 @@ def test_against_published_results(made: Path, tmp_path: Path) -> None:
     pd.DataFrame({"case": cases, "conv_fold": 0, "conv_anterior": 0.1, "conv_posterior": 0.1}).to_csv(path, index=False)
     done = program(str(made), "--against", str(path))
     assert "UNet 2d against conv: better, by more than 0.005" in done.stdout
+
+
+def test_against_another_experiment(made: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "metrics").mkdir(parents=True)
+    table = pd.read_csv(made / "metrics" / "per_case.csv")
+    mine = table[table["variant"] == "UNet"]
+    repeats = [mine.assign(variant=name, dice=mine["dice"] - lower) for name, lower in (("U", 0.2), ("U_seed1", 0.1))]
+    pd.concat(repeats).to_csv(other / "metrics" / "per_case.csv", index=False)
+    pairs = compare_experiment(made, FAST, other).pairs
+    found = pairs[(pairs["against"] == "other: U 2d") & (pairs["variant"] == "UNet") & (pairs["scope"] == MEAN)]
+    assert found["difference"].to_numpy() == pytest.approx(0.15), "both trainings, averaged"
+    mine.assign(label="Other " + mine["label"]).to_csv(other / "metrics" / "per_case.csv", index=False)
+    with pytest.raises(DataError, match="holds no label Anterior: name an experiment with the same data"):
+        compare_experiment(made, FAST, other)
+    mine.assign(case="x" + mine["case"]).to_csv(other / "metrics" / "per_case.csv", index=False)
+    with pytest.raises(DataError, match="holds none of the experiment's cases"):
+        compare_experiment(made, FAST, other)
 
 
 def test_what_is_missing_is_told(made: Path, tmp_path: Path) -> None:

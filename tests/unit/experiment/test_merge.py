@@ -15,6 +15,7 @@ from hippo_nnunet.analysis.compare import compare_experiment
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.per_case import read_per_case
+from hippo_nnunet.experiment.experiment import Experiment
 
 RESULTS = Path(__file__).parents[3] / "results"
 BY_SUBJECT = RESULTS / "task04-folds-auto"
@@ -73,3 +74,24 @@ def test_pieces_that_do_not_belong_together(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     with pytest.raises(ConfigError, match="exists: choose a new folder"):
         merge([one], tmp_path / "one")
+
+
+def test_a_variant_that_no_piece_trains_in_all_configurations_is_limited(tmp_path: Path) -> None:
+    merged = merge([RESULTS / "task04-recipe", RESULTS / "task04-2d-long"], tmp_path / "out")
+    request = Experiment.load(merged / "experiment.yaml")
+    assert request.folds.keys() == {"2d", "3d_fullres"}
+    assert request.only == {"UNet_40epochs": ("2d",)}
+    assert len(request.cells()) == 15
+
+
+def test_some_folds_of_every_piece(tmp_path: Path) -> None:
+    few = piece(tmp_path / "few", "UNet_5cases", (0, 1))
+    with pytest.raises(ConfigError, match="no piece has UNet_5cases 2d fold 2"):
+        merge([BY_SUBJECT, few], tmp_path / "out")
+    merged = merge([BY_SUBJECT, few], tmp_path / "out", {0, 1})
+    assert Experiment.load(merged / "experiment.yaml").folds == {"2d": (0, 1)}
+    table = read_per_case(merged / "metrics" / "per_case.csv")
+    assert set(table["fold"]) == {0, 1}
+    assert set(table["variant"]) == {"UNet", "UNet_seed1", "UNet_seed2", "UNet_5cases"}
+    manifest = json.loads((merged / "manifest.json").read_text())
+    assert {fold["fold"] for fold in manifest["folds"]} == {0, 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from network_plans import PLAIN, build_network, plan_kwargs
 from torch import nn
 from torch.nn import functional as F
 
+from hippo_nnunet.clip.preprocessing import _square
 from hippo_nnunet.clip.text import control_embeddings
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
+from hippo_nnunet.networks.guidance import SliceView
 from hippo_nnunet.networks.text_head import TextHeadCLIPGuidedUNet, generated_logits
 from hippo_nnunet.networks.token_maps import (
     cell_positions,
@@ -157,6 +160,21 @@ def test_generated_convolutions_by_hand() -> None:
             torch.testing.assert_close(logits[sample, label], x[0, 0], rtol=1e-4, atol=1e-4)
 
 
+def test_a_prompt_holds_inside_its_block_whatever_the_mode() -> None:
+    net = ready(TEXT_HEAD, PLANS["2d"][0])
+    own, other = net.text_coordinates.clone(), unit(3, seed=5)
+    with net.prompted(other):
+        net.eval()
+        assert torch.equal(net.text_coordinates, net.centred_text(other))
+    assert torch.equal(net.text_coordinates, own)
+
+
+def test_texts_of_regions_are_centred_for_generated_heads() -> None:
+    net = ready(TEXT_HEAD, PLANS["2d"][0])
+    net.set_text(unit(3), exclusive=False)
+    torch.testing.assert_close(net.text_mean, unit(3).mean(0))
+
+
 def test_generated_heads_start_at_the_scale_of_a_plain_head() -> None:
     torch.manual_seed(0)
     net = ready(TEXT_HEAD, plan_kwargs([[1, 1], [2, 2]], features_per_stage=[32, 64]), moved=False)
@@ -202,6 +220,16 @@ def test_tokens_are_sampled_where_the_voxels_lie(axis: int) -> None:
             assert sampled[(channel, *place)] == pytest.approx(min(max(inside, 0), 5), abs=1e-3)
     flat = sample_tokens(coordinate_maps(shape[axis], 6), plane, positions[0], axis)
     assert flat[0].tolist() == [[pytest.approx(float(positions[0, 0, 0, axis]), abs=1e-5)] * 2]
+
+
+@pytest.mark.parametrize("view", [SliceView(*turned) for turned in product((False, True), repeat=3)], ids=str)
+def test_tokens_lie_where_they_were_shown_within_half_a_voxel(view: SliceView) -> None:
+    """A token for every pixel: slices of 11 x 6 voxels get two or three voxels of padding before."""
+    rows, columns = torch.meshgrid(torch.arange(11.0), torch.arange(6.0), indexing="ij")
+    maps = view.restore(_square(view.show(torch.stack((rows, columns))[None])))
+    positions = torch.tensor([[[0.0, 5.0, 1.0], [0.0, 5.0, 4.0]]])
+    sampled = sample_tokens(maps, (11, 6), positions, 0)
+    assert (sampled - positions[..., 1:].movedim(-1, 0)).abs().max() <= 0.5
 
 
 def test_cells_lie_in_the_middle_of_their_voxels() -> None:
