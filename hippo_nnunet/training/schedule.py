@@ -53,7 +53,7 @@ FAST: dict[int, Schedule] = {
         mirroring="noMirror",
     ),
 }
-"""The short schedule for patches of two and of three dimensions. Source: ours, from the trials in `experiments/`."""
+"""The short schedule for patches of two and of three dimensions. Source: ours; docs/recipes.md says what was tried."""
 
 
 def schedule_for(recipe: Recipe, dim: int) -> Schedule:
