@@ -85,8 +85,8 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders, device: 
         folds = parse_folds(request.folds or "all", configurations, number)
         folds.update({c: known[c] for c in configurations if c in known})
     name = _preset(request.preset, old, device)
-    typed = _typed_variants(request.variants) if request.variants else None
-    variants = _with_repeats(_variants(request, typed, old), request.seeds, preset(name).seeds, old)
+    limits = _limits(request, old)
+    variants = _with_repeats(_variants(request, limits, old), request.seeds, preset(name).seeds, old)
     new = Experiment(
         dataset=dataset,
         preset=name,
@@ -96,7 +96,7 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders, device: 
         epochs=request.epochs if request.epochs is not None else (old.epochs if old else None),
         iterations=request.iterations if request.iterations is not None else (old.iterations if old else None),
         subjects=_subjects(request.subjects) or (old.subjects if old else AUTO_SUBJECTS),
-        only=_only(variants, typed if typed is not None else old.only if old else {}),
+        only=_only(variants, limits),
     )
     _check_configurations(new.folds, dataset, new.plans, folders)
     difference = new.difference(old) if old else None
@@ -108,10 +108,12 @@ def resolve(request: Request, experiment: Path, folders: NnunetFolders, device: 
     return new
 
 
-def _typed_variants(text: str) -> dict[str, tuple[str, ...]]:
-    """Parse `UNet@3d_fullres,UNet_5slices`: variants, and the configurations that each is limited to; none: all."""
+def _limits(request: Request, old: Experiment | None) -> dict[str, tuple[str, ...]]:
+    """Return the requested variants, and the configurations that each is limited to (`UNet@3d_fullres`); none: all."""
+    if not request.variants:
+        return {v: old.only.get(v, ()) for v in old.variants} if old else dict.fromkeys(DEFAULT_VARIANTS, ())
     found: dict[str, tuple[str, ...]] = {}
-    for name in _names(text):
+    for name in _names(request.variants):
         variant, at, configuration = name.partition("@")
         if at and not configuration:
             raise ConfigError(f"--variants '{name[:60]}': name a configuration after @, such as {variant}@3d_fullres")
@@ -127,11 +129,10 @@ def _only(variants: Iterable[str], limits: Mapping[str, tuple[str, ...]]) -> dic
     return {variant: configurations for variant, configurations in own.items() if configurations}
 
 
-def _variants(request: Request, typed: Mapping[str, tuple[str, ...]] | None, old: Experiment | None) -> tuple[str, ...]:
+def _variants(request: Request, variants: Iterable[str], old: Experiment | None) -> tuple[str, ...]:
     """Return the variants; `--train-cases` without `--variants` adds subsets of those that the experiment has."""
-    variants = tuple(typed if typed is not None else old.variants if old else DEFAULT_VARIANTS)
     if request.train_cases is None:
-        return variants
+        return tuple(variants)
     earlier = old.variants if old and request.variants is None else ()
     return tuple(dict.fromkeys([*earlier, *with_subsets(variants, parse_train_cases(request.train_cases))]))
 
