@@ -6,17 +6,12 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from openvino import Type
-from openvino import opset15 as ops
 from openvino.frontend import FrontEndManager
-from openvino.frontend.pytorch import ConversionExtension
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import nn
 
 from hippo_nnunet.inference.openvino_graph import compile_model
-from hippo_nnunet.networks.cosine_head import NORM_FLOOR
 
 if TYPE_CHECKING:
     from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
@@ -40,8 +35,6 @@ def compile_network(
     frontend = FrontEndManager().load_by_framework("pytorch")
     inputs = [patches[:1]]
     if hasattr(network, "text_embeddings"):  # importing CLIPGuidedUNet for isinstance would take two seconds
-        if not network.plain_head:
-            frontend.add_extension(_cosine_extension(network, tuple(patches.shape[2:])))
         none = patches.new_zeros(1, *network.guidance_shape(patches.shape[2:]))
         inputs.append(none if guidance is None else guidance[:1])
         network = _Guided(network)
@@ -76,37 +69,3 @@ class _Guided(nn.Module):
         logits = self.network.segment(x, guidance, self.scale)
         assert isinstance(logits, torch.Tensor)
         return logits
-
-
-def _cosine_extension(network: CLIPGuidedUNet, spatial: tuple[int, ...]) -> Any:
-    """Return a conversion of `CosineHead`'s operator for OpenVINO's frontend; the formula is explained there.
-
-    Args:
-        network: The network; without deep supervision it has one such operator.
-        spatial: The patch size.
-    """
-    classes, channels = len(network.text_embeddings), network.decoder.seg_layers[-1].in_channels
-
-    def part(of: Any, axis: int, start: int, end: int) -> Any:
-        return ops.slice(of, *(np.array([n]) for n in (start, end, 1, axis)))
-
-    def shaped(of: Any, *shape: int) -> Any:
-        return ops.reshape(of, np.array([0, *shape]), special_zero=True)
-
-    def convert(context: Any) -> list[Any]:
-        features, form = context.get_input(0), context.get_input(1)
-        pixels = shaped(features, channels, -1)
-        rows = classes + channels + 1
-        scores = ops.add(
-            ops.matmul(part(form, 1, 0, channels), pixels, False, False), part(form, 1, channels, channels + 1)
-        )
-        squares = ops.multiply(part(scores, 1, classes, rows - 1), pixels)
-        norm = ops.add(ops.reduce_sum(squares, np.array([1]), keep_dims=True), part(scores, 1, rows - 1, rows))
-        diagonal = ops.multiply(part(form, 0, classes, rows), np.eye(channels + 1, dtype=np.float32))
-        least = ops.multiply(ops.reduce_sum(diagonal, np.array([0, 1])), np.float32(NORM_FLOOR**2))
-        norm = ops.maximum(norm, ops.maximum(least, np.float32(1e-12)))
-        inverse = ops.divide(ops.constant(1.0, Type.f32), ops.sqrt(norm))
-        logits = ops.multiply(part(scores, 1, 0, classes), inverse)
-        return [shaped(logits, classes, *spatial).output(0), shaped(inverse, 1, *spatial).output(0)]
-
-    return ConversionExtension("hippo_nnunet::cosine_logits", convert)

@@ -1,9 +1,8 @@
-"""A segmentation head of cosine similarities to text embeddings, without the embedding of each pixel."""
+"""A segmentation head of cosine similarities to text embeddings."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,17 +11,8 @@ from torch import nn
 MAX_SCALE = 100.0
 """Highest temperature. Source: CLIP's (Radford et al. 2021, arXiv:2103.00020, section 2.5)."""
 
-CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 27}
-"""Size of the temporary of a chunk of pixels, by device: on a CPU it fits the cache, elsewhere few launches count.
-
-Source: ours, measured on two CPU cores.
-"""
-
-NORM_FLOOR = 1e-3
-"""Least norm of an embedding, as a share of the Frobenius norm of weight and bias together.
-
-A norm of nearly zero comes from cancellation, which single precision does not resolve below about this. Source: ours.
-"""
+LEAST_NORM = 1e-6
+"""Least norm of an embedding, which keeps the logits finite where an embedding is zero."""
 
 
 class Ceiling(torch.autograd.Function):
@@ -49,10 +39,7 @@ class Ceiling(torch.autograd.Function):
 class CosineHead(nn.Module):
     """Score each pixel by the cosine between its embedding ``weight @ f + bias`` and each class's text embedding.
 
-    The embeddings themselves, ``embed_dim`` numbers per pixel, are never computed. With text T, weight W and bias b the
-    numerator is ``(T W) f + T b``, a 1x1 convolution with as many outputs as classes, and the squared norm is
-    ``f' (W'W) f + 2 (W'b)' f + b'b``, a quadratic form in the few features. Both are computed in single precision (in
-    double where the parameters are double), also under autocast. The gradient of a gradient is not available.
+    The head is computed in single precision (in double where the parameters are double), also under autocast.
 
     The start: a cosine does not depend on the size of W, yet its gradient does, by one over the norm. So W and b are
     drawn such that a normalised and rectified feature vector (mean square 1/2) gets an embedding of the norm
@@ -147,10 +134,12 @@ class CosineHead(nn.Module):
         """
         with torch.autocast(features.device.type, enabled=False):
             dtype = torch.promote_types(self.weight.dtype, torch.float32)
-            weight = torch.cat((self.weight, self.bias[:, None]), 1).to(dtype)
-            form = torch.cat((scale.to(dtype) * text[:, : self.rows].to(dtype), weight.T)) @ weight
-        logits: torch.Tensor = _cosine_logits(features, form)[0]
-        return logits
+            pixels = features.flatten(2).to(dtype)
+            weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+            embeddings = torch.baddbmm(bias[:, None], weight.expand(len(pixels), -1, -1), pixels)
+            norms = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True).clamp(min=LEAST_NORM)
+            logits = (scale.to(dtype) * text[:, : self.rows].to(dtype)) @ embeddings / norms
+        return logits.unflatten(2, features.shape[2:])
 
 
 def text_coordinates(text: torch.Tensor, size: int, learned: torch.Tensor | None = None) -> torch.Tensor:
@@ -170,111 +159,3 @@ def text_coordinates(text: torch.Tensor, size: int, learned: torch.Tensor | None
     spanning = (text if learned is None else learned).double().cpu()
     basis, _ = torch.linalg.qr(torch.cat((spanning.T, torch.eye(text.shape[1], dtype=torch.float64)), 1)[:, :size])
     return (text.double().cpu() @ basis).to(text)
-
-
-# Custom operators, so that torch.compile keeps them whole. `form` is [s T; W'; b'] [W, b], of shape
-# (classes + channels + 1, channels + 1): the rows of the numerator, of the quadratic part, and of the linear part; the
-# last column is what is added. Applied to a pixel's features it gives s T e, then W'e, then b'e, for its embedding e.
-
-
-@torch.library.custom_op(
-    "hippo_nnunet::cosine_logits", mutates_args=(), schema="(Tensor features, Tensor form) -> (Tensor, Tensor)"
-)
-def _cosine_logits(features: torch.Tensor, form: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the logits (batch, classes, *spatial) and one over the norm (batch, 1, *spatial)."""
-    pixels = features.flatten(2)
-    classes = len(form) - form.shape[1]
-    matrix, added = _parts(form)
-    logits, inverse = (form.new_empty(len(pixels), n, pixels.shape[2]) for n in (classes, 1))
-    floor = _floor(form)
-    with torch.autocast(features.device.type, enabled=False):
-        for chunk in _chunks(pixels, form):
-            f = pixels[chunk].to(form.dtype)
-            y = torch.baddbmm(added, matrix.expand(len(f), -1, -1), f)
-            y[:, classes:-1] *= f
-            r = torch.sum(y[:, classes:], 1, keepdim=True, out=inverse[chunk]).clamp_(min=floor).rsqrt_()
-            torch.mul(y[:, :classes], r, out=logits[chunk])
-    size = features.shape[2:]
-    return logits.unflatten(2, size), inverse.unflatten(2, size)
-
-
-@torch.library.custom_op(
-    "hippo_nnunet::cosine_logits_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor features, Tensor form, Tensor logits, Tensor inverse) -> (Tensor, Tensor)",
-)
-def _cosine_logits_backward(
-    grad: torch.Tensor, features: torch.Tensor, form: torch.Tensor, logits: torch.Tensor, inverse: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients of features and form.
-
-    With g the gradient of the logits y and r one over the norm, the numerator's is q = g r and the squared norm's is
-    w / 2 with w = - r^2 (g . y). As the quadratic part is symmetric, the features' is the matrix, transposed, times
-    (q, w f, w), and the form's is (q, w f / 2, w / 2) times (f, 1).
-    """
-    pixels, g, y, inverse = (x.flatten(2) for x in (features, grad, logits, inverse))
-    classes = y.shape[1]
-    matrix, _ = _parts(form)
-    grad_features = torch.empty_like(pixels, memory_format=torch.contiguous_format)
-    grad_form = torch.zeros_like(form)
-    at_floor = _floor(form).rsqrt()
-    with torch.autocast(features.device.type, enabled=False):
-        for chunk in _chunks(pixels, form):
-            f, r = pixels[chunk].to(form.dtype), inverse[chunk]
-            x = form.new_empty(len(f), len(form), f.shape[2])
-            q = torch.mul(g[chunk], r, out=x[:, :classes])
-            w = torch.sum(q * y[chunk], 1, keepdim=True, out=x[:, -1:]).mul_(r).neg_().masked_fill_(r >= at_floor, 0)
-            torch.mul(f, w, out=x[:, classes:-1])
-            grad_features[chunk] = torch.bmm(matrix.T.expand(len(f), -1, -1), x)
-            grad_form[:, :-1] += torch.bmm(x, f.transpose(1, 2)).sum(0)
-            grad_form[:classes, -1] += q.sum((0, 2))
-            grad_form[-1, -1] += w.sum()
-    grad_form[classes:-1, -1] = grad_form[-1, :-1]
-    grad_form[classes:] /= 2
-    return grad_features.view(features.shape), grad_form
-
-
-def _parts(form: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The matrix (rows, channels) that multiplies features, and what is added, (1, rows, 1)."""
-    return form[:, :-1].contiguous(), form[:, -1].view(1, -1, 1)
-
-
-def _floor(form: torch.Tensor) -> torch.Tensor:
-    """Least squared norm; the last rows of the form are square, and their trace is that of [W, b]' [W, b]."""
-    return (NORM_FLOOR**2 * form[-form.shape[1] :].trace()).clamp(min=1e-12)
-
-
-def _chunks(pixels: torch.Tensor, form: torch.Tensor) -> Iterator[tuple[slice, slice, slice]]:
-    """Cut (batch, channels, positions) into parts of whole samples, or of one sample's positions."""
-    batch, _, positions = pixels.shape
-    size = CHUNK_BYTES.get(pixels.device.type, CHUNK_BYTES["cuda"]) // (len(form) * form.element_size())
-    samples, length = max(1, size // max(1, positions)), min(positions, max(1, size))
-    for i in range(0, batch, samples):
-        for j in range(0, positions, length):
-            yield slice(i, i + samples), slice(None), slice(j, j + length)
-
-
-@_cosine_logits.register_fake
-def _(features: torch.Tensor, form: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    shapes = ((len(features), n, *features.shape[2:]) for n in (form.shape[0] - form.shape[1], 1))
-    logits, inverse = (form.new_empty(shape) for shape in shapes)
-    return logits, inverse
-
-
-@_cosine_logits_backward.register_fake
-def _(
-    grad: torch.Tensor, features: torch.Tensor, form: torch.Tensor, logits: torch.Tensor, inverse: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.empty_like(features, memory_format=torch.contiguous_format), torch.empty_like(form)
-
-
-def _save(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    ctx.save_for_backward(*inputs, *output)
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx: Any, grad: torch.Tensor | None, _: None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    return (None, None) if grad is None else _cosine_logits_backward(grad, *ctx.saved_tensors)
-
-
-_cosine_logits.register_autograd(_backward, setup_context=_save)

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hippo_nnunet.networks import cosine_head
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 from hippo_nnunet.networks.dense_guidance import DenseCLIPGuidedUNet
 from hippo_nnunet.networks.text_head import TextHeadCLIPGuidedUNet
@@ -73,16 +72,6 @@ def test_an_encoder_breaks_the_graph_and_works(network: CLIPGuidedUNet) -> None:
     x = torch.randn(2, 1, 16, 8)
     compiled = torch.compile(network, backend="aot_eager")
     torch.testing.assert_close(step(compiled, x, None), step(network, x, None))
-
-
-def test_operators_keep_torchs_contracts() -> None:
-    torch.manual_seed(0)
-    features, matrix = torch.randn(2, 4, 3, 2, requires_grad=True), torch.randn(9, 5)
-    form = torch.cat((torch.randn(2, 9), matrix.T)) @ matrix
-    torch.library.opcheck(cosine_head._cosine_logits, (features, form.requires_grad_()))
-    logits, inverse = cosine_head._cosine_logits(features, form)
-    arguments = tuple(t.detach() for t in (torch.randn(2, 2, 3, 2), features, form, logits, inverse))
-    torch.library.opcheck(cosine_head._cosine_logits_backward, arguments)
 
 
 @pytest.mark.parametrize(

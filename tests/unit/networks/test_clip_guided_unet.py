@@ -553,10 +553,11 @@ def test_feature_map_size_counts_projection_fusion_and_heads(
     kwargs: dict[str, Any], size: tuple[int, ...], deep_supervision: bool
 ) -> None:
     plain, net = build(kwargs, PLAIN, deep_supervision), ready(kwargs, deep_supervision=deep_supervision)
-    norms = sum(math.prod(out.shape[2:]) for out in as_list(net(torch.zeros(1, 1, *size), guidance(1))))
+    outputs, heads = as_list(net(torch.zeros(1, 1, *size), guidance(1))), net.decoder.seg_layers[::-1]
+    embeddings = sum((head.rows + 1) * math.prod(o.shape[2:]) for o, head in zip(outputs, heads, strict=False))
     bottleneck = net.encoder(torch.zeros(1, 1, *size))[-1].numel()
     fusion = net.fusion.hidden.out_features + 2 * 6 + bottleneck
-    expected = plain.compute_conv_feature_map_size(size) + norms + fusion
+    expected = plain.compute_conv_feature_map_size(size) + embeddings + fusion
     assert net.compute_conv_feature_map_size(size) == expected
 
 
