@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -147,11 +147,6 @@ def make(head: Head, variant: Variant) -> tuple[nib.Nifti1Image, npt.NDArray[np.
     stored.set_qform(None, 0)
     stored.set_sform(stored.affine, 1)
     return stored, moved
-
-
-def reordered(variant: Variant, order: int) -> Variant:
-    """Return the variant with another axis order."""
-    return replace(variant, order=order)
 
 
 def _sharpen(

@@ -119,16 +119,6 @@ def open_packaged(folder: Path | None = None) -> PackagedModel:
     return PackagedModel(folder / MODEL, sums[MODEL], description)
 
 
-def packaged_model() -> Path:
-    """Return the ONNX file of the packaged model; errors as in `open_packaged`."""
-    return open_packaged().path
-
-
-def packaged_calibration(level: float = LEVEL) -> VolumeCalibration:
-    """Return the calibration of its volumes; errors as in `open_packaged` and `PackagedModel.calibration`."""
-    return open_packaged().calibration(level)
-
-
 def _sums(path: Path) -> dict[str, str]:
     """Read a file of sha256sum: name to hash."""
     try:

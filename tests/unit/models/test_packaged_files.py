@@ -8,13 +8,13 @@ import pytest
 
 from hippo_nnunet.evaluation.volume_calibration import subjects_needed
 from hippo_nnunet.models.onnx_file import open_onnx
-from hippo_nnunet.models.packaged import FOLDER, LARGEST, LICENCE, open_packaged, packaged_calibration, packaged_model
+from hippo_nnunet.models.packaged import FOLDER, LARGEST, LICENCE, open_packaged
 from hippo_nnunet.sharing.info import packaged_lines
 
 
 def test_model_and_description_belong_together() -> None:
     model = open_packaged()
-    opened = open_onnx(packaged_model())
+    opened = open_onnx(model.path)
     assert opened.description["licence"] == model.licence == "CC-BY-SA-4.0"
     assert opened.description["weights"] == "float16"
     assert opened.checkpoints == model.description["source"]["checkpoints"]
@@ -30,7 +30,7 @@ def test_size() -> None:
 
 @pytest.mark.parametrize("level", [0.5, 0.9])
 def test_every_volume_has_an_interval(level: float) -> None:
-    calibration = packaged_calibration(level)
+    calibration = open_packaged().calibration(level)
     assert list(calibration.by_label) == ["Anterior", "Posterior", "total"]
     for of_label in calibration.by_label.values():
         assert of_label.subjects >= subjects_needed(level)
@@ -41,8 +41,9 @@ def test_every_volume_has_an_interval(level: float) -> None:
 def test_performance_is_that_of_the_calibration_cases() -> None:
     model = open_packaged()
     found = model.description["performance"]
-    assert found["subjects"] == packaged_calibration().by_label["total"].subjects
-    assert found["cases"] == len(packaged_calibration().by_label["total"].residuals_mm3)
+    total = model.calibration().by_label["total"]
+    assert found["subjects"] == total.subjects
+    assert found["cases"] == len(total.residuals_mm3)
     dice = found["by_label"]["mean"]["dice"]
     assert dice["worst"] <= dice["worst_5"] <= dice["low"] <= dice["mean"] <= dice["high"] <= 1
     assert f"  mean Dice: {dice['mean']:.4f}" in "\n".join(packaged_lines(model))
