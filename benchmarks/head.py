@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from benchmarks.document import OURS, Result
 from benchmarks.memory import MIB
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.networks.cosine_head import CosineHead
+from hippo_nnunet.networks.cosine_head import CosineHead, text_coordinates
 
 PLAIN, NNUNET = "plain", "nnunet_1x1"
 """The reference, which computes the embedding of each pixel, and nnU-Net's head."""
@@ -124,16 +124,18 @@ def _measure(job: _Job) -> dict[str, Any]:
     gradient = torch.randn(job.batch, job.classes, *job.size, device=job.device)
     text = F.normalize(torch.randn(job.classes, job.embed_dim, device=job.device), dim=1)
     scale = torch.tensor(_SCALE, device=job.device, requires_grad=True)
-    head = CosineHead(job.features, job.embed_dim).to(job.device)
+    head = CosineHead(job.features, job.embed_dim, classes=job.classes).to(job.device)
+    coordinates = text_coordinates(text, head.rows)
+    plain = CosineHead(job.features, job.embed_dim).to(job.device)
     conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(job.size)](job.features, job.classes, 1).to(job.device)
 
     def step(samples: int = job.batch) -> float:
         batch = x.detach()[:samples].requires_grad_()
         began = time.perf_counter()
         if job.side == OURS:
-            logits = head(batch, text, scale)
+            logits = head(batch, coordinates, scale)
         elif job.side == PLAIN:
-            logits = plain_cosine_logits(batch, head.weight, head.bias, text, scale)
+            logits = plain_cosine_logits(batch, plain.weight, plain.bias, text, scale)
         else:
             logits = conv(batch)
         logits.backward(gradient[:samples])

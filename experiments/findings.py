@@ -63,7 +63,7 @@ def findings_table(findings: list[dict[str, Any]], results: Path) -> str:
     """
     rows = [HEADER, ("---",) * len(HEADER)]
     for finding in findings:
-        file = finding.get("published")
+        file = finding.get("compared_with")
         comparison = _compare(
             tuple(results / piece for piece in finding["pieces"]),
             finding["variant"] if file else finding["against"],
@@ -84,7 +84,7 @@ def _compare(pieces: tuple[Path, ...], baseline: str, published: Path | None) ->
 
 def _row(finding: dict[str, Any], comparison: Comparison) -> tuple[str, ...]:
     variant, configuration, against = finding["variant"], finding["configuration"], finding["against"]
-    published = "published" in finding
+    published = "compared_with" in finding
     other = "" if published else finding.get("against_configuration", configuration)
     pairs = comparison.pairs
     pairs = pairs[(pairs["scope"] == finding.get("part", MEAN)) & (pairs["metric"] == "dice")]

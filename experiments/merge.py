@@ -1,6 +1,6 @@
 """Merge experiments that were run in pieces into one, for `hippo-nnunet compare`.
 
-    python experiments/merge.py PIECE PIECE ... --output EXPERIMENT [--folds 0,1]
+    python experiments/merge.py PIECE PIECE ... --output EXPERIMENT [--folds 0 1]
 
 The pieces are experiments, or their committed results, of one dataset, preset and split: other seeds, variants or
 folds. `--folds` takes only some folds of each. Written are experiment.yaml, manifest.json (with the folds of all
@@ -40,11 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pieces", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--folds", help="such as 0,1; default: all")
+    parser.add_argument("--folds", type=int, nargs="+", help="such as 0 1; default: all")
     options = parser.parse_args(arguments)
-    folds = None if options.folds is None else {int(number) for number in options.folds.split(",")}
     try:
-        print(merge(options.pieces, options.output, folds))
+        print(merge(options.pieces, options.output, options.folds))
     except HippoError as error:
         sys.exit(f"error: {error}")
 
@@ -101,8 +100,11 @@ def _check_alike(
 
 
 def _with_folds(request: Experiment, folds: Collection[int]) -> Experiment:
+    """Return the request with these folds alone; it has some of them."""
     kept = {c: tuple(fold for fold in trained if fold in folds) for c, trained in request.folds.items()}
-    return replace(request, folds={configuration: some for configuration, some in kept.items() if some})
+    kept = {configuration: some for configuration, some in kept.items() if some}
+    only = {variant: tuple(c for c in limits if c in kept) for variant, limits in request.only.items()}
+    return replace(request, folds=kept, only=only)
 
 
 def _folds(requests: Sequence[Experiment]) -> dict[str, tuple[int, ...]]:

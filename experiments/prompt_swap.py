@@ -40,7 +40,7 @@ PARAPHRASES = {
     "anterior": ["front portion of the hippocampus", "the most anterior third of the hippocampus"],
     "posterior": ["back portion of the hippocampus", "the posterior two thirds of the hippocampus"],
 }
-"""Held out from the training prompts, and, like them, from the texts that `mini` was trained with."""
+"""Neither prompts of the training nor texts that `mini` was trained with."""
 ENDING = ".nii.gz"
 
 

@@ -21,7 +21,7 @@ from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.comparison import Comparison, Options, compare
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import recipe_of
-from hippo_nnunet.evaluation.per_case import read_per_case, read_published
+from hippo_nnunet.evaluation.per_case import read_per_case, read_published, score_empty
 from hippo_nnunet.evaluation.side_by_side import MEAN, full_rows
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
@@ -102,7 +102,7 @@ def other_experiment(folder: Path, labels: Sequence[str], cases: Sequence[str]) 
         DataError: The metrics are missing or invalid, a label is missing, or no case is one of `cases`.
     """
     path = ExperimentPaths(folder).per_case
-    table = read_per_case(path)
+    table = score_empty(read_per_case(path))
     missing = [label for label in labels if label not in set(table["label"])]
     if missing or not table["case"].isin(cases).any():
         what = f"no label {missing[0]}" if missing else "none of the experiment's cases"

@@ -12,7 +12,7 @@ from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.case_volumes import judge
 from hippo_nnunet.evaluation.segmentation_shape import MEASURES, Segmentation, measure_labels
 from hippo_nnunet.evaluation.volume_calibration import LEVEL, VolumeCalibration, subjects_needed
-from hippo_nnunet.files import write_table
+from hippo_nnunet.files import read_csv, write_table
 from hippo_nnunet.models.packaged import PackagedModel
 from hippo_nnunet.nnunet.paths import folder_problem
 from hippo_nnunet.outputs import check_target, first_line, missing_parents, remove_empty
@@ -29,10 +29,12 @@ class PredictedVolumes:
     Args:
         target: The table to write; None: nothing is written.
         calibration: What intervals and flags come from.
+        extend: Keep the rows of other cases in an earlier table.
     """
 
-    def __init__(self, target: Path | None, calibration: VolumeCalibration) -> None:
+    def __init__(self, target: Path | None, calibration: VolumeCalibration, extend: bool = False) -> None:
         self._target = target
+        self._extend = extend
         self.calibration = calibration
         self._rows: list[dict[str, str | float]] = []
         self._image_flags: dict[str, Sequence[str]] = {}
@@ -61,7 +63,11 @@ class PredictedVolumes:
             return None
         judged = self._judged(self._rows)
         measures = [name for name in MEASURES if name not in _COLUMNS]
-        write_table(judged[[*_COLUMNS, *measures]].sort_values("case", kind="stable").round(4), self._target)
+        table = judged[[*_COLUMNS, *measures]].round(4)
+        if self._extend and self._target.is_file():
+            earlier = read_csv(self._target)
+            table = pd.concat([earlier[~earlier["case"].isin(table["case"])], table])[table.columns]
+        write_table(table.sort_values("case", kind="stable"), self._target)
         flagged = judged.loc[judged["flags"] != "", "case"].nunique()
         log.info("%d of %d cases are flagged for a look", flagged, judged["case"].nunique())
         return self._target
@@ -74,7 +80,7 @@ class PredictedVolumes:
 
 
 def prepare_packaged(
-    target: Path | None, model: PackagedModel, level: float = LEVEL, overwrite: bool = False
+    target: Path | None, model: PackagedModel, level: float = LEVEL, overwrite: bool = False, extend: bool = False
 ) -> PredictedVolumes:
     """Take the calibration of the packaged model.
 
@@ -83,16 +89,17 @@ def prepare_packaged(
         model: The packaged model.
         level: Coverage of the intervals, 0 to 1.
         overwrite: Replace an earlier table of volumes.
+        extend: Keep the rows of other cases in an earlier table.
 
     Raises:
         ConfigError: The level is invalid.
         DataError: The model does not hold a calibration, or the table exists or cannot be written.
     """
     if target is not None:
-        check_table(target, overwrite)
+        check_table(target, overwrite or extend)
     calibration = model.calibration(level)
     tell_of(calibration, "subjects")
-    return PredictedVolumes(target, calibration)
+    return PredictedVolumes(target, calibration, extend)
 
 
 def tell_of(calibration: VolumeCalibration, unit: str) -> None:

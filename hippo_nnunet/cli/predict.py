@@ -95,7 +95,8 @@ def predict(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            "--calibration", help="With --volumes or --qc and --model: the models' experiment, or none: no intervals."
+            "--calibration",
+            help="With --volumes or --qc, for models of --model: their experiment, or none: no intervals.",
         ),
     ] = None,
     qc: Annotated[
@@ -109,11 +110,13 @@ def predict(
         raise typer.BadParameter("give one of --model, --experiment, and --dataset with --configuration")
     if (dataset is None) != (configuration is None) or (dataset is None and (trainer or plans)):
         raise typer.BadParameter("--dataset needs --configuration; --trainer and --plans go with them")
-    if calibration is not None and named and volumes is None and qc is None:
-        raise typer.BadParameter("it is for --volumes or --qc, neither is given", param_hint="--calibration")
     if qc is not None and qc.resolve() == output.resolve():
         raise typer.BadParameter("name another folder than --output, such as one in it", param_hint="--qc")
     numbers, prompts = fold_numbers(folds), prompts_by_class(prompt)
+    by_default = not named and volumes is None
+    volumes = output / "volumes.csv" if by_default else volumes
+    if calibration is not None and volumes is None and qc is None:
+        raise typer.BadParameter("it is for --volumes or --qc, neither is given", param_hint="--calibration")
     onnx = not named or (bool(model) and all(path.name.endswith(".onnx") for path in model or ()))
     if onnx:
         _refuse_with_onnx(
@@ -133,7 +136,7 @@ def predict(
     models, postprocessing, packaged = tuple(model or ()), "none", None
     if not named:
         packaged = _packaged()
-        models, volumes = (packaged.path,), volumes or output / "volumes.csv"
+        models = (packaged.path,)
     if experiment is not None:
         from hippo_nnunet.experiment.experiment import ensemble_models
 
@@ -147,7 +150,7 @@ def predict(
         if packaged and calibration is None:
             from hippo_nnunet.analysis.predicted_volumes import prepare_packaged
 
-            table = prepare_packaged(volumes, packaged, coverage, overwrite)
+            table = prepare_packaged(volumes, packaged, coverage, overwrite, extend=by_default)
         else:
             from hippo_nnunet.analysis.volume_preparation import prepare_volumes
 

@@ -159,7 +159,10 @@ def compare(
         }
         rows += [of_mean, *of_labels]
     if published:
-        text = "Published models come from other splits: they are compared case by case, not fold by fold."
+        text = (
+            "Published models, and those of other experiments, are compared case by case, not fold by fold: their "
+            "splits may be others."
+        )
         notes.append(Note(NoteKind.PUBLISHED, text))
     for method, theirs in (published or {}).items():
         for model in full or models:

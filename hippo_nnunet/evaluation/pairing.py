@@ -134,7 +134,8 @@ def models_of(table: pd.DataFrame) -> list[Model]:
 def pairs_of(models: Sequence[Model], baseline: str | None = None) -> list[Pair]:
     """Choose the comparisons.
 
-    Within each configuration every recipe against the baseline, or every two recipes where there is none; every
+    Within each configuration every recipe against the baseline, or every two recipes where there is none, and against
+    the baseline's first configuration; every
     recipe against its controls; each recipe's other configurations against its first; the ensemble against
     every recipe. Models that were trained on fewer cases are only compared with others of the same number.
 
@@ -154,11 +155,15 @@ def pairs_of(models: Sequence[Model], baseline: str | None = None) -> list[Pair]
     for model in singles:
         groups.setdefault((model.configuration, model.size), []).append(model)
     pairs = [pair for group in groups.values() for pair in _within(group, chosen)]
-    first: dict[str, Model] = {}
+    reference = next((m for m in singles if m.recipe == chosen), None)
+    for (_, size), group in groups.items():
+        if reference is not None and size is None and all(model.full_recipe != chosen for model in group):
+            pairs += [Pair("variant", model, reference) for model in group if not model.is_control]
+    firsts: dict[str, Model] = {}
     for model in singles:
-        reference = first.setdefault(model.recipe, model)
-        if reference != model and not model.is_control:
-            pairs.append(Pair("configuration" if model.size is None else "subset", model, reference))
+        first = firsts.setdefault(model.recipe, model)
+        if first != model and not model.is_control:
+            pairs.append(Pair("configuration" if model.size is None else "subset", model, first))
     for ensemble in (model for model in models if model.recipe == ENSEMBLE):
         pairs += [Pair("ensemble", ensemble, m) for m in singles if not m.is_control and m.size is None]
     return pairs

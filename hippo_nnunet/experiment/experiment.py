@@ -52,7 +52,7 @@ class Experiment:
         iterations: Replaces the preset's; None keeps it.
         subjects: How cases were split: AUTO, NONE, or FILE for a table of the user's. Experiments of versions that did
             not record it have nnU-Net's own folds.
-        only: Variant to the configurations that it is trained in, where these are not all that it fits.
+        only: Variant to the configurations that it is limited to; variants that are not named have no limit.
     """
 
     dataset: str

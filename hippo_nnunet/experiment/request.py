@@ -119,14 +119,20 @@ def _limits(request: Request, old: Experiment | None) -> dict[str, tuple[str, ..
             raise ConfigError(f"--variants '{name[:60]}': name a configuration after @, such as {variant}@3d_fullres")
         variant = canonical_variant(variant)
         known = found.get(variant)
-        found[variant] = (*(known or ()), configuration) if at and known != () else ()
+        limits = dict.fromkeys([*(known or ()), configuration])
+        found[variant] = tuple(limits) if at and known != () else ()
     return found
 
 
 def _only(variants: Iterable[str], limits: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """Return the limits of all variants: repeats and subsets have those of their recipe."""
-    own = {v: limits.get(v, limits.get(recipe_of(v), limits.get(without_size(recipe_of(v)), ()))) for v in variants}
-    return {variant: configurations for variant, configurations in own.items() if configurations}
+    found: dict[str, tuple[str, ...]] = {}
+    for variant in variants:
+        names = (variant, without_size(variant), recipe_of(variant), without_size(recipe_of(variant)))
+        named = next((limits[name] for name in names if name in limits), ())
+        if named:
+            found[variant] = named
+    return found
 
 
 def _variants(request: Request, variants: Iterable[str], old: Experiment | None) -> tuple[str, ...]:

@@ -75,6 +75,8 @@ class CLIPGuidedUNet(PlainConvUNet):
         Ours, from CLIP (arXiv:2103.00020) and FiLM (arXiv:1709.07871).
     """
 
+    centres_regions = False
+    """Whether the mean text is subtracted from the texts of regions, too."""
     text_embeddings: torch.Tensor
     text_mean: torch.Tensor
     image_mean: torch.Tensor
@@ -178,7 +180,7 @@ class CLIPGuidedUNet(PlainConvUNet):
         self._check_text(embeddings)
         self.text_embeddings.copy_(embeddings.detach())
         mean = embeddings.detach().mean(0)
-        removed = exclusive and bool(((embeddings - mean).norm(dim=1) > MIN_DISTANCE).all())
+        removed = (exclusive or self.centres_regions) and bool(((embeddings - mean).norm(dim=1) > MIN_DISTANCE).all())
         self.text_mean.copy_(mean if removed else torch.zeros_like(mean))
         self._place_text()
 

@@ -92,7 +92,7 @@ class CosineUNetDecoder(UNetDecoder):
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:
         """Count the elements of all convolution outputs, for nnU-Net's memory estimate.
 
-        Beside its logits, a head keeps the embedding of each pixel and its norm.
+        Beside its logits, a head keeps the embedding of each pixel, its norm, and the features in single precision.
 
         Args:
             input_size: Spatial size of the encoder's input.
@@ -102,5 +102,6 @@ class CosineUNetDecoder(UNetDecoder):
         for level, stride in enumerate(self.encoder.strides[:-1]):
             size = [i // j for i, j in zip(size, stride, strict=True)]
             if level == 0 or self.deep_supervision:
-                total += (self.seg_layers[-1 - level].rows + 1) * np.prod(size, dtype=np.int64)
+                head = self.seg_layers[-1 - level]
+                total += (head.rows + 1 + head.in_channels) * np.prod(size, dtype=np.int64)
         return total

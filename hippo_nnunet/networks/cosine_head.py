@@ -11,8 +11,11 @@ from torch import nn
 MAX_SCALE = 100.0
 """Highest temperature. Source: CLIP's (Radford et al. 2021, arXiv:2103.00020, section 2.5)."""
 
-LEAST_NORM = 1e-6
-"""Least norm of an embedding, which keeps the logits finite where an embedding is zero."""
+NORM_FLOOR = 1e-3
+"""Least norm of an embedding, as a share of the Frobenius norm of weight and bias together.
+
+It bounds the gradient, which is proportional to one over the norm. Source: ours.
+"""
 
 
 class Ceiling(torch.autograd.Function):
@@ -137,8 +140,11 @@ class CosineHead(nn.Module):
             pixels = features.flatten(2).to(dtype)
             weight, bias = self.weight.to(dtype), self.bias.to(dtype)
             embeddings = torch.baddbmm(bias[:, None], weight.expand(len(pixels), -1, -1), pixels)
-            norms = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True).clamp(min=LEAST_NORM)
-            logits = (scale.to(dtype) * text[:, : self.rows].to(dtype)) @ embeddings / norms
+            size = torch.sqrt(weight.detach().square().sum() + bias.detach().square().sum())
+            least = (NORM_FLOOR * size).clamp(min=1e-6)
+            norms = torch.maximum(torch.linalg.vector_norm(embeddings, dim=1, keepdim=True), least)
+            scaled = scale.to(dtype) * text[:, : self.rows].to(dtype)
+            logits = torch.bmm(scaled.expand(len(pixels), -1, -1), embeddings) / norms
         return logits.unflatten(2, features.shape[2:])
 
 

@@ -156,6 +156,8 @@ class TextHeadCLIPGuidedUNet(CLIPGuidedUNet):
         Liu et al. 2023, CLIP-Driven Universal Model, arXiv:2301.00785; see ``HeadGenerator``.
     """
 
+    centres_regions = True  # the generator does not make the logits of two regions opposites
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "plain_head": True})
         encoder = self.encoder
@@ -173,13 +175,6 @@ class TextHeadCLIPGuidedUNet(CLIPGuidedUNet):
     def show_text(self, text: torch.Tensor) -> None:
         """Take over the texts for the generator, until ``eval`` brings back those of ``set_text``."""
         self.text_coordinates.copy_(text)
-
-    def set_text(self, embeddings: torch.Tensor, exclusive: bool = True) -> None:
-        """As ``CLIPGuidedUNet.set_text``; the mean is subtracted from the texts of regions, too.
-
-        The generator does not make the heads of two regions opposites, as cosines would.
-        """
-        super().set_text(embeddings)
 
     def train(self, mode: bool = True) -> TextHeadCLIPGuidedUNet:
         """Set the mode; evaluation is by the texts of ``set_text``, or of ``prompted`` inside its block."""

@@ -105,7 +105,8 @@ def package_model(experiment: Path, model: Path, options: PackageOptions | None 
     paths = ExperimentPaths(experiment)
     asked = Experiment.load(paths.request)
     folders = paths.nnunet(options.root)
-    found = [(v, c) for c in asked.folds for v in asked.variants if asked.model(v, c) == model.absolute().name]
+    cells = {(cell.variant, cell.configuration) for cell in asked.cells()}
+    found = sorted(cell for cell in cells if asked.model(*cell) == model.absolute().name)
     if not found:
         raise ConfigError(f"{model}: {experiment} has no model of this name, so nothing tells how well its recipe does")
     variant, configuration = found[0]

@@ -165,6 +165,28 @@ def test_predict_without_a_model(folder: Path, trained: TinyDataset, tmp_path: P
         assert row["calibration_cases"] == 4
 
 
+def test_the_table_in_the_output_folder_keeps_other_scans(
+    as_packaged: Path, trained: TinyDataset, tmp_path: Path
+) -> None:
+    def predicted(case: str, *options: str) -> None:
+        image = trained.images / f"{case}_0000.nii.gz"
+        done = CliRunner().invoke(app, ["predict", "-i", str(image), "-o", str(tmp_path / "out"), *options])
+        assert done.exit_code == 0, done.output
+
+    for case, *options in ([TEST_CASES[0]], [TEST_CASES[1]], [TEST_CASES[0], "--overwrite"]):
+        predicted(case, *options)
+    table = pd.read_csv(tmp_path / "out" / "volumes.csv")
+    first = table[table["case"] == TEST_CASES[0]]
+    assert set(table["case"]) == set(TEST_CASES[:2])
+    assert not table.duplicated(["case", "label"]).any()
+    assert first["volume_mm3"].notna().all()
+    (tmp_path / "out" / "volumes.csv").write_text("mine\n")
+    image = trained.images / f"{TEST_CASES[0]}_0000.nii.gz"
+    refused = CliRunner().invoke(app, ["predict", "-i", str(image), "-o", str(tmp_path / "out"), "--overwrite"])
+    assert refused.exit_code != 0
+    assert (tmp_path / "out" / "volumes.csv").read_text() == "mine\n"
+
+
 def test_volumes_name_suspicious_images(as_packaged: Path, trained: TinyDataset, tmp_path: Path) -> None:
     image = sitk.ReadImage(str(trained.images / f"{TEST_CASES[0]}_0000.nii.gz"))
     array = sitk.GetArrayFromImage(image)

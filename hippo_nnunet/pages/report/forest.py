@@ -22,7 +22,7 @@ QUESTIONS = {
     "configuration": "Does the configuration matter?",
     "ensemble": "Does the ensemble help?",
     "control": "Does CLIP's meaning help?",
-    "published": "How far from published results?",
+    "published": "How far from published results, or other experiments?",
     "subset": "Which network is better with fewer training cases?",
     "subset control": "Does CLIP's meaning help with fewer training cases?",
 }

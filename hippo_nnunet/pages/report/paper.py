@@ -126,7 +126,8 @@ def _training(content: Content) -> str:
         f"{name} ({'all' if experiment.complete(name) else len(folds)} of {experiment.number_of_folds} folds)"
         for name, folds in experiment.folds.items()
     ]
-    variants = [f"{v} ({' and '.join(experiment.only[v])})" if v in experiment.only else v for v in experiment.variants]
+    trained = {v: [c for c in experiment.folds if experiment.fits(v, c)] for v in experiment.variants}
+    variants = [v if len(c) == len(experiment.folds) else f"{v} ({' and '.join(c)})" for v, c in trained.items()]
     text = (
         f"We trained {_listed(variants)} on {experiment.dataset} with {own}, plans "
         f"{experiment.plans}, in the {'configuration' if len(configurations) == 1 else 'configurations'} "

@@ -167,6 +167,14 @@ def test_baseline_all_pairs_and_ensemble() -> None:
         pairs_of(names, "X")
 
 
+def test_a_model_is_compared_with_the_baseline_of_another_configuration_where_its_own_has_none() -> None:
+    models = [Model("B", "2d"), Model("B_noImage", "2d"), Model("A", "3d"), Model("B", "3d")]
+    found = [(p.kind, str(p.one), str(p.other)) for p in pairs_of(models, "A")]
+    assert ("variant", "B 2d", "A 3d") in found
+    assert ("variant", "B 3d", "A 3d") in found
+    assert not [pair for pair in found if pair[0] == "variant" and pair[1] == "B_noImage 2d"]
+
+
 def test_repeats_are_averaged_and_their_spread_is_shown(two: pd.DataFrame) -> None:
     repeat = two[two["variant"] == "UNet"].assign(variant="UNet_seed1", dice=lambda t: t["dice"] + 0.01)
     comparison = compare(pd.concat([two, repeat], ignore_index=True), FAST)

@@ -88,7 +88,8 @@ def test_some_folds_of_every_piece(tmp_path: Path) -> None:
     few = piece(tmp_path / "few", "UNet_5cases", (0, 1))
     with pytest.raises(ConfigError, match="no piece has UNet_5cases 2d fold 2"):
         merge([BY_SUBJECT, few], tmp_path / "out")
-    merged = merge([BY_SUBJECT, few], tmp_path / "out", {0, 1})
+    main([str(BY_SUBJECT), str(few), "--output", str(tmp_path / "out"), "--folds", "0", "1"])
+    merged = tmp_path / "out"
     assert Experiment.load(merged / "experiment.yaml").folds == {"2d": (0, 1)}
     table = read_per_case(merged / "metrics" / "per_case.csv")
     assert set(table["fold"]) == {0, 1}

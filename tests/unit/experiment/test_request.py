@@ -134,6 +134,13 @@ def test_a_variant_may_be_limited_to_a_configuration(tmp_path: Path, task: Path,
     assert resolve(Request(), folder, folders, CPU) == new
     subsets = resolve(Request(train_cases="5,all"), folder, folders, CPU)
     assert subsets.only["UNet_5cases_seed1"] == ("3d_fullres",)
+    of_seed = resolve(
+        replace(asked, variants="UNet_seed1@2d,UNet@3d_fullres", train_cases="5", seeds=None),
+        folder / "o",
+        folders,
+        CPU,
+    )
+    assert of_seed.only == {"UNet_5cases_seed1": ("2d",), "UNet_5cases": ("3d_fullres",)}
     unlimited = resolve(replace(asked, variants="UNet,UNet@3d_fullres,UNet_flip_fast"), folder, folders, CPU)
     assert unlimited.only == {}
     with pytest.raises(ConfigError, match="UNet_flip_fast is trained in 3d_fullres there, not now"):

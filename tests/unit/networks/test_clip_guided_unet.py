@@ -554,7 +554,9 @@ def test_feature_map_size_counts_projection_fusion_and_heads(
 ) -> None:
     plain, net = build(kwargs, PLAIN, deep_supervision), ready(kwargs, deep_supervision=deep_supervision)
     outputs, heads = as_list(net(torch.zeros(1, 1, *size), guidance(1))), net.decoder.seg_layers[::-1]
-    embeddings = sum((head.rows + 1) * math.prod(o.shape[2:]) for o, head in zip(outputs, heads, strict=False))
+    embeddings = sum(
+        (head.rows + 1 + head.in_channels) * math.prod(o.shape[2:]) for o, head in zip(outputs, heads, strict=False)
+    )
     bottleneck = net.encoder(torch.zeros(1, 1, *size))[-1].numel()
     fusion = net.fusion.hidden.out_features + 2 * 6 + bottleneck
     expected = plain.compute_conv_feature_map_size(size) + embeddings + fusion

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.head import NNUNET, OURS, PLAIN, _Job, _measure, plain_cosine_logits
-from hippo_nnunet.networks.cosine_head import CosineHead, text_coordinates
+from hippo_nnunet.networks.cosine_head import NORM_FLOOR, CosineHead, text_coordinates
 
 
 def unit_rows(n: int, dim: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -115,6 +115,44 @@ def test_any_memory_layout() -> None:
     for other in (features.to(memory_format=torch.channels_last), features.mT.contiguous().mT):
         got = gradients(CosineHead.forward, head, other, text, scale, gradient)
         assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in zip(got, expected, strict=True))
+
+
+def test_norms_below_the_floor_are_raised_to_it() -> None:
+    torch.manual_seed(0)
+    head, text = CosineHead(3, 8).double(), unit_rows(2, 8, torch.float64)
+    features = torch.randn(1, 3, 2, 3, dtype=torch.float64)
+    with torch.no_grad():
+        head.bias.copy_(-head.weight @ features[0, :, 0, 0])  # no embedding there
+        features[0, :, 1, 0] = features[0, :, 0, 0] + 1e-6  # and hardly any there
+    size = torch.sqrt(head.weight.square().sum() + head.bias.square().sum()).item()
+
+    def floored(head: CosineHead, f: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        e = torch.einsum("dc,bcyx->bdyx", head.weight, f) + head.bias[:, None, None]
+        return scale * torch.einsum("kd,bdyx->bkyx", text, F.normalize(e, dim=1, eps=NORM_FLOOR * size))
+
+    gradient, scale = torch.randn(1, 2, 2, 3), torch.tensor(10.0, dtype=torch.float64)
+    ours = gradients(CosineHead.forward, head, features, text, scale, gradient)
+    exact = gradients(floored, head, features, text, scale, gradient)
+    assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-8) for a, b in zip(ours, exact, strict=True))
+    single = gradients(CosineHead.forward, head.float(), features.float(), text.float(), scale.float(), gradient)
+    assert all(value.isfinite().all() for value in single)
+    assert single[0].abs().max() <= 10 * (1 + 1e-5)
+
+
+def test_what_is_kept_for_the_backward_pass() -> None:
+    """What the decoder's estimate of memory counts, and the logits."""
+    kept: dict[int, torch.Size] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.shape
+        return tensor
+
+    head, text = CosineHead(4, 200, classes=3), unit_rows(3, 200)
+    features = torch.randn(2, 4, 30, 30, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        head(features, text, torch.tensor(1.0, requires_grad=True))
+    by_pixel = [shape[1] for shape in kept.values() if math.prod(shape[2:]) == 900]
+    assert sorted(by_pixel) in ([1, 3, 4, head.rows], [1, 1, 3, 4, head.rows])
 
 
 def test_no_embedding_at_all_gives_finite_numbers() -> None:
