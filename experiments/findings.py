@@ -66,7 +66,7 @@ def findings_table(findings: list[dict[str, Any]], results: Path) -> str:
         file = finding.get("compared_with")
         comparison = _compare(
             tuple(results / piece for piece in finding["pieces"]),
-            finding["variant"] if file else finding["against"],
+            None if file else finding["against"],
             results / file if file else None,
         )
         rows.append(_row(finding, comparison))
@@ -74,7 +74,7 @@ def findings_table(findings: list[dict[str, Any]], results: Path) -> str:
 
 
 @cache
-def _compare(pieces: tuple[Path, ...], baseline: str, published: Path | None) -> Comparison:
+def _compare(pieces: tuple[Path, ...], baseline: str | None, published: Path | None) -> Comparison:
     options = Options(rope=NEGLIGIBLE, baseline=baseline)
     if len(pieces) == 1:
         return compare_experiment(pieces[0], options, published)

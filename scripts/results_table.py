@@ -36,9 +36,10 @@ PUBLISHED = (
 )
 OURS = (
     ("3D U-Net, one training", "task04-recipe", "UNet", "3d_fullres", "folds by subject"),
+    ("average of two more of these and a 2D U-Net", "task04-best", "ensemble", "2d+3d_fullres", "folds by subject"),
     (
         "2D U-Net, seven adjacent slices, one training",
-        "task04-2d-slices",
+        "task04-best",
         "UNet_7slices_40epochs",
         "2d",
         "folds by subject",
@@ -80,7 +81,7 @@ def readme_table(results: Path) -> str:
     rows = [METHODS, ("---",) * len(METHODS), *PUBLISHED]
     for name, experiment, variant, configuration, folds in OURS:
         entry = read_object(ExperimentPaths(results / experiment).summary)[variant][configuration]
-        protocol = f"{len(entry['folds'])}-fold, {entry['cases']} cases, {folds}"
+        protocol = f"{len(entry['folds'])}-fold, trained on 176 of {entry['cases']} cases, {folds}"
         rows.append((f"ours, {name}", _dice(entry), protocol))
     return _markdown(rows)
 

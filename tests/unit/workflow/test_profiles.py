@@ -148,7 +148,8 @@ def test_the_pages_cost_is_the_estimate(tmp_path: Path, monkeypatch: pytest.Monk
         ("UNetTrainer_fast", "2d", "task04-three", "bfloat16", 1),
         ("UNetTrainer_fast", "2d", "task04-recipe", "bfloat16", 2),
         ("UNetTrainer_fast", "3d_fullres", "task04-recipe", "bfloat16", 2),
-        ("UNetTrainer_7slices_fast_40epochs", "2d", "task04-2d-slices", "AMX", 2),
+        ("UNetTrainer_7slices_fast_40epochs", "2d", "task04-best", "AMX", 2),
+        ("UNetTrainer_fast", "3d_fullres", "task04-best", "AMX", 2),
     ],
 )
 def test_the_stated_time_is_about_what_was_measured(
