@@ -81,7 +81,8 @@ def readme_table(results: Path) -> str:
     rows = [METHODS, ("---",) * len(METHODS), *PUBLISHED]
     for name, experiment, variant, configuration, folds in OURS:
         entry = read_object(ExperimentPaths(results / experiment).summary)[variant][configuration]
-        protocol = f"{len(entry['folds'])}-fold, trained on 176 of {entry['cases']} cases, {folds}"
+        number, cases = len(entry["folds"]), entry["cases"]
+        protocol = f"{number}-fold, trained on {cases - cases // number} of {cases} cases, {folds}"
         rows.append((f"ours, {name}", _dice(entry), protocol))
     return _markdown(rows)
 
