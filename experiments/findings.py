@@ -20,9 +20,9 @@ from typing import Any
 
 from experiments.merge import merge
 from hippo_nnunet.analysis.compare import compare_experiment
+from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.errors import ConfigError, HippoError
 from hippo_nnunet.evaluation.comparison import Comparison, Options
-from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.evaluation.wording import shown_verdict
 
 ROOT = Path(__file__).parents[1]

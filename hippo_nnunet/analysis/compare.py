@@ -17,12 +17,13 @@ from hippo_nnunet.analysis.notebook_scores import notebook_scores, ranked_differ
 from hippo_nnunet.analysis.prediction_times import prediction_times, seconds_per_image
 from hippo_nnunet.analysis.verdicts import judge, verdict_sentence
 from hippo_nnunet.analysis.volumes import VolumeChecks, save_volumes
+from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.comparison import Comparison, Options, compare
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import recipe_of
 from hippo_nnunet.evaluation.per_case import read_per_case, read_published, score_empty
-from hippo_nnunet.evaluation.side_by_side import MEAN, full_rows
+from hippo_nnunet.evaluation.side_by_side import full_rows
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.experiment.subjects import load_subjects

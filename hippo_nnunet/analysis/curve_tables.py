@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 
 from hippo_nnunet.analysis.tables import ShownTable, counted, digits, interval, number, one_model
+from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.evaluation.comparison import Comparison
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.pairing import SUBSETS, Model
-from hippo_nnunet.evaluation.side_by_side import MEAN
 
 
 def curve_table(comparison: Comparison) -> ShownTable | None:

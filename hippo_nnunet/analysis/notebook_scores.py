@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.notebook_dice import notebook_dice_by_case
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import ENSEMBLE, recipe_of
-from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_object, read_table

@@ -54,12 +54,12 @@ class PredictedVolumes:
         return self._judged(rows)
 
     def write(self) -> Path | None:
-        """Write the table atomically; its columns are described in docs/volumetry.md.
+        """Write the table atomically, unless no case was added; its columns are described in docs/volumetry.md.
 
         Raises:
             DataError: It cannot be written.
         """
-        if self._target is None:
+        if self._target is None or not self._rows:
             return None
         judged = self._judged(self._rows)
         measures = [name for name in MEASURES if name not in _COLUMNS]

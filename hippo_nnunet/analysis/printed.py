@@ -20,10 +20,10 @@ from hippo_nnunet.analysis.tables import (
 from hippo_nnunet.analysis.verdicts import NOT_JUDGED, WARNINGS, headline, verdict_sentence
 from hippo_nnunet.analysis.volume_tables import coverage_table, flags_table, parts_table, volumes_table
 from hippo_nnunet.analysis.volumes import VolumeChecks
+from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.evaluation.comparison import Comparison
 from hippo_nnunet.evaluation.notes import NoteKind
 from hippo_nnunet.evaluation.pairing import SUBSETS
-from hippo_nnunet.evaluation.side_by_side import MEAN
 
 _NOTES_IN_SHORT = (
     *(NoteKind.BROKEN_SUBJECTS, NoteKind.LEFT_OUT, NoteKind.SCORED_EMPTY, NoteKind.FEW_CASES, NoteKind.PRECISION),

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from hippo_nnunet.analysis.verdicts import FAILURE_DICE
+from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.evaluation.comparison import Comparison
 from hippo_nnunet.evaluation.metrics import QUALITY
-from hippo_nnunet.evaluation.side_by_side import MEAN, full_rows
+from hippo_nnunet.evaluation.side_by_side import full_rows
 from hippo_nnunet.evaluation.wording import shown_verdict
 
 NONE = "–"

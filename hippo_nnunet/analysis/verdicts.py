@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from hippo_nnunet.analysis.fold_records import FoldRecords
+from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.evaluation.comparison import Comparison
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import Model, recipe_of
 from hippo_nnunet.evaluation.per_case import score_empty
-from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.evaluation.statistics import CANNOT_TELL, EQUIVALENT
 from hippo_nnunet.evaluation.wording import is_slight, sentence, shown_verdict
 

@@ -50,7 +50,7 @@ TrustCheckpoint = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what this command has written.")]
 Coverage = Annotated[
-    float, typer.Option("--coverage", help="With --volumes: share of true volumes that the intervals should hold.")
+    float, typer.Option("--coverage", help="Share of true volumes that the intervals of volumes should hold.")
 ]
 Prompts = Annotated[
     list[str] | None,

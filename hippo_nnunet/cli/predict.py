@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +26,7 @@ from hippo_nnunet.cli.options import (
     stdout_to_stderr,
 )
 from hippo_nnunet.cli.output import echo
+from hippo_nnunet.errors import HippoError
 
 if TYPE_CHECKING:
     from hippo_nnunet.models.packaged import PackagedModel
@@ -196,13 +198,16 @@ def predict(
             written = start()
         except FailedScans as error:
             written, failed = error.written, error
-        except KeyboardInterrupt:
-            if page:
-                page.write()
+        except BaseException:  # also an interruption: what is complete is in the table and on the page
+            with suppress(HippoError, OSError):
+                if table:
+                    table.write()
+                if page:
+                    page.write()
             raise
     for path in written:
         echo(path)
-    if table and written and (target := table.write()):
+    if table and (target := table.write()):
         echo(target)
     if page:
         if failed:

@@ -108,7 +108,8 @@ def run(
     )
     if as_json and not status:
         raise typer.BadParameter("--json goes with --status")
-    if status and (dry_run or request != Request()):
+    settings = Settings(device, jobs, profile, task, trust=trust_checkpoint)
+    if status and (dry_run or request != Request() or settings != Settings("auto")):
         raise typer.BadParameter("--status takes no other option than --root and --json")
     console = Console()
     wide = console if console.is_terminal else Console(width=160)
@@ -116,8 +117,6 @@ def run(
         found = read_status(experiment, root)
         parts = iter([status_text.as_json(found)]) if as_json else status_text.describe(found)
     else:
-        parts = perform(
-            experiment, request, root, Settings(device, jobs, profile, task, trust=trust_checkpoint), dry_run
-        )
+        parts = perform(experiment, request, root, settings, dry_run)
     for part in parts:
         wide.print(Printable(part), highlight=False, markup=False, soft_wrap=isinstance(part, str))

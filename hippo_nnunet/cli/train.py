@@ -42,6 +42,8 @@ def plan(
     from hippo_nnunet.nnunet.preprocessed import dataset_name
 
     dataset_name(dataset, folders_for(root))  # before folders are created for a dataset that does not exist
+    if planner is not None and preset != presets.AUTO:
+        raise typer.BadParameter("--planner takes its place: give one of them", param_hint="--preset")
     if planner is None:
         if preset == presets.AUTO:
             preset = presets.preset_for_device(resolve_device("auto"))
@@ -89,6 +91,8 @@ def train(
 
     folders = folders_for(root)
     name = dataset_name(dataset, folders)  # before folders are created for a dataset that does not exist
+    if trainer is not None and plans is not None and preset != presets.AUTO:
+        raise typer.BadParameter("--trainer and --plans take its place: leave one of them out", param_hint="--preset")
     if trainer is None or plans is None:
         if preset == presets.AUTO:
             preset = presets.preset_for_training(resolve_device(device), folders.preprocessed / name)

@@ -147,7 +147,7 @@ def load_encoder(choice: EncoderChoice) -> CLIPEncoder:
 
     Raises:
         ConfigError: There is no such model, tag or file, or the file holds weights of another model.
-        DependencyError: The weights are neither on this machine nor reachable within 5 seconds, open_clip is missing,
+        DependencyError: The weights are neither on this machine nor reachable within 3 seconds, open_clip is missing,
             or a downloaded file is damaged. Other or random weights are never used instead.
     """
     encoder = CLIPEncoder(choice.name, *load_model(choice))

@@ -225,7 +225,7 @@ def override_prompts(dataset_json: Mapping[str, Any], overrides: Mapping[str, Se
 
 
 def _part(spoken: str) -> str | None:
-    """Key of `HIPPOCAMPUS_PROMPTS` that a label's name means; None if it does not name exactly one part."""
+    """Key of `HIPPOCAMPUS_NAMES` that a label's name means; None if it does not name exactly one part."""
     words = set(spoken.split()) - _FILLERS
     if not words:
         return "whole"

@@ -67,7 +67,7 @@ def weights_file(choice: EncoderChoice) -> Path:
 
     Raises:
         ConfigError: There is no such file, folder, model or tag.
-        DependencyError: Neither cached nor reachable (found within 5 seconds), the download failed or was damaged, or
+        DependencyError: Neither cached nor reachable (found within 3 seconds), the download failed or was damaged, or
             a package is missing; the message names the remedies.
     """
     if _in_table(choice) and not choice.hub:  # saves open_clip's import; these need nothing but their weights

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from hippo_nnunet.errors import ConfigError, DataError, DependencyError
+from hippo_nnunet.files import hash_file
 from hippo_nnunet.outputs import check_target
 from hippo_nnunet.progress import counted
 
@@ -163,11 +164,7 @@ def _mismatch(part: Path, md5: str | None, answer: _Answer) -> str | None:
 
 
 def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return hash_file(path, hashlib.md5(usedforsecurity=False))
 
 
 def _download(url: str, part: Path, retry: Retry, show_progress: bool) -> _Answer:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 import pandas as pd
 
+from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.evaluation.comparison_notes import (
     empty_labels,
@@ -24,7 +25,7 @@ from hippo_nnunet.evaluation.mixed_model import mixed_result, repeated_differenc
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import Model, models_of, pairs_of
 from hippo_nnunet.evaluation.per_case import score_empty
-from hippo_nnunet.evaluation.side_by_side import MEAN, model_table, rank_table, repeat_sd, scores_of
+from hippo_nnunet.evaluation.side_by_side import model_table, rank_table, repeat_sd, scores_of
 from hippo_nnunet.evaluation.statistics import (
     ALPHA,
     RESAMPLES,

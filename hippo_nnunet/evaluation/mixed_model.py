@@ -29,7 +29,6 @@ class MixedResult:
         high: Upper end.
         p: Two-sided p of no difference.
         training_sd: Standard deviation that training a pair once more would give, whatever the cases.
-        case_sd: Standard deviation between cases, of one subject or several, whatever the training.
     """
 
     mean: float = np.nan
@@ -37,7 +36,6 @@ class MixedResult:
     high: float = np.nan
     p: float = np.nan
     training_sd: float = np.nan
-    case_sd: float = np.nan
 
 
 def repeated_differences(
@@ -94,7 +92,7 @@ def mixed_result(differences: pd.DataFrame, alpha: float = ALPHA) -> MixedResult
         return MixedResult()
     if np.ptp(differences["difference"]) == 0:
         mean = float(differences["difference"].iloc[0])
-        return MixedResult(mean, mean, mean, float(mean == 0), 0.0, 0.0)
+        return MixedResult(mean, mean, mean, float(mean == 0), 0.0)
     effects = {"training": "0 + C(repeat)", "case": "0 + C(case)"}
     if differences["subject"].nunique() < differences["case"].nunique():
         effects["subject"] = "0 + C(subject)"
@@ -117,5 +115,4 @@ def mixed_result(differences: pd.DataFrame, alpha: float = ALPHA) -> MixedResult
         high=mean + half,
         p=float(2 * stats.t.sf(abs(mean) / error, trainings - 1)),
         training_sd=float(np.sqrt(variances["training"])),
-        case_sd=float(np.sqrt(variances["case"] + variances.get("subject", 0.0))),
     )

@@ -58,7 +58,6 @@ class EnsembleChoice:
             that was chosen for the ensemble.
         nested_gain: What ensembling adds: nested_dice - nested_single_dice.
         best_single: Name of the best single model on all cases.
-        margin: Dice that a larger ensemble had to gain over the best smaller one.
         per_fold: The choices behind nested_dice.
         candidates: Every candidate that was tried, best first.
         gain: nested_gain with its interval; None with fewer than two folds.
@@ -74,20 +73,13 @@ class EnsembleChoice:
     nested_single_dice: float | None
     nested_gain: float | None
     best_single: str
-    margin: float
     per_fold: tuple[FoldChoice, ...]
     candidates: tuple[CandidateScore, ...]
     gain: Gain | None = None
     seed_gains: tuple[Gain, ...] = ()
 
-    def to_json(self, path: Path, overwrite: bool = False) -> None:
-        """Write the choice atomically.
-
-        Raises:
-            DataError: The file exists and `overwrite` is False.
-        """
-        if path.exists() and not overwrite:
-            raise DataError(f"{path} exists already: choose another name, or allow overwriting")
+    def to_json(self, path: Path) -> None:
+        """Write the choice atomically."""
         write_json(path, asdict(self))
 
     @classmethod
@@ -110,6 +102,7 @@ class EnsembleChoice:
             )
             content["gain"] = _gain_of(content["gain"]) if content.get("gain") else None
             content["seed_gains"] = tuple(_gain_of(entry) for entry in content.get("seed_gains", ()))
+            content.pop("margin", None)  # of earlier versions
             return cls(**content)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{path}: not a choice of an ensemble ({error}): delete it and choose again") from error
@@ -120,13 +113,12 @@ def choose_ensemble(
     references: Path,
     dataset_json: Mapping[str, Any],
     folds: Mapping[str, int],
-    margin: float = 0.0,
     subjects: Mapping[str, str] | None = None,
 ) -> EnsembleChoice:
     """Choose members and postprocessing together, by mean foreground Dice of out-of-fold predictions.
 
     A postprocessing may be chosen for an ensemble if it gains and no label loses. The best ensemble of each size must
-    gain more than `margin` over the best smaller one; equal scores go to the earlier members. The mean foreground Dice
+    gain on the best smaller one; equal scores go to the earlier members. The mean foreground Dice
     is nnU-Net's: mean over cases for each label, undefined ones left out, then over labels.
 
     Args:
@@ -134,7 +126,6 @@ def choose_ensemble(
         references: Folder of reference segmentations.
         dataset_json: Content of nnU-Net's dataset.json.
         folds: The fold that validated each case.
-        margin: Dice, 0 to 1.
         subjects: The subject of each case, the unit of the intervals; None: every case is one.
 
     Returns:
@@ -157,7 +148,7 @@ def choose_ensemble(
     views = [np.ones(len(fold_of), dtype=bool), *(fold_of != fold for fold in nested)]
     clusters = np.unique(subject_names(dice.cases, subjects), return_inverse=True)[1]
 
-    chosen = (_best_candidates if len(dice.names) <= MAX_EXHAUSTIVE else _grown_candidates)(dice, views, margin)
+    chosen = (_best_candidates if len(dice.names) <= MAX_EXHAUSTIVE else _grown_candidates)(dice, views)
     singles = [_best_single(dice, view, name) for view, (_, name) in zip(views, chosen, strict=True)]
     rows, single_rows = (_out_of_fold_rows(dice, some[1:], views[1:]) for some in (chosen, singles))
     gain = gain_between(rows, single_rows, clusters) if nested else None
@@ -176,7 +167,6 @@ def choose_ensemble(
         nested_single_dice=mean_score(single_rows),
         nested_gain=gain.dice if gain else None,
         best_single=dice.names[singles[0][0][0]],
-        margin=margin,
         per_fold=per_fold,
         candidates=_candidate_scores(dice),
         gain=gain,
@@ -184,7 +174,7 @@ def choose_ensemble(
     )
 
 
-def _best_candidates(dice: OutOfFoldDice, views: Sequence[np.ndarray], margin: float) -> list[Candidate]:
+def _best_candidates(dice: OutOfFoldDice, views: Sequence[np.ndarray]) -> list[Candidate]:
     """Choose for each view (mask of the cases that may be looked at) among all subsets, in one pass over the files."""
     members = range(len(dice.names))
     sizes = [list(combinations(members, size)) for size in range(1, len(members) + 1)]
@@ -194,13 +184,13 @@ def _best_candidates(dice: OutOfFoldDice, views: Sequence[np.ndarray], margin: f
         best, best_score = _best_of(dice, sizes[0], view)
         for subsets in sizes[1:]:
             larger, score = _best_of(dice, subsets, view)
-            if score > best_score + margin:
+            if score > best_score:
                 best, best_score = larger, score
         chosen.append(best)
     return chosen
 
 
-def _grown_candidates(dice: OutOfFoldDice, views: Sequence[np.ndarray], margin: float) -> list[Candidate]:
+def _grown_candidates(dice: OutOfFoldDice, views: Sequence[np.ndarray]) -> list[Candidate]:
     """Add the best member while it gains; all views in step, so that each size costs one pass over the files."""
     chosen: list[tuple[Candidate, float]] = [(((), POSTPROCESSINGS[0]), -np.inf)] * len(views)
     growing, members = set(range(len(views))), range(len(dice.names))
@@ -212,7 +202,7 @@ def _grown_candidates(dice: OutOfFoldDice, views: Sequence[np.ndarray], margin: 
         _compute(dice, chain.from_iterable(options.values()))
         for index, subsets in options.items():
             best, score = _best_of(dice, subsets, views[index])
-            if size == 0 or score > chosen[index][1] + margin:
+            if size == 0 or score > chosen[index][1]:
                 chosen[index] = best, score
             else:
                 growing.discard(index)

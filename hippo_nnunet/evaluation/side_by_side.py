@@ -7,14 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.fold_means import rank_shares
 from hippo_nnunet.evaluation.metrics import METRICS, QUALITY
 from hippo_nnunet.evaluation.pairing import ENSEMBLE, Model, recipe_of, subset_size
 from hippo_nnunet.evaluation.subjects import subject_names
-
-MEAN = "mean"
-"""Scope of a figure over all labels; the other scopes are the labels' names."""
 
 Scores = Mapping[Model, pd.DataFrame]
 """Of each model a row for each (fold, case), a column for each label; repeats averaged; NaN where undefined."""
@@ -161,6 +159,9 @@ def extreme_cases(table: pd.DataFrame, worst: int, best: int) -> pd.DataFrame:
     Returns:
         Columns variant, configuration, fold, case, dice and rank (`worst 1` first); cases without any Dice are left
         out.
+
+    Raises:
+        DataError: No case has a Dice.
     """
     own = full_rows(table[table["variant"] != ENSEMBLE])
     keys = ["variant", "configuration", "fold", "case"]

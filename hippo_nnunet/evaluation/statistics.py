@@ -236,15 +236,14 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
-def detectable_difference(sd: float, n: int, comparisons: int = 1, alpha: float = ALPHA, power: float = POWER) -> float:
-    """Compute the smallest true difference that this many subjects would have detected, in the unit of `sd`.
+def detectable_difference(sd: float, n: int, comparisons: int = 1, alpha: float = ALPHA) -> float:
+    """Compute the smallest true difference that so many subjects detect with probability `POWER`, in the unit of `sd`.
 
     Args:
         sd: Standard deviation of the paired differences between subjects.
         n: Subjects.
         comparisons: Tests in the family: the first of Holm's steps is taken, alpha over their number.
         alpha: Two-sided error.
-        power: Probability of detecting it.
 
     Returns:
         The difference; 0 for sd 0, NaN for fewer than MIN_CASES subjects.
@@ -254,7 +253,7 @@ def detectable_difference(sd: float, n: int, comparisons: int = 1, alpha: float 
     """
     if n < MIN_CASES or np.isnan(sd):
         return np.nan
-    return detectable_effect(n, alpha / comparisons, power) * sd
+    return detectable_effect(n, alpha / comparisons, POWER) * sd
 
 
 @lru_cache

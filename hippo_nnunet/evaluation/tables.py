@@ -137,28 +137,19 @@ def summarise(per_case: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
     return summary
 
 
-def write_tables(per_case: pd.DataFrame, folder: Path, overwrite: bool = False) -> dict[str, Any]:
+def write_tables(per_case: pd.DataFrame, folder: Path) -> None:
     """Write `per_case.csv` and its `summary.json`, each atomically.
 
     Args:
         per_case: Table with COLUMNS.
         folder: Target folder; created if missing.
-        overwrite: Replace tables that are there.
-
-    Returns:
-        The summary: see `summarise`.
 
     Raises:
-        DataError: A target exists and `overwrite` is False, or the table is invalid.
+        DataError: The table is invalid.
     """
     summary = summarise(per_case)
-    table_file, summary_file = folder / "per_case.csv", folder / "summary.json"
-    for path in (table_file, summary_file):
-        if path.exists() and not overwrite:
-            raise DataError(f"{path} exists already: choose another folder, or allow overwriting")
-    write_table(per_case[list(COLUMNS)], table_file)
-    write_json(summary_file, summary)
-    return summary
+    write_table(per_case[list(COLUMNS)], folder / "per_case.csv")
+    write_json(folder / "summary.json", summary)
 
 
 @dataclass(frozen=True)

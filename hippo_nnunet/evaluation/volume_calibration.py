@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hippo_nnunet.data.description import TOTAL
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.metrics import Label
 from hippo_nnunet.evaluation.subjects import subject_names
@@ -18,8 +19,6 @@ LEVEL = 0.9
 UNUSUAL = 0.95
 """Quantile of the calibration cases' doubt and disagreement above which a case is flagged; and the share of references
 that must not touch the image's border for a mask that does to be flagged."""
-TOTAL = "total"
-"""Name of the union of all labels."""
 
 
 @dataclass(frozen=True)

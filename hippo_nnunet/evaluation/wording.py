@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.evaluation.metrics import QUALITY
-from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.evaluation.statistics import BETTER, CANNOT_TELL, EQUIVALENT, POWER, WORSE
 
 

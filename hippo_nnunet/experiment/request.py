@@ -215,9 +215,9 @@ def parse_folds(text: str, configurations: list[str], number: int) -> dict[str, 
                 )
             current = [name]
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", value)
-        if value != "all" and not match:
-            raise ConfigError(f"--folds '{text}': '{item}' is no fold; write all, 0,1,2, 0-4 or 2d=0-4,3d_fullres=0")
         first, last = (0, number - 1) if match is None else (_fold(match[1]), _fold(match[2] or match[1]))
+        if (value != "all" and not match) or first > last:
+            raise ConfigError(f"--folds '{text}': '{item}' is no fold; write all, 0,1,2, 0-4 or 2d=0-4,3d_fullres=0")
         if last >= number:
             raise ConfigError(f"--folds '{text[:60]}': the split has folds 0 to {number - 1}")
         for configuration in current:

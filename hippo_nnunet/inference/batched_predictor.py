@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-VOXELS_PER_BATCH = {"cpu": 2**18, "cuda": 2**21, "mps": 2**18}
+VOXELS_PER_BATCH = {"cpu": 2**18, "cuda": 2**21}
 """Voxels of a batch of patches, memory permitting. Source: ours; larger batches were not faster on two CPU cores."""
 
 MEMORY_SHARE = 0.4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,37 +51,28 @@ def write_ensemble(
     members: Sequence[MemberFiles],
     output: Path,
     model_folder: Path,
-    postprocessing: str = "none",
-    cases: Iterable[str] | None = None,
-    overwrite: bool = False,
-) -> list[Path]:
-    """Average the members case by case and write the segmentations as nnU-Net does.
+    postprocessing: str,
+    cases: Sequence[str],
+) -> None:
+    """Average the members case by case and write the segmentations as nnU-Net does, over those that are there.
 
     Args:
         members: Probability files of each member, beside nnU-Net's `<case>.pkl`; at least one member.
         output: Target folder; also gets `dataset.json` and `plans.json`, so that nnU-Net's commands work on it.
         model_folder: Folder that holds `dataset.json` and `plans.json` of one member: labels, regions, file format.
         postprocessing: One of POSTPROCESSINGS.
-        cases: The cases to write; all of the members' by default.
-        overwrite: Replace existing segmentations.
-
-    Returns:
-        The files written, sorted by case.
+        cases: The cases to write.
 
     Raises:
-        DataError: Members lack a case or its properties, a file is unreadable, or a target exists. Targets are
-            checked before anything is written.
+        DataError: Members lack a case or its properties, or a file is unreadable.
     """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    if not members:
-        raise DataError("no model to average: give the probabilities of at least one model")
-    order = sorted(set().union(*members) if cases is None else cases)
     for index, files in enumerate(members):
-        missing = [case for case in order if case not in files]
+        missing = [case for case in cases if case not in files]
         if missing:
             raise DataError(
-                f"member {index + 1} of {len(members)}: no probabilities for {len(missing)} of {len(order)} cases "
+                f"member {index + 1} of {len(members)}: no probabilities for {len(missing)} of {len(cases)} cases "
                 f"({', '.join(missing[:3])}): predict them with --save_probabilities"
             )
     dataset_json = read_object(model_folder / "dataset.json", FOLDER_REMEDY)
@@ -94,11 +85,7 @@ def write_ensemble(
     manager = plans.get_label_manager(dataset_json)
     writer = plans.image_reader_writer_class()
     ending = str(dataset_json["file_ending"])
-    targets = {case: output / f"{case}{ending}" for case in order}
-    existing = [path for path in targets.values() if path.exists()]
-    if existing and not overwrite:
-        raise DataError(f"{existing[0]} exists already: choose another folder, or allow overwriting")
-    for case, target in tracked(targets.items(), "writing", len(targets)):
+    for case in tracked(cases, "writing", len(cases)):
         paths = [files[case] for files in members]
         probabilities = average_probabilities(paths)
         if probabilities.shape[0] != manager.num_segmentation_heads:
@@ -108,12 +95,11 @@ def write_ensemble(
             )
         segmentation = np.asarray(manager.convert_probabilities_to_segmentation(probabilities))
         segmentation = postprocess(segmentation, postprocessing, manager)
-        with atomic_path(target) as temporary:
+        with atomic_path(output / f"{case}{ending}") as temporary:
             writer.write_seg(segmentation, str(temporary), _properties(paths[0]))
     for name in ("dataset.json", "plans.json"):
         with atomic_path(output / name) as temporary:
             shutil.copyfile(model_folder / name, temporary)
-    return list(targets.values())
 
 
 def write_out_of_fold(
@@ -122,8 +108,7 @@ def write_out_of_fold(
     folds: Mapping[str, int],
     output: Path,
     model_folder: Path,
-    overwrite: bool = False,
-) -> list[Path]:
+) -> None:
     """Write the ensemble's out-of-fold segmentations, each case by the choice made without its fold.
 
     Thus the per-case metrics are not optimistic, and their mean Dice is the choice's `nested_dice`.
@@ -134,10 +119,6 @@ def write_out_of_fold(
         folds: The fold that validated each case.
         output: Target folder.
         model_folder: See `write_ensemble`.
-        overwrite: Replace existing segmentations.
-
-    Returns:
-        The files written.
 
     Raises:
         DataError: A fold has no choice, a chosen member is missing, or see `write_ensemble`.
@@ -149,12 +130,10 @@ def write_out_of_fold(
     missing = sorted({name for entry in choice.per_fold for name in entry.members} - set(members))
     if missing:
         raise DataError(f"no probabilities of the chosen member {missing[0]}: give those of every candidate")
-    written: list[Path] = []
     for fold, entry in sorted(by_fold.items()):
-        cases = [case for case, of in folds.items() if of == fold]
+        cases = sorted(case for case, of in folds.items() if of == fold)
         files = [members[name] for name in entry.members]
-        written += write_ensemble(files, output, model_folder, entry.postprocessing, cases, overwrite)
-    return sorted(written)
+        write_ensemble(files, output, model_folder, entry.postprocessing, cases)
 
 
 def _properties(probabilities: Path) -> dict[str, Any]:

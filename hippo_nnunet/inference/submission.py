@@ -185,15 +185,14 @@ def verify_submission(archive: Path, images: Path, labels: Collection[int], task
     inputs = case_images(images)
     if not archive.is_file():
         raise DataError(f"{archive}: no such file: name the archive to verify")
-    expected = {f"{task_name}/{case}{_ENDING}": image for case, image in inputs.items()}
+    expected = {f"{task_name}/{case}{_ENDING}": read_input_header(image) for case, image in inputs.items()}
     try:
         with zipfile.ZipFile(archive) as source:
             entries = source.infolist()
             problems = _name_problems(entries, set(expected), f"{task_name}/")
             for entry in entries:
                 if entry.orig_filename in expected and not _is_link(entry):
-                    header = read_input_header(expected[entry.orig_filename])
-                    found = _entry_problems(source, entry, header, frozenset(labels))
+                    found = _entry_problems(source, entry, expected[entry.orig_filename], frozenset(labels))
                     problems += [f"{entry.orig_filename}: {problem}" for problem in found]
     except Exception as error:  # zipfile raises various exceptions for a damaged directory
         return [f"not a readable zip archive: {' '.join(str(error).split()) or type(error).__name__}"]

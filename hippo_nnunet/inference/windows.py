@@ -10,18 +10,17 @@ Window = tuple[slice | int, ...]
 """Index of a patch into an image (channel, z, y, x)."""
 
 
-def windows(shape: Sequence[int], patch_size: Sequence[int], step: float = 0.5) -> list[Window]:
+def windows(shape: Sequence[int], patch_size: Sequence[int]) -> list[Window]:
     """Return the patches of an image at nnU-Net's positions.
 
     Args:
         shape: Image (z, y, x), at least as large as the patch.
         patch_size: Two numbers for slices along z, else three.
-        step: Largest distance between neighbours, as a fraction of the patch.
     """
     flat = len(patch_size) < len(shape)
     planes: list[slice | int] = list(range(shape[0])) if flat else []
     sides = zip(shape[1:] if flat else shape, patch_size, strict=True)
-    places = product(*([slice(s, s + side) for s in _starts(size, side, step)] for size, side in sides))
+    places = product(*([slice(s, s + side) for s in _starts(size, side)] for size, side in sides))
     if not flat:
         return [(slice(None), *place) for place in places]
     spread = list(places)
@@ -40,8 +39,11 @@ def padding(shape: Sequence[int], patch_size: Sequence[int]) -> list[tuple[int, 
     return [(number // 2, number - number // 2) for number in missing]
 
 
-def _starts(size: int, side: int, step: float) -> list[int]:
-    """Source: nnunetv2 2.8.1, ``inference/sliding_window_prediction.py``, ``compute_steps_for_sliding_window``."""
-    count = math.ceil((size - side) / (side * step)) + 1
+def _starts(size: int, side: int) -> list[int]:
+    """Return where patches start along an axis: neighbours overlap by half of a patch at least.
+
+    Source: nnunetv2 2.8.1, ``inference/sliding_window_prediction.py``, ``compute_steps_for_sliding_window``.
+    """
+    count = math.ceil((size - side) / (side * 0.5)) + 1
     distance = (size - side) / (count - 1) if count > 1 else 0.0
     return [round(distance * number) for number in range(count)]

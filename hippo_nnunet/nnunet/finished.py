@@ -100,9 +100,9 @@ def check_finished(
         difference = schedule_difference(schedule, current)
         if difference:
             raise ConfigError(f"{folder} was trained by another schedule ({difference}); delete it to train again")
-        encoder, chosen = record.get("encoder"), chosen_encoder(recipe.mini)
+        encoder = record.get("encoder")
         used = encoder.get("name") if isinstance(encoder, dict) else encoder
-        if used and used != chosen.name:
+        if used and used != (chosen := chosen_encoder(recipe.mini)).name:
             raise ConfigError(
                 f"{folder} was trained with the CLIP encoder {used}, expected {chosen.name}: set "
                 f"{MODEL_VARIABLE} and {WEIGHTS_VARIABLE} to it, or delete the folder to train again"

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hippo_nnunet.data.description import TOTAL
 from hippo_nnunet.evaluation.case_volumes import flags_in_words, judge
 from hippo_nnunet.evaluation.known_images import Floats, KnownImages
 from hippo_nnunet.evaluation.segmentation_shape import Segmentation, measure_labels
-from hippo_nnunet.evaluation.volume_calibration import TOTAL, VolumeCalibration
+from hippo_nnunet.evaluation.volume_calibration import VolumeCalibration
 from hippo_nnunet.segment.tables import COLUMNS
 
 BOTH = "both"

@@ -74,7 +74,6 @@ class PackageOptions:
         folds: Folds of the model folder that go in; None: numbered ones, else `all`.
         checkpoint: File in each fold's folder.
         root: nnU-Net's root folder of the experiment: see `ExperimentPaths.nnunet`.
-        attribution: Of the data.
     """
 
     output: Path = FOLDER
@@ -83,7 +82,6 @@ class PackageOptions:
     folds: Sequence[int | str] | None = None
     checkpoint: str = "checkpoint_final.pth"
     root: Path | None = None
-    attribution: str = ATTRIBUTION
 
 
 def package_model(experiment: Path, model: Path, options: PackageOptions | None = None) -> Path:
@@ -115,7 +113,7 @@ def package_model(experiment: Path, model: Path, options: PackageOptions | None 
         exported = export_onnx(
             model,
             Path(scratch) / MODEL,
-            ExportOptions(options.folds, options.checkpoint, licence=CC_BY_SA, citation=options.attribution, half=True),
+            ExportOptions(options.folds, options.checkpoint, licence=CC_BY_SA, citation=ATTRIBUTION, half=True),
         )
         opened = open_onnx(exported)
     if len(opened.content) > LARGEST:
@@ -132,7 +130,7 @@ def package_model(experiment: Path, model: Path, options: PackageOptions | None 
         "name": options.name,
         "version": options.version,
         "licence": CC_BY_SA,
-        "attribution": options.attribution,
+        "attribution": ATTRIBUTION,
         "source": _source(opened, paths, asked, variant),
         "performance": performance(rows, measured, labels, LEVEL, subjects),
         "images": _images(opened, asked, folders),
@@ -141,7 +139,7 @@ def package_model(experiment: Path, model: Path, options: PackageOptions | None 
     contents = {
         MODEL: opened.content,
         DESCRIPTION: as_json(description),
-        LICENCE: _NOTICE.format(attribution=options.attribution).encode(),
+        LICENCE: _NOTICE.format(attribution=ATTRIBUTION).encode(),
     }
     sums = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items()]
     for name, content in {**contents, SUMS: "".join(sums).encode()}.items():

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.data.subjects import Subjects
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.case_volumes import coverage_table as coverage_of
 from hippo_nnunet.evaluation.case_volumes import cross_validated, hit_rates
 from hippo_nnunet.evaluation.metrics import QUALITY, Label
-from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.evaluation.statistics import bootstrap_intervals
 from hippo_nnunet.evaluation.subjects import subject_names, subject_values
 from hippo_nnunet.evaluation.volumetry import agreement_table

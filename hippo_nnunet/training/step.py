@@ -220,14 +220,12 @@ def _seconds(
     data: torch.Tensor,
     target: Any,
     half: torch.dtype | None,
-    warm_up: int = 2,
-    repeats: int = 3,
 ) -> float:
-    """Return the shortest time of a forward and backward pass in a mode; leaves no gradients."""
+    """Return the shortest time of a forward and backward pass in a mode, of three; leaves no gradients."""
     forward_loss = build(network, loss, mode)
     times: list[float] = []
     with torch.random.fork_rng(devices=[data.device] if data.device.type == "cuda" else []):
-        for _ in range(warm_up + repeats):
+        for _ in range(5):
             start = time.perf_counter()
             with autocast(data.device, half):
                 value = forward_loss(data, target)
@@ -236,7 +234,7 @@ def _seconds(
                 torch.cuda.synchronize(data.device)
             times.append(time.perf_counter() - start)
             network.zero_grad(set_to_none=True)  # as in training: CUDA graphs overwrite the gradients that they return
-    return min(times[warm_up:])
+    return min(times[2:])  # the first two warm up
 
 
 def _channels_last(ndim: int) -> torch.memory_format:

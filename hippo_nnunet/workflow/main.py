@@ -149,12 +149,12 @@ def _notes(experiment: Experiment, folder: Path, results: Path) -> list[str]:
 
 
 def _gain(gain: Mapping[str, Any] | None) -> str:
-    """Format a gain of the ensemble with its interval, both None in an experiment of one fold."""
+    """Format a gain of the ensemble, None with one fold, with its interval, which too few subjects do not have."""
     if gain is None:
         return "-"
     interval = "" if gain["low"] is None else f" (95 % {gain['low']:+.4f} to {gain['high']:+.4f})"
     return f"{gain['dice']:+.4f}{interval}"
 
 
-def _number(value: Any, form: str = ".4f") -> str:
-    return "-" if value is None else format(value, form)
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -181,7 +181,7 @@ def _name(marker: Path) -> str:
     return marker.relative_to(DONE).as_posix()
 
 
-def tail(log: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
+def tail(log: Path) -> tuple[str, ...]:
     """Return the last lines of a log that are not empty; none where there is no log.
 
     Of a line that was overwritten, as progress bars are, only the last state is kept; other control characters are
@@ -195,4 +195,6 @@ def tail(log: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
         return ()
     shown = (line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n"))
     clean = ("".join(c for c in line if c.isprintable() or c == "\t") for line in shown)
-    return tuple([line if len(line) <= LINE_LENGTH else f"{line[:LINE_LENGTH]}..." for line in clean if line][-lines:])
+    return tuple(
+        [line if len(line) <= LINE_LENGTH else f"{line[:LINE_LENGTH]}..." for line in clean if line][-TAIL_LINES:]
+    )

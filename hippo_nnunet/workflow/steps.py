@@ -109,8 +109,8 @@ def ensemble(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
     dataset_json = read_object(preprocessed / "dataset.json")
     references, subjects = preprocessed / "gt_segmentations", load_subjects(folder, folds)
     choice = choose_ensemble(members, references, dataset_json, folds, subjects=subjects)
-    choice.to_json(paths.choice, overwrite=True)
-    write_out_of_fold(choice, members, folds, paths.out_of_fold, results / choice.members[0], overwrite=True)
+    choice.to_json(paths.choice)
+    write_out_of_fold(choice, members, folds, paths.out_of_fold, results / choice.members[0])
 
 
 def evaluate(experiment: Experiment, folders: NnunetFolders, folder: Path) -> None:
@@ -148,7 +148,7 @@ def evaluate(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
         fold_of: Mapping[str, int] = {case: k for k, split in enumerate(splits) for case in split["val"]}
         table = measure(ExperimentPaths(folder).out_of_fold, list(fold_of))
         tables.append(tag(table, ENSEMBLE, "+".join(experiment.ensembled_configurations()), fold_of))
-    write_tables(pd.concat(tables, ignore_index=True), ExperimentPaths(folder).metrics, overwrite=True)
+    write_tables(pd.concat(tables, ignore_index=True), ExperimentPaths(folder).metrics)
     save_measurements(experiment, folders, folder)
 
 

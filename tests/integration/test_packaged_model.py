@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from hippo_nnunet.cli.main import app
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.metrics import METRICS
+from hippo_nnunet.evaluation.segmentation_shape import measure_labels
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.inference.onnx_predict import OnnxOptions, predict_onnx
 from hippo_nnunet.models import packaged
@@ -185,6 +186,23 @@ def test_the_table_in_the_output_folder_keeps_other_scans(
     refused = CliRunner().invoke(app, ["predict", "-i", str(image), "-o", str(tmp_path / "out"), "--overwrite"])
     assert refused.exit_code != 0
     assert (tmp_path / "out" / "volumes.csv").read_text() == "mine\n"
+
+
+def test_an_interruption_keeps_the_volumes_of_what_was_segmented(
+    as_packaged: Path, trained: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def measure(*arguments: object) -> list[dict[str, str | float]]:
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(measure_labels(*arguments))
+        return measured[0]
+
+    monkeypatch.setattr("hippo_nnunet.analysis.predicted_volumes.measure_labels", measure)
+    stopped = CliRunner().invoke(app, ["predict", "-i", str(trained.images), "-o", str(tmp_path / "out")])
+    assert stopped.exit_code != 0
+    assert set(pd.read_csv(tmp_path / "out" / "volumes.csv")["case"]) == {TEST_CASES[0]}
 
 
 def test_volumes_name_suspicious_images(as_packaged: Path, trained: TinyDataset, tmp_path: Path) -> None:

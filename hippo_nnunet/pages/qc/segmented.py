@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from hippo_nnunet.evaluation.volume_calibration import TOTAL
+from hippo_nnunet.data.description import TOTAL
 from hippo_nnunet.pages.qc.page import write_index
 from hippo_nnunet.pages.qc.predicted import side_of_files
 from hippo_nnunet.pages.qc.records import Registration, ScanRecord, Side, VolumeRow

@@ -13,7 +13,7 @@ import pandas as pd
 
 from hippo_nnunet.analysis.tables import digits, one_model, other_model, retrained, with_interval
 from hippo_nnunet.analysis.verdicts import NOT_JUDGED, verdict_sentence
-from hippo_nnunet.evaluation.side_by_side import MEAN
+from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.evaluation.wording import shown_verdict
 from hippo_nnunet.pages.report.style import VERDICT_MARKERS, Marker
 

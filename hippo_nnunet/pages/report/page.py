@@ -25,10 +25,11 @@ from hippo_nnunet.analysis.tables import (
 )
 from hippo_nnunet.analysis.verdicts import NOT_JUDGED, ensemble_gain, headline
 from hippo_nnunet.analysis.volume_tables import volumes_table
+from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.pairing import CONTROLS, ENSEMBLE, SUBSETS
-from hippo_nnunet.evaluation.side_by_side import MEAN, full_rows
+from hippo_nnunet.evaluation.side_by_side import full_rows
 from hippo_nnunet.evaluation.statistics import EQUIVALENT
 from hippo_nnunet.evaluation.wording import shown_verdict
 from hippo_nnunet.experiment.paths import ExperimentPaths

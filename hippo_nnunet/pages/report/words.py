@@ -9,12 +9,13 @@ import pandas as pd
 
 from hippo_nnunet.analysis.tables import digits, interval, number, one_model, other_model
 from hippo_nnunet.analysis.verdicts import NOT_JUDGED, WARNINGS, ensemble_gain
+from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.evaluation.fold_means import SHARED_DATA
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.notes import NoteKind
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
-from hippo_nnunet.evaluation.side_by_side import MEAN, full_rows
+from hippo_nnunet.evaluation.side_by_side import full_rows
 from hippo_nnunet.evaluation.statistics import CANNOT_TELL, EQUIVALENT, POWER
 from hippo_nnunet.evaluation.wording import shown_verdict
 from hippo_nnunet.experiment.experiment import Experiment

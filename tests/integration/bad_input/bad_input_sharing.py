@@ -67,6 +67,7 @@ ROWS = (
     Bad("report of no case", "report {experiment} --cases 0", ("Invalid value for '--cases'",), code=2),
     Bad("status of a file", "run {zip} --status", ("{zip} is a file", "name the folder of an experiment")),
     Bad("status with a wish", "run {experiment} --status --variants UNet", ("--status takes no other option",), code=2),
+    Bad("status on a device", "run {experiment} --status --device cpu", ("--status takes no other option",), code=2),
     Bad("JSON without status", "run {experiment} --json", ("--json goes with --status",), code=2),
     Bad(
         "calibration without volumes",

@@ -78,6 +78,18 @@ ROWS = (
         ("network_class_name is 'acme_unets.DropoutUNet'", "--trust-checkpoint"),
         (_network(_foreign_network),),
     ),
+    Bad(
+        "plan by a planner and a preset",
+        PLAN + " -pl CompactPlanner --preset gpu",
+        ("--planner", "one of them"),
+        code=2,
+    ),
+    Bad(
+        "training by names and a preset",
+        TRAIN + " -tr UNetTrainer -p CompactPlans --preset laptpo",
+        ("--trainer and --plans", "leave one of them out"),
+        code=2,
+    ),
     Bad("dataset that is not there", "plan --root {base}/new -d 99", ("dataset '99' is not in", "data convert")),
     Bad(
         "dataset that is a word",

@@ -15,13 +15,13 @@ from typer.testing import CliRunner, Result
 
 from hippo_nnunet.analysis.compare import as_json, compare_experiment
 from hippo_nnunet.cli.compare import compare
+from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.comparison import Options
 from hippo_nnunet.evaluation.comparison import compare as compare_table
 from hippo_nnunet.evaluation.metrics import case_metrics
 from hippo_nnunet.evaluation.notebook_dice import notebook_dice
 from hippo_nnunet.evaluation.notes import Note, NoteKind
-from hippo_nnunet.evaluation.side_by_side import MEAN
 from hippo_nnunet.evaluation.tables import COLUMNS
 
 LABELS = {"Anterior": 1, "Posterior": 2}
@@ -97,7 +97,7 @@ def test_times_and_the_notebooks_score(made: Path) -> None:
     references = made / "nnunet" / "nnUNet_preprocessed" / DATASET / "gt_segmentations"
     read = lambda path: SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))  # noqa: E731
     files = sorted(results.glob("fold_*/validation/*.nii.gz"))
-    expected = notebook_dice(map(read, files), [read(references / file.name) for file in files])
+    expected = np.mean([notebook_dice(read(file), read(references / file.name)) for file in files])
     assert models.loc["UNet", "notebook_dice"] == pytest.approx(expected)
     assert expected > models.loc["UNet", "dice"]
 

@@ -171,6 +171,15 @@ def test_a_fold_of_another_clip_encoder_is_refused_before_anything_is_trained(
         check_finished(fold, "CLIPGuidedUNetTrainer_fast", plans, "2d")
 
 
+def test_clips_variables_do_not_matter_to_a_fold_without_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fold = tmp_path / "UNetTrainer_fast__CompactPlans__2d" / "fold_0"
+    fold.mkdir(parents=True)
+    schedule = asdict(schedule_for(recipes.parse("UNetTrainer_fast"), 2))
+    (fold / "hippo_training.json").write_text(json.dumps({"schedule": schedule, "encoder": None}))
+    monkeypatch.setenv("HIPPO_CLIP_WEIGHTS", str(tmp_path / "gone.safetensors"))
+    check_finished(fold, "UNetTrainer_fast", {"configurations": {"2d": {"patch_size": [8, 8]}}}, "2d")
+
+
 def test_a_fold_of_another_mini_or_of_other_prompts_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = "CLIPGuidedUNetTrainer_mini_fast"
     fold = tmp_path / f"{trainer}__CompactPlans__2d" / "fold_0"

@@ -253,7 +253,7 @@ def test_folds(text: str, expected: dict[str, tuple[int, ...]]) -> None:
     assert parse_folds(text, ["2d", "3d_fullres"], 5) == expected
 
 
-@pytest.mark.parametrize("text", ["", "x", "0,,1", "3d_lowres=0", "2d=", "-1", "4-"])
+@pytest.mark.parametrize("text", ["", "x", "0,,1", "3d_lowres=0", "2d=", "-1", "4-", "4-2", "0,4-2"])
 def test_folds_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError, match="--folds"):
         parse_folds(text, ["2d"], 5)

@@ -65,11 +65,10 @@ def test_average_is_nnunets_bit_by_bit(models: Models) -> None:
 
 
 def test_files_equal_nnunets_merge(models: Models, tmp_path: Path) -> None:
-    written = write_ensemble(list(models.members.values()), tmp_path / "out", models.model_folder)
-    assert [path.name for path in written] == [f"{case}{ENDING}" for case in CASES]
+    write_ensemble(list(models.members.values()), tmp_path / "out", models.model_folder, "none", CASES)
     files = [str(member["a"]) for member in models.members.values()]
     merge_files(files, str(tmp_path / "theirs"), ENDING, SimpleITKIO(), LabelManager(LABELS, None))
-    ours, theirs = nibabel.load(written[0]), nibabel.load(tmp_path / f"theirs{ENDING}")
+    ours, theirs = nibabel.load(tmp_path / "out" / f"a{ENDING}"), nibabel.load(tmp_path / f"theirs{ENDING}")
     np.testing.assert_array_equal(ours.dataobj, theirs.dataobj)
     np.testing.assert_array_equal(ours.affine, theirs.affine)
     np.testing.assert_allclose(ours.affine, AFFINE)
@@ -83,11 +82,8 @@ def test_postprocessing_is_applied(models: Models, tmp_path: Path) -> None:
     probabilities[0] = 0.5
     probabilities[1, 0, 0, :2] = probabilities[1, 5, 4, 3] = 0.9  # two voxels, and one far away
     np.savez_compressed(models.members["m1"]["a"], probabilities=probabilities)
-    kept = write_ensemble(
-        [models.members["m1"]], tmp_path / "kept", models.model_folder, "largest_per_label", cases=["a"]
-    )
-    assert [path.name for path in kept] == [f"a{ENDING}"]
-    voxels = np.asarray(nibabel.load(kept[0]).dataobj)
+    write_ensemble([models.members["m1"]], tmp_path, models.model_folder, "largest_per_label", ["a"])
+    voxels = np.asarray(nibabel.load(tmp_path / f"a{ENDING}").dataobj)
     assert np.argwhere(voxels).tolist() == [[0, 0, 0], [1, 0, 0]]
 
 
@@ -99,31 +95,20 @@ def test_out_of_fold_files_score_the_nested_dice(models: Models, tmp_path: Path)
     assert summary["foreground_mean"]["dice"]["mean"] == pytest.approx(choice.nested_dice, abs=1e-12)
 
 
-def test_nothing_is_replaced_unasked(models: Models, tmp_path: Path) -> None:
-    members = [models.members["m1"]]
-    first = write_ensemble(members, tmp_path / "out", models.model_folder, cases=["b"])[0]
-    stamp = first.stat().st_mtime_ns
-    with pytest.raises(DataError, match="exists already"):
-        write_ensemble(members, tmp_path / "out", models.model_folder)
-    assert first.stat().st_mtime_ns == stamp
-    assert not (tmp_path / "out" / f"a{ENDING}").exists()
-    write_ensemble(members, tmp_path / "out", models.model_folder, overwrite=True)
-
-
 def test_bad_input(models: Models, tmp_path: Path) -> None:
     m1, m2 = models.members["m1"], models.members["m2"]
     out = tmp_path / "out"
     with pytest.raises(DataError, match=r"member 2 of 2: no probabilities for 1 of 4 cases \(c\)"):
-        write_ensemble([m1, {k: v for k, v in m2.items() if k != "c"}], out, models.model_folder)
+        write_ensemble([m1, {k: v for k, v in m2.items() if k != "c"}], out, models.model_folder, "none", CASES)
     with pytest.raises(DataError, match=r"dataset\.json is missing"):
-        write_ensemble([m1], out, tmp_path)
+        write_ensemble([m1], out, tmp_path, "none", CASES)
     assert not out.exists()
     np.savez_compressed(m2["a"], probabilities=np.zeros((3, 1, 1, 1), np.float32))
     with pytest.raises(DataError, match=r"got probabilities of shape \(3, 1, 1, 1\)"):
-        write_ensemble([m1, m2], out, models.model_folder)
+        write_ensemble([m1, m2], out, models.model_folder, "none", CASES)
     m1["a"].with_suffix(".pkl").unlink()
     with pytest.raises(DataError, match=r"a\.pkl: cannot be read"):
-        write_ensemble([m1], out, models.model_folder)
+        write_ensemble([m1], out, models.model_folder, "none", CASES)
     assert not list(out.glob(f"*{ENDING}"))
     choice = choose_ensemble({"m3": models.members["m3"]}, models.references, models.dataset, dict.fromkeys(CASES, 0))
     with pytest.raises(DataError, match="at least two folds"):

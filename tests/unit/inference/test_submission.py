@@ -292,6 +292,15 @@ def test_zip_tricks_are_refused(tmp_path: Path) -> None:
         verify_submission(tmp_path / "none.zip", images, LABELS)
 
 
+def test_a_damaged_image_is_not_the_archives_fault(tmp_path: Path) -> None:
+    predictions, images = make(tmp_path)
+    archive = tmp_path / "s.zip"
+    write_submission(predictions, images, archive)
+    (images / f"{CASES[1]}.nii.gz").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=rf"{CASES[1]}\.nii\.gz"):
+        verify_submission(archive, images, LABELS)
+
+
 def test_all_problems_are_listed(tmp_path: Path) -> None:
     predictions, images = make(tmp_path)
     archive = tmp_path / "s.zip"
