@@ -23,13 +23,18 @@ from hippo_nnunet.analysis.compare import compare_experiment
 from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.errors import ConfigError, HippoError
 from hippo_nnunet.evaluation.comparison import Comparison, Options
+from hippo_nnunet.evaluation.pairing import recipe_of
+from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.evaluation.wording import shown_verdict
+from hippo_nnunet.experiment.paths import ExperimentPaths
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "findings.md"
 OPENING, CLOSING = "<!-- findings -->", "<!-- /findings -->"
 NEGLIGIBLE = 0.005
-HEADER = ("question", "models", "trainings", "cases", "difference in Dice", "95 %", "90 %", "verdict")
+SIMILAR = 0.01
+"""Margins of equivalence from here on are not printed."""
+HEADER = ("question", "models", "trainings", "cases", "difference in Dice", "95 %", "equivalent within", "verdict")
 
 
 def main() -> None:
@@ -69,7 +74,7 @@ def findings_table(findings: list[dict[str, Any]], results: Path) -> str:
             None if file else finding["against"],
             results / file if file else None,
         )
-        rows.append(_row(finding, comparison))
+        rows.append(_row(finding, comparison, results))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -82,7 +87,7 @@ def _compare(pieces: tuple[Path, ...], baseline: str | None, published: Path | N
         return compare_experiment(merge(pieces, Path(folder) / "merged"), options, published)
 
 
-def _row(finding: dict[str, Any], comparison: Comparison) -> tuple[str, ...]:
+def _row(finding: dict[str, Any], comparison: Comparison, results: Path) -> tuple[str, ...]:
     variant, configuration, against = finding["variant"], finding["configuration"], finding["against"]
     published = "compared_with" in finding
     other = "" if published else finding.get("against_configuration", configuration)
@@ -94,7 +99,7 @@ def _row(finding: dict[str, Any], comparison: Comparison) -> tuple[str, ...]:
         raise ConfigError(f"{', '.join(finding['pieces'])}: no comparison of {variant} with {against}")
     pair = found.iloc[0]
     trainings = [_repeats(comparison, variant, configuration)]
-    trainings += [] if published else [_repeats(comparison, against, other)]
+    trainings.append(_others(results, finding) if published else _repeats(comparison, against, other))
     same = other == configuration
     both = (variant, against) if same else (f"{variant} {configuration}", f"{against} {other}".strip())
     return (
@@ -104,9 +109,19 @@ def _row(finding: dict[str, Any], comparison: Comparison) -> tuple[str, ...]:
         str(pair["n"]),
         f"{pair['difference']:+.4f}",
         f"{pair['low']:+.4f} to {pair['high']:+.4f}",
-        f"{pair['low_equivalence']:+.4f} to {pair['high_equivalence']:+.4f}",
+        f"{pair['rope_to_pass']:.4f}" if pair["rope_to_pass"] < SIMILAR else "",
         shown_verdict(pair),
     )
+
+
+def _others(results: Path, finding: dict[str, Any]) -> int | str:
+    """Return how many trainings the other experiment has of the model, or that it is published."""
+    paths = ExperimentPaths(results / finding["compared_with"])
+    if not paths.per_case.is_file():
+        return "published"
+    recipe, configuration = finding["against"].partition(": ")[2].split()
+    models = read_per_case(paths.per_case)[["variant", "configuration"]].drop_duplicates()
+    return sum(recipe_of(v) == recipe and c == configuration for v, c in models.itertuples(index=False))
 
 
 def _repeats(comparison: Comparison, recipe: str, configuration: str) -> int:

@@ -25,9 +25,9 @@ PUBLISHED = (
     (
         "nnU-Net v2, 3d_fullres, 1000 epochs, H100",
         "0.9000 / 0.8836 / 0.8918",
-        "5-fold, trained on 208 of 260 cases, these 220 scored",
+        "5-fold, trained on 208 of 260 cases, these 220 scored, folds by case",
     ),
-    ("nnU-Net v1, 2D, 1000 epochs", "mean 0.8691", "5-fold, 260 cases"),
+    ("nnU-Net v1, 2D, 1000 epochs", "mean 0.8691", "5-fold, 260 cases, folds by case"),
     (
         "published notebooks, 2D U-Net",
         "0.869 / 0.851 / 0.860",
@@ -36,7 +36,7 @@ PUBLISHED = (
 )
 OURS = (
     ("3D U-Net, one training", "task04-recipe", "UNet", "3d_fullres", "folds by subject"),
-    ("average of two more of these and a 2D U-Net", "task04-best", "ensemble", "2d+3d_fullres", "folds by subject"),
+    ("ensemble of two more 3D U-Nets and the 2D one below", "task04-best", "ensemble", "2d+3d_fullres", "folds by subject"),
     (
         "2D U-Net, seven adjacent slices, one training",
         "task04-best",
