@@ -2,9 +2,9 @@
 
     python experiments/leak.py BY_CASE BY_SUBJECT
 
-BY_CASE and BY_SUBJECT are experiments of the same recipes and seeds: the first with nnU-Net's own folds (`run
---subjects none`), the second with folds by subject. In the second no case has a partner in training; in the first, some
-have.
+BY_CASE and BY_SUBJECT are experiments on the same cases: the first with nnU-Net's own folds (`run --subjects none`),
+the second with folds by subject. Compared are the variants, seeds and configurations that both have. In the second no
+case has a partner in training; in the first, some have.
 
 A case's difference is its mean Dice (over labels and trainings) with the folds by case minus that with the folds by
 subject. Two estimates: the mean over all cases, which is what the choice of the folds does to a reported score; and the
@@ -47,7 +47,7 @@ def leak(by_case: pd.DataFrame, by_subject: pd.DataFrame, subjects: dict[str, st
 
     Args:
         by_case: `per_case.csv` with folds by case.
-        by_subject: The same with folds by subject, of the same cases and models.
+        by_subject: The same with folds by subject, of the same cases.
         subjects: The subject of every case.
 
     Returns:
@@ -55,17 +55,18 @@ def leak(by_case: pd.DataFrame, by_subject: pd.DataFrame, subjects: dict[str, st
         `training`, and the numbers of cases.
 
     Raises:
-        ConfigError: The tables differ in cases or models, or the second has subjects in several folds.
+        ConfigError: The tables differ in cases, have no model in common, or the second has subjects in several folds.
     """
     first, second = (_dice(table) for table in (by_case, by_subject))
-    if not first.index.equals(second.index) or not first.columns.equals(second.columns):
-        raise ConfigError("the two experiments differ in cases or trainings: use the same variants, seeds and folds")
+    common = first.columns.intersection(second.columns)
+    if not first.index.equals(second.index) or common.empty:
+        raise ConfigError("the two experiments differ in cases, or have no variant, seed and configuration in common")
     cases = first.index
     subject = np.array([subjects[case] for case in cases])
     if _partner_elsewhere(_folds(by_subject, cases), subject).any():
         raise ConfigError("the second experiment has cases of one subject in different folds: its folds are by case")
     exposed = _partner_elsewhere(_folds(by_case, cases), subject)
-    differences = first - second
+    differences = first[common] - second[common]
     return {
         "cases": len(cases),
         "cases_with_partner_in_training": int(exposed.sum()),

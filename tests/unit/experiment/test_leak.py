@@ -53,5 +53,11 @@ def test_what_cannot_be_compared_is_refused() -> None:
     fewer = table(True)
     with pytest.raises(ConfigError, match="differ in cases"):
         leak(table(False), fewer[fewer["case"] != "case_003"], SUBJECTS)
-    with pytest.raises(ConfigError, match="differ in cases or trainings"):
-        leak(table(False), fewer[fewer["variant"] == "UNet"], SUBJECTS)
+    with pytest.raises(ConfigError, match="in common"):
+        leak(table(False), table(True).assign(variant="Other"), SUBJECTS)
+
+
+def test_only_what_both_have_is_compared() -> None:
+    one = table(True)
+    one = one[one["variant"] == "UNet"]
+    assert len(leak(table(False), one, SUBJECTS)["trainings"]) == 1  # type: ignore[arg-type]
