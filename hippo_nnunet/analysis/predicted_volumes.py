@@ -39,6 +39,11 @@ class PredictedVolumes:
         self._rows: list[dict[str, str | float]] = []
         self._image_flags: dict[str, Sequence[str]] = {}
 
+    @property
+    def cases(self) -> list[str]:
+        """The cases that were measured."""
+        return list(self._image_flags)
+
     def add(self, segmentation: Segmentation) -> pd.DataFrame:
         """Measure one case.
 
@@ -54,12 +59,12 @@ class PredictedVolumes:
         return self._judged(rows)
 
     def write(self) -> Path | None:
-        """Write the table atomically, unless no case was added; its columns are described in docs/volumetry.md.
+        """Write the table atomically; its columns are described in docs/volumetry.md.
 
         Raises:
             DataError: It cannot be written.
         """
-        if self._target is None or not self._rows:
+        if self._target is None:
             return None
         judged = self._judged(self._rows)
         measures = [name for name in MEASURES if name not in _COLUMNS]

@@ -199,15 +199,15 @@ def predict(
         except FailedScans as error:
             written, failed = error.written, error
         except BaseException:  # also an interruption: what is complete is in the table and on the page
-            with suppress(HippoError, OSError):
-                if table:
+            if table and table.cases:
+                with suppress(HippoError, OSError):
                     table.write()
-                if page:
-                    page.write()
+                    if page:
+                        page.write()
             raise
     for path in written:
         echo(path)
-    if table and (target := table.write()):
+    if table and written and (target := table.write()):
         echo(target)
     if page:
         if failed:
