@@ -267,7 +267,6 @@ def evaluate(trainer: Any, weights: dict[str, Any], trial: Trial, probabilities:
     from hippo_nnunet.nnunet.memory_cases import read_case
 
     trainer.set_deep_supervision_enabled(False)
-    predictor = BatchedPredictor.of_trainer(trainer)
     _, keys = trainer.do_split()
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, keys)
     cases = [read_case(dataset, key)[:2] for key in keys]
@@ -276,6 +275,7 @@ def evaluate(trainer: Any, weights: dict[str, Any], trial: Trial, probabilities:
         with torch.no_grad():
             for parameter, value in zip(trainer.network.parameters(), values, strict=True):
                 parameter.copy_(value)
+        predictor = BatchedPredictor.of_trainer(trainer)  # a new one: OpenVINO keeps the weights that it compiled
         images = [PreprocessedImage(torch.from_numpy(image.astype(np.float32))) for image, _ in cases]
         dice, kept = [], {}
         for key, (_, labels), logits in zip(keys, cases, predictor.predict_images(images), strict=True):

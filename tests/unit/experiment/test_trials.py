@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from experiments import trials
 from experiments.trials import Trial
-from experiments.trials_table import trials_table
+from experiments.trials_table import of_experiments, trials_table
 from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.evaluation.metrics import METRICS
+from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.training.augmentation_spec import SHORT_SCHEDULE
 
 
@@ -106,3 +110,23 @@ def test_trials_are_compared_on_the_folds_that_both_have() -> None:
     assert rows[4][4] == "other folds"
     with pytest.raises(ConfigError, match="no trial is named 'worse'; there are plain, better, elsewhere"):
         trials_table(log, "worse", subjects)
+
+
+def test_trials_are_compared_with_trainings_of_experiments(tmp_path: Path) -> None:
+    subjects = {f"case_1_{i}": f"subject_{i // 2}" for i in range(30)}
+    log = logged("better", 0.01, folds=(1,))
+    for number, shift in enumerate((-0.004, 0.004)):  # of two trainings, the mean counts
+        rows = [
+            {"case": case, "fold": 1, "variant": f"UNet_seed{number}", "configuration": "2d", "label": label}
+            | dict.fromkeys(METRICS, dice - 0.01 + shift)
+            for case, labels in log[0]["cases"].items()
+            for label, dice in zip(("Anterior", "Posterior"), labels, strict=True)
+        ]
+        path = ExperimentPaths(tmp_path / str(number)).per_case
+        path.parent.mkdir(parents=True)
+        pd.DataFrame(rows).to_csv(path, index=False)
+    folders = [tmp_path / "0", tmp_path / "1"]
+    table = trials_table(log, "UNet@2d", subjects, of_experiments(folders, "UNet@2d"))
+    assert "| +0.0100 | +0.0100 to +0.0100 |" in table.splitlines()[-1]
+    with pytest.raises(ConfigError, match="no training of UNet@3d_fullres"):
+        of_experiments(folders, "UNet@3d_fullres")
