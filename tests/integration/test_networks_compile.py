@@ -40,9 +40,11 @@ def test_mixed_precision_step(network: AttentionUNet, device: str) -> None:
         pytest.skip("no CUDA device")
     network.to(device)
     x = torch.randn(2, 1, 16, 8, device=device)
-    with torch.autocast(device, dtype=torch.float16 if device == "cuda" else torch.bfloat16):
+    dtype = torch.float16 if device == "cuda" else torch.bfloat16
+    with torch.autocast(device, dtype=dtype):
         low = network(x)
         loss = sum(out.float().square().mean() for out in low)
     loss.backward()
+    assert [out.dtype for out in low] == [dtype] * len(low)
     torch.testing.assert_close(low[0].float(), network(x)[0], atol=0.1, rtol=0.1)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.decoder.gates.parameters())

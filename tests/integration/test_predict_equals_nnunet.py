@@ -16,7 +16,7 @@ from tiny_dataset import ATTENTION, PLANS, TEST_CASES, UNET, TinyDataset
 from typer.testing import CliRunner
 
 from hippo_nnunet import trainers
-from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.errors import DataError
 from hippo_nnunet.inference.loading import load_model
 from hippo_nnunet.inference.predict import PredictOptions, predict
 
@@ -198,18 +198,6 @@ def test_output_that_cannot_be_written(trained: TinyDataset, tmp_path: Path) -> 
         predict(trained.images, tmp_path / "file" / "out", [trained.model(UNET)], PredictOptions(device="cpu"))
 
 
-def test_damaged_checkpoint(trained: TinyDataset, tmp_path: Path) -> None:
-    copy = tmp_path / trained.model(UNET).name
-    (copy / "fold_0").mkdir(parents=True)
-    for name in ("dataset.json", "plans.json"):
-        (copy / name).write_bytes((trained.model(UNET) / name).read_bytes())
-    whole = (trained.model(UNET) / "fold_0" / "checkpoint_final.pth").read_bytes()
-    (copy / "fold_0" / "checkpoint_final.pth").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"checkpoint_final.pth of the folds 0 cannot be loaded"):
-        predict(trained.images, tmp_path / "out", [copy], PredictOptions(device="cpu"))
-    assert not (tmp_path / "out").exists()
-
-
 def test_weights_of_another_network(trained: TinyDataset, tmp_path: Path) -> None:
     """A second fold that does not fit is found before the first case is predicted."""
     copy = tmp_path / trained.model(UNET).name
@@ -232,8 +220,3 @@ def test_command(trained: TinyDataset, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["predict", *options, "--model", str(trained.model(UNET)), "--folds", "0"])
     assert result.exit_code == 0, result.output
     assert result.stdout.split() == [str(tmp_path / "out" / f"{TEST_CASES[0]}.nii.gz")]
-
-
-def test_fold_that_is_not_trained(trained: TinyDataset, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"fold_3.checkpoint_final.pth.*folds that have it: 0, 1"):
-        predict(trained.images, tmp_path / "out", [trained.model(UNET)], PredictOptions(folds=[0, 3], device="cpu"))

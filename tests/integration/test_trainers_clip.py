@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -397,10 +396,8 @@ def test_missing_weights_are_named_before_anything_is_written(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for variable in ("HIPPO_CLIP_MODEL", "HIPPO_CLIP_WEIGHTS"):
         monkeypatch.delenv(variable, raising=False)
-    begun = time.monotonic()
     with pytest.raises(DependencyError, match=r"ViT-B-32/openai.*clip fetch.*HIPPO_CLIP_WEIGHTS.*mini"):
         in_tiny.trainer("CLIPGuidedUNetTrainer_fast")
-    assert time.monotonic() - begun < 5
     assert not in_tiny.model("CLIPGuidedUNetTrainer_fast").exists()
 
 

@@ -18,6 +18,7 @@ from tiny_dataset import TEST_CASES, TinyDataset, make_dataset
 
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.inference.predict import PredictOptions, predict
+from hippo_nnunet.training.partial_labels import with_partial_labels
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +110,7 @@ def test_trains_and_predicts(variant: Variant, name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("variant", ["ignore", "regionsIgnore"], indirect=True)
-@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("name", TRAINERS[:4])
 def test_ignored_voxels_do_not_count(variant: Variant, name: str) -> None:
     trainer = variant.dataset.trainer(name)
     trainer.initialize()
@@ -130,6 +131,30 @@ def test_ignored_voxels_do_not_count(variant: Variant, name: str) -> None:
     nothing = torch.zeros_like(ignored)
     assert loss(ignored) == pytest.approx(loss(nothing), abs=1e-6)
     assert loss(~ignored) != pytest.approx(loss(nothing), abs=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["regions"], indirect=True)
+@pytest.mark.parametrize("name", TRAINERS[:4])
+def test_partial_labels_reach_the_loss(variant: Variant, name: str) -> None:
+    file = variant.dataset.preprocessed / "dataset.json"
+    content = file.read_text()
+    described = {**json.loads(content), "partial_labels": {"2": ["anterior"]}}
+    plain = variant.dataset.trainer(name)
+    plain.initialize()
+    try:
+        file.write_text(json.dumps(described))
+        trainer = variant.dataset.trainer(name)
+        trainer.initialize()
+    finally:
+        file.write_text(content)
+    generator = torch.Generator().manual_seed(0)
+    logits = [torch.randn(2, 2, 16, 16, generator=generator)]
+    labels = torch.randint(0, 3, (2, 1, 16, 16), generator=generator)
+    target = [torch.cat([labels > 0, labels == 1], 1)]
+    unchanged = plain.loss(logits, target)
+    expected = with_partial_labels(plain.loss, described)(logits, target)
+    torch.testing.assert_close(trainer.loss(logits, target), expected)
+    assert float(expected) != pytest.approx(float(unchanged), abs=1e-3)
 
 
 @pytest.mark.parametrize("variant", ["regionsIgnore"], indirect=True)

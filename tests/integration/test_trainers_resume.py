@@ -307,6 +307,7 @@ for _ in sys.stdin:  # a process for each training, which need not import torch 
             reached = done
         starter.stdin.close()
     trainer = run_to_the_end(in_tiny, name, resume=True)
+    assert json.loads((folder / "hippo_training.json").read_text())["resumed"] >= 1, "began anew"
     assert trainer.current_epoch == 5
     assert len(trainer.logger.get_value("train_losses", None)) == 5
 

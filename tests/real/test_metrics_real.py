@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -117,44 +116,6 @@ def test_submission_of_the_test_cases(task04: Path, predictions: Path, archive: 
             voxels = np.asarray(written.dataobj)
             expected = np.asarray(nibabel.load(predictions / f"{case}{ENDING}").dataobj)
             np.testing.assert_array_equal(voxels, expected)
-
-
-Entries = dict[str, bytes]
-
-
-def edit(position: int, value: int) -> Callable[[bytes], bytes]:
-    return lambda content: content[:position] + bytes([content[position] ^ value]) + content[position + 1 :]
-
-
-@pytest.mark.parametrize(
-    ("tamper", "problem"),
-    [
-        (lambda e, first: e.pop(first), "missing"),
-        (lambda e, first: e.update({"Task04_Hippocampus/extra.nii.gz": b""}), "not expected"),
-        (lambda e, first: e.update({"../" + first: e.pop(first)}), "leads out of the archive"),
-        (lambda e, first: e.update({first: edit(285, 0x40)(e[first])}), "header field srow_x"),
-        (lambda e, first: e.update({first: edit(252, 1)(e[first])}), "header field qform_code"),
-        (lambda e, first: e.update({first: edit(88, 1)(e[first])}), "header field pixdim"),
-        (lambda e, first: e.update({first: edit(40 + 2, 3)(e[first])}), "header field dim"),
-        (lambda e, first: e.update({first: e[first][:-1] + b"\x04"}), "got the values [4]"),
-        (lambda e, first: e.update({first: e[first][:-7]}), "bytes of voxels, expected"),
-        (lambda e, first: e.update({first: b"no image"}), "truncated"),
-    ],
-)
-def test_a_tampered_submission_is_refused(
-    task04: Path, archive: Path, tmp_path: Path, tamper: Callable[[Entries, str], object], problem: str
-) -> None:
-    with zipfile.ZipFile(archive) as source:
-        names = source.namelist()
-        entries = {name: gzip.decompress(source.read(name)) for name in names}
-    tamper(entries, names[0])
-    bad = tmp_path / "bad.zip"
-    with zipfile.ZipFile(bad, "w") as target:
-        for name, content in entries.items():
-            target.writestr(name, gzip.compress(content, 1))
-    found = verify_submission(bad, task04 / "imagesTs", {0, 1, 2})
-    assert any(problem in line for line in found)
-    assert len(found) <= 2  # only what was tampered with
 
 
 def test_predictions_of_the_wrong_images_are_refused(task04: Path, predictions: Path, tmp_path: Path) -> None:

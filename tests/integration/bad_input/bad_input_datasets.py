@@ -202,6 +202,8 @@ ROWS = (
         ("is already in nnU-Net's form", "copy the folder"),
     ),
     Bad("dataset id out of range", CONVERT + " --dataset-id 1000", ("dataset id 1000", "1 to 999", "--dataset-id")),
+    Bad("dataset id of zero", CONVERT + " --dataset-id 0", ("dataset id 0", "1 to 999", "--dataset-id")),
+    Bad("dataset id that is negative", CONVERT + " --dataset-id -3", ("dataset id -3", "1 to 999", "--dataset-id")),
     Bad(
         "dataset id that is a word",
         CONVERT + " --dataset-id four",

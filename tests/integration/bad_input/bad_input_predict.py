@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
+
 import numpy as np
 from bad_input import SHAPE, Bad, World, closed, cut, data, edited, gone, image, text
 
@@ -15,6 +18,14 @@ def _bad_numbers() -> np.ndarray:
     array = ONES.copy()
     array[1, 1, 1] = np.inf
     return array
+
+
+def _half_of_a_zip() -> bytes:
+    """The beginning of a checkpoint, which torch writes as a ZIP."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("archive/data.pkl", bytes(1000))
+    return stream.getvalue()[:500]
 
 
 def _second_channel(world: World) -> None:
@@ -97,6 +108,12 @@ ROWS = (
         "checkpoint that is text",
         PREDICT + " --device cpu",
         ("checkpoint_final.pth of the folds 0 cannot be loaded", "train it again"),
+    ),
+    Bad(
+        "checkpoint that is cut off",
+        PREDICT + " --device cpu",
+        ("checkpoint_final.pth of the folds 0 cannot be loaded", "train it again"),
+        (data("{model}/fold_0/checkpoint_final.pth", _half_of_a_zip()),),
     ),
     Bad(
         "description of the model is damaged",

@@ -184,7 +184,4 @@ def test_the_table_of_the_docs_is_what_was_measured() -> None:
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     shown = page.partition("<!-- benchmarks -->")[2].partition("<!-- /benchmarks -->")[0]
     files = sorted((ROOT / "results" / "benchmarks").glob("*.json"))
-    if not files:
-        assert "|" not in shown, "a table without measurements"
-        return
     assert shown.strip() == table(*files).stdout.strip()

@@ -14,6 +14,7 @@ import pytest
 from hippo_nnunet import __version__
 from hippo_nnunet.__main__ import main as start
 from hippo_nnunet.cli import main
+from hippo_nnunet.errors import ConfigError
 
 COMMANDS = [
     "clip",
@@ -147,18 +148,12 @@ def test_an_error_of_the_user_is_one_line_and_exit_code_1(tmp_path: Path) -> Non
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    done = program("--debug", "env", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr
-    assert "ConfigError" in done.stderr
-
-
-@pytest.mark.parametrize("arguments", [["nonsense"], ["env", "--rooot", "x"], ["list", "surplus"]])
-def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
-    done = program(*arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
+def test_debug_raises_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "argv", ["hippo-nnunet", "--debug", "env"])
+    with pytest.raises(ConfigError, match="not set: pass --root DIR"):
+        main.main()
 
 
 def test_json_is_all_there_is_on_stdout() -> None:

@@ -62,11 +62,13 @@ def test_warnings_alone_exit_0(phantom: Path) -> None:
 
 
 def test_errors_reach_the_caller(phantom: Path, tmp_path: Path) -> None:
-    for command in (
-        ["synth", "--output", str(phantom.parent)],
-        ["convert", str(tmp_path / "nothing"), "--root", str(tmp_path)],
+    for command, says in (
+        (["synth", "--output", str(phantom.parent)], f"{phantom}: exists already"),
+        (["convert", str(tmp_path / "nothing"), "--root", str(tmp_path)], "nothing: there is no such folder"),
     ):
-        assert isinstance(runner.invoke(app, command).exception, DataError)
+        error = runner.invoke(app, command).exception
+        assert isinstance(error, DataError)
+        assert says in str(error)
     assert not (tmp_path / "nnUNet_raw").exists()
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -110,12 +110,13 @@ def test_offline_names_the_three_ways_out(monkeypatch: pytest.MonkeyPatch, empty
 
 
 def test_a_network_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("requests.head", lambda *_, **__: time.sleep(2))
+    over, answered = threading.Event(), []
+    monkeypatch.setattr("requests.head", lambda *_, **__: answered.append(over.wait(60)))
     monkeypatch.setattr("hippo_nnunet.clip.hub._PROBE_S", 0.2)
-    start = time.monotonic()
     with pytest.raises(DependencyError, match=r"no answer within 0\.2 s"):
         weights_file(DEFAULT)
-    assert time.monotonic() - start < 1.5
+    assert not answered
+    over.set()
 
 
 def test_a_download_that_fails_is_the_same_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,19 +165,16 @@ def test_names_that_cannot_be_right(choice: EncoderChoice, match: str) -> None:
         weights_file(choice)
 
 
-def test_without_network_and_cache_a_new_process_says_so_within_seconds(tmp_path: Path) -> None:
-    """And before torch and open_clip are imported, which alone may take longer."""
+def test_without_network_and_cache_a_new_process_says_so_before_it_imports_torch(tmp_path: Path) -> None:
     code = """
-import socket, sys, time
-import huggingface_hub.file_download, requests  # how long imports take is the machine's affair
+import socket, sys
+import huggingface_hub.file_download, requests  # not within the time that the probe has
 def refuse(*_, **__): raise OSError("no network")
 socket.socket.connect = socket.getaddrinfo = refuse
-start = time.monotonic()
 from hippo_nnunet.clip.models import chosen_encoder
 from hippo_nnunet.clip.weights import weights_file
 try: weights_file(chosen_encoder(mini=False))
 except Exception as error: print(type(error).__name__, error)
-print(time.monotonic() - start)
 assert not {"torch", "open_clip"} & set(sys.modules)
 """
     hidden = ("HF_", "HIPPO_", "HUGGINGFACE_")
@@ -189,12 +187,11 @@ assert not {"torch", "open_clip"} & set(sys.modules)
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    message, seconds = done.stdout.splitlines()
+    (message,) = done.stdout.splitlines()
     assert message.startswith(
         "DependencyError CLIP weights ViT-B-32/openai: timm/vit_base_patch32_clip_224.openai is not in"
     )
     assert [way for way in WAYS_OUT if way not in message] == []
-    assert float(seconds) < 5
 
 
 # --- the command line

@@ -419,17 +419,22 @@ def test_nnunet_regions_and_ignore_label(raw: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "problem"),
+    ("labels", "says"),
     [
-        ({"0": "background", "1": "Anterior", "2": "Anterior"}, "dataset-json"),
-        ({"0": "Background", "1": "Anterior", "2": "Posterior"}, "dataset-json"),
-        ({"0": "background", "1": "Anterior", "2": "Posterior", "4": "Other"}, "dataset-json"),
-        ({"zero": "background"}, "dataset-json"),
+        ({"0": "background", "1": "Anterior", "2": "Anterior"}, "gives two labels the same name"),
+        ({"0": "Background", "1": "Anterior", "2": "Posterior"}, "has no label 'background' with value 0"),
+        (
+            {"0": "background", "1": "Anterior", "2": "Posterior", "4": "Other"},
+            "label values [0, 1, 2, 4] are not consecutive",
+        ),
+        ({"zero": "background"}, "is not in MSD form (ValueError: invalid literal for int() with base 10: 'zero')"),
     ],
 )
-def test_labels_that_nnunet_would_refuse(msd: Path, labels: dict[str, str], problem: str) -> None:
+def test_labels_that_nnunet_would_refuse(msd: Path, labels: dict[str, str], says: str) -> None:
     edit_json(msd, labels=labels)
-    assert problem in {f.problem for f in check_dataset(msd) if f.severity == "error"}
+    errors = [f for f in check_dataset(msd) if f.severity == "error"]
+    assert {f.problem for f in errors} == {"dataset-json"}
+    assert errors[0].message == says
 
 
 def test_number_of_training_cases(msd: Path) -> None:

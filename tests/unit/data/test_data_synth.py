@@ -123,9 +123,18 @@ def test_a_real_dataset_is_not_replaced(tmp_path: Path) -> None:
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize(("training", "test", "seed"), [(0, 0, 0), (901, 0, 0), (1, 100, 0), (1, -1, 0), (1, 1, -1)])
-def test_numbers_out_of_range(tmp_path: Path, training: int, test: int, seed: int) -> None:
-    with pytest.raises(ConfigError, match=str(seed)):
+@pytest.mark.parametrize(
+    ("training", "test", "seed", "says"),
+    [
+        (0, 0, 0, "0 training cases, .*: expected 1 to 900"),
+        (901, 0, 0, "901 training cases, .*: expected 1 to 900"),
+        (1, 100, 0, " 100 test cases, .* 0 to 99"),
+        (1, -1, 0, " -1 test cases, .* 0 to 99"),
+        (1, 1, -1, "seed -1: .* a seed of at least 0"),
+    ],
+)
+def test_numbers_out_of_range(tmp_path: Path, training: int, test: int, seed: int, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
         make_phantom(tmp_path, training, test, seed)
     assert not list(tmp_path.iterdir())
 

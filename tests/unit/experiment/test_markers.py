@@ -19,7 +19,6 @@ from hippo_nnunet.experiment.stale import stale_markers
 from hippo_nnunet.files import write_json
 from hippo_nnunet.nnunet.finished import check_finished
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.progress import duration
 from hippo_nnunet.training import recipes
 from hippo_nnunet.training.schedule import schedule_for
 from hippo_nnunet.workflow import estimate
@@ -133,10 +132,6 @@ def test_expected_time_prefers_what_was_measured(tmp_path: Path, folders: Nnunet
     assert expected["AttentionUNet 2d fold 1"].seconds == 300 + estimate.OVERHEAD_S
     assert expected["UNet 3d_fullres fold 0"].source == "scaled"
     assert estimate.stated_seconds("UNetTrainer_fast", "2d", "mps") is None
-
-
-def test_duration() -> None:
-    assert [duration(s) for s in (45, 720, 6000, float("nan"))] == ["45 s", "12 min", "1 h 40 min", "an unknown time"]
 
 
 def test_manifest_names_no_folder_of_the_machine(tmp_path: Path, folders: NnunetFolders) -> None:

@@ -236,6 +236,8 @@ def resaved_float(content: bytes) -> bytes:
         (patch("srow_x", "f", 1.5), "header field srow_x"),
         (patch("qoffset_y", "f", -8.001), "header field qoffset_y"),
         (patch("sform_code", "h", 1), "header field sform_code is 1, the input image has 3"),
+        (patch("qform_code", "h", 0), "header field qform_code is 0, the input image has 1"),
+        (patch("dim", "h", 4), "header field dim is [4, 5, 6, 7, 1, 1, 1, 1], the input image has [3, 5, "),
         (patch("pixdim", "f", -1.0), "header field pixdim"),
         (patch("xyzt_units", "B", 3), "header field xyzt_units"),
         (patch("descrip", "B", 88), "header field descrip"),

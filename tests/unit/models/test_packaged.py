@@ -11,7 +11,6 @@ from packaged_files import made_calibration, made_description, write_files
 
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.volume_calibration import calibration_from, calibration_json
-from hippo_nnunet.models import packaged
 from hippo_nnunet.models.packaged import DESCRIPTION, LICENCE, MODEL, SUMS, VERSION, open_packaged
 
 
@@ -94,7 +93,3 @@ assert open_packaged(Path({str(tmp_path)!r})).title
 assert not {{"torch", "nnunetv2", "pandas", "scipy", "onnxruntime"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_the_folder_is_package_data() -> None:
-    assert packaged.FOLDER.parent == Path(packaged.__file__).parent

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from hippo_nnunet.evaluation.volume_calibration import subjects_needed
@@ -54,4 +52,3 @@ def test_no_path_of_a_machine() -> None:
         content = path.read_bytes()
         for text in (b"/home/", b"/root/", b"/tmp/", b"site-packages"):
             assert text not in content
-    json.dumps(open_packaged().description)

@@ -202,14 +202,16 @@ def test_guidance_is_passed_or_held_or_encoded_in_this_order() -> None:
         assert equal(encoded, net(x, encoder(x)))
     assert encoder.seen == [(2, 1, *size)] * 2
     other, third = guidance(), guidance().flip(0)
+    by_other, by_third = net(x, other), net(x, third)
+    assert not equal(by_other, by_third)
+    assert not equal(by_other, encoded)
     with net.guided(other):
-        assert equal(net(x), net(x, other))
-        assert equal(net(x, third), net(x, third))
-        assert not equal(net(x, third), net(x))
-        with pytest.raises(RuntimeError), net.guided(third):
-            assert equal(net(x), net(x, third))
-            raise RuntimeError
-        assert equal(net(x), net(x, other))
+        assert equal(net(x), by_other)
+        assert equal(net(x, third), by_third)
+        with pytest.raises(RuntimeError, match="inside"), net.guided(third):
+            assert equal(net(x), by_third)
+            raise RuntimeError("inside")
+        assert equal(net(x), by_other)
     assert equal(net(x), encoded)
 
 

@@ -177,7 +177,6 @@ def test_gate_features(asked: Any, expected: list[int]) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"n_blocks_per_stage": [1, 2, 2]}, ["n_blocks_per_stage", "AttentionUNetPlanner"]),
         ({"strides": [[1, 1], [2, 2]]}, ["strides", "3 entries", "got 2"]),
         ({"n_conv_per_stage_decoder": [2, 2, 2]}, ["n_conv_per_stage_decoder", "2 entries", "got 3"]),
         ({"gate_features": [3]}, ["gate_features", "2 entries", "got 1"]),

@@ -141,8 +141,9 @@ def test_a_model_that_does_not_fit_is_not_called_damaged(tmp_path, monkeypatch):
         load_member(Member(tmp_path / "m", (0,), "checkpoint_final.pth", {}, {}), torch.device("cpu"), True)
 
 
-def test_ulimit_counts(tmp_path, monkeypatch):
+def test_ulimit_counts(machine, tmp_path, monkeypatch):
     resource = pytest.importorskip("resource")
-    used = memory.psutil.Process().memory_info().vms
-    monkeypatch.setattr(resource, "getrlimit", lambda kind: (used + 10**6, resource.RLIM_INFINITY))
-    assert free_memory(tmp_path / "none", tmp_path / "none") <= 10**6
+    used = SimpleNamespace(memory_info=lambda: SimpleNamespace(vms=4000))
+    monkeypatch.setattr(memory.psutil, "Process", lambda: used)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (7000, resource.RLIM_INFINITY))
+    assert free_memory(tmp_path / "none", tmp_path / "none") == 3000

@@ -323,7 +323,7 @@ def test_a_failure_leaves_the_earlier_report(folder: Path) -> None:
     page = write_report(folder, figures=False, options=FAST)
     before = page.read_text()
     (folder / "metrics" / "per_case.csv").write_text("case\n")
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=r"per_case\.csv: lacks the columns fold, variant"):
         write_report(folder, figures=False, overwrite=True, options=FAST)
     assert page.read_text() == before
     assert not list(folder.glob(".report*"))
