@@ -52,7 +52,6 @@ class Trial:
         convolutions: Convolutions of each stage of the encoder; the decoder has as many.
         mode: Name of the training step's mode.
         teachers: Pattern of model folders below nnUNet_results; the networks of the same fold in them, averaged, teach.
-        taught: Share of the cross-entropy with the teachers' probabilities in the loss; the rest is the labels'.
         ahead: Batches that are drawn at once, which halves the host's work for a small network on a GPU.
     """
 
@@ -75,7 +74,6 @@ class Trial:
     convolutions: int = 2
     mode: str = "eager"
     teachers: str = ""
-    taught: float = 0.5
     ahead: int = 1
 
 
@@ -205,56 +203,28 @@ def make_trainer(trial: Trial, device: Any) -> Any:
     trainer.batch_size *= trial.ahead
     trainer.on_train_start()
     mode = next(m for m in step_modes(trainer.device) if m.name == trial.mode)
+    if trial.teachers:
+        learn_from_teachers(trainer, trial)
     trainer.set_step_mode(mode)
     trainer.network.train()
-    if trial.teachers:
-        learn_from_teachers(trainer, mode, trial)
     return trainer
 
 
-def learn_from_teachers(trainer: Any, mode: Any, trial: Trial) -> None:
-    """Let the training step learn from other networks' probabilities of the same augmented patches, and the labels.
-
-    Source: Beyer et al. 2022, arXiv:2106.05237: teacher and student see the same augmented image.
-    """
+def learn_from_teachers(trainer: Any, trial: Trial) -> None:
+    """Let the training step learn from other networks, too: see `hippo_nnunet.training.distillation`."""
     from nnunetv2.paths import nnUNet_results
 
     from hippo_nnunet.nnunet.trust import read_checkpoint
+    from hippo_nnunet.training.distillation import Teachers
 
     dataset = trainer.plans_manager.dataset_name
     files = sorted(Path(str(nnUNet_results), dataset).glob(f"{trial.teachers}/fold_{trial.fold}/checkpoint_final.pth"))
     if not files:
         raise SystemExit(f"{trial.name}: no network of fold {trial.fold} in {trial.teachers}")
-    teachers = [copy.deepcopy(trainer.network).eval().requires_grad_(False) for _ in files]
-    for teacher, file in zip(teachers, files, strict=True):
-        teacher.load_state_dict(read_checkpoint(file)["network_weights"])
-    trainer._forward_loss = taught_loss(trainer.network, teachers, trainer.loss, trial.taught, mode.channels_last)
-
-
-def taught_loss(network: Any, teachers: list[Any], loss: Any, share: float, channels_last: bool = False) -> Any:
-    """Return the forward pass and loss of a student, from a batch (b, c, *patch) and its target.
-
-    Args:
-        network: The student, with deep supervision.
-        teachers: Networks with its outputs; their probabilities are averaged.
-        loss: Of the student's outputs and the target.
-        share: Of the cross-entropy with the teachers' probabilities, at full resolution; the rest is `loss`.
-        channels_last: Whether batches are in the channels-last memory format.
-    """
-    import torch
-
-    from hippo_nnunet.training.precision import exact_on_cpu
-
-    def forward_loss(data: Any, target: Any) -> Any:
-        if channels_last:
-            data = data.contiguous(memory_format=[torch.channels_last, torch.channels_last_3d][data.ndim - 4])
-        with torch.no_grad():
-            probabilities = sum(torch.softmax(teacher(data)[0].float(), 1) for teacher in teachers) / len(teachers)
-        outputs = exact_on_cpu(network(data))
-        taught = -(probabilities * torch.log_softmax(outputs[0].float(), 1)).sum(1).mean()
-        return (1 - share) * loss(outputs, target) + share * taught
-
-    return forward_loss
+    networks = [copy.deepcopy(trainer.network) for _ in files]
+    for network, file in zip(networks, files, strict=True):
+        network.load_state_dict(read_checkpoint(file)["network_weights"])
+    trainer._teachers = Teachers(networks)
 
 
 def evaluate(trainer: Any, weights: dict[str, Any], trial: Trial, probabilities: Path | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from hippo_nnunet.nnunet.checkpoints import TrainingRecord, write_missing_descri
 from hippo_nnunet.nnunet.fold_lock import trainer_lock
 from hippo_nnunet.nnunet.loaders import memory_loaders, recipe_transforms, seed_workers
 from hippo_nnunet.nnunet.network import baseline_class, build_network
+from hippo_nnunet.nnunet.teachers import check_same_teachers, load_teachers
 from hippo_nnunet.threads import AdaptiveThreads
 from hippo_nnunet.trainers.resumable_trainer import ResumableTrainer
 from hippo_nnunet.training.augmentation_spec import (
@@ -27,6 +28,7 @@ from hippo_nnunet.training.augmentation_spec import (
     left_right_axes,
     sampled_patch_size,
 )
+from hippo_nnunet.training.distillation import Teachers
 from hippo_nnunet.training.losses import apply_loss_word
 from hippo_nnunet.training.memory_data import MemoryLoader
 from hippo_nnunet.training.one_cycle import CycleSchedule, one_cycle
@@ -89,6 +91,7 @@ class UNetTrainer(ResumableTrainer):
         self.record = TrainingRecord(asdict(self.schedule), self.seed, precision=precision_name(self.half))
         # sums over another number of threads are rounded differently, but a seed word promises identical results
         self.threads = AdaptiveThreads(device, fixed=self.recipe.seed is not None, report=self.print_to_log_file)
+        self._teachers: Teachers | None = None
 
     def _check_slices(self, plans: dict, configuration: str) -> None:
         word = self.recipe.words.get("slices")
@@ -250,8 +253,14 @@ class UNetTrainer(ResumableTrainer):
         if self.recipe.seed is not None:
             make_deterministic(self.device)  # again: after loading a checkpoint, nnU-Net turns cuDNN's benchmark on
         super().on_train_start()
+        if self.recipe.taught:
+            self._teachers, self.record.teachers = load_teachers(self)
+            if self._resumed is not None:
+                check_same_teachers(self._resumed.teachers, self.record.teachers, Path(self.output_folder))
         if self.recipe.seed is None and not self.is_ddp:
             self.set_step_mode(self._fastest_mode())
+        elif self.recipe.taught:
+            self.set_step_mode(EAGER)
         self.termination.begin()
 
     def _fastest_mode(self) -> StepMode:
@@ -263,7 +272,7 @@ class UNetTrainer(ResumableTrainer):
 
     def set_step_mode(self, mode: StepMode) -> None:
         """Compute the following training steps in a mode of `hippo_nnunet.training.step.step_modes`."""
-        self._forward_loss = build(self.network, self.loss, mode, self.optimizer)
+        self._forward_loss = build(self.network, self.loss, mode, self.optimizer, self._teachers)
         self.print_to_log_file(f"Training step: {mode.name}")
 
     def on_train_epoch_start(self) -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from hippo_nnunet.data.subjects import NONE
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.evaluation.pairing import subset_size
+from hippo_nnunet.evaluation.pairing import recipe_of, subset_size
 from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.experiment.presets import preset, trainer_name
 from hippo_nnunet.experiment.request_file import HEADER, read_request
@@ -96,12 +96,26 @@ class Experiment:
                     f"variant {variant} sees adjacent slices, which goes with 2d, not {limits}: add 2d to "
                     "--configurations, or leave the variant out"
                 )
+        for variant in self.variants:
+            for configuration in self.folds:
+                self._check_teachers(variant, configuration)
         for configuration in self.folds:
             if not any(self.fits(variant, configuration) for variant in self.variants):
                 raise ConfigError(
                     f"configuration '{configuration}': none of {', '.join(self.limited_variants())} is trained in it "
                     "(adjacent slices go with 2d): leave it out of --configurations, or add a variant"
                 )
+
+    def teachers(self, variant: str) -> list[str]:
+        """Return the trainers of the networks that teach a variant; none unless it has the word `taught`."""
+        return [teacher.name for teacher in recipes.teacher_recipes(recipes.parse(self.trainer(variant)))]
+
+    def _check_teachers(self, variant: str, configuration: str) -> None:
+        trained = {self.trainer(other) for other in self.variants if self.fits(other, configuration)}
+        if self.fits(variant, configuration) and not trained.issuperset(self.teachers(variant)):
+            plain = recipe_of(variant).replace("_taught", "")
+            names = " and ".join(f"{plain}_seed{seed}" for seed in recipes.TEACHERS)
+            raise ConfigError(f"variant {variant} learns from {names} in {configuration}: add them to the variants")
 
     @property
     def plans(self) -> str:

@@ -22,6 +22,16 @@ def ensemble_cells(experiment: Experiment) -> list[Cell]:
     return [cell for cell in experiment.cells() if cell.configuration in complete and cell.variant in full]
 
 
+def teachers(experiment: Experiment, variant: str, configuration: str, fold: int) -> list[Path]:
+    """Return the markers of the trainings that have to be finished before a variant's, because it learns from them."""
+    names = experiment.teachers(variant)
+    return [
+        cell.marker
+        for cell in experiment.cells()
+        if cell.trainer in names and (cell.configuration, cell.fold) == (configuration, fold)
+    ]
+
+
 def evaluated(experiment: Experiment) -> list[Path]:
     """Return the markers that the metrics need: every training, and the ensemble where there can be one."""
     markers = [cell.marker for cell in experiment.cells()]

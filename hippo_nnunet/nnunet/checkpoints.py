@@ -43,6 +43,7 @@ class TrainingRecord:
         precision: Type in which convolutions are computed, such as `bfloat16`; None in checkpoints of versions that did
             not record it.
         split: The fold's cases, from `split_record`; None likewise.
+        teachers: Trainer to the SHA-256 of its checkpoint, for the networks that teach this one; None without any.
     """
 
     schedule: dict[str, Any]
@@ -54,6 +55,7 @@ class TrainingRecord:
     prompts: dict[str, list[str]] | None = None
     precision: str | None = None
     split: dict[str, Any] | None = None
+    teachers: dict[str, str] | None = None
 
     def resume_from(self, earlier: TrainingRecord) -> None:
         """Take over the progress and precision of an earlier session."""
@@ -71,6 +73,7 @@ class TrainingRecord:
             "schedule": self.schedule,
             "seed": self.seed,
             "encoder": self.encoder,
+            "teachers": self.teachers,
             "prompts": self.prompts,
             "resumed": self.resumed,
             "precision": self.precision,

@@ -77,6 +77,11 @@ WORD_GROUPS: tuple[WordGroup, ...] = (
         },
     ),
     WordGroup(
+        "teaching",
+        {"taught": "learns from the recipe's networks seed1 and seed2 of the same fold, too, averaged"},
+        not_with=CLIP_BASE,
+    ),
+    WordGroup(
         "design",
         {
             "dense": "maps of CLIP's patch tokens and of their similarity to the classes' text guide the coarse skips",

@@ -51,6 +51,11 @@ class Recipe:
         return self.words.get("loss")
 
     @property
+    def taught(self) -> bool:
+        """Whether the network learns from other ones, too: see `teacher_recipes`."""
+        return "teaching" in self.words
+
+    @property
     def guidance(self) -> str:
         """Where a CLIP-guided network's image embedding comes from: `cached` (the default) or `live`."""
         return self.words.get("guidance", "cached")
@@ -119,6 +124,16 @@ class Recipe:
         if group not in self.words:
             return None
         return next(g for g in WORD_GROUPS if g.name == group).number(self.words[group])
+
+
+TEACHERS = (1, 2)
+"""Seeds of the networks that teach."""
+
+
+def teacher_recipes(recipe: Recipe) -> list[Recipe]:
+    """Return the recipes of the networks that teach a `taught` one: the same without the word, with other seeds."""
+    plain = {group: word for group, word in recipe.words.items() if group != "teaching"}
+    return [Recipe(recipe.base, plain | {"repeat": f"seed{seed}"}) for seed in TEACHERS if recipe.taught]
 
 
 def bases() -> dict[str, str]:

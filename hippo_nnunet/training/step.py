@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn.utils import clip_grad_norm_
 
+from hippo_nnunet.training.distillation import Teachers, taught_loss
 from hippo_nnunet.training.precision import autocast, exact_on_cpu
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ def build(
     loss: Callable[[Any, Any], torch.Tensor],
     mode: StepMode,
     optimizer: torch.optim.Optimizer | None = None,
+    teachers: Teachers | None = None,
 ) -> ForwardLoss:
     """Return the forward pass and loss in a mode, and convert the weights to its memory format.
 
@@ -82,8 +84,9 @@ def build(
         loss: Takes the network's output and the target.
         mode: One of `step_modes`.
         optimizer: The network's optimiser, whose state is converted with the weights; None if it has none yet.
+        teachers: What the network learns from, besides the target; None for nothing.
     """
-    for parameter in network.parameters():
+    for parameter in (*network.parameters(), *(teachers.parameters() if teachers is not None else ())):
         if parameter.ndim in (4, 5):
             memory_format = _channels_last(parameter.ndim) if mode.channels_last else torch.contiguous_format
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
@@ -93,7 +96,9 @@ def build(
     def forward_loss(data: torch.Tensor, target: Any) -> torch.Tensor:
         if mode.channels_last:
             data = data.contiguous(memory_format=_channels_last(data.ndim))
-        return loss(exact_on_cpu(network(data)), target)
+        outputs = exact_on_cpu(network(data))
+        value = loss(outputs, target)
+        return value if teachers is None else taught_loss(value, outputs, teachers(data))
 
     return _compile(forward_loss, mode.compiled, next(network.parameters()).device) if mode.compiled else forward_loss
 

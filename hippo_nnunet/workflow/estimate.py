@@ -43,6 +43,9 @@ ONE_THREAD = {2: 1.3, 3: 1.9}
 Source: as above; the same with AVX-512 (`results/task04-recipe`) and with AMX.
 """
 
+TAUGHT = 1.5
+"""How many times as long a training with two teachers takes. Source: experiments/README.md."""
+
 MEASURED, RUNNING, SCALED, STATED, UNKNOWN = "measured", "running", "scaled", "stated", "unknown"
 """Where an expected time comes from: finished jobs of the kind; running jobs of the kind; the stated figure, scaled by
 how other trainings turned out; the stated figure alone; nowhere."""
@@ -80,7 +83,7 @@ def stated_seconds(trainer: str, configuration: str, device: str, parallel: int 
         return None
     schedule = schedule_for(recipe, dim)
     one_thread = device == "cpu" and recipe.fast and parallel > 1 and cpu_count() < 2 * parallel
-    slower = ONE_THREAD[dim] if one_thread else 1.0
+    slower = (ONE_THREAD[dim] if one_thread else 1.0) * (TAUGHT if recipe.taught else 1.0)
     return schedule.epochs * schedule.iterations * per_dim[dim] * slower + OVERHEAD_S
 
 

@@ -66,6 +66,20 @@ def test_trainings_on_subsets_are_evaluated_but_neither_ensembled_nor_used_on_te
     assert DONE / "ensemble" not in markers.evaluated(subsets)
 
 
+def test_a_student_waits_for_its_teachers() -> None:
+    variants = ("UNet_taught", "UNet_seed1", "UNet_seed2")
+    asked = Experiment("Dataset004_X", "laptop", variants, {"2d": (0, 1), "3d_fullres": (0,)}, 2)
+    expected = [DONE / "train" / name / "2d" / "fold_1" for name in variants[1:]]
+    assert markers.teachers(asked, "UNet_taught", "2d", 1) == expected
+    assert markers.teachers(asked, "UNet_seed1", "2d", 1) == []
+    limited = {"UNet_taught": ("3d_fullres",), "UNet_seed1": ("2d",)}
+    for others, only in ((("UNet_seed1",), {}), (variants[1:], limited)):
+        with pytest.raises(ConfigError, match="UNet_taught learns from UNet_seed1 and UNet_seed2 in"):
+            Experiment(
+                "Dataset004_X", "laptop", ("UNet_taught", *others), {"2d": (0,), "3d_fullres": (0,)}, 2, only=only
+            )
+
+
 def test_the_report_comes_last_and_nothing_waits_for_it() -> None:
     *others, last = markers.all_markers(ASKED, markers.PRODUCTS)
     assert last == DONE / "report"

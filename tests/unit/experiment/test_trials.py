@@ -58,24 +58,6 @@ def test_parts_of_a_batch_take_turns() -> None:
     assert [scale.flatten().tolist() for scale in part["target"]] == [[1, 5], [1, 5]]
 
 
-def test_a_student_learns_what_its_teachers_say() -> None:
-    class Fixed(torch.nn.Module):
-        def __init__(self, *logits: float) -> None:
-            super().__init__()
-            self.logits = torch.nn.Parameter(torch.tensor(logits))
-
-        def forward(self, data: torch.Tensor) -> list[torch.Tensor]:
-            return [data * self.logits[None, :, None, None]]
-
-    student, data = Fixed(0.0, 0.0), torch.ones(2, 1, 4, 4)
-    learn = trials.taught_loss(student, [Fixed(9.0, 0.0), Fixed(0.0, 9.0)], lambda *_: torch.tensor(5.0), 0.25)
-    torch.testing.assert_close(learn(data, None), 0.75 * torch.tensor(5.0) + 0.25 * torch.log(torch.tensor(2.0)))
-    learn(data, None).backward()
-    torch.testing.assert_close(student.logits.grad, torch.zeros(2))  # it agrees with the mean of both
-    trials.taught_loss(student, [Fixed(9.0, 0.0)], lambda *_: torch.tensor(5.0), 1.0, True)(data, None).backward()
-    assert student.logits.grad is not None and student.logits.grad[0] < 0 < student.logits.grad[1]
-
-
 def logged(
     name: str, gain: float, folds: tuple[int, ...] = (1, 2), seeds: tuple[int, ...] = (0,)
 ) -> list[dict[str, Any]]:

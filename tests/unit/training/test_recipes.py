@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.training.recipe_words import BASES, CLIP_BASE, EXCLUSIVE, WORD_GROUPS
-from hippo_nnunet.training.recipes import compose, is_ours, parse, suggest
+from hippo_nnunet.training.recipes import compose, is_ours, parse, suggest, teacher_recipes
 
 
 @st.composite
@@ -110,6 +110,15 @@ def test_the_words_are_read_out():
     assert (bare.augmentation, bare.loss, bare.fast, bare.epochs, bare.iterations, bare.seed) == (
         None, None, False, None, None, None,
     )  # fmt: skip
+
+
+def test_teachers_have_the_students_recipe_and_other_seeds():
+    student = parse("AttentionUNetTrainer_noMirror_taught_fast_20epochs_seed3")
+    assert [teacher.name for teacher in teacher_recipes(student)] == [
+        "AttentionUNetTrainer_noMirror_fast_20epochs_seed1",
+        "AttentionUNetTrainer_noMirror_fast_20epochs_seed2",
+    ]
+    assert teacher_recipes(parse("UNetTrainer_fast")) == []
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainer_5epochs", "UNetTrainerX", "__file__", "_UNetTrainer"])
