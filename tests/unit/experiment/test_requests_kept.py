@@ -20,7 +20,8 @@ def test_every_request_is_valid_and_no_training_is_requested_twice() -> None:
         few = file.stem.startswith("task04-few")  # two folds
         assert few or all(experiment.complete(configuration) for configuration in experiment.folds)
         assert f"`{file.stem}`" in readme or f"`{file.stem[file.stem.rindex('-') :]}`" in readme
-        for cell in experiment.cells():
+        teachers = {name for variant in experiment.variants for name in experiment.teachers(variant)}
+        for cell in (cell for cell in experiment.cells() if cell.trainer not in teachers):
             key = experiment.subjects, experiment.preset, cell.trainer, cell.configuration, str(cell.fold)
             assert key not in trained, (file.stem, trained.get(key))
             trained[key] = file.stem

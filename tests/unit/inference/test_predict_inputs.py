@@ -350,7 +350,7 @@ def test_experiment_names_its_ensemble(tmp_path: Path, monkeypatch: pytest.Monke
     (experiment / "experiment.yaml").write_text(
         "dataset: Dataset901_Tiny\npreset: laptop\nvariants: [UNet]\nfolds: {2d: [0]}\n"
     )
-    choice = EnsembleChoice(("m", "n"), "largest_foreground", None, None, None, None, "m", 0.0, (), ())
+    choice = EnsembleChoice(("m", "n"), "largest_foreground", None, None, None, None, "m", (), ())
     choice.to_json(experiment / "ensemble" / "choice.json")
     models, postprocessing = ensemble_models(experiment)
     results = experiment / "nnunet" / "nnUNet_results" / "Dataset901_Tiny"
