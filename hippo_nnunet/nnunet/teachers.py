@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.files import hash_file
 from hippo_nnunet.nnunet.checkpoints import read_record
 from hippo_nnunet.nnunet.finished import check_same_split
 from hippo_nnunet.nnunet.trust import read_checkpoint
@@ -47,7 +48,7 @@ def load_teachers(trainer: Any) -> tuple[Teachers, dict[str, str]]:
         network = copy.deepcopy(getattr(trainer.network, "module", trainer.network))  # of DistributedDataParallel
         network.load_state_dict(read_checkpoint(file)["network_weights"])
         networks.append(network)
-        hashes[teacher.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        hashes[teacher.name] = hash_file(file, hashlib.sha256())
     return Teachers(networks).to(trainer.device), hashes
 
 
