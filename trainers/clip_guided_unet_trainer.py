@@ -19,7 +19,7 @@ from hippo_nnunet.clip.models import chosen_encoder
 from hippo_nnunet.clip.prompts import training_prompts, words_of_side
 from hippo_nnunet.clip.stand_ins import other_cases
 from hippo_nnunet.clip.text import class_embeddings, control_embeddings, control_prompts, prompt_embeddings
-from hippo_nnunet.clip.token_cache import CachedTokens, PatchMaps, mean_token, position_tokens
+from hippo_nnunet.clip.token_cache import CachedTokens, PatchMaps, position_tokens, training_tokens
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 from hippo_nnunet.networks.cosine_head import MAX_SCALE
@@ -69,6 +69,9 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         self.record.prompts = training_prompts(dataset_json) if self.recipe.uses_text else None
         self._cached_guidance: CachedGuidance | CachedTokens | None = None
         self._guidance = torch.empty(0)
+        self._training_cases: list[str] = []
+        self._own: dict[str, torch.Tensor] = {}
+        self._guiding: dict[str, torch.Tensor] = {}
 
     @classmethod
     def load_encoder(cls) -> CLIPEncoder:
@@ -113,19 +116,27 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         super().initialize()
         self._set_text()
         _bare(self.network).start_heads()
+        if self.is_ddp:
+            for parameter in self.network.parameters():  # DDP made them equal before the heads' start was drawn
+                torch.distributed.broadcast(parameter.data, 0)
 
     def on_train_start(self) -> None:
-        """Start as `UNetTrainer`; pretrained weights do not bring the text of the data that they were trained on.
+        """Start as `UNetTrainer`.
 
         Raises:
-            ConfigError: A training that is resumed began with other prompts.
+            ConfigError: A training that is resumed began with other prompts, or stand-ins for embeddings are needed
+                where nnU-Net validates, which does not say where in the image a patch lies.
         """
+        if self.recipe.image_control in ("otherImage", "positionImage") and self.nnunet_validates:
+            raise ConfigError(
+                f"{type(self).__name__}: '{self.recipe.image_control}' cannot be validated in a cascade or on several "
+                "GPUs: train on one, and another configuration than 3d_lowres and 3d_cascade_fullres"
+            )
         if self._resumed is not None:
             check_same_prompts(self._resumed.prompts, self.record.prompts, Path(self.output_folder))
         super().on_train_start()
         self._warn_of_sides()
         if self._resumed is None:
-            self._set_text()
             dataset = self.dataset_class(self.preprocessed_dataset_folder)
             axis = guidance_axis(self.configuration_manager.patch_size)
             transpose = self.plans_manager.transpose_forward
@@ -187,17 +198,20 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return the loaders of `UNetTrainer`; for `cached`, their batches contain the positions of the patches."""
         network = _bare(self.network)
+        if self._resumed is None:
+            self._set_text()  # pretrained weights may have brought the text of other data
+        self._training_cases, _ = self.do_split()
         live = self.recipe.guidance == "live"
         if not network.use_image or (live and self._resumed is not None):
             return super().get_dataloaders()
         if isinstance(network, DenseCLIPGuidedUNet):
             return self._dense_loaders(network, live)
         patch_size = self.configuration_manager.patch_size
-        guiding = self._guiding(slice_embeddings(**self._slices(), report=self.print_to_log_file, store=not live))
+        self._take_guidance(slice_embeddings(**self._slices(), report=self.print_to_log_file, store=not live))
         loaders = super().get_dataloaders()
         if live:
             return loaders
-        self._cached_guidance = CachedGuidance(guiding, patch_size, network.guidance_slices)
+        self._cached_guidance = CachedGuidance(self._guiding, patch_size, network.guidance_slices)
         if not isinstance(loaders[0], MemoryLoader):
             add_positions(loaders)
         return loaders
@@ -209,24 +223,21 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
             ConfigError: The data does not fit into memory; nnU-Net's own loaders do not tell how they augment.
         """
         if self._resumed is None:
-            self._set_text()  # pretrained weights may have brought another, along which tokens would be measured
-            training, _ = self.do_split()
-            network.set_image_mean(mean_token(cases=training, **self._slices()))
-        if live:
-            return super().get_dataloaders()
-        directions = network.token_directions
-        maps = slice_embeddings(**self._slices(), report=self.print_to_log_file, directions=directions)
-        guiding = self._guiding(maps)
+            network.set_images(training_tokens(cases=self._training_cases, **self._slices()))
         loaders = super().get_dataloaders()
+        if live:
+            return loaders
         if not all(isinstance(loader, MemoryLoader) for loader in loaders):
             raise ConfigError(
                 f"{type(self).__name__}: 'dense' with stored tokens needs the data in memory, and the log says why it "
                 "is not there; add the word 'live' to encode each patch, or train where there is more memory"
             )
+        directions = network.token_directions
+        self._take_guidance(slice_embeddings(**self._slices(), report=self.print_to_log_file, directions=directions))
         shapes = {case.key: tuple(case.labels.shape) for loader in loaders for case in loader.bank.cases}
         patch_size = self.configuration_manager.patch_size
         patches = PatchMaps(patch_size, network.guidance_shape(patch_size)[1:])
-        self._cached_guidance = CachedTokens(guiding, shapes, patches)
+        self._cached_guidance = CachedTokens(self._guiding, shapes, patches)
         return loaders
 
     def _slices(self) -> dict[str, Any]:
@@ -239,35 +250,45 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
             "device": self.device,
         }
 
-    def _guiding(self, embeddings: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the embeddings that guide each case, its own unless the recipe replaces them.
+    def _take_guidance(self, own: dict[str, torch.Tensor]) -> None:
+        """Set the embeddings that guide each case: its own unless the recipe replaces them.
 
         The network of a new training gets their mean, and what stands in for those of other images, from the fold's
         training cases alone.
         """
-        network, control, seed = _bare(self.network), self.recipe.image_control, self.recipe.seed or 0
-        new = self._resumed is None
-        training, _ = self.do_split()
-        subjects = stored_subjects(Path(self.preprocessed_dataset_folder_base))
-        others = other_cases(training, subjects, seed) if control == "otherImage" else {}
-        if network.stand_ins is not None:
-            if new:
-                images = [embeddings[case] for case in others]
-                if not images and isinstance(network, DenseCLIPGuidedUNet):
-                    side = network.stand_ins.shape[-1]
-                    tokens = position_tokens(PLACES, side, network.embed_dim, seed).to(network.stand_ins)
-                    network.set_image_mean(tokens.mean((0, 2, 3)))
-                    images = [network.token_features(tokens)]
-                network.set_stand_ins(images or [position_embeddings(network.embed_dim, seed)])
-            embeddings = {
-                case: resample_slices(embeddings[others[case]], len(own))
-                if case in others
-                else network.stand_in_embeddings(len(own))
-                for case, own in embeddings.items()
-            }
+        network, seed, new = _bare(self.network), self.recipe.seed or 0, self._resumed is None
+        self._own = own
+        if new and self.recipe.image_control == "otherImage":
+            network.set_stand_ins([own[case] for case in self._other_cases()])
+        elif new and network.stand_ins is not None:
+            positions = position_embeddings(network.embed_dim, seed)
+            if isinstance(network, DenseCLIPGuidedUNet):
+                side = network.stand_ins.shape[-1]
+                tokens = position_tokens(PLACES, side, network.embed_dim, seed).to(network.stand_ins)
+                network.set_images(tokens)
+                positions = network.token_features(tokens)
+            network.set_stand_ins([positions])
+        replaced = network.stand_ins is not None
+        self._guiding = {c: network.stand_in_embeddings(len(e)) if replaced else e for c, e in own.items()}
+        self._guide_by_other_cases()
         if new and not isinstance(network, DenseCLIPGuidedUNet):
-            network.set_image_mean(torch.cat([embeddings[case] for case in training]).mean(0))
-        return embeddings
+            network.set_images(torch.cat([self._guiding[case] for case in self._training_cases]))
+
+    def _other_cases(self) -> dict[str, str]:
+        """Return the case whose embeddings guide each training case in this epoch, with `otherImage`."""
+        subjects = stored_subjects(Path(self.preprocessed_dataset_folder_base))
+        return other_cases(self._training_cases, subjects, f"{self.recipe.seed or 0} {self.current_epoch}")
+
+    def _guide_by_other_cases(self) -> None:
+        """Pair the training cases anew: another case that stayed the same would tell which case it belongs to."""
+        if self.recipe.image_control == "otherImage":
+            for case, other in self._other_cases().items():
+                self._guiding[case] = resample_slices(self._own[other], len(self._own[case]))
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch as `UNetTrainer`; with `otherImage`, by embeddings of other cases than in the last one."""
+        super().on_train_epoch_start()
+        self._guide_by_other_cases()
 
     def batch_context(self, batch: dict) -> AbstractContextManager[None]:
         """Return the context in which the batch's cached embeddings guide the network."""

@@ -326,11 +326,16 @@ class UNetTrainer(ResumableTrainer):
             with self.threads.restored():
                 self.record.write_summary(Path(self.output_folder), self.device)
 
+    @property
+    def nnunet_validates(self) -> bool:
+        """Whether nnU-Net's own final validation is needed: of several processes, or for and in a cascade."""
+        return bool(self.is_ddp or self.is_cascaded or self.configuration_manager.next_stage_names)
+
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate with batched slices; nnU-Net's own way where processes share the work or a next stage follows."""
         with trainer_lock(self), self.threads:
             write_missing_descriptions(self, self.record)
-            if self.is_ddp or self.is_cascaded or self.configuration_manager.next_stage_names:
+            if self.nnunet_validates:
                 super().perform_actual_validation(save_probabilities)
             else:
                 validate_fold(self, save_probabilities)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from hippo_nnunet.errors import ConfigError
 
 
-def other_cases(cases: Sequence[str], subjects: Mapping[str, str], seed: int) -> dict[str, str]:
+def other_cases(cases: Sequence[str], subjects: Mapping[str, str], seed: str) -> dict[str, str]:
     """Choose another case for each, at random, never of the same subject.
 
     Args:

@@ -13,8 +13,8 @@ from hippo_nnunet.clip.guidance_cache import Dataset, guidance_axis, read_slices
 from hippo_nnunet.networks.guidance import spaced_slices
 from hippo_nnunet.networks.token_maps import cell_positions, moved_positions, sample_tokens
 
-MEAN_CASES, MEAN_SLICES = 16, 4
-"""Cases, and slices of each, whose tokens are averaged for the mean that is subtracted from all."""
+SEEN_CASES, SEEN_SLICES = 16, 4
+"""Cases, and slices of each, whose tokens stand for those of the training's images."""
 
 
 class PatchMaps:
@@ -82,7 +82,7 @@ class CachedTokens:
         return self._patches(maps, shapes, batch["corners"], batch["matrices"])
 
 
-def mean_token(
+def training_tokens(
     dataset: Dataset,
     cases: Sequence[str],
     encoder: CLIPEncoder,
@@ -90,7 +90,7 @@ def mean_token(
     transpose: Sequence[int],
     device: torch.device,
 ) -> torch.Tensor:
-    """Return the mean token of a few slices of a few cases, evenly spaced.
+    """Return the tokens of a few slices of a few cases, evenly spaced, for their mean and deviation.
 
     Args:
         dataset: All preprocessed cases of a configuration.
@@ -101,17 +101,16 @@ def mean_token(
         device: Where the encoder runs.
 
     Returns:
-        float32 (embed_dim,), on the CPU; shorter than a unit vector.
+        float32 (slices, embed_dim, rows, columns), on the device.
 
     Raises:
         DataError: A preprocessed case cannot be read.
     """
-    total = torch.zeros(encoder.embed_dim, device=device)
-    chosen = [sorted(cases)[place] for place in spaced_slices(len(cases), MEAN_CASES)]
-    for case in chosen:
+    tokens = []
+    for case in [sorted(cases)[place] for place in spaced_slices(len(cases), SEEN_CASES)]:
         slices, _ = read_slices(dataset, case, axis, transpose, device)
-        total += encoder.encode_patches(slices[spaced_slices(len(slices), MEAN_SLICES)]).mean((0, 2, 3))
-    return (total / len(chosen)).cpu()
+        tokens.append(encoder.encode_patches(slices[spaced_slices(len(slices), SEEN_SLICES)]).float())
+    return torch.cat(tokens)
 
 
 def position_tokens(count: int, side: int, embed_dim: int, seed: int) -> torch.Tensor:

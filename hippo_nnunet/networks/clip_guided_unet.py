@@ -184,13 +184,13 @@ class CLIPGuidedUNet(PlainConvUNet):
         self.text_mean.copy_(mean if removed else torch.zeros_like(mean))
         self._place_text()
 
-    def set_image_mean(self, mean: torch.Tensor) -> None:
-        """Set the mean embedding of the training's images, which is subtracted from all guidance.
+    def set_images(self, images: torch.Tensor) -> None:
+        """Set the mean of the training's images, which is subtracted from all guidance; after ``set_text``.
 
         Args:
-            mean: Shape (embed_dim,).
+            images: The encoder's embeddings of slices, shape (n, embed_dim).
         """
-        self.image_mean.copy_(mean)
+        self.image_mean.copy_(images.mean(0))
 
     @contextmanager
     def prompted(self, embeddings: torch.Tensor) -> Iterator[None]:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
-from hippo_nnunet.networks.guidance import slicing_axis
+from hippo_nnunet.networks.guidance import root_mean_square, slicing_axis
 from hippo_nnunet.networks.token_maps import cell_positions, sample_tokens, token_directions, token_features
 
 FINEST_STRIDE = 4
@@ -91,7 +91,9 @@ class DenseCLIPGuidedUNet(CLIPGuidedUNet):
     text is also added to the logits of this class, times a factor that is learned, starts at zero and is the same for
     all classes: this is where a text has to mean its own class. The heads are ``CLIPGuidedUNet``'s.
 
-    ``image_mean`` is the mean token of the training's images, and subtracted from every token.
+    ``image_mean`` is the mean token of the training's images, and subtracted from every token. The maps of the texts are
+    divided by one deviation, those of the other directions by another, so that over the training's images either have a
+    mean square of one: tokens vary more along real texts than along random ones, and are to be as easy to learn from.
 
     Args:
         *args: As ``CLIPGuidedUNet``.
@@ -100,6 +102,7 @@ class DenseCLIPGuidedUNet(CLIPGuidedUNet):
 
     Attributes:
         token_directions: Buffer (classes + directions, embed_dim), not in the state dict.
+        map_deviations: Buffer (classes + directions,), one value for the texts' maps and one for the others.
         text_share: Parameter, the factor of the classes' maps in their logits.
 
     Source:
@@ -108,6 +111,7 @@ class DenseCLIPGuidedUNet(CLIPGuidedUNet):
     """
 
     token_directions: torch.Tensor
+    map_deviations: torch.Tensor
 
     def __init__(self, *args: Any, token_grid: Sequence[int] = (1, 1), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -116,6 +120,7 @@ class DenseCLIPGuidedUNet(CLIPGuidedUNet):
             shape = (*self.stand_ins.shape[:2], len(directions), *token_grid)
             self.register_buffer("stand_ins", torch.zeros(shape))
         self.register_buffer("token_directions", directions, persistent=False)
+        self.register_buffer("map_deviations", torch.ones(len(directions)))
         self.fusion: Any = DenseFusion(len(directions), self.encoder)
         self.text_share = nn.Parameter(torch.zeros(()))
 
@@ -123,6 +128,18 @@ class DenseCLIPGuidedUNet(CLIPGuidedUNet):
     def uses_text(self) -> bool:
         """True, also with plain heads."""
         return True
+
+    def set_images(self, images: torch.Tensor) -> None:
+        """Set the mean token of the training's images, and the deviations of their maps; after ``set_text``.
+
+        Args:
+            images: The encoder's tokens of slices, shape (n, embed_dim, rows, columns).
+        """
+        self.image_mean.copy_(images.mean((0, 2, 3)))
+        maps = self.token_features(images - self.image_mean.to(images).view(1, -1, 1, 1))
+        classes = len(self.text_embeddings)
+        self.map_deviations[:classes] = root_mean_square(maps[:, :classes])
+        self.map_deviations[classes:] = root_mean_square(maps[:, classes:])
 
     def show_text(self, text: torch.Tensor) -> None:
         """Take over the texts for the heads and the maps."""
@@ -181,11 +198,12 @@ class DenseCLIPGuidedUNet(CLIPGuidedUNet):
         return self.fusion(self.encoder(x), self.centred_guidance(guidance))
 
     def centred_guidance(self, guidance: torch.Tensor) -> torch.Tensor:
-        """Subtract the mean token's maps, except from the zeros of ``use_image = False``."""
+        """Subtract the mean token's maps and divide by deviations, except for the zeros of ``use_image = False``."""
         if not self.use_image:
             return guidance
+        shape = (1, -1, *[1] * (guidance.dim() - 2))
         mean = self.token_features(self.image_mean.view(1, -1, 1, 1))
-        return guidance - mean.view(1, -1, *[1] * (guidance.dim() - 2))
+        return (guidance - mean.view(shape)) / self.map_deviations.view(shape)
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor) -> torch.Tensor:

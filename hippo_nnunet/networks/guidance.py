@@ -17,6 +17,7 @@ PLACES = 32
 """Relative positions along an image at which embeddings that stand in for its own are stored."""
 
 _HARMONICS = 8
+_LEAST_DEVIATION = 1e-4
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,12 @@ def pool_slices(embeddings: torch.Tensor) -> torch.Tensor:
         Unit vectors, shape (..., embed_dim); zeros where the embeddings cancel out.
     """
     return F.normalize(embeddings.mean(-2), dim=-1)
+
+
+def root_mean_square(values: torch.Tensor) -> torch.Tensor:
+    """Return the root of the mean square of all values, 0-d; one where all are rounding errors around zero."""
+    found = values.float().square().mean().sqrt()
+    return found if found > _LEAST_DEVIATION else torch.ones_like(found)
 
 
 def resample_slices(embeddings: torch.Tensor, count: int) -> torch.Tensor:

@@ -13,15 +13,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
+from hippo_nnunet.networks.guidance import root_mean_square
 
 WIDTH = 8
 """Channels of the generated convolutions. Source: Liu et al. 2023, section 3.1."""
 
 HIDDEN_FEATURES = 64
 """Width of the generator. Source: ours."""
-
-AGREEMENT_GAIN = 4.0
-"""Factor of the cosine between text and image, which as one number among many would be learned slowly. Source: ours."""
 
 _SHAPES = ((WIDTH, WIDTH), (WIDTH, WIDTH), (1, WIDTH))
 """Weights of a head's convolutions of size 1, (out, in)."""
@@ -62,10 +60,11 @@ class HeadGenerator(nn.Module):
     """One MLP, shared by all classes, from a text and the image to the weights of the text's head.
 
     The MLP sees the text's embedding through a linear map, the mean of the bottleneck's features, and the cosine of the
-    text with CLIP's embedding of the image. The cosine is what can use that CLIP has put texts and images into one
-    space. Without it the heads would depend on the angles between the texts alone: a linear map in front of randomly
+    text with CLIP's embedding of the image, divided by its deviation over the training's images. The cosine is what can
+    use that CLIP has put texts and images into one space. Without it the heads would depend on the angles between the texts alone: a linear map in front of randomly
     rotated texts learns what it would have learned in front of the texts. The embedding of the image enters in no other
-    way, so that a control of text or image removes this agreement and nothing else.
+    way, so that a control of text or image removes this agreement and nothing else: the division gives random texts,
+    whose cosines are smaller, the same weight.
 
     Args:
         embed_dim: Length of CLIP's embeddings.
@@ -93,21 +92,20 @@ class HeadGenerator(nn.Module):
             layer.reset_parameters()
         nn.init.zeros_(self.biases.weight)
 
-    def forward(self, text: torch.Tensor, image: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+    def forward(self, text: torch.Tensor, agreement: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
         """Generate the weights of heads.
 
         Args:
             text: Unit vectors, shape (classes, embed_dim).
-            image: Unit vectors or zeros, shape (batch, embed_dim).
+            agreement: Of text and image, with a mean square of one, or zeros; shape (batch, classes).
             pooled: Mean features of the bottleneck, shape (batch, image_features).
 
         Returns:
             Weights and biases of all convolutions, shape (batch, classes, parameters).
         """
-        size = (image.shape[0], text.shape[0], -1)
+        size = (*agreement.shape, -1)
         said = self.embed(self.gain * text)[None].expand(size)
-        agreement = AGREEMENT_GAIN * (image @ text.T)[..., None]
-        joint = torch.cat((said, agreement, pooled[:, None].expand(size)), -1)
+        joint = torch.cat((said, agreement[..., None], pooled[:, None].expand(size)), -1)
         hidden = F.leaky_relu(self.hidden(joint))
         return torch.cat((self.weights(hidden), self.biases(hidden)), -1)
 
@@ -151,12 +149,14 @@ class TextHeadCLIPGuidedUNet(CLIPGuidedUNet):
 
     Attributes:
         generator: The ``HeadGenerator``.
+        agreement_deviation: Buffer, 0-d; root mean square of the cosines of the training's texts and images.
 
     Source:
         Liu et al. 2023, CLIP-Driven Universal Model, arXiv:2301.00785; see ``HeadGenerator``.
     """
 
     centres_regions = True  # the generator does not make the logits of two regions opposites
+    agreement_deviation: torch.Tensor
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "plain_head": True})
@@ -166,11 +166,19 @@ class TextHeadCLIPGuidedUNet(CLIPGuidedUNet):
         del self.fusion
         self.generator = HeadGenerator(self.embed_dim, encoder.output_channels[-1])
         self.register_buffer("text_coordinates", torch.zeros_like(self.text_embeddings), persistent=False)
+        self.register_buffer("agreement_deviation", torch.ones(()))
 
     @property
     def uses_text(self) -> bool:
         """True."""
         return True
+
+    def set_images(self, images: torch.Tensor) -> None:
+        """As ``CLIPGuidedUNet.set_images``; also set the deviation of their agreement with the texts of ``set_text``."""
+        super().set_images(images)
+        texts = self.centred_text(self.text_embeddings)
+        agreement = self.centred_guidance(images.to(texts)) @ texts.T
+        self.agreement_deviation.copy_(root_mean_square(agreement))
 
     def show_text(self, text: torch.Tensor) -> None:
         """Take over the texts for the generator, until ``eval`` brings back those of ``set_text``."""
@@ -188,7 +196,8 @@ class TextHeadCLIPGuidedUNet(CLIPGuidedUNet):
     ) -> torch.Tensor | list[torch.Tensor]:
         """As ``CLIPGuidedUNet.segment``; there is no temperature."""
         skips = self.encoder(x)
-        heads = self.generator(self.text_coordinates, self.centred_guidance(guidance), skips[-1].flatten(2).mean(2))
+        agreement = self.centred_guidance(guidance) @ self.text_coordinates.T / self.agreement_deviation
+        heads = self.generator(self.text_coordinates, agreement, skips[-1].flatten(2).mean(2))
         features = self.decoder(skips)
         if isinstance(features, torch.Tensor):
             return generated_logits(features, heads)

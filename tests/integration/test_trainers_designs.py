@@ -160,6 +160,48 @@ def test_image_controls_keep_the_parameters_and_replace_the_guidance(
         assert 0.2 < held.std() / own.std() < 5
 
 
+@pytest.mark.parametrize("design", ["dense", "textHead"])
+def test_texts_and_their_controls_are_shown_at_the_same_scale(in_tiny: TinyDataset, design: str) -> None:
+    for control in ("", "_rotatedText", "_positionImage"):
+        trainer = ready(in_tiny, f"noAug_{design}{control}")
+        network = trainer.network
+        guidance = torch.stack([trainer._guiding[case][1] for case in trainer.do_split()[0]]).float()
+        said = network.centred_guidance(guidance)[:, :3]
+        if design == "textHead":
+            agreement = network.centred_guidance(guidance) @ network.centred_text(network.text_embeddings).T
+            said = agreement / network.agreement_deviation
+        assert 0.4 < float(said.square().mean().sqrt()) < 2.5, control
+
+
+@pytest.mark.parametrize("design", ["textHead", "dense"])
+def test_other_images_are_chosen_anew_in_every_epoch(
+    in_tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch, design: str
+) -> None:
+    monkeypatch.setattr(  # the tiny dataset's fold has two training cases
+        "hippo_nnunet.trainers.clip_guided_unet_trainer.other_cases",
+        lambda cases, subjects, seed: dict.fromkeys(cases, cases[int(seed.removeprefix("0 "))]),
+    )
+    trainer = ready(in_tiny, f"{design}_otherImage")
+    batch = next(trainer.dataloader_train)
+    seen = []
+    for epoch in (0, 1, 0):
+        trainer.current_epoch = epoch
+        trainer._guide_by_other_cases()
+        seen.append(trainer._cached_guidance.of_batch(batch))
+    assert torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_a_cascade_refuses_what_only_our_validation_can_guide(
+    in_tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = in_tiny.trainer("CLIPGuidedUNetTrainer_positionImage_mini_fast_1epochs_2iters")
+    trainer.initialize()
+    monkeypatch.setattr(trainer, "is_cascaded", True)
+    with pytest.raises(ConfigError, match="'positionImage' cannot be validated in a cascade or on several GPUs"):
+        trainer.on_train_start()
+
+
 def test_other_prompts_are_refused_where_stored_maps_stand_in(in_tiny: TinyDataset, tmp_path: Path) -> None:
     name = "CLIPGuidedUNetTrainer_dense_otherImage_mini_fast_1epochs_1iters"
     in_tiny.trainer(name).run_training()

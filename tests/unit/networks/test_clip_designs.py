@@ -54,7 +54,7 @@ def ready(design: str, kwargs: dict[str, Any], moved: bool = True, **options: An
     torch.manual_seed(0)
     net = build_network(design, {"embed_dim": DIM, **kwargs}, **options)
     net.set_text(unit(3))
-    net.set_image_mean(0.1 * unit())
+    net.image_mean.copy_(0.1 * unit())
     net.attach_encoder(encoder_of(design), SHA)
     if moved:
         with torch.no_grad():
@@ -309,12 +309,12 @@ def losses(net: Any, batches: list[tuple[torch.Tensor, torch.Tensor, torch.Tenso
     return torch.stack(values)
 
 
-def started(design: str, text: torch.Tensor, mean: torch.Tensor, **options: Any) -> Any:
+def started(design: str, text: torch.Tensor, images: torch.Tensor, **options: Any) -> Any:
     torch.manual_seed(0)
     kwargs = plan_kwargs([[1, 1], [2, 2], [2, 2]], features_per_stage=[4, 8, 8])
     net = build_network(design, {"embed_dim": DIM, **kwargs, **options}, deep_supervision=False)
     net.set_text(text)
-    net.set_image_mean(mean)
+    net.set_images(images)
     return net
 
 
@@ -328,7 +328,7 @@ def test_a_rotation_of_the_text_changes_nothing_in_the_first_design(rotation: to
     """Its heads see the rotated texts' coordinates with other signs, which the start of their weights can absorb."""
     text = unit(3)
     batches = [batch_of_blobs(step, text) for step in range(20)]
-    original, turned = (started(SEED, t, text.mean(0)) for t in (text, text @ rotation))
+    original, turned = (started(SEED, t, torch.cat([guidance for _, guidance, _ in batches])) for t in (text, text @ rotation))
     signs = (original.text_coordinates * turned.text_coordinates).sum(0).sign()
     signs[signs == 0] = 1
     torch.testing.assert_close(turned.text_coordinates * signs, original.text_coordinates, atol=1e-5, rtol=0)
@@ -347,7 +347,7 @@ def test_dense_guidance_learns_faster_from_text_that_means_what_the_tokens_show(
     batches = [batch_of_cells(step, text) for step in range(40)]
 
     def train(design_text: torch.Tensor) -> torch.Tensor:
-        net = started(DENSE, design_text, text.mean(0), plain_head=True)
+        net = started(DENSE, design_text, torch.cat([tokens for _, tokens, _ in batches]), plain_head=True)
         shown = [(x, net.token_features(tokens), target) for x, tokens, target in batches]
         return losses(net, shown, 0.02)
 
@@ -356,18 +356,42 @@ def test_dense_guidance_learns_faster_from_text_that_means_what_the_tokens_show(
     assert ends[0] < 0.8 * min(ends[1:]), ends
 
 
+@pytest.mark.parametrize("control", [None, "rotatedText"])
+def test_what_texts_say_of_the_trainings_images_has_a_variance_of_one(control: str | None) -> None:
+    """Random texts are as easy to learn from as the classes' own, along which images vary more."""
+    text = unit(3)
+    shown = control_embeddings(text, control, 1)
+    tokens = F.normalize(0.3 * unit(40, 4, 4, seed=1) + text.roll(1, 0)[torch.arange(40) % 3][:, None, None], dim=-1)
+    tokens = tokens.movedim(-1, 1)
+    net = started(DENSE, shown, tokens)
+    maps = net.centred_guidance(net.token_features(tokens))
+    for part in (maps[:, :3], maps[:, 3:]):
+        assert float(part.square().mean()) == pytest.approx(1, abs=1e-3)
+    net.use_image = False
+    assert torch.equal(net.centred_guidance(torch.zeros(1, *maps.shape[1:])), torch.zeros(1, *maps.shape[1:]))
+    net = started(TEXT_HEAD, shown, tokens.mean((2, 3)))
+    agreement = net.centred_guidance(tokens.mean((2, 3))) @ net.text_coordinates.T / net.agreement_deviation
+    assert float(agreement.square().mean()) == pytest.approx(1, abs=1e-3)
+    again = started(TEXT_HEAD, shown, torch.zeros(2, DIM))
+    assert again.agreement_deviation == 1  # of images without agreement
+    again.load_state_dict(net.state_dict())
+    assert again.agreement_deviation == net.agreement_deviation != 1
+
+
 def test_text_heads_use_that_text_and_image_share_a_space(rotation: torch.Tensor) -> None:
     """The start of the generator absorbs the rotation, so that without an image nothing is left of it."""
     text = unit(3)
+    batches = [batch_of_blobs(step, text) for step in range(20)]
+    images = torch.cat([guidance for _, guidance, _ in batches])
 
     def train(rotate: bool, with_image: bool) -> torch.Tensor:
-        net = started(TEXT_HEAD, text @ rotation if rotate else text, torch.zeros(DIM))
+        net = started(TEXT_HEAD, text @ rotation if rotate else text, images)
         assert isinstance(net, TextHeadCLIPGuidedUNet)
         net.use_image = with_image
         if rotate:
             with torch.no_grad():
                 net.generator.embed.weight.copy_(net.generator.embed.weight @ rotation)
-        return losses(net, [batch_of_blobs(step, text) for step in range(20)], 0.02)
+        return losses(net, batches, 0.02)
 
     assert (train(False, False) - train(True, False)).abs().max() < 2e-4
     assert (train(False, True) - train(True, True)).abs().max() > 2e-2

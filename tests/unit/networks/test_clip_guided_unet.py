@@ -277,11 +277,11 @@ def test_means_are_subtracted_from_texts_and_guidance() -> None:
         moved = F.normalize(other - alike.mean(0), dim=1)
         torch.testing.assert_close(net.text_coordinates, text_coordinates(moved, net.text_coordinates.shape[1], alike))
     plain = net(x, guidance())
-    net.set_image_mean(0.5 * common[0])
+    net.set_images(0.5 * common)
     assert not equal(net(x, guidance()), plain)
     shifted = F.normalize(guidance() - 0.5 * common, dim=1)
     expected = net(x, guidance())
-    net.set_image_mean(torch.zeros(DIM))
+    net.set_images(torch.zeros(1, DIM))
     assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(net(x, shifted), expected, strict=True))
     net.use_image = False
     assert equal(net(x), net(x, guidance()))
