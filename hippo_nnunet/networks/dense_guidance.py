@@ -91,9 +91,10 @@ class DenseCLIPGuidedUNet(CLIPGuidedUNet):
     text is also added to the logits of this class, times a factor that is learned, starts at zero and is the same for
     all classes: this is where a text has to mean its own class. The heads are ``CLIPGuidedUNet``'s.
 
-    ``image_mean`` is the mean token of the training's images, and subtracted from every token. The maps of the texts are
-    divided by one deviation, those of the other directions by another, so that over the training's images either have a
-    mean square of one: tokens vary more along real texts than along random ones, and are to be as easy to learn from.
+    ``image_mean`` is the mean token of the training's images, and subtracted from every token. The maps of the texts
+    are divided by one deviation, those of the other directions by another, so that over the training's images either
+    have a mean square of one: tokens vary more along real texts than along random ones, which are to be as easy to
+    learn from.
 
     Args:
         *args: As ``CLIPGuidedUNet``.

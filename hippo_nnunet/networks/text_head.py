@@ -61,10 +61,10 @@ class HeadGenerator(nn.Module):
 
     The MLP sees the text's embedding through a linear map, the mean of the bottleneck's features, and the cosine of the
     text with CLIP's embedding of the image, divided by its deviation over the training's images. The cosine is what can
-    use that CLIP has put texts and images into one space. Without it the heads would depend on the angles between the texts alone: a linear map in front of randomly
-    rotated texts learns what it would have learned in front of the texts. The embedding of the image enters in no other
-    way, so that a control of text or image removes this agreement and nothing else: the division gives random texts,
-    whose cosines are smaller, the same weight.
+    use that CLIP has put texts and images into one space. Without it the heads would depend on the angles between the
+    texts alone: a linear map in front of randomly rotated texts learns what it would have learned in front of the
+    texts. The embedding of the image enters in no other way, so that a control of text or image removes this agreement
+    and nothing else: the division gives random texts, whose cosines are smaller, the same weight.
 
     Args:
         embed_dim: Length of CLIP's embeddings.
@@ -174,7 +174,7 @@ class TextHeadCLIPGuidedUNet(CLIPGuidedUNet):
         return True
 
     def set_images(self, images: torch.Tensor) -> None:
-        """As ``CLIPGuidedUNet.set_images``; also set the deviation of their agreement with the texts of ``set_text``."""
+        """As ``CLIPGuidedUNet.set_images``; also set the deviation of their agreement with the training's texts."""
         super().set_images(images)
         texts = self.centred_text(self.text_embeddings)
         agreement = self.centred_guidance(images.to(texts)) @ texts.T

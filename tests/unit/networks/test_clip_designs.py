@@ -328,7 +328,8 @@ def test_a_rotation_of_the_text_changes_nothing_in_the_first_design(rotation: to
     """Its heads see the rotated texts' coordinates with other signs, which the start of their weights can absorb."""
     text = unit(3)
     batches = [batch_of_blobs(step, text) for step in range(20)]
-    original, turned = (started(SEED, t, torch.cat([guidance for _, guidance, _ in batches])) for t in (text, text @ rotation))
+    images = torch.cat([guidance for _, guidance, _ in batches])
+    original, turned = (started(SEED, t, images) for t in (text, text @ rotation))
     signs = (original.text_coordinates * turned.text_coordinates).sum(0).sign()
     signs[signs == 0] = 1
     torch.testing.assert_close(turned.text_coordinates * signs, original.text_coordinates, atol=1e-5, rtol=0)
