@@ -57,6 +57,9 @@ def main() -> None:
     found = same_scan_cases({case: options.task / "imagesTr" / f"{case}{ENDING}" for case in cases})
     subjects = subjects_of_groups(found.groups, cases) if found else {case: case for case in cases}
     fold = grouped_splits(subjects, 5)[0]
+    log = options.output / "dice.jsonl"
+    if log.exists():
+        parser.error(f"{log} exists: choose another --output")
     for count in map(int, options.split_cases.split(",")):
         root = options.output / f"{count}_split_cases"
         split = training_subset(fold["train"], count, "0 0", subjects) if count else []
@@ -67,9 +70,9 @@ def main() -> None:
             *("--no-npz", "--root", root),
         )
         images = [dataset / "imagesTr" / f"{case}_0000{ENDING}" for case in fold["val"]]
-        with (options.output / "dice.jsonl").open("a") as log:
+        with log.open("a") as lines:
             for row in ask(Path(model).parent, images, options.task / "labelsTr"):
-                print(json.dumps({"split_cases": len(split), "trainer": options.trainer, **row}), file=log)
+                print(json.dumps({"split_cases": len(split), "trainer": options.trainer, **row}), file=lines)
 
 
 def write_dataset(task: Path, root: Path, fold: dict[str, list[str]], split: set[str]) -> Path:
