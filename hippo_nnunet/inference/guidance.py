@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from hippo_nnunet.clip.guidance_cache import guidance_axis, patch_guidance
+from hippo_nnunet.clip.guidance_cache import CachedGuidance, guidance_axis
 from hippo_nnunet.clip.orientation import slice_view
 from hippo_nnunet.clip.token_cache import PatchMaps
 from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage
@@ -27,14 +27,14 @@ class Guide:
 
     def __init__(self, network: CLIPGuidedUNet, patch_size: Sequence[int], cached: bool) -> None:
         self._network = network
+        self._patch_size = patch_size
         self._axis = guidance_axis(patch_size)
-        self._length = 1 if len(patch_size) == 2 else int(patch_size[self._axis])
         self._cached = cached
 
     def patches(
         self, image: PreprocessedImage, opened: OpenImage, device: torch.device
     ) -> list[torch.Tensor] | list[None]:
-        """Return the guidance (embed_dim,) of each patch of an image, on the CPU; None unless cached.
+        """Return the guidance of each patch of an image, on the CPU; None unless cached.
 
         Args:
             image: The image.
@@ -43,14 +43,21 @@ class Guide:
         """
         if not self._cached:
             return [None] * len(opened.windows)
+        shape = image.voxels.shape[1:]
         if self._network.stand_ins is not None:
-            embeddings = self._network.stand_in_embeddings(image.voxels.shape[1 + self._axis])
+            embeddings = self._network.stand_in_embeddings(shape[self._axis])
         else:
-            embeddings = self._embeddings(image, device)
-        places = [window[1 + self._axis] for window in opened.windows]
-        starts = [place.start if isinstance(place, slice) else place for place in places]
-        padding, count = opened.padding[self._axis], self._network.guidance_slices
-        return [patch_guidance(embeddings, start - padding, self._length, count) for start in starts]
+            embeddings = self._measured(self._embeddings(image, device), device)
+        starts = [[place.start if isinstance(place, slice) else place for place in w[1:]] for w in opened.windows]
+        return list(self._of_patches(embeddings, shape, torch.tensor(starts) - torch.tensor(opened.padding)))
+
+    def _measured(self, embeddings: torch.Tensor, device: torch.device) -> torch.Tensor:
+        return embeddings
+
+    def _of_patches(self, embeddings: torch.Tensor, shape: Sequence[int], corners: torch.Tensor) -> torch.Tensor:
+        """Return the guidance (patches, embed_dim) of patches of an image of this shape, by their lower corners."""
+        of_image = CachedGuidance({"": embeddings}, self._patch_size, self._network.guidance_slices)
+        return of_image([""] * len(corners), corners)
 
     def _embeddings(self, image: PreprocessedImage, device: torch.device) -> torch.Tensor:
         """Return the embeddings of the image's slices, (slices, embed_dim), on the CPU; encoded once."""
@@ -83,20 +90,11 @@ class DenseGuide(Guide):
         self._dense = network
         self._maps = PatchMaps(patch_size, network.guidance_shape(patch_size)[1:])
 
-    def patches(
-        self, image: PreprocessedImage, opened: OpenImage, device: torch.device
-    ) -> list[torch.Tensor] | list[None]:
-        """Return the maps (channels, *cells) of each patch of an image, on the CPU; None unless cached."""
-        if not self._cached:
-            return [None] * len(opened.windows)
-        shape = image.voxels.shape[1:]
-        if self._dense.stand_ins is not None:
-            maps = self._dense.stand_in_embeddings(shape[self._axis])
-        else:
-            maps = self._dense.token_features(self._embeddings(image, device).to(device)).cpu()
-        starts = [[p.start if isinstance(p, slice) else p for p in window[1:]] for window in opened.windows]
-        corners = torch.tensor(starts) - torch.tensor(opened.padding)
-        return list(self._maps([maps] * len(corners), [shape] * len(corners), corners))
+    def _measured(self, embeddings: torch.Tensor, device: torch.device) -> torch.Tensor:
+        return self._dense.token_features(embeddings.to(device)).cpu()
+
+    def _of_patches(self, embeddings: torch.Tensor, shape: Sequence[int], corners: torch.Tensor) -> torch.Tensor:
+        return self._maps([embeddings] * len(corners), [shape] * len(corners), corners)
 
     def live(self, patches: torch.Tensor) -> torch.Tensor:
         """Return the guidance (batch, channels, *cells) of a network's input (batch, channel, *patch)."""

@@ -161,6 +161,18 @@ def test_image_controls_keep_the_parameters_and_replace_the_guidance(
 
 
 @pytest.mark.parametrize("design", ["dense", "textHead"])
+def test_controls_start_with_the_recipes_weights_and_batches(in_tiny: TinyDataset, design: str) -> None:
+    plain = ready(in_tiny, design)
+    batch, weights = next(plain.dataloader_train), dict(plain.network.named_parameters())
+    for control in ("rotatedText", "randomText", "shuffledText", "otherImage", "positionImage", "noImage"):
+        trainer = ready(in_tiny, f"{design}_{control}")
+        assert torch.equal(next(trainer.dataloader_train)["data"], batch["data"])
+        for name, parameter in trainer.network.named_parameters():
+            in_the_texts_space = design == "dense" and name.startswith("decoder.seg_layers.")
+            assert in_the_texts_space or torch.equal(parameter, weights[name]), f"{control}: {name}"
+
+
+@pytest.mark.parametrize("design", ["dense", "textHead"])
 def test_texts_and_their_controls_are_shown_at_the_same_scale(in_tiny: TinyDataset, design: str) -> None:
     for control in ("", "_rotatedText", "_positionImage"):
         trainer = ready(in_tiny, f"noAug_{design}{control}")
