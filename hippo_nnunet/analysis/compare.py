@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def compare_experiment(
-    folder: Path, options: Options, against: Path | None = None, root: Path | None = None
+    folder: Path, options: Options, against: Path | None = None, root: Path | None = None, notebook: bool = True
 ) -> Comparison:
     """Compare the models of an experiment.
 
@@ -45,6 +45,7 @@ def compare_experiment(
         against: File of published Dice, or the folder of another experiment: see `read_published` and
             `other_experiment`.
         root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
+        notebook: Whether to give the notebooks' score, for which masks are read unless it is saved.
 
     Returns:
         The comparison, as `judge` leaves it; in its `models`, rows of scope MEAN also have `notebook_dice`,
@@ -81,10 +82,11 @@ def compare_experiment(
     for column, seconds in (("trained_seconds", trained), ("predict_seconds", predicted)):
         values = pd.Series([seconds.get(name, np.nan) for name in names], index=models.index, dtype=float)
         models[column] = values.where(models["scope"] == MEAN)
-    scores, score_notes = notebook_scores(experiment, folder, folders, table)
-    models["notebook_dice"] = score_column(scores, models)
-    ranks = ranked_differently(full_rows(models))
-    notes = (*training_notes, *precision_notes(records), *prediction_notes, *score_notes, *ranks)
+    notes = [*training_notes, *precision_notes(records), *prediction_notes]
+    if notebook:
+        scores, score_notes = notebook_scores(experiment, folder, folders, table)
+        models["notebook_dice"] = score_column(scores, models)
+        notes += [*score_notes, *ranked_differently(full_rows(models))]
     return replace(comparison, models=models, notes=(*comparison.notes, *notes))
 
 

@@ -7,9 +7,9 @@ from statistics import fmean
 
 import pandas as pd
 
-from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import ENSEMBLE, recipe_of
+from hippo_nnunet.experiment.benchmarks import benchmark_seconds
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_table
@@ -38,11 +38,8 @@ def prediction_times(experiment: Experiment, folder: Path) -> pd.DataFrame:
         benchmark = paths.benchmarks / "predict" / f"{variant}.tsv"
         images = len([p for p in (paths.predictions / variant).glob("[!.]*") if p.suffix not in (".json", ".pkl")])
         if benchmark.is_file() and images:
-            try:
-                seconds = float(pd.read_csv(benchmark, sep="\t")["s"].iloc[0])
-            except (OSError, ValueError, KeyError, IndexError) as error:
-                raise DataError(f"{benchmark} cannot be read as a benchmark ({error}): delete it") from error
-            rows[variant] = dict(zip(COLUMNS, (variant, configuration, images, seconds), strict=True))
+            values = (variant, configuration, images, benchmark_seconds(benchmark))
+            rows[variant] = dict(zip(COLUMNS, values, strict=True))
     return pd.DataFrame(rows.values(), columns=list(COLUMNS))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import statistics
 from collections.abc import Collection, Iterable, Mapping
@@ -11,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from hippo_nnunet.errors import DataError
+from hippo_nnunet.experiment.benchmarks import benchmark_seconds
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_object
@@ -202,9 +202,8 @@ def job_seconds(folder: Path, name: str) -> float | None:
         name: Path of the job's marker below `.done`: `predict/UNet`.
     """
     try:
-        with (ExperimentPaths(folder).benchmarks / f"{name}.tsv").open(newline="") as rows:
-            return float(next(csv.DictReader(rows, delimiter="\t"))["s"])
-    except (OSError, StopIteration, KeyError, ValueError):
+        return benchmark_seconds(ExperimentPaths(folder).benchmarks / f"{name}.tsv")
+    except DataError:
         return None
 
 

@@ -163,7 +163,7 @@ def _paint_errors(label: str, scene: _Scene, axes: Axes, plane: Plane) -> None:
     errors = scene.explanation.errors(label)
     assert errors is not None
     cut = scene.cut(scene.turn(errors), plane)
-    _paint_where(scene, axes, plane, {FALSE_POSITIVE: cut == 1, FALSE_NEGATIVE: cut == 2})
+    _paint_where(scene, axes, plane, [(FALSE_POSITIVE, cut == 1), (FALSE_NEGATIVE, cut == 2)])
     scene.outline(axes, {label: scene.reference[label]}, plane, REFERENCE)
 
 
@@ -172,14 +172,15 @@ def _paint_difference(scene: _Scene, axes: Axes, plane: Plane) -> None:
     scene.show_image(axes, plane)
     turned = scene.turn(scene.explanation.segmentation != scene.explanation.changed)
     differs = scene.cut(turned, plane)
-    after = {label_colour(index): scene.cut(mask, plane) for index, mask in enumerate(scene.changed.values())}
-    none = differs & ~np.any(list(after.values()), axis=0)
-    _paint_where(scene, axes, plane, {TO_BACKGROUND: none, **{shade: differs & cut for shade, cut in after.items()}})
+    after = [scene.cut(mask, plane) for mask in scene.changed.values()]
+    none = differs & ~np.any(after, axis=0)
+    masks = [(label_colour(index), differs & cut) for index, cut in enumerate(after)]
+    _paint_where(scene, axes, plane, [(TO_BACKGROUND, none), *masks])
 
 
-def _paint_where(scene: _Scene, axes: Axes, plane: Plane, masks: Mapping[str, npt.NDArray[np.bool_]]) -> None:
-    paint = np.zeros((*next(iter(masks.values())).shape, 4))
-    for colour, mask in masks.items():
+def _paint_where(scene: _Scene, axes: Axes, plane: Plane, masks: Sequence[tuple[str, npt.NDArray[np.bool_]]]) -> None:
+    paint = np.zeros((*masks[0][1].shape, 4))
+    for colour, mask in masks:
         paint[mask] = to_rgba(colour, 0.85)
     scene.show(axes, paint, plane)
 

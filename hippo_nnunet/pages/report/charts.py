@@ -21,7 +21,7 @@ def chart_data(content: Content) -> dict[str, Any]:
     return {
         "models": [
             {"name": str(model), "series": series(k), "symbol": marker(k).plotly, "path": marker(k).path}
-            for k, model in enumerate(content.models)
+            for k, model in enumerate(_models(content))
         ],
         "cases": _cases(content),
         "notebook": _notebook(content),
@@ -30,6 +30,13 @@ def chart_data(content: Content) -> dict[str, Any]:
         "sizes": _sizes(content),
         "metric": QUALITY[content.comparison.options.metric].heading,
     }
+
+
+def _models(content: Content) -> list[Model]:
+    """Return the models shown, and behind them those that were trained on subsets of the cases alone."""
+    known = {(model.full_recipe, model.configuration) for model in content.models}
+    names = content.comparison.curve[["variant", "configuration"]].drop_duplicates().itertuples(index=False)
+    return [*content.models, *(Model(*name) for name in names if tuple(name) not in known)]
 
 
 def _cases(content: Content) -> dict[str, Any] | None:
@@ -117,11 +124,11 @@ def _sizes(content: Content) -> dict[str, Any] | None:
         return None
     known = curve.dropna(subset=["cases"])
     lines = []
+    models = [(model.full_recipe, model.configuration) for model in _models(content)]
     for (variant, configuration), rows in known.groupby(["variant", "configuration"], sort=False):
-        own = [m for m in content.models if (m.full_recipe, m.configuration) == (variant, configuration)]
         lines.append(
             {
-                "model": content.index(own[0]),
+                "model": models.index((variant, configuration)),
                 "name": f"{variant} {configuration}",
                 "cases": _rounded(rows["cases"], 2),
                 "trained": [f"{row['cases_min']:.0f}–{row['cases_max']:.0f}" for row in rows.to_dict("records")],

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from hippo_nnunet.analysis.compare import compare_experiment, read_choice
@@ -16,6 +15,7 @@ from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import Model, models_of, recipe_of
 from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.evaluation.side_by_side import full_rows, scores_of
+from hippo_nnunet.experiment.benchmarks import benchmark_seconds
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import RELATIVE, ExperimentPaths
 from hippo_nnunet.files import read_object
@@ -106,10 +106,7 @@ def gather(folder: Path, root: Path | None = None, options: Options | None = Non
         DataError: There are no metrics, they cannot be compared, or a file of the experiment is damaged.
     """
     paths = ExperimentPaths(folder)
-    comparison = compare_experiment(folder, options or Options(), root=root)
-    if not notebook:
-        shown = comparison.models.drop(columns="notebook_dice", errors="ignore")
-        comparison = replace(comparison, models=shown)
+    comparison = compare_experiment(folder, options or Options(), root=root, notebook=notebook)
     table = full_rows(read_per_case(paths.per_case))
     experiment = Experiment.load(paths.request) if paths.request.is_file() else None
     folders = paths.nnunet(root)
@@ -202,12 +199,15 @@ def _curves(
 
 
 def _benchmarks(folder: Path) -> dict[str, float]:
-    """Return the seconds of each step, trainings left out: those are in the manifest, without validation."""
+    """Return the seconds of each step, trainings left out: those are in the manifest, without validation.
+
+    Raises:
+        DataError: A file of Snakemake's is damaged.
+    """
     benchmarks = ExperimentPaths(folder).benchmarks
     seconds = {}
     for path in sorted(benchmarks.rglob("*.tsv")):
         step = path.relative_to(benchmarks).with_suffix("")
-        taken = pd.read_csv(path, sep="\t").get("s", pd.Series(dtype=float))
-        if step.parts[0] != "train" and len(taken) and np.isfinite(taken.iloc[0]):
-            seconds[" ".join(step.parts)] = float(taken.iloc[0])
+        if step.parts[0] != "train":
+            seconds[" ".join(step.parts)] = benchmark_seconds(path)
     return seconds

@@ -198,7 +198,6 @@ def _results(content: Content) -> dict[str, Any]:
         "verdicts": {kind: rows for kind, rows in verdicts.items() if kind not in SUBSETS} or verdicts,
         "has_blocks": bool((over_labels.groupby(["variant", "configuration"]).size() > 1).any()),
         "results": results_table(replace(content.comparison, models=models)),
-        "has_notebook": content.notebook is not None,
         "forest": prepare_forest(pairs, {*QUESTIONS} - {"control", *SUBSETS}),
         "controls": prepare_forest(pairs, {"control", "subset control"}),
         "curve": curve_table(content.comparison),
@@ -206,7 +205,6 @@ def _results(content: Content) -> dict[str, Any]:
         "equal_cases": equal_cases_table(content.comparison),
         "comparison": comparison_table(content.comparison),
         "comparison_notes": words.comparison_notes(content),
-        "metric": QUALITY[content.comparison.options.metric].heading,
     }
 
 
@@ -266,12 +264,9 @@ def _evidence(content: Content) -> dict[str, Any]:
     measured = MEASURED if content.dataset.endswith(MEASURED_DATASET) else ()
     return {
         "charts": charts,
-        "asked_notebook": content.asked_notebook,
         "legends": legends,
-        "labels": list(content.label_dice),
         "curve_configurations": list(dict.fromkeys(fold["configuration"] for fold in charts["curves"])),
         "cases_notes": _cases_notes(content),
-        "notebook_sentence": words.notebook_sentence(content.notebook),
         "reversals": content.notebook.reversals.to_dict("records") if content.notebook else [],
         "measured": measured,
         "agreement": volumes_table(content.comparison.volumes),

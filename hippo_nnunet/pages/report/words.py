@@ -10,7 +10,7 @@ import pandas as pd
 from hippo_nnunet.analysis.tables import digits, interval, number, one_model, other_model
 from hippo_nnunet.analysis.verdicts import NOT_JUDGED, WARNINGS, ensemble_gain
 from hippo_nnunet.data.description import MEAN
-from hippo_nnunet.errors import ConfigError
+from hippo_nnunet.data.subjects import FILE
 from hippo_nnunet.evaluation.fold_means import SHARED_DATA
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.notes import NoteKind
@@ -19,6 +19,8 @@ from hippo_nnunet.evaluation.side_by_side import full_rows
 from hippo_nnunet.evaluation.statistics import CANNOT_TELL, EQUIVALENT, POWER
 from hippo_nnunet.evaluation.wording import shown_verdict
 from hippo_nnunet.experiment.experiment import Experiment
+from hippo_nnunet.experiment.paths import RELATIVE
+from hippo_nnunet.experiment.presets import preset
 from hippo_nnunet.pages.report.content import Content
 from hippo_nnunet.pages.report.notebook import MEASURED_DATASET, NotebookScores
 from hippo_nnunet.progress import duration
@@ -160,6 +162,8 @@ def command(experiment: Experiment, name: str, device: str | None) -> str:
     words += ["--variants", ",".join(experiment.limited_variants()), "--configurations", ",".join(experiment.folds)]
     words += ["--folds", ",".join(f"{c}={_span(folds)}" for c, folds in experiment.folds.items())]
     words += ["--preset", experiment.preset]
+    words += ["--seeds", "1"] if preset(experiment.preset).seeds > 1 else []  # the variants name their repeats
+    words += ["--subjects", f"{name}/{RELATIVE.subjects}" if experiment.subjects == FILE else experiment.subjects]
     words += ["--epochs", str(experiment.epochs)] if experiment.epochs else []
     words += ["--iterations", str(experiment.iterations)] if experiment.iterations else []
     words += ["--device", device] if device else []
@@ -185,10 +189,7 @@ def recipe_rows(content: Content) -> list[tuple[str, str, str]]:
 
 
 def _meaning(trainer: str) -> str:
-    try:
-        recipe = recipes.parse(trainer)
-    except ConfigError:  # a recipe of another version of this package
-        return "unknown here"
+    recipe = recipes.parse(trainer)
     meanings = [recipes.bases()[recipe.base]]
     for group in recipe_words.WORD_GROUPS:
         if group.name in recipe.words:

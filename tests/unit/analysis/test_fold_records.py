@@ -110,6 +110,17 @@ def test_compare_and_the_report_show_dice_against_training_cases(tmp_path: Path)
     assert drawn.startswith("<svg")
 
 
+def test_a_recipe_of_subsets_alone_is_shown_beside_one_that_has_all_cases(tmp_path: Path) -> None:
+    write_experiment(tmp_path / "few", ("UNet", "UNet_5cases", "AttentionUNet_5cases"))
+    content = gather(tmp_path / "few", options=Options(n_resamples=99))
+    charts = chart_data(content)
+    lines = charts["sizes"]["lines"]
+    assert [(line["model"], line["name"]) for line in lines] == [(0, "UNet 2d"), (1, "AttentionUNet 2d")]
+    assert [model["name"] for model in charts["models"]] == ["UNet 2d", "AttentionUNet 2d"]
+    assert charts["cases"]["order"] == [0]
+    assert "AttentionUNet 2d" in render(content, NO_VIEWER)
+
+
 def test_an_experiment_of_subsets_alone_is_shown_too(tmp_path: Path) -> None:
     write_experiment(tmp_path / "few", ("UNet_5cases", "UNet_20cases", "AttentionUNet_5cases"))
     content = gather(tmp_path / "few", options=Options(n_resamples=99))

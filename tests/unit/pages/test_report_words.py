@@ -230,12 +230,17 @@ def test_methods_name_subjects_and_empty_labels_where_there_are_any(content: Con
     assert "If both lack it, Dice and NSD are 1 and the distances are 0." in text
 
 
-def test_the_command_asks_for_the_same_experiment() -> None:
+@pytest.mark.parametrize(
+    ("preset", "subjects", "asked"),
+    [("laptop", "auto", "auto"), ("overnight", "none", "none"), ("laptop", "file", "my exp/subjects.csv")],
+)
+def test_the_command_asks_for_the_same_experiment(preset: str, subjects: str, asked: str) -> None:
     experiment = Experiment(
         "Dataset004_X",
-        "laptop",
+        preset,
         ("UNet", "AttentionUNet"),
         {"2d": (0, 1, 2), "3d_fullres": (0, 2)},
+        subjects=subjects,
         only={"UNet": ("2d",)},
     )
     text = command(experiment, "my exp", "cpu")
@@ -248,6 +253,8 @@ def test_the_command_asks_for_the_same_experiment() -> None:
     run = typer.main.get_command(program).commands["run"]  # type: ignore[attr-defined]
     given = run.make_context("run", words[2:]).params
     assert given["variants"] == "UNet@2d,AttentionUNet"
+    assert given["subjects"] == asked
+    assert given["seeds"] == (1 if preset == "overnight" else None)
 
 
 def test_scores_that_agree_are_no_reversal() -> None:

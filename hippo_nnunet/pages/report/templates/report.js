@@ -97,10 +97,10 @@ function drawCases() {
   });
   traces.push({...quiet, x: [], y: [], line: {color: css("--text"), width: 2}});
   const place = document.getElementById("chart-cases");
-  draw("chart-cases", traces, layout(70 + 78 * DATA.models.length, {
+  draw("chart-cases", traces, layout(70 + 78 * means.length, {
     annotations,
     xaxis: axis("Dice of the case, mean of labels"),
-    yaxis: {visible: false, range: [-DATA.models.length + 0.65, 0.5], fixedrange: true},
+    yaxis: {visible: false, range: [-means.length + 0.65, 0.5], fixedrange: true},
     margin: {l: 12, r: 12, t: 8, b: 8},
   }));
   if (place.dataset.follows) return;
