@@ -9,9 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch._dynamo import OptimizedModule
 from torch.nn.functional import normalize
-from torch.nn.parallel import DistributedDataParallel
 
 from hippo_nnunet.clip.encoder import CLIPEncoder, load_encoder
 from hippo_nnunet.clip.guidance_cache import CachedGuidance, guidance_axis, slice_embeddings, training_view
@@ -318,10 +316,7 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
 
 
 def _bare(network: torch.nn.Module) -> CLIPGuidedUNet:
-    """Unwrap a network from distributed training and compilation."""
-    if isinstance(network, DistributedDataParallel):
-        network = network.module
-    if isinstance(network, OptimizedModule):
-        network = network._orig_mod
+    """Unwrap a network from distributed training."""
+    network = getattr(network, "module", network)
     assert isinstance(network, CLIPGuidedUNet)
     return network

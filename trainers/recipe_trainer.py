@@ -334,7 +334,7 @@ class UNetTrainer(ResumableTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate with batched slices; nnU-Net's own way where processes share the work or a next stage follows."""
         with trainer_lock(self), self.threads:
-            write_missing_descriptions(self, self.record)
+            write_missing_descriptions(self, self._resumed or self.record)
             if self.nnunet_validates:
                 super().perform_actual_validation(save_probabilities)
             else:

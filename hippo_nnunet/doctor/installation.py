@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -15,6 +14,8 @@ from typing import Literal
 
 from hippo_nnunet.doctor.probe import PLANNER, TRAINER, Probe, probe
 from hippo_nnunet.errors import DataError, DependencyError
+from hippo_nnunet.experiment.manifest import installed_version
+from hippo_nnunet.memory import free_memory
 from hippo_nnunet.models.packaged import open_packaged
 from hippo_nnunet.nnunet.paths import EXT_VARIABLE, FOLDER_VARIABLES, environment, user_cache
 from hippo_nnunet.nnunet.registration import EXT_TRAINERS, WITHOUT_REGISTRATION, Shim, shims
@@ -91,8 +92,6 @@ def survey(root: Path | None) -> Surroundings:
     Args:
         root: Look as if `env --root` had been evaluated for this folder; None: at the variables as they are.
     """
-    import psutil
-
     environ = {**os.environ, **(environment(root) if root else {})}
     try:
         found_shims: tuple[Shim, ...] = shims()
@@ -106,12 +105,12 @@ def survey(root: Path | None) -> Surroundings:
     compilers = (environ.get("CC", ""), "cc", "gcc", "clang")
     return Surroundings(
         environ=environ,
-        versions={"python": platform.python_version(), **{name: _version(name) for name in DISTRIBUTIONS}},
+        versions={"python": platform.python_version(), **{name: installed_version(name) for name in DISTRIBUTIONS}},
         shims=found_shims,
         probe=probe(environ),
         compiler=next((path for name in compilers if name and (path := shutil.which(name))), None),
         python_headers=Path(sysconfig.get_paths()["include"], "Python.h").exists(),
-        memory_gb=psutil.virtual_memory().available / GB,
+        memory_gb=free_memory() / GB,
         cpus=cpu_count(),
         packaged=packaged,
         packaged_problem=packaged_problem,
@@ -322,13 +321,6 @@ CHECKS: tuple[Callable[[Surroundings], list[Finding]], ...] = (
     check_compiler,
     check_machine,
 )
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _numbers(version: str) -> tuple[int, ...]:

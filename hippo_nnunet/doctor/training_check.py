@@ -9,7 +9,6 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,7 +19,7 @@ from hippo_nnunet.doctor.isolation import Outcome, run_checks
 from hippo_nnunet.doctor.training_lines import lines
 from hippo_nnunet.doctor.training_spec import Settings
 from hippo_nnunet.errors import ConfigError
-from hippo_nnunet.experiment.manifest import PACKAGES, git_commit
+from hippo_nnunet.experiment.manifest import PACKAGES, git_commit, installed_version
 from hippo_nnunet.files import write_json
 from hippo_nnunet.nnunet.api import cpu_count, resolve_device
 from hippo_nnunet.nnunet.paths import environment
@@ -108,7 +107,7 @@ def describe(cuda: bool) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if cuda else None,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: installed_version(name) for name in PACKAGES},
         "commit": git_commit(),
     }
 
@@ -121,10 +120,3 @@ def _without_folders(outcome: Outcome, work: Path) -> Outcome:
             reason = reason.replace(str(part), stand_in)
     node = platform.node()
     return replace(outcome, reason=reason.replace(node, "HOST") if len(node) > 3 else reason)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -19,7 +19,7 @@ from hippo_nnunet.experiment.paths import DONE, RELATIVE, ExperimentPaths
 from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_descriptions
 from hippo_nnunet.nnunet.paths import NnunetFolders
-from hippo_nnunet.nnunet.plans import read_plans
+from hippo_nnunet.nnunet.plans import configuration_of, read_plans
 from hippo_nnunet.nnunet.preprocessed import stored_cases
 from hippo_nnunet.nnunet.splits import read_splits
 from hippo_nnunet.nnunet.subset import trained_split
@@ -141,8 +141,11 @@ def stale_preparations(experiment: Experiment, folders: NnunetFolders) -> list[P
     folder = folders.preprocessed / experiment.dataset
     plans = folder / f"{experiment.plans}.json"
     if plans.is_file():
-        configurations = read_object(plans).get("configurations", {})
-        identifiers = {c: configurations.get(c, {}).get("data_identifier", c) for c in experiment.folds}
+        content = read_object(plans)
+        known = [c for c in experiment.folds if c in content.get("configurations", {})]
+        identifiers = dict.fromkeys(experiment.folds, "") | {
+            c: configuration_of(content, c).get("data_identifier", c) for c in known
+        }
         cases = validation_cases(experiment, folders)
         stale = [
             DONE / "preprocess" / c

@@ -27,7 +27,7 @@ from hippo_nnunet.nnunet.case_files import check_cases
 from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_descriptions
 from hippo_nnunet.nnunet.fold_lock import fold_lock
 from hippo_nnunet.nnunet.integrity import check_integrity
-from hippo_nnunet.nnunet.paths import NnunetFolders, folders_for
+from hippo_nnunet.nnunet.paths import folders_for
 from hippo_nnunet.nnunet.plans import plans_file, read_plans
 from hippo_nnunet.nnunet.plans_check import check_file
 from hippo_nnunet.nnunet.subset import stored_subjects, trained_split
@@ -220,12 +220,6 @@ def plan_and_preprocess(
     return plans_name
 
 
-def fold_folder(job: TrainJob, folders: NnunetFolders) -> Path:
-    """Return nnU-Net's folder of the job, which need not exist."""
-    name = preprocessed.dataset_name(job.dataset, folders)
-    return folders.results / name / f"{job.trainer}__{job.plans}__{job.configuration}" / f"fold_{job.fold}"
-
-
 def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False) -> Path:
     """Train and validate one fold.
 
@@ -254,10 +248,12 @@ def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False)
     split = None
     if job.fold != "all":
         cases = preprocessed.stored_cases(preprocessed.data_folder(plans, job.configuration, folders))
-        split = splits.check_fold(name, _fold_index(job.fold), len(cases), folders)
+        if not isinstance(job.fold, int):
+            raise ConfigError(f"fold '{job.fold[:60]}' is neither a number nor 'all'")
+        split = splits.check_fold(name, job.fold, len(cases), folders)
         if split is not None:
             split = trained_split(job.trainer, job.fold, split, stored_subjects(folders.preprocessed / name))
-    folder = fold_folder(job, folders)
+    folder = folders.results / name / f"{job.trainer}__{job.plans}__{job.configuration}" / f"fold_{job.fold}"
     trained = (folder / "checkpoint_final.pth").is_file()
     if trained:
         check_finished(folder, job.trainer, plans, job.configuration, split)
@@ -329,13 +325,6 @@ def _train(job: TrainJob, dataset: str, folder: Path, device: str) -> None:
             f"--pretrained-weights {pretrained}: are not of the network of {job.trainer} with {job.plans} "
             f"{job.configuration} ({reason}); name a checkpoint of the same network"
         ) from error
-
-
-def _fold_index(fold: int | str) -> int:
-    try:
-        return int(fold)
-    except ValueError:
-        raise ConfigError(f"fold '{str(fold)[:60]}' is neither a number nor 'all'") from None
 
 
 def _torch_device(device: str) -> torch.device:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from batchgenerators.utilities.file_and_folder_operations import save_json
-from torch._dynamo import OptimizedModule
 
 from hippo_nnunet import __version__
 from hippo_nnunet.errors import ConfigError, DataError
@@ -131,8 +130,6 @@ def write_checkpoint(trainer: Any, record: TrainingRecord, path: Path) -> None:
         DataError: It cannot be written, for example on a full disk.
     """
     module = trainer.network.module if trainer.is_ddp else trainer.network
-    if isinstance(module, OptimizedModule):
-        module = module._orig_mod
     schedule = trainer.lr_scheduler
     checkpoint = {
         "network_weights": module.state_dict(),

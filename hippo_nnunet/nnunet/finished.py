@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 from hippo_nnunet.clip.models import MINI_RECORD, MODEL_VARIABLE, WEIGHTS_VARIABLE, chosen_encoder
 from hippo_nnunet.clip.prompts import PROMPTS_VARIABLE, training_prompts
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.files import read_json, read_object
+from hippo_nnunet.files import hash_file, read_json, read_object
 from hippo_nnunet.nnunet.plans import configuration_of, is_plans
 from hippo_nnunet.nnunet.splits import Split, is_split, split_difference
 from hippo_nnunet.training import recipes
@@ -20,6 +21,9 @@ from hippo_nnunet.training.schedule import schedule_for
 
 SUMMARY = "hippo_training.json"
 """File beside the final checkpoint with the training's settings, time and precision."""
+
+FINAL = "checkpoint_final.pth"
+"""nnU-Net's file with the weights of a trained fold."""
 
 _PLAN_KEYS = ("architecture", "patch_size", "spacing", "batch_size", "normalization_schemes", "data_identifier")
 
@@ -32,7 +36,7 @@ def is_finished(folder: Path, npz: bool = True) -> bool:
         npz: Whether every validation case needs its softmax.
     """
     summary = folder / "validation" / "summary.json"
-    if not (folder / "checkpoint_final.pth").is_file() or not summary.is_file():
+    if not (folder / FINAL).is_file() or not summary.is_file():
         return False
     try:
         cases = read_json(summary)["metric_per_case"]
@@ -64,7 +68,7 @@ def lacks_descriptions(folder: Path) -> bool:
 def check_finished(
     folder: Path, trainer: str, plans: dict[str, Any], configuration: str, split: Split | None = None
 ) -> None:
-    """Refuse a finished fold of another schedule, or with other plans, cases, prompts or another CLIP encoder.
+    """Refuse a finished fold of another schedule, or with other plans, cases, prompts, teachers or CLIP encoder.
 
     Args:
         folder: `.../{trainer}__{plans}__{configuration}/fold_X`; nnU-Net's own trainers record no schedule.
@@ -112,8 +116,19 @@ def check_finished(
                 f"{folder} was trained with the mini of another version of hippo_nnunet: install that version, or "
                 "delete the folder to train again"
             )
+        _check_teachers(folder, trainer, record.get("teachers") or {})
         if record.get("prompts") is not None and (folder.parent / "dataset.json").is_file():
             check_same_prompts(record["prompts"], training_prompts(read_object(folder.parent / "dataset.json")), folder)
+
+
+def _check_teachers(folder: Path, trainer: str, teachers: Mapping[str, str]) -> None:
+    for teacher, digest in teachers.items():
+        file = folder.parent.parent / folder.parent.name.replace(trainer, teacher, 1) / folder.name / FINAL
+        if file.is_file() and hash_file(file, hashlib.sha256()) != digest:
+            raise ConfigError(
+                f"{folder} learned from another {teacher}, which has been trained again since: delete the folder to "
+                "train again"
+            )
 
 
 def check_trained_split(folder: Path, split: Split) -> None:

@@ -36,9 +36,9 @@ def fold_lock(folder: Path, wait: bool = False) -> Iterator[None]:
             remedy = "use a file system with locks (docs/cluster.md)" if no_locks else "make it writable or make room"
             raise DataError(f"{folder}: {error.strerror or error}: {remedy}, then run again") from error
         if first:
-            for pattern in (".[0-9]*.*", "*.tmp"):  # of `atomic_path`, and of earlier versions
-                for leftover in (*folder.glob(pattern), *folder.glob(f"validation/{pattern}")):
-                    leftover.unlink(missing_ok=True)
+            pattern = ".[0-9]*.*"  # of `atomic_path`
+            for leftover in (*folder.glob(pattern), *folder.glob(f"validation/{pattern}")):
+                leftover.unlink(missing_ok=True)
         yield
 
 

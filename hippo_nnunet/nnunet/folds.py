@@ -104,6 +104,8 @@ def make_splits(dataset: str, cases: set[str], folders: NnunetFolders, subjects:
     _check_trained(dataset, splits, folders, subjects)
     if subjects is not None:
         write_subjects(subjects, file.with_name(TABLE))
+    else:
+        file.with_name(TABLE).unlink(missing_ok=True)  # of earlier folds by subject
     write_json(file, splits, indent=4)
 
 

@@ -10,12 +10,10 @@ from typing import Any
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.files import hash_file
 from hippo_nnunet.nnunet.checkpoints import read_record
-from hippo_nnunet.nnunet.finished import check_same_split
+from hippo_nnunet.nnunet.finished import FINAL, check_same_split
 from hippo_nnunet.nnunet.trust import read_checkpoint
 from hippo_nnunet.training.distillation import Teachers
 from hippo_nnunet.training.recipes import teacher_recipes
-
-FILE = "checkpoint_final.pth"
 
 
 def load_teachers(trainer: Any) -> tuple[Teachers, dict[str, str]]:
@@ -37,7 +35,7 @@ def load_teachers(trainer: Any) -> tuple[Teachers, dict[str, str]]:
     model, fold = Path(trainer.output_folder_base), Path(trainer.output_folder).name
     networks, hashes = [], {}
     for teacher in teacher_recipes(recipe):
-        file = model.parent / model.name.replace(recipe.name, teacher.name, 1) / fold / FILE
+        file = model.parent / model.name.replace(recipe.name, teacher.name, 1) / fold / FINAL
         if not file.is_file():
             raise ConfigError(
                 f"{recipe.name} learns from {teacher.name}, but {file} is missing: train {fold} of {teacher.name} first"

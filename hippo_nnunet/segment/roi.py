@@ -37,7 +37,7 @@ def boxes_of_masks(masks: Sequence[Path], scan: Scan) -> dict[str, Box]:
     pieces: list[Matrix] = []
     sides: dict[str, Matrix] = {}
     for path in masks:
-        voxels, affine, edge_mm3 = _read(path)
+        voxels, affine, edge_mm3 = _read(path, scan)
         named = {side: np.argwhere(voxels == value) for side, value in ASEG.items()}
         if all(len(points) for points in named.values()):
             sides = {side: _world(points, affine) for side, points in named.items()}
@@ -54,7 +54,8 @@ def boxes_of_masks(masks: Sequence[Path], scan: Scan) -> dict[str, Box]:
     return {side: _box(points, side, scan, masks[0]) for side, points in sides.items()}
 
 
-def _read(path: Path) -> tuple[npt.NDArray[np.float32], Matrix, float]:
+def _read(path: Path, scan: Scan) -> tuple[npt.NDArray[np.float32], Matrix, float]:
+    """Read a mask; on the scan's own grid, it has the affine that was chosen for the scan."""
     try:
         image = open_image(path)
     except FoundProblem as error:
@@ -62,7 +63,9 @@ def _read(path: Path) -> tuple[npt.NDArray[np.float32], Matrix, float]:
     voxels = np.asarray(image.dataobj, np.float32)
     if voxels.ndim != 3 or not voxels.max() > 0:
         raise DataError(f"--roi {path}: shape {voxels.shape}, largest value {voxels.max():g}; expected a 3D mask")
-    return voxels, np.asarray(image.affine, float), abs(float(np.linalg.det(image.affine[:3, :3])))
+    same_grid = voxels.shape == scan.stored_shape and np.allclose(image.affine, scan.header.get_best_affine())
+    affine = scan.affine if same_grid else np.asarray(image.affine, float)
+    return voxels, affine, abs(float(np.linalg.det(affine[:3, :3])))
 
 
 def _pieces(mask: npt.NDArray[np.bool_], voxel_mm3: float) -> list[npt.NDArray[np.integer]]:

@@ -241,7 +241,7 @@ def _head(scan: Input, files: ScanFiles, model: BoxModel, judge: Judge, options:
         words += more
     row, more = both_sides(scan.name, rows, options.intracranial_mm3.get(scan.name))
     names = [f"{side} {part}" for side in SIDES for part in model.parts]
-    files.record.unlink(missing_ok=True)  # from here on, an earlier result is not complete
+    _remove_earlier(files)
     if options.probabilities:
         maps = probability_maps(head)
         stored = np.stack([read.as_stored(one) for one in np.moveaxis(maps, -1, 0)], -1)
@@ -260,10 +260,16 @@ def _crop(scan: Input, files: ScanFiles, model: BoxModel, judge: Judge, options:
     rows, words = judge.side("", segmentation)
     for row in rows:
         row["mask_mm3"] = row["volume_mm3"]
-    files.record.unlink(missing_ok=True)
+    _remove_earlier(files)
     save_lookup(files, model.parts)
     model.write_crop(crop, files.labels)
     return SegmentedScan(scan, crop, model.parts, rows, words)
+
+
+def _remove_earlier(files: ScanFiles) -> None:
+    """Remove the record, without which an earlier result is not complete, and its probabilities."""
+    for file in (files.record, files.probabilities, files.of_probabilities):
+        file.unlink(missing_ok=True)
 
 
 def _label_names(one: SegmentedScan) -> list[str]:

@@ -65,12 +65,6 @@ class Scan:
         return x, y, z
 
     @property
-    def size_mm(self) -> tuple[float, float, float]:
-        """Field of view along (x, y, z) of `image`."""
-        x, y, z = (edge * size for edge, size in zip(self.spacing_mm, self.image.shape, strict=True))
-        return x, y, z
-
-    @property
     def voxel_mm3(self) -> float:
         """Volume of a voxel."""
         return abs(float(np.linalg.det(self.matrix)))

@@ -231,9 +231,11 @@ def suggest(name: str) -> str:
 
 def _excluded(words: Collection[str]) -> list[tuple[str, str, str]]:
     """Return the pairs of words that exclude each other, with the reason."""
+    subsets = [word for word in words if (group := _group_of(word)) and group.name == "subset"]
+    other_cases = "{}: the teachers have other seeds, so that they would draw other cases than {}"
     return [
         (first, second, reason)
-        for firsts, seconds, reason in EXCLUSIVE
+        for firsts, seconds, reason in (*EXCLUSIVE, (("taught",), subsets, other_cases))
         for first in firsts
         for second in seconds
         if first in words and second in words and not (first == "plainHead" and "dense" in words)

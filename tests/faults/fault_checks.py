@@ -62,7 +62,7 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def _is_temporary(path: Path) -> bool:
-    return path.name.endswith(".tmp") or (path.name.startswith(".") and path.name[1:2].isdigit())
+    return path.name.startswith(".") and path.name[1:2].isdigit()
 
 
 def _read(path: Path) -> None:

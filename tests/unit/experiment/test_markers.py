@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -178,6 +179,26 @@ def test_a_fold_of_another_clip_encoder_is_refused_before_anything_is_trained(
     monkeypatch.setenv("HIPPO_CLIP_MODEL", "ViT-B-16")
     with pytest.raises(ConfigError, match=r"ViT-B-32/openai.*ViT-B-16/openai.*HIPPO_CLIP_MODEL"):
         check_finished(fold, "CLIPGuidedUNetTrainer_fast", plans, "2d")
+
+
+def test_a_fold_whose_teacher_was_trained_again_is_refused(tmp_path: Path) -> None:
+    trainer, teacher = "UNetTrainer_taught_fast", "UNetTrainer_fast_seed1"
+    fold, other = (tmp_path / f"{name}__CompactPlans__2d" / "fold_0" for name in (trainer, teacher))
+    for folder in (fold, other):
+        folder.mkdir(parents=True)
+    (other / "checkpoint_final.pth").write_bytes(b"weights")
+    record = {
+        "schedule": asdict(schedule_for(recipes.parse(trainer), 2)),
+        "teachers": {teacher: hashlib.sha256(b"weights").hexdigest()},
+    }
+    (fold / "hippo_training.json").write_text(json.dumps(record))
+    plans = {"configurations": {"2d": {"patch_size": [8, 8]}}}
+    check_finished(fold, trainer, plans, "2d")
+    (other / "checkpoint_final.pth").write_bytes(b"other weights")
+    with pytest.raises(ConfigError, match=f"learned from another {teacher}, which has been trained again since"):
+        check_finished(fold, trainer, plans, "2d")
+    (other / "checkpoint_final.pth").unlink()
+    check_finished(fold, trainer, plans, "2d")
 
 
 def test_clips_variables_do_not_matter_to_a_fold_without_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from hippo_nnunet.experiment import markers, stale
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.experiment.split_copy import check_split, restore_split, save_split
+from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet import partial
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.preprocessed import signature, signature_file
@@ -112,6 +113,10 @@ def test_preparations_are_stale_where_a_file_is_missing(folders: NnunetFolders) 
     raw = folders.raw / ASKED.dataset / "dataset.json"
     raw.parent.mkdir(parents=True)
     raw.write_text("{}")
+    assert stale.stale_preparations(ASKED, folders) == []
+    plans = read_object(folder / "CompactPlans.json")
+    plans["configurations"] = {"2d_wide": plans["configurations"]["2d"], "2d": {"inherits_from": "2d_wide"}}
+    (folder / "CompactPlans.json").write_text(json.dumps(plans))
     assert stale.stale_preparations(ASKED, folders) == []
     (folder / "CompactPlans_2d" / "b.pkl").write_bytes(b"")
     assert stale.stale_preparations(ASKED, folders) == [DONE / "preprocess" / "2d"]

@@ -123,15 +123,14 @@ def test_a_job_waits_for_the_process_that_does_it_and_says_for_whom(
 def test_who_holds_a_fold_may_enter_again_and_finds_no_half_written_files(tmp_path: Path) -> None:
     fold = tmp_path / "fold_0"
     (fold / "validation").mkdir(parents=True)
-    current = (".17.0af3.checkpoint_latest.pth", "validation/.17.beef.summary.json")
-    earlier = ("checkpoint_latest.pth.tmp", "validation/summary.json.tmp")  # of earlier versions
-    for name in (*current, *earlier, "checkpoint_latest.pth"):
+    half_written = (".17.0af3.checkpoint_latest.pth", "validation/.17.beef.summary.json")
+    for name in (*half_written, "checkpoint_latest.pth"):
         (fold / name).touch()
     with fold_lock(fold):
-        assert not any((fold / name).exists() for name in (*current, *earlier))
-        (fold / "checkpoint_final.pth.tmp").touch()
+        assert not any((fold / name).exists() for name in half_written)
+        (fold / half_written[0]).touch()
         with fold_lock(fold):
-            assert (fold / "checkpoint_final.pth.tmp").exists(), "it is being written"
+            assert (fold / half_written[0]).exists(), "it is being written"
         assert holder(fold / LOCK) != "unknown process"
     assert (fold / "checkpoint_latest.pth").exists()
     with pytest.raises(RuntimeError, match="inside"), fold_lock(fold):

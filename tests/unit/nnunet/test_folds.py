@@ -74,6 +74,14 @@ def test_another_split_that_keeps_subjects_together_is_used(folders: NnunetFolde
     assert read_splits(NAME, folders) == own
 
 
+def test_nnunets_own_folds_leave_no_table_of_subjects_behind(folders: NnunetFolders) -> None:
+    make_splits(NAME, {*CASES}, folders, PAIRS)
+    assert stored_subjects(folders.preprocessed / NAME)
+    (folders.preprocessed / NAME / "splits_final.json").unlink()
+    make_splits(NAME, {*CASES}, folders)
+    assert stored_subjects(folders.preprocessed / NAME) == {}
+
+
 def test_folds_by_subject_are_not_nnunets_own(folders: NnunetFolders) -> None:
     make_splits(NAME, {*CASES}, folders, PAIRS)
     with pytest.raises(ConfigError, match="holds folds by subject, and --subjects none requests nnU-Net's own; delete"):

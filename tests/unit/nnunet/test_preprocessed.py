@@ -74,6 +74,7 @@ def change_plan(folder: Path) -> None:
         (lambda f: None, {"configuration": "3d_fullres"}, "it has 2d"),
         (lambda f: None, {"fold": 5}, "folds 0 to 4"),
         (lambda f: None, {"fold": "x"}, "neither a number"),
+        (lambda f: None, {"fold": "+1"}, "neither a number"),  # nnU-Net would train fold 1
         (lambda f: (f / "P_2d").rename(f / "Q_2d"), {}, "not preprocessed for P 2d"),
         (lambda f: (f / "P_2d" / "case_3.pkl").unlink(), {}, "first 'case_3'"),
         (change_plan, {}, "other plans"),

@@ -167,6 +167,22 @@ def test_boxes_of_masks(kind: str, tmp_path: Path, model: BrightModel, monkeypat
     np.testing.assert_allclose(world.mean(axis=0), BALLS_MM["left"], atol=0.7)
 
 
+def test_a_mask_on_the_grid_of_a_scan_without_orientation(tmp_path: Path, model: BrightModel) -> None:
+    """Its header says as little as the scan's: both are taken as --assume-ras says."""
+    image = balls()
+    voxels = np.asarray(mask_of(image).dataobj)
+    one, roi = Input(tmp_path / "scan.nii.gz", "scan"), tmp_path / "roi.nii.gz"
+    for array, path in ((np.asarray(image.dataobj), one.path), (voxels, roi)):
+        without = nib.Nifti1Image(array, None)
+        without.header.set_zooms(image.header.get_zooms())
+        nib.save(without, path)
+    options = SegmentOptions(rois=[roi], assume_ras=True)
+    (path,) = segment_scans([one], tmp_path / "out", model, JUDGE, options)
+    found = np.asarray(nib.load(path).dataobj)
+    for value, parts in ((17, (1, 2)), (53, (3, 4))):
+        assert np.isin(found[voxels == value], parts).mean() > 0.5
+
+
 def test_masks_that_are_no_hippocampi(tmp_path: Path, model: BrightModel) -> None:
     one = scan(tmp_path / "in")
     image = nib.load(one.path)
@@ -207,6 +223,15 @@ def test_results_of_something_else_are_not_taken_for_these(tmp_path: Path, model
     save(balls((2.0, 2.0, 2.1)), one.path)
     with pytest.raises(FailedScans, match="was made with another scan"):
         segment_scans([one], output, model, JUDGE)
+
+
+def test_probabilities_of_an_earlier_result_are_removed(tmp_path: Path, model: BrightModel) -> None:
+    one, output = scan(tmp_path / "in"), tmp_path / "out"
+    segment_scans([one], output, model, JUDGE, SegmentOptions(probabilities=True))
+    files = ScanFiles(output, one)
+    assert files.probabilities.exists() and files.of_probabilities.exists()
+    segment_scans([one], output, model, JUDGE, SegmentOptions(overwrite=True))
+    assert not files.probabilities.exists() and not files.of_probabilities.exists()
 
 
 def test_intracranial_volumes_can_be_given_later(tmp_path: Path, model: BrightModel) -> None:

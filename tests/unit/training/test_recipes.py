@@ -78,6 +78,7 @@ def test_a_suggestion_is_always_a_valid_name(text):
         ("CLIPGuidedUNetTrainer_live_positionImage", "own patches", "CLIPGuidedUNetTrainer_live"),
         ("CLIPGuidedUNetTrainer_mini_live", "wrong order", "CLIPGuidedUNetTrainer_live_mini"),
         ("CLIPGuidedUNetTrainer_live_cached", "both words of the group guidance", "CLIPGuidedUNetTrainer_live"),
+        ("UNetTrainer_taught_fast_10cases", "they would draw other cases than '10cases'", "UNetTrainer_taught_fast"),
         ("CLIPGuidedUNetTrainer_randmText_minni", "unknown word", "CLIPGuidedUNetTrainer_randomText_mini"),
         ("UNetTrainer_minni", "unknown word", "UNetTrainer"),
     ],
