@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from hippo_nnunet import __version__
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.outputs import staged
 
@@ -26,7 +27,7 @@ def render_template(page: str, name: str, filters: dict[str, Callable[..., str]]
         page: Package below `hippo_nnunet.pages` whose `templates` are used, with those that all pages share.
         name: File name of the template.
         filters: Further filters by name.
-        values: What the template shows.
+        values: What the template shows, beside the `version` of this package.
     """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(f"hippo_nnunet.pages.{page}"), PackageLoader("hippo_nnunet.pages")]),
@@ -36,7 +37,7 @@ def render_template(page: str, name: str, filters: dict[str, Callable[..., str]]
         lstrip_blocks=True,
     )
     environment.filters.update(filters or {})
-    return environment.get_template(name).render(**values)
+    return environment.get_template(name).render(version=__version__, **values)
 
 
 def read_template(page: str, name: str) -> str:

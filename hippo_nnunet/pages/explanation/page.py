@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from hippo_nnunet import __version__
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.files import write_text
 from hippo_nnunet.pages.figure import ENDINGS
@@ -78,7 +77,6 @@ def write_page(folder: Path, report: Path | None = None) -> Path:
         models=models,
         meanings={kind: MEANINGS[kind] for kind in MEANINGS if _shows(models, kind)},
         report=back,
-        version=__version__,
     )
     page = write_text(folder / PAGE, text)
     if linked:

@@ -215,5 +215,4 @@ def _render(summary: Mapping[str, Any], exploration: Exploration, screening: Scr
         expected=screening.expected,
         quantities=len(screening.z.columns),
         few=len(exploration.cases) < MINIMUM_CASES,
-        version=__version__,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hippo_nnunet import __version__
 from hippo_nnunet.files import write_text
 from hippo_nnunet.pages.palette import LABEL_COLOURS
 from hippo_nnunet.pages.qc.montage import outline_colour
@@ -48,7 +47,6 @@ def render(scans: Sequence[StoredScan], title: str) -> str:
         label_colours=LABEL_COLOURS,
         style=read_template("qc", "qc.css"),
         script=read_template("qc", "qc.js"),
-        version=__version__,
     )
 
 

@@ -98,8 +98,7 @@ def side_strip(side: Side, labels: int) -> Strip:
 def registration_strip(registration: Registration) -> Strip:
     """Cut the head with the template's outline."""
     template = np.asarray(registration.template, bool)
-    slices = registration.slices or middle_slices(template)
-    shown = registration.head, {TEMPLATE: template}, registration.spacing_mm, slices
+    shown = registration.head, {TEMPLATE: template}, registration.spacing_mm, middle_slices(template)
     return _strip("registration: the template's outline over the head", shown, True, _JPEG)
 
 

@@ -42,13 +42,11 @@ class Registration:
         head: Shape (right, anterior, superior), on the template's grid or any other, best of about 2 mm.
         template: Mask of the template's brain or head on the same grid, drawn as an outline.
         spacing_mm: Voxel size along the same axes.
-        slices: Index of the slice to show along each axis; None: through the middle of the template's mask.
     """
 
     head: npt.NDArray[Any] = field(repr=False)
     template: npt.NDArray[np.bool_] = field(repr=False)
     spacing_mm: Spacing
-    slices: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from hippo_nnunet import __version__
 from hippo_nnunet.analysis.curve_tables import curve_table, equal_cases_table
 from hippo_nnunet.analysis.tables import (
     ShownTable,
@@ -152,7 +151,6 @@ def render(content: Content, viewer: ViewerFragment, exports: Sequence[paper.Exp
         light=MODEL_COLOURS,
         dark=MODEL_COLOURS_DARK,
         label_colours=LABEL_COLOURS,
-        version=__version__,
         questions=QUESTIONS,
         **_results(content),
         **_evidence(content),

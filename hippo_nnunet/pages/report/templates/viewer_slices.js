@@ -149,6 +149,6 @@ listenToCanvas();
 slider.addEventListener("input", () => goTo(Number(slider.value)));
 shade.addEventListener("change", refresh);
 onChoice("slices-plane", refresh);
-onTheme(() => { buildTable(); refresh(); });
+document.addEventListener("themechange", () => { buildTable(); refresh(); });
 new ResizeObserver(draw).observe(canvas.parentElement);
 listeners.push(showSlices);

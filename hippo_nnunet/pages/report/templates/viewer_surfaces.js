@@ -250,7 +250,7 @@ function listenToSurfaces() {
   opacity.addEventListener("change", drawSurfaces);
   onChoice("surface-layout", drawSurfaces);
   onChoice("surface-colour", drawSurfaces);
-  onTheme(() => { buildLabels(); drawSurfaces(); });
+  document.addEventListener("themechange", () => { buildLabels(); drawSurfaces(); });
   for (const button of document.querySelectorAll("#surface [data-turn]")) {
     button.addEventListener("click", () => turnBy(button.dataset.turn));
   }

@@ -90,8 +90,3 @@ function labelToggle(name, n, hidden, redraw) {
   const dot = element("i", { class: "viewer-dot", style: `background:${labelColour(n)}` });
   return toggle(name, !hidden.has(n), (on) => { if (on) hidden.delete(n); else hidden.add(n); redraw(); }, dot);
 }
-
-function onTheme(listener) {
-  document.addEventListener("themechange", listener);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", listener);
-}
