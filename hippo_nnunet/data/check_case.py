@@ -85,7 +85,7 @@ def _check_case(dataset: Dataset, case: Case) -> CaseReport:
     if label is None:
         return CaseReport(findings, digest, intensities=intensities, scan=scan)
     found = list(_check_label(label, case.id, dataset))
-    values = frozenset(int(v) for v in np.unique(label.array))
+    values = frozenset(int(v) for v in np.unique(label.array) if np.isfinite(v))
     label_digest = _digest([label]) if values - {0} else None
     return CaseReport([*findings, *found], digest, label_digest, values, intensities, scan)
 
@@ -109,9 +109,7 @@ def _check_image(volume: Volume, case: str) -> Iterator[Finding]:
 
 def _check_finite(volume: Volume, case: str) -> Iterator[Finding]:
     if volume.non_finite:
-        message = (
-            f"{volume.non_finite} of {volume.array.size} voxels are NaN or infinite, which nnU-Net would read as 0"
-        )
+        message = f"{volume.non_finite} of {volume.array.size} voxels are NaN or infinite"
         yield Finding(volume.path, case, "non-finite", message, "replace them by finite values")
 
 
@@ -129,6 +127,7 @@ def _check_label(label: Volume, case: str, dataset: Dataset) -> Iterator[Finding
     array = label.array
     yield from _check_finite(label, case)
     values = np.unique(array)
+    values = values[np.isfinite(values)]
     whole = values == np.round(values)
     if not whole.all():
         message = f"label values that are not integers: {_numbers(values[~whole])}"

@@ -262,14 +262,17 @@ def _with_verdicts(rows: pd.DataFrame, options: Options) -> pd.DataFrame:
         detectable_difference(result.subject_sd, result.subjects, int(size), options.alpha)
         for result, size in zip(rows["result"], sizes, strict=True)
     ]
-    rows["p_retrained_holm"] = rows.groupby("family")["p_retrained"].transform(lambda values: holm(list(values)))
+    retrained = rows.groupby("family")["p_retrained"]
+    rows["p_retrained_holm"] = retrained.transform(lambda values: holm(list(values)))
     rows["verdict_retrained"] = [
         verdict_retrained(over_folds, p_holm, options.margin, options.alpha)
         for over_folds, p_holm in zip(rows["over_folds"], rows["p_retrained_holm"], strict=True)
     ]
     rows["detectable_retrained"] = [
         detectable_retrained(over_folds, number, int(size), options.alpha)
-        for over_folds, number, size in zip(rows["over_folds"], rows["number_of_folds"], sizes, strict=True)
+        for over_folds, number, size in zip(
+            rows["over_folds"], rows["number_of_folds"], retrained.transform("count").clip(lower=1), strict=True
+        )
     ]
     rows["rope_to_pass"] = [smallest_margin(result, options.alpha) for result in rows["result"]]
     rows["verdict"] = [

@@ -141,8 +141,7 @@ def rank_shares(
     rng = np.random.default_rng(seed)
     sums = np.zeros((n_resamples, scores.shape[1]))
     index = np.unique(np.arange(len(scores)) if subjects is None else subjects, return_inverse=True)[1]
-    totals = np.zeros((index.max() + 1, scores.shape[1]))
-    np.add.at(totals, index, scores.to_numpy(dtype=float))
+    totals = scores.groupby(index).sum().to_numpy(dtype=float)
     fold_of = folds_of_subjects(folds, index)
     fold_of = np.zeros(len(totals)) if fold_of is None else fold_of
     for fold in np.unique(fold_of):

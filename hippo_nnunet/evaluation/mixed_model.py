@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from hippo_nnunet.evaluation.metrics import QUALITY
-from hippo_nnunet.evaluation.pairing import Model, recipe_of
+from hippo_nnunet.evaluation.pairing import Model, recipe_of, seed_of
 from hippo_nnunet.evaluation.statistics import ALPHA
 from hippo_nnunet.evaluation.subjects import subject_names
 
@@ -41,7 +41,7 @@ class MixedResult:
 def repeated_differences(
     table: pd.DataFrame, one: Model, other: Model, metric: str, subjects: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """Pair the repeats of two recipes in the order of their names: repeats of one seed saw the same batches.
+    """Pair the repeats of two recipes by their seeds: repeats of one seed saw the same batches.
 
     Args:
         table: Checked table of per-case metrics, `score_empty` applied.
@@ -51,18 +51,16 @@ def repeated_differences(
         subjects: Subject of each case; None: every case is one.
 
     Returns:
-        Differences for `mixed_result`, positive where the first model is better; repeats without a counterpart are
-        left out.
+        Differences for `mixed_result`, positive where the first model is better; `repeat` is the seed's word, and
+        repeats without a counterpart are left out.
     """
-    repeats = []
+    means = []
     for model in (one, other):
-        own = table[table["configuration"] == model.configuration]
-        variants = sorted(name for name in own["variant"].unique() if recipe_of(name) == model.recipe)
-        means = own[own["variant"].isin(variants)].groupby(["variant", "fold", "case"])[metric].mean()
-        repeats.append([means.loc[variant] for variant in variants])
-    sign = QUALITY[metric].sign
-    pairs = [sign * (first - second).dropna() for first, second in zip(*repeats, strict=False)]
-    found = pd.concat(pairs, keys=range(len(pairs)), names=["repeat"]).rename("difference").reset_index()
+        own = table[(table["configuration"] == model.configuration) & (table["variant"].map(recipe_of) == model.recipe)]
+        repeat = own["variant"].map(seed_of).rename("repeat")
+        means.append(own.groupby([repeat, "fold", "case"])[metric].mean())
+    difference = QUALITY[metric].sign * means[0].sub(means[1]).dropna()  # where both have the seed
+    found = difference.rename("difference").reset_index()
     return found.assign(subject=subject_names(found["case"], subjects))
 
 

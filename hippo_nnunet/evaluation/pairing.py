@@ -100,6 +100,11 @@ def recipe_of(variant: str) -> str:
     return "_".join(word for word in variant.split("_") if not _SEED.fullmatch(word))
 
 
+def seed_of(variant: str) -> str:
+    """Return the seed word of a variant; empty without one."""
+    return next((word for word in variant.split("_") if _SEED.fullmatch(word)), "")
+
+
 def subset_size(variant: str) -> int | None:
     """Return the number of training cases in a variant's name; None for all of the fold's."""
     found = next(filter(None, map(_CASES.fullmatch, variant.split("_"))), None)

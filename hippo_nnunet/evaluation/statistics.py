@@ -29,8 +29,6 @@ MIN_EQUIVALENT = 150
 
 With 150, a failure of one in 50 is missed in 5 % of the experiments (0.98^150); with 44, in 41 %.
 """
-MIN_FOLD_CASES = 10
-"""Folds with fewer subjects are resampled together: a bootstrap within m subjects lacks 1/m of the variance."""
 ROUNDING = 1e-12
 """Relative difference below which values count as equal: BCa divides by their spread."""
 
@@ -87,7 +85,7 @@ def paired_result(
         differences: Shape (cases,), finite; positive where the first model is better.
         rope: Half-width of the region of practical equivalence, above 0, in the metric's unit.
         folds: Fold of each case, shape (cases,). Subjects are resampled within their folds, which a split has fixed,
-            if every fold has MIN_FOLD_CASES subjects and no subject is in two; else all together.
+            if every fold has MIN_FOLD_SUBJECTS subjects and no subject is in two; else all together.
         alpha: Two-sided error.
         n_resamples: Number of resamples of the bootstrap. seed: Seed of the bootstrap.
         subjects: Subject of each case, shape (cases,); None: every case is one.
@@ -142,7 +140,7 @@ def bootstrap_intervals(
 
     Args:
         values: Shape (subjects,), finite, at least two.
-        folds: Fold of each subject: see `paired_result`.
+        folds: Of `folds_of_subjects`.
         levels: Confidence levels, 0 to 1.
         n_resamples: Number of resamples.
         seed: Same seed, same interval.
@@ -152,7 +150,7 @@ def bootstrap_intervals(
     """
     if np.ptp(values) <= ROUNDING * np.abs(values).max():
         return [(float(values[0]), float(values[0]))] * len(levels)
-    samples = _strata(values, folds)
+    samples = (values,) if folds is None else tuple(values[folds == fold] for fold in np.unique(folds))
     result = None
     intervals = []
     for level in levels:
@@ -269,13 +267,6 @@ def rank_biserial(differences: np.ndarray) -> float:
     d = differences[differences != 0]
     ranks = stats.rankdata(np.abs(d))
     return float(np.sum(np.sign(d) * ranks) / ranks.sum()) if len(d) else 0.0
-
-
-def _strata(values: np.ndarray, folds: np.ndarray | None) -> tuple[np.ndarray, ...]:
-    if folds is None:
-        return (values,)
-    parts = tuple(values[folds == fold] for fold in np.unique(folds))
-    return parts if min(map(len, parts)) >= MIN_FOLD_CASES else (values,)
 
 
 def _mean_of_all(*samples: np.ndarray, axis: int = -1) -> np.ndarray:

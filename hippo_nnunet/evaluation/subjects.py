@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+MIN_FOLD_SUBJECTS = 10
+"""Folds with fewer subjects are resampled together: a bootstrap within m subjects lacks 1/m of the variance."""
+
 
 def subject_names(cases: Iterable[str], subjects: Mapping[str, str] | None) -> np.ndarray:
     """Return the subject of each case; cases that are not in `subjects`, or all if it is None, are their own."""
@@ -13,7 +16,9 @@ def subject_names(cases: Iterable[str], subjects: Mapping[str, str] | None) -> n
 
 
 def folds_of_subjects(folds: np.ndarray | None, subjects: np.ndarray) -> np.ndarray | None:
-    """Return the fold of each subject; None without folds, or if a subject is in two.
+    """Return the fold of each subject, to resample within folds; None without folds, or where that is not sound.
+
+    It is not if a subject is in two folds, or a fold has fewer than MIN_FOLD_SUBJECTS.
 
     Args:
         folds: Fold of each case, shape (cases,).
@@ -22,7 +27,9 @@ def folds_of_subjects(folds: np.ndarray | None, subjects: np.ndarray) -> np.ndar
     if folds is None:
         return None
     pairs = np.unique(np.column_stack([subjects, folds]), axis=0)
-    return pairs[:, 1] if len(pairs) == subjects.max() + 1 else None
+    if len(pairs) != subjects.max() + 1 or np.unique(pairs[:, 1], return_counts=True)[1].min() < MIN_FOLD_SUBJECTS:
+        return None
+    return pairs[:, 1]
 
 
 def subject_values(values: np.ndarray, subjects: np.ndarray) -> np.ndarray:

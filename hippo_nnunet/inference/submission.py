@@ -23,6 +23,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
 from hippo_nnunet.data.finding import FoundProblem
+from hippo_nnunet.data.layout import CHANNEL
 from hippo_nnunet.data.nifti import place_difference
 from hippo_nnunet.data.nifti_file import open_image
 from hippo_nnunet.data.nifti_header import InputHeader, byte_order, read_input_header
@@ -33,7 +34,6 @@ from hippo_nnunet.outputs import check_target, output_file
 TASK_NAME = "Task04_Hippocampus"
 
 _ENDING = ".nii.gz"
-_CHANNEL = re.compile(r"_\d{4}$")
 _SYMLINK = 0o120000
 _CHUNK = 1 << 20
 _READ_ERRORS = (
@@ -55,8 +55,9 @@ def case_images(images: Path) -> dict[str, Path]:
         DataError: No such folder, or no image in it.
     """
     stems = _stems(images)
-    if all(_CHANNEL.search(stem) for stem in stems):
-        stems = {_CHANNEL.sub("", stem): path for stem, path in stems.items() if stem.endswith("_0000")}
+    first = {CHANNEL.sub("", stem): path for stem, path in stems.items() if stem.endswith("_0000")}
+    if first and all(CHANNEL.search(stem) for stem in stems):
+        return first
     if not stems:
         raise DataError(f"{images}: no {_ENDING} image: give the folder of the test images (imagesTs)")
     return stems

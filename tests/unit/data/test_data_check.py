@@ -224,6 +224,16 @@ def test_not_finite(msd: Path, part: str, value: float) -> None:
     assert "1 of 210" in only(findings, "non-finite").message
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_label_that_is_not_finite_by_a_reader_that_keeps_it(raw: Path, value: float) -> None:
+    edit_json(raw, overwrite_image_reader_writer="NibabelIO")
+    array = make_label().astype(np.float32)
+    array[1, 1, 1] = value
+    save(raw / "labelsTr/a.nii.gz", array)
+    findings = [f for f in check_dataset(raw) if f.severity == "error"]
+    assert "1 of 210" in only(findings, "non-finite").message
+
+
 def test_empty_label(msd: Path) -> None:
     save(msd / "labelsTr/a.nii.gz", np.zeros(SHAPE, np.uint8))
     assert only(check_dataset(msd), "empty-label", "warning").case == "a"

@@ -13,7 +13,7 @@ from hippo_nnunet.data.description import MEAN, TOTAL
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation import side_by_side, volume_calibration
 from hippo_nnunet.evaluation.comparison import PAIR_COLUMNS, Options, compare
-from hippo_nnunet.evaluation.mixed_model import mixed_result
+from hippo_nnunet.evaluation.mixed_model import mixed_result, repeated_differences
 from hippo_nnunet.evaluation.pairing import Model, models_of, pairs_of
 from hippo_nnunet.evaluation.per_case import check_design, read_per_case, read_published
 from hippo_nnunet.evaluation.tables import COLUMNS, summarise
@@ -204,6 +204,30 @@ def test_repeats_of_both_recipes_give_a_mixed_model(two: pd.DataFrame) -> None:
     alone = compare(two, FAST).pairs.iloc[0]
     assert np.isnan(alone["p_mixed"])
     assert "mixed model" not in sentence(alone)
+
+
+def test_repeats_are_paired_by_their_seeds(two: pd.DataFrame) -> None:
+    """Those of one seed saw the same batches; here a seed's number shifts both recipes alike."""
+    seeds = {"UNet": (2, 10), "AttentionUNet": (0, 2, 10)}
+    rows = [
+        own.assign(variant=f"{variant}_seed{seed}", dice=0.5 + 0.02 * seed + 0.01 * (variant != "UNet"))
+        for variant, own in two.groupby("variant")
+        for seed in seeds[variant]
+    ]
+    one, other = Model("AttentionUNet", "2d"), Model("UNet", "2d")
+    found = repeated_differences(pd.concat(rows), one, other, "dice")
+    np.testing.assert_allclose(found["difference"], 0.01)
+    assert set(found["repeat"]) == {"seed2", "seed10"}
+    nothing = repeated_differences(pd.concat([rows[0], rows[-1].assign(variant="UNet_seed3")]), one, other, "dice")
+    assert nothing.empty and np.isnan(mixed_result(nothing).p)
+
+
+def test_what_new_trainings_would_show_is_corrected_for_the_pairs_that_were_tested(two: pd.DataFrame) -> None:
+    single = two[(two["fold"] == 0) & (two["variant"] == "UNet")].assign(configuration="3d_fullres")
+    alone, more = (compare(table, FAST).pairs for table in (two, pd.concat([two, single], ignore_index=True)))
+    assert len(more) > len(alone)
+    column = "detectable_retrained"
+    assert more[column].dropna().tolist() == pytest.approx(alone[column].tolist())
 
 
 def test_the_margin_is_what_trainings_differ_by_where_repeats_tell(two: pd.DataFrame) -> None:

@@ -53,8 +53,8 @@ def test_resampling_within_folds_leaves_the_folds_differences_out() -> None:
     expected = 2 * 1.96 * 0.01 / 10
     assert np.ptp(within) == pytest.approx(expected, rel=0.25)
     assert np.ptp(together) > 4 * np.ptp(within)
-    few = bootstrap_intervals(values[::4], folds[::4], n_resamples=1000)[0]  # 5 cases a fold: together
-    assert np.ptp(few) > 4 * np.ptp(within)
+    few = paired_result(values[::4], 0.005, folds[::4], n_resamples=1000)  # 5 cases a fold: together
+    assert few.high - few.low > 4 * np.ptp(within)
 
 
 def test_result_by_hand() -> None:
@@ -163,3 +163,9 @@ def test_rank_shares_of_two_models_are_the_bootstraps_p(differences: np.ndarray)
     assert shares.loc["a", 1] == pytest.approx(expected, abs=0.03)
     assert shares.loc["b", 1] == shares.loc["c", 1] == pytest.approx(1 - shares.loc["a", 1])  # a tie shares the better
     np.testing.assert_allclose(shares.sum(axis=1), 1)
+
+
+def test_ranks_on_folds_of_one_case_are_not_certain() -> None:
+    scores = pd.DataFrame({"a": [0.9, 0.1, 0.9, 0.1, 0.6], "b": 0.5})
+    shares = rank_shares(scores, np.arange(5), n_resamples=4000)
+    assert 0.4 < shares.loc["a", 1] < 0.8

@@ -116,6 +116,12 @@ def test_same_input_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
 
 
+def test_cases_that_end_in_four_digits(tmp_path: Path) -> None:
+    for name in ("scan_0001", "scan_0002"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    assert list(case_images(tmp_path)) == ["scan_0001", "scan_0002"]
+
+
 def test_nnunets_channel_names(tmp_path: Path) -> None:
     predictions, images = make(tmp_path, suffix="_0000")
     (images / f"{CASES[0]}_0001.nii.gz").write_bytes(b"another channel")
