@@ -11,6 +11,7 @@ from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.evaluation.comparison import Comparison
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.pairing import SUBSETS, Model
+from hippo_nnunet.evaluation.statistics import ALPHA
 
 
 def curve_table(comparison: Comparison) -> ShownTable | None:
@@ -37,7 +38,7 @@ def curve_table(comparison: Comparison) -> ShownTable | None:
                     interval(row["low"], row["high"], digits(metric)),
                 ]
             )
-    heading, level = QUALITY[metric].heading, f"{1 - comparison.options.alpha:.0%}"
+    heading, level = QUALITY[metric].heading, f"{1 - ALPHA:.0%}"
     caption = f"{heading} against the number of training cases, out of fold on the same validation cases."
     columns = ("model", "cases", "trained on", heading, f"{level} interval")
     return ShownTable("training_cases", caption, columns, 1, rows, frozenset(starts), curve)
@@ -76,7 +77,7 @@ def equal_cases_table(comparison: Comparison) -> ShownTable | None:
         f"{' and, by a mixed model of the seeds, further choices of the cases' if repeated else ''}; the verdict is "
         "about these trained models."
     )
-    columns = ("model", "cases", "difference", f"{1 - comparison.options.alpha:.0%} interval", "as trained")
+    columns = ("model", "cases", "difference", f"{1 - ALPHA:.0%} interval", "as trained")
     return ShownTable("equal_training_cases", caption, columns, 1, rows, frozenset(starts), pairs)
 
 

@@ -12,7 +12,6 @@ from hippo_nnunet.files import read_object
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-    from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 LARGEST_LABEL = 65535
 """Largest value of a label file: 16 bits."""
@@ -227,20 +226,3 @@ def _region_problems(
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-def label_manager(description: Mapping[str, Any]) -> LabelManager:
-    """Build nnU-Net's label manager: labels, regions, ignore label, and how probabilities become labels.
-
-    Args:
-        description: Content of nnU-Net's dataset.json (`labels`, with regions also `regions_class_order`).
-
-    Raises:
-        ValueError: nnU-Net refuses these labels.
-    """
-    from nnunetv2.utilities.label_handling.label_handling import LabelManager
-
-    try:
-        return LabelManager(dict(description["labels"]), description.get("regions_class_order"))
-    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error

@@ -59,17 +59,14 @@ class Options:
             recipe differ by, where the table has repeats enough, else ROPE's.
         baseline: See `pairs_of`.
         number_of_folds: Folds of the split, of which some may not be trained; None: as many as the table has.
-        alpha: Two-sided error.
-        n_resamples: Number of resamples of the bootstraps. seed: Seed of the bootstraps.
+        n_resamples: Number of resamples of the bootstraps.
     """
 
     metric: str = "dice"
     rope: float | None = None
     baseline: str | None = None
     number_of_folds: int | None = None
-    alpha: float = ALPHA
     n_resamples: int = RESAMPLES
-    seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be compared."""
@@ -150,7 +147,7 @@ def compare(
         difference = QUALITY[options.metric].sign * (one - other).loc[one.index.intersection(other.index)]
         named = _names(pair.kind, pair.one, pair.other)
         repeated = repeated_differences(table, pair.one, pair.other, options.metric, subjects)
-        mixed = mixed_result(repeated, options.alpha)
+        mixed = mixed_result(repeated)
         of_mean, *of_labels = _pair_rows(named, difference, options, number_of_folds, notes, subjects)
         of_mean |= {
             "low_mixed": mixed.low,
@@ -181,10 +178,9 @@ def compare(
     side_by_side = model_table(table, models, options.metric)
     notes += general_notes(side_by_side, pairs)
     ranked = {model: scores[model] for model in full}  # fewer training cases are no rival
-    ranks = rank_table(ranked, options.metric, options.n_resamples, options.seed, subjects)
-    volumes = agreement_table(table.dropna(subset=["volume_mm3", "volume_ref_mm3"]), options.alpha, subjects)
-    settings = (options.alpha, options.n_resamples, options.seed)
-    curve = learning_curve(table, models, options.metric, subjects, *settings)
+    ranks = rank_table(ranked, options.metric, options.n_resamples, subjects)
+    volumes = agreement_table(table.dropna(subset=["volume_mm3", "volume_ref_mm3"]), subjects)
+    curve = learning_curve(table, models, options.metric, subjects, options.n_resamples)
     notes += subset_notes(curve)
     return Comparison(options, side_by_side, pairs, ranks, tuple(dict.fromkeys(notes)), volumes, curve)
 
@@ -224,19 +220,17 @@ def _pair_rows(
             defined.to_numpy(),
             options.margin,
             folds,
-            options.alpha,
             options.n_resamples,
-            options.seed,
             subject_names(defined.index.get_level_values("case"), subjects),
         )
-        over_folds = corrected_test(defined.groupby("fold").mean().to_numpy(), number_of_folds, options.alpha)
+        over_folds = corrected_test(defined.groupby("fold").mean().to_numpy(), number_of_folds)
         rows.append(
             {
                 **named,
                 "metric": options.metric,
                 "scope": scope,
                 "rope": options.margin,
-                "alpha": options.alpha,
+                "alpha": ALPHA,
                 "result": result,
                 "over_folds": over_folds,
                 "number_of_folds": number_of_folds,
@@ -259,25 +253,24 @@ def _with_verdicts(rows: pd.DataFrame, options: Options) -> pd.DataFrame:
     rows["p_holm"] = p_values.transform(lambda values: holm(list(values)))
     sizes = p_values.transform("count").clip(lower=1)
     rows["detectable"] = [
-        detectable_difference(result.subject_sd, result.subjects, int(size), options.alpha)
+        detectable_difference(result.subject_sd, result.subjects, int(size))
         for result, size in zip(rows["result"], sizes, strict=True)
     ]
     retrained = rows.groupby("family")["p_retrained"]
     rows["p_retrained_holm"] = retrained.transform(lambda values: holm(list(values)))
     rows["verdict_retrained"] = [
-        verdict_retrained(over_folds, p_holm, options.margin, options.alpha)
+        verdict_retrained(over_folds, p_holm, options.margin)
         for over_folds, p_holm in zip(rows["over_folds"], rows["p_retrained_holm"], strict=True)
     ]
     rows["detectable_retrained"] = [
-        detectable_retrained(over_folds, number, int(size), options.alpha)
+        detectable_retrained(over_folds, number, int(size))
         for over_folds, number, size in zip(
             rows["over_folds"], rows["number_of_folds"], retrained.transform("count").clip(lower=1), strict=True
         )
     ]
-    rows["rope_to_pass"] = [smallest_margin(result, options.alpha) for result in rows["result"]]
+    rows["rope_to_pass"] = [smallest_margin(result) for result in rows["result"]]
     rows["verdict"] = [
-        verdict(result, p_holm, options.margin, options.alpha)
-        for result, p_holm in zip(rows["result"], rows["p_holm"], strict=True)
+        verdict(result, p_holm, options.margin) for result, p_holm in zip(rows["result"], rows["p_holm"], strict=True)
     ]
     return rows.reindex(columns=list(PAIR_COLUMNS))
 

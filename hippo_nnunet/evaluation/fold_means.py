@@ -31,7 +31,7 @@ class CorrectedResult:
     """Nadeau and Bengio's test of the mean of the folds' differences.
 
     `mean` and `sd` are those of the folds' mean differences, each fold counting the same; `low` to `high` is the
-    corrected `1 - alpha` interval, `low_equivalence` to `high_equivalence` the `1 - 2 alpha` one; `p` is two-sided.
+    corrected `1 - ALPHA` interval, `low_equivalence` to `high_equivalence` the `1 - 2 ALPHA` one; `p` is two-sided.
     """
 
     folds: int
@@ -44,7 +44,7 @@ class CorrectedResult:
     p: float
 
 
-def corrected_test(fold_means: np.ndarray, number_of_folds: int, alpha: float = ALPHA) -> CorrectedResult:
+def corrected_test(fold_means: np.ndarray, number_of_folds: int) -> CorrectedResult:
     """Test whether the mean over folds is 0, with a variance that allows for shared training data.
 
     The variance of the mean is taken as `(1 / J + n_test / n_train) s^2` in the place of `s^2 / J`, with J - 1 degrees
@@ -53,7 +53,6 @@ def corrected_test(fold_means: np.ndarray, number_of_folds: int, alpha: float = 
     Args:
         fold_means: Mean difference of each fold that was trained, shape (J,).
         number_of_folds: K, folds of the split, which may be more than were trained.
-        alpha: Two-sided error.
 
     Returns:
         The result; NaN for one fold. Folds that all have the same mean give p 0, or 1 where that is 0.
@@ -70,18 +69,17 @@ def corrected_test(fold_means: np.ndarray, number_of_folds: int, alpha: float = 
     sd = float(np.std(fold_means, ddof=1))
     error = sd * np.sqrt(1 / j + 1 / (number_of_folds - 1))
     p = float(2 * stats.t.sf(abs(mean) / error, j - 1)) if error > 0 else float(mean == 0)
-    outer, inner = (float(stats.t.ppf(1 - tail, j - 1)) * error for tail in (alpha / 2, alpha))
+    outer, inner = (float(stats.t.ppf(1 - tail, j - 1)) * error for tail in (ALPHA / 2, ALPHA))
     return CorrectedResult(j, mean, sd, mean - outer, mean + outer, mean - inner, mean + inner, p)
 
 
-def verdict_retrained(result: CorrectedResult, p_holm: float, rope: float, alpha: float = ALPHA) -> str:
+def verdict_retrained(result: CorrectedResult, p_holm: float, rope: float) -> str:
     """Return the verdict about training the same two recipes again on other cases.
 
     Args:
         result: Of `corrected_test`.
         p_holm: Its p, corrected for all comparisons of its family.
         rope: Half-width of the region of practical equivalence.
-        alpha: Two-sided error.
 
     Returns:
         `equivalent`, `better`, `worse` or `cannot tell`: the rules of `statistics.verdict` by the corrected intervals
@@ -89,28 +87,25 @@ def verdict_retrained(result: CorrectedResult, p_holm: float, rope: float, alpha
     """
     if -rope < result.low_equivalence and result.high_equivalence < rope:
         return EQUIVALENT
-    if p_holm <= alpha:
+    if p_holm <= ALPHA:
         return BETTER if result.mean > 0 else WORSE
     return CANNOT_TELL
 
 
-def detectable_retrained(
-    result: CorrectedResult, number_of_folds: int, comparisons: int = 1, alpha: float = ALPHA
-) -> float:
+def detectable_retrained(result: CorrectedResult, number_of_folds: int, comparisons: int = 1) -> float:
     """Compute the smallest true difference of two recipes that this many folds would have detected.
 
     Args:
         result: Of `corrected_test`.
         number_of_folds: See `corrected_test`.
         comparisons: See `statistics.detectable_difference`.
-        alpha: Two-sided error.
 
     Returns:
         The difference, in the metric's unit; NaN for one fold.
     """
     if result.folds < 2 or number_of_folds < 2:
         return np.nan
-    effect = detectable_effect(result.folds, alpha / comparisons, POWER)
+    effect = detectable_effect(result.folds, ALPHA / comparisons, POWER)
     return effect * result.sd * float(np.sqrt(1 + result.folds / (number_of_folds - 1)))
 
 
@@ -118,7 +113,6 @@ def rank_shares(
     scores: pd.DataFrame,
     folds: np.ndarray,
     n_resamples: int = RESAMPLES,
-    seed: int = 0,
     subjects: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Resample the subjects within folds, and count how often each model takes each rank.
@@ -127,7 +121,6 @@ def rank_shares(
         scores: A row for each case, a column for each model; higher is better; no NaN.
         folds: Fold of each case, shape (cases,).
         n_resamples: Number of resamples.
-        seed: Same seed, same shares.
         subjects: Subject of each case, shape (cases,); None: every case is one. If one is in several folds, subjects
             are resampled all together.
 
@@ -138,7 +131,7 @@ def rank_shares(
     Source:
         Ranking stability by bootstrap: Wiesenfarth et al. 2021 (doi:10.1038/s41598-021-82017-6).
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     sums = np.zeros((n_resamples, scores.shape[1]))
     index = np.unique(np.arange(len(scores)) if subjects is None else subjects, return_inverse=True)[1]
     totals = scores.groupby(index).sum().to_numpy(dtype=float)

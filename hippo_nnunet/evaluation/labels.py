@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hippo_nnunet.data.description import label_manager, label_values, read_labels
+from hippo_nnunet.data.description import label_values, read_labels
 from hippo_nnunet.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,9 +26,11 @@ def label_manager_of(dataset_json: Mapping[str, Any]) -> LabelManager:
     Raises:
         DataError: nnU-Net refuses these labels.
     """
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
     try:
-        return label_manager(dataset_json)
-    except ValueError as error:
+        return LabelManager(dict(dataset_json["labels"]), dataset_json.get("regions_class_order"))
+    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise _refused(dataset_json, error) from error
 
 
@@ -53,8 +55,9 @@ def named_labels(dataset_json: Mapping[str, Any]) -> tuple[dict[str, Label], int
     return names, ignore
 
 
-def _refused(dataset_json: Mapping[str, Any], error: ValueError) -> DataError:
+def _refused(dataset_json: Mapping[str, Any], error: Exception) -> DataError:
+    reason = " ".join(str(error).split()) or type(error).__name__
     return DataError(
-        f"dataset.json: nnU-Net refuses its labels {dataset_json.get('labels')!r} ({error}): "
+        f"dataset.json: nnU-Net refuses its labels {dataset_json.get('labels')!r} ({reason}): "
         'write them as {"background": 0, "name": 1, ...}'
     )

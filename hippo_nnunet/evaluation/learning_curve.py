@@ -21,9 +21,7 @@ def learning_curve(
     models: Sequence[Model],
     metric: str,
     subjects: Mapping[str, str] | None = None,
-    alpha: float = ALPHA,
     n_resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Arrange the models that were trained on several numbers of cases by that number.
 
@@ -32,9 +30,7 @@ def learning_curve(
         models: Of `models_of`.
         metric: One of QUALITY; the mean over labels is taken.
         subjects: Subject of each case; None: every case is one.
-        alpha: Two-sided error of the intervals.
         n_resamples: Number of resamples of the bootstrap.
-        seed: Seed of the bootstrap.
 
     Returns:
         COLUMNS, a row for each recipe, configuration and number: `variant` is the recipe without its number, `size`
@@ -50,7 +46,7 @@ def learning_curve(
         repeats = [variant for variant in table["variant"].unique() if recipe_of(variant) == model.recipe]
         own = table[table["variant"].isin(repeats) & (table["configuration"] == model.configuration)]
         values = own.groupby(["fold", "case", "variant"])[metric].mean().unstack("variant").dropna()
-        mean, low, high = mean_with_interval(values, subjects, alpha, n_resamples, seed)
+        mean, low, high = mean_with_interval(values, subjects, n_resamples)
         cases = values.index.get_level_values("case")
         counts = (values.shape[1], len(own.groupby(["variant", "fold"])), len(values))
         named = (model.full_recipe, model.configuration, model.size, *counts)
@@ -63,21 +59,17 @@ def learning_curve(
 def mean_with_interval(
     values: pd.DataFrame,
     subjects: Mapping[str, str] | None = None,
-    alpha: float = ALPHA,
     n_resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> tuple[float, float, float]:
     """Estimate what a recipe scores on further subjects and, if it has repeats, in further trainings.
 
     Args:
         values: A row for each (fold, case), a column for each repeat; finite.
         subjects: Subject of each case; None: every case is one.
-        alpha: Two-sided error.
         n_resamples: Number of resamples of the bootstrap.
-        seed: Seed of the bootstrap.
 
     Returns:
-        Mean of all cases and repeats, and the ends of its `1 - alpha` interval; the ends are NaN with fewer than
+        Mean of all cases and repeats, and the ends of its `1 - ALPHA` interval; the ends are NaN with fewer than
         MIN_CASES subjects. With one repeat the interval is that of these trained models on further subjects.
 
     Source:
@@ -93,12 +85,12 @@ def mean_with_interval(
     if len(names) < MIN_CASES:
         return mean, np.nan, np.nan
     own = subject_values(of_cases, index)
-    (low, high), *_ = bootstrap_intervals(own, folds_of_subjects(folds, index), (1 - alpha,), n_resamples, seed)
-    reach = _reach_of_trainings(values, alpha)
+    (low, high), *_ = bootstrap_intervals(own, folds_of_subjects(folds, index), (1 - ALPHA,), n_resamples)
+    reach = _reach_of_trainings(values)
     return mean, mean - float(np.hypot(mean - low, reach)), mean + float(np.hypot(high - mean, reach))
 
 
-def _reach_of_trainings(values: pd.DataFrame, alpha: float) -> float:
+def _reach_of_trainings(values: pd.DataFrame) -> float:
     """Return the half-width of the interval that the mean has over trainings; 0 with one repeat."""
     repeats = values.shape[1]
     if repeats < 2:
@@ -107,4 +99,4 @@ def _reach_of_trainings(values: pd.DataFrame, alpha: float) -> float:
     means, shares = by_fold.mean(), by_fold.size() / len(values)
     freedom = len(means) * (repeats - 1)
     variance = float(means.var(axis=1, ddof=1).mean()) / repeats * float((shares**2).sum())
-    return float(stats.t.ppf(1 - alpha / 2, freedom) * np.sqrt(variance))
+    return float(stats.t.ppf(1 - ALPHA / 2, freedom) * np.sqrt(variance))

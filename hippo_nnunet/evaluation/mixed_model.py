@@ -25,7 +25,7 @@ class MixedResult:
 
     Attributes:
         mean: Difference of the recipes, in the metric's unit.
-        low: Lower end of its `1 - alpha` interval.
+        low: Lower end of its `1 - ALPHA` interval.
         high: Upper end.
         p: Two-sided p of no difference.
         training_sd: Standard deviation that training a pair once more would give, whatever the cases.
@@ -64,7 +64,7 @@ def repeated_differences(
     return found.assign(subject=subject_names(found["case"], subjects))
 
 
-def mixed_result(differences: pd.DataFrame, alpha: float = ALPHA) -> MixedResult:
+def mixed_result(differences: pd.DataFrame) -> MixedResult:
     """Estimate the difference of two recipes from several pairs of trainings.
 
     `difference = mean + subject + case + training + rest`, where `training` is one pair of trainings: a repeat in a
@@ -73,7 +73,6 @@ def mixed_result(differences: pd.DataFrame, alpha: float = ALPHA) -> MixedResult
 
     Args:
         differences: A row for each case and pair of repeats: `difference`, finite; `case`, `subject`, `fold`, `repeat`.
-        alpha: Two-sided error.
 
     Returns:
         The estimate; NaN with fewer than two repeats or MIN_TRAININGS pairs of trainings.
@@ -106,7 +105,7 @@ def mixed_result(differences: pd.DataFrame, alpha: float = ALPHA) -> MixedResult
     if not np.isfinite(error) or error <= 0:
         return MixedResult(mean)
     variances = dict(zip(model.exog_vc.names, fit.vcomp, strict=True))
-    half = stats.t.ppf(1 - alpha / 2, trainings - 1) * error
+    half = stats.t.ppf(1 - ALPHA / 2, trainings - 1) * error
     return MixedResult(
         mean=mean,
         low=mean - half,

@@ -108,7 +108,7 @@ def repeat_sd(table: pd.DataFrame, models: Iterable[Model], metric: str) -> tupl
 
 
 def rank_table(
-    scores: Scores, metric: str, n_resamples: int, seed: int, subjects: Mapping[str, str] | None = None
+    scores: Scores, metric: str, n_resamples: int, subjects: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
     """Tell how often each model takes each rank when subjects are resampled: see `rank_shares`.
 
@@ -116,7 +116,6 @@ def rank_table(
         scores: Of `scores_of`, for `metric`.
         metric: One of QUALITY.
         n_resamples: Number of resamples.
-        seed: Seed of the resamples.
         subjects: Subject of each case: see `subject_names`.
 
     Returns:
@@ -138,7 +137,7 @@ def rank_table(
         if len(models) < 2 or values.empty:
             continue
         folds, cases = (values.index.get_level_values(level) for level in ("fold", "case"))
-        shares = rank_shares(values, folds.to_numpy(), n_resamples, seed, subject_names(cases, subjects))
+        shares = rank_shares(values, folds.to_numpy(), n_resamples, subject_names(cases, subjects))
         rows += [
             {"among": name, "variant": m.recipe, "configuration": m.configuration, "rank": rank, "share": share}
             for position, m in enumerate(models)
@@ -170,7 +169,7 @@ def extreme_cases(table: pd.DataFrame, worst: int, best: int) -> pd.DataFrame:
     for _, model in means.groupby(["variant", "configuration"], sort=False):
         ordered = model.sort_values(["dice", "case"], ignore_index=True)
         low, rest = ordered.iloc[:worst], ordered.iloc[worst:]
-        high = rest.iloc[len(rest) - min(best, len(rest)) :].iloc[::-1]
+        high = rest.tail(best).iloc[::-1]
         parts.append(low.assign(rank=[f"worst {n}" for n in range(1, len(low) + 1)]))
         parts.append(high.assign(rank=[f"best {n}" for n in range(1, len(high) + 1)]))
     if not parts:

@@ -45,9 +45,9 @@ class PairedResult:
         mean: Mean difference of all cases, in the metric's unit.
         sd: Standard deviation of the differences between cases.
         subject_sd: Standard deviation of `subject_values`; `sd` if every case is a subject.
-        low: Lower end of the `1 - alpha` interval of the mean.
+        low: Lower end of the `1 - ALPHA` interval of the mean.
         high: Upper end.
-        low_equivalence: Lower end of the `1 - 2 alpha` interval, which equivalence is judged by.
+        low_equivalence: Lower end of the `1 - 2 ALPHA` interval, which equivalence is judged by.
         high_equivalence: Upper end.
         p_wilcoxon: Two-sided p of the signed-rank test, not corrected for several comparisons.
         p_equivalence: p of the two one-sided t-tests against the region of practical equivalence.
@@ -74,9 +74,7 @@ def paired_result(
     differences: np.ndarray,
     rope: float,
     folds: np.ndarray | None = None,
-    alpha: float = ALPHA,
     n_resamples: int = RESAMPLES,
-    seed: int = 0,
     subjects: np.ndarray | None = None,
 ) -> PairedResult:
     """Describe and test the paired differences of one comparison.
@@ -86,8 +84,7 @@ def paired_result(
         rope: Half-width of the region of practical equivalence, above 0, in the metric's unit.
         folds: Fold of each case, shape (cases,). Subjects are resampled within their folds, which a split has fixed,
             if every fold has MIN_FOLD_SUBJECTS subjects and no subject is in two; else all together.
-        alpha: Two-sided error.
-        n_resamples: Number of resamples of the bootstrap. seed: Seed of the bootstrap.
+        n_resamples: Number of resamples of the bootstrap.
         subjects: Subject of each case, shape (cases,); None: every case is one.
 
     Returns:
@@ -109,7 +106,7 @@ def paired_result(
         return PairedResult(n, len(names), mean, *[np.nan] * 10)
     values = subject_values(d, index)
     fold_of = folds_of_subjects(folds, index)
-    inner, outer = bootstrap_intervals(values, fold_of, (1 - 2 * alpha, 1 - alpha), n_resamples, seed)
+    inner, outer = bootstrap_intervals(values, fold_of, (1 - 2 * ALPHA, 1 - ALPHA), n_resamples)
     means = np.bincount(index, d) / sizes
     sd = float(d.std(ddof=1))
     return PairedResult(
@@ -134,7 +131,6 @@ def bootstrap_intervals(
     folds: np.ndarray | None = None,
     levels: Sequence[float] = (1 - ALPHA,),
     n_resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> list[tuple[float, float]]:
     """Compute BCa bootstrap intervals of a mean, all levels from the same resamples.
 
@@ -143,7 +139,6 @@ def bootstrap_intervals(
         folds: Of `folds_of_subjects`.
         levels: Confidence levels, 0 to 1.
         n_resamples: Number of resamples.
-        seed: Same seed, same interval.
 
     Returns:
         Lower and upper end for each level. Values that are all equal, but for rounding, give that value twice.
@@ -163,34 +158,33 @@ def bootstrap_intervals(
                 confidence_level=level,
                 n_resamples=0 if result else n_resamples,
                 method="BCa",
-                rng=np.random.default_rng(seed),
+                rng=np.random.default_rng(0),
                 bootstrap_result=result,
             )
         intervals.append((float(result.confidence_interval.low), float(result.confidence_interval.high)))
     return intervals
 
 
-def smallest_margin(result: PairedResult, alpha: float = ALPHA) -> float:
+def smallest_margin(result: PairedResult) -> float:
     """Return the smallest region of practical equivalence (its half-width) that would give `equivalent`.
 
     Args:
         result: Of `paired_result`; NaN with fewer than MIN_EQUIVALENT subjects.
-        alpha: Two-sided error.
     """
     if result.subjects < MIN_EQUIVALENT:
         return np.nan
     bootstrapped = max(abs(result.low_equivalence), abs(result.high_equivalence))
     error = result.subject_sd / np.sqrt(result.subjects)  # TOST passes where the t interval lies within the region
-    return float(max(bootstrapped, abs(result.mean) + stats.t.ppf(1 - alpha, result.subjects - 1) * error))
+    return float(max(bootstrapped, abs(result.mean) + stats.t.ppf(1 - ALPHA, result.subjects - 1) * error))
 
 
-def verdict(result: PairedResult, p_holm: float, rope: float, alpha: float = ALPHA) -> str:
+def verdict(result: PairedResult, p_holm: float, rope: float) -> str:
     """Return the verdict of a comparison; all but the last need two methods to agree.
 
     | verdict | needs |
     |---|---|
-    | `equivalent` | MIN_EQUIVALENT subjects, the `1 - 2 alpha` interval within the region, TOST's p at most alpha |
-    | `better`, `worse` | not equivalent; Holm's p at most alpha, and the `1 - alpha` interval without 0 |
+    | `equivalent` | MIN_EQUIVALENT subjects, the `1 - 2 ALPHA` interval within the region, TOST's p at most ALPHA |
+    | `better`, `worse` | not equivalent; Holm's p at most ALPHA, and the `1 - ALPHA` interval without 0 |
     | `cannot tell` | everything else, and fewer than MIN_CASES subjects |
 
     So a difference that is real but too small to matter is `equivalent`.
@@ -199,16 +193,15 @@ def verdict(result: PairedResult, p_holm: float, rope: float, alpha: float = ALP
         result: Of `paired_result`.
         p_holm: Its signed-rank p, corrected for all comparisons of its family.
         rope: Half-width of the region of practical equivalence.
-        alpha: Two-sided error.
     """
     if result.subjects < MIN_CASES:
         return CANNOT_TELL
     within = -rope < result.low_equivalence and result.high_equivalence < rope
-    if result.subjects >= MIN_EQUIVALENT and within and result.p_equivalence <= alpha:
+    if result.subjects >= MIN_EQUIVALENT and within and result.p_equivalence <= ALPHA:
         return EQUIVALENT
-    if p_holm <= alpha and result.low > 0:
+    if p_holm <= ALPHA and result.low > 0:
         return BETTER
-    if p_holm <= alpha and result.high < 0:
+    if p_holm <= ALPHA and result.high < 0:
         return WORSE
     return CANNOT_TELL
 
@@ -234,14 +227,13 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
-def detectable_difference(sd: float, n: int, comparisons: int = 1, alpha: float = ALPHA) -> float:
+def detectable_difference(sd: float, n: int, comparisons: int = 1) -> float:
     """Compute the smallest true difference that so many subjects detect with probability `POWER`, in the unit of `sd`.
 
     Args:
         sd: Standard deviation of the paired differences between subjects.
         n: Subjects.
-        comparisons: Tests in the family: the first of Holm's steps is taken, alpha over their number.
-        alpha: Two-sided error.
+        comparisons: Tests in the family: the first of Holm's steps is taken, ALPHA over their number.
 
     Returns:
         The difference; 0 for sd 0, NaN for fewer than MIN_CASES subjects.
@@ -251,7 +243,7 @@ def detectable_difference(sd: float, n: int, comparisons: int = 1, alpha: float 
     """
     if n < MIN_CASES or np.isnan(sd):
         return np.nan
-    return detectable_effect(n, alpha / comparisons, POWER) * sd
+    return detectable_effect(n, ALPHA / comparisons, POWER) * sd
 
 
 @lru_cache

@@ -51,15 +51,12 @@ class IntraclassCorrelation:
     icc_high: float
 
 
-def bland_altman(
-    predicted_mm3: np.ndarray, reference_mm3: np.ndarray, alpha: float = ALPHA, subjects: int | None = None
-) -> BlandAltman:
+def bland_altman(predicted_mm3: np.ndarray, reference_mm3: np.ndarray, subjects: int | None = None) -> BlandAltman:
     """Compute bias and limits of agreement with their intervals.
 
     Args:
         predicted_mm3: Shape (cases,), finite.
         reference_mm3: The same cases.
-        alpha: Two-sided error of the intervals.
         subjects: Number of subjects that the cases belong to, which the intervals count in the place of the cases: as
             if the cases of a subject were copies, which is cautious. None: every case is one.
 
@@ -78,27 +75,27 @@ def bland_altman(
         return BlandAltman(n, bias, *[np.nan] * 12)
     sd = float(d.std(ddof=1))
     error = sd / np.sqrt(units)
-    half = float(stats.t.ppf(1 - alpha / 2, units - 1)) * error
-    near, far = (float(stats.nct.ppf(q, units - 1, Z * np.sqrt(units))) * error for q in (alpha / 2, 1 - alpha / 2))
+    half = float(stats.t.ppf(1 - ALPHA / 2, units - 1)) * error
+    near, far = (float(stats.nct.ppf(q, units - 1, Z * np.sqrt(units))) * error for q in (ALPHA / 2, 1 - ALPHA / 2))
     return BlandAltman(
         *(n, bias, bias - half, bias + half, sd),
         *(bias - Z * sd, bias - far, bias - near),
         *(bias + Z * sd, bias + near, bias + far),
-        *_proportional_bias(d, np.asarray(predicted_mm3, dtype=float) - d / 2, alpha, units),
+        *_proportional_bias(d, np.asarray(predicted_mm3, dtype=float) - d / 2, units),
     )
 
 
-def _proportional_bias(d: np.ndarray, mean: np.ndarray, alpha: float, units: int) -> tuple[float, float, float]:
+def _proportional_bias(d: np.ndarray, mean: np.ndarray, units: int) -> tuple[float, float, float]:
     """Regress the differences on the mean of both volumes: slope and its interval."""
     if units < 3 or np.ptp(mean) == 0:
         return np.nan, np.nan, np.nan
     line = stats.linregress(mean, d)
-    half = float(stats.t.ppf(1 - alpha / 2, units - 2)) * line.stderr * np.sqrt((len(d) - 2) / (units - 2))
+    half = float(stats.t.ppf(1 - ALPHA / 2, units - 2)) * line.stderr * np.sqrt((len(d) - 2) / (units - 2))
     return float(line.slope), float(line.slope - half), float(line.slope + half)
 
 
 def intraclass_correlation(
-    predicted_mm3: np.ndarray, reference_mm3: np.ndarray, alpha: float = ALPHA, subjects: int | None = None
+    predicted_mm3: np.ndarray, reference_mm3: np.ndarray, subjects: int | None = None
 ) -> IntraclassCorrelation:
     """Compute the intraclass correlation ICC(A,1): two-way, absolute agreement, single measurement.
 
@@ -108,7 +105,6 @@ def intraclass_correlation(
     Args:
         predicted_mm3: Shape (cases,), finite.
         reference_mm3: The same cases.
-        alpha: Two-sided error of the interval.
         subjects: See `bland_altman`.
 
     Source:
@@ -136,20 +132,17 @@ def intraclass_correlation(
     total = (a * ms_raters + b * ms_error) ** 2
     df = total / ((a * ms_raters) ** 2 / (k - 1) + (b * ms_error) ** 2 / ((n - 1) * (k - 1)))
     rest = k * ms_raters + (k * n - k - n) * ms_error
-    f_low, f_high = stats.f.ppf(1 - alpha / 2, n - 1, df), stats.f.ppf(1 - alpha / 2, df, n - 1)
+    f_low, f_high = stats.f.ppf(1 - ALPHA / 2, n - 1, df), stats.f.ppf(1 - ALPHA / 2, df, n - 1)
     low = n * (ms_cases - f_low * ms_error) / (f_low * rest + n * ms_cases)
     high = n * (f_high * ms_cases - ms_error) / (rest + n * f_high * ms_cases)
     return IntraclassCorrelation(icc, float(low), float(high))
 
 
-def agreement_table(
-    per_case: pd.DataFrame, alpha: float = ALPHA, subjects: Mapping[str, str] | None = None
-) -> pd.DataFrame:
+def agreement_table(per_case: pd.DataFrame, subjects: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Describe the agreement of out-of-fold volumes with the reference's.
 
     Args:
         per_case: Table with the columns of `metrics/per_case.csv`.
-        alpha: Two-sided error of the intervals.
         subjects: Subject of each case; None: every case is one.
 
     Returns:
@@ -160,6 +153,6 @@ def agreement_table(
         volumes = group["volume_mm3"].to_numpy(), group["volume_ref_mm3"].to_numpy()
         named = {"variant": variant, "configuration": configuration, "label": label}
         units = len(np.unique(subject_names(group["case"], subjects)))
-        agreement = bland_altman(*volumes, alpha, units), intraclass_correlation(*volumes, alpha, units)
+        agreement = bland_altman(*volumes, units), intraclass_correlation(*volumes, units)
         rows.append({**named, **asdict(agreement[0]), **asdict(agreement[1])})
     return pd.DataFrame(rows)

@@ -16,7 +16,7 @@ from hippo_nnunet.analysis.tables import number
 from hippo_nnunet.analysis.verdicts import NOT_JUDGED
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.pairing import SUBSETS
-from hippo_nnunet.evaluation.statistics import CANNOT_TELL
+from hippo_nnunet.evaluation.statistics import ALPHA, CANNOT_TELL
 from hippo_nnunet.pages.figure import Figure, Panel, drawable, short
 from hippo_nnunet.pages.palette import GREY, INK, LINE, PAPER
 from hippo_nnunet.pages.report.charts import chart_data
@@ -46,7 +46,7 @@ def report_figures(content: Content, viewed: Viewed | None = None) -> list[Figur
         size = (_WIDTH, 0.9 + 0.55 * len(names))
         found.append(_single("cases", "Case by case", _CASES, size, draw))
     if charts["sizes"]:
-        found.append(_sizes_figure(charts["sizes"], charts["metric"], content.comparison.options.alpha))
+        found.append(_sizes_figure(charts["sizes"], charts["metric"]))
     if charts["notebook"]:
         draw = partial(_draw_notebook, data=charts["notebook"], names=names)
         caption = "The notebooks' score of each case against its Dice: the same masks."
@@ -162,10 +162,10 @@ def _draw_notebook(figure: FigureBase, data: dict[str, Any], names: list[str]) -
     figure.legend(loc="outside lower center", fontsize=7, ncols=1 if max(map(len, names)) > 24 else 2)
 
 
-def _sizes_figure(data: dict[str, Any], metric: str, alpha: float) -> Figure:
+def _sizes_figure(data: dict[str, Any], metric: str) -> Figure:
     caption = (
         f"{metric} against the number of training cases, on a logarithmic axis: means over the same out-of-fold cases "
-        f"with {1 - alpha:.0%} intervals."
+        f"with {1 - ALPHA:.0%} intervals."
     )
     draw = partial(_draw_sizes, **data, metric=metric)
     return _single("training-cases", f"{metric} against number of training cases", caption, (4.8, 3.6), draw)
