@@ -6,6 +6,7 @@ that is killed leaves the earlier content.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -64,8 +65,9 @@ def zip_entry(name: str) -> zipfile.ZipInfo:
     return entry
 
 
-def hash_file(path: Path, digest: Any) -> str:
-    """Feed a file to one of hashlib's objects; returns hexadecimal digits."""
+def hash_file(path: Path, digest: Any = None) -> str:
+    """Feed a file to one of hashlib's objects, by default of SHA-256; returns hexadecimal digits."""
+    digest = hashlib.sha256() if digest is None else digest
     with path.open("rb") as stream:
         while chunk := stream.read(2**20):
             digest.update(chunk)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -214,7 +213,7 @@ def _is_torchscript(path: Path) -> bool:
 
 def _is_openais(path: Path, open_clip: ModuleType) -> bool:
     """Tell whether an archive is OpenAI's, whose SHA-256 is in its address; refuse others unless they are trusted."""
-    digest = hash_file(path, hashlib.sha256())
+    digest = hash_file(path)
     models = [model for model, tag in open_clip.list_pretrained() if tag == "openai"]
     if any(f"/{digest}/" in open_clip.get_pretrained_url(model, "openai") for model in models):
         return True

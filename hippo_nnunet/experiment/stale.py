@@ -5,7 +5,6 @@ Only names of files are looked at, and the hashes of the few small files that th
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.markers import ensemble_cells, evaluated, predictors
 from hippo_nnunet.experiment.paths import DONE, RELATIVE, ExperimentPaths
-from hippo_nnunet.files import read_object
+from hippo_nnunet.files import hash_file, read_object
 from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_descriptions
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.plans import configuration_of, read_plans
@@ -102,7 +101,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def file_hash(path: Path) -> str | None:
     """Return the SHA-256 of a file; None if there is none."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    return hash_file(path) if path.is_file() else None
 
 
 def has_all(folder: Path, cases: Iterable[str]) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.files import read_object
+from hippo_nnunet.files import hash_file, read_object
 
 if TYPE_CHECKING:
     from hippo_nnunet.evaluation.known_images import KnownImages
@@ -103,7 +102,7 @@ def open_packaged(folder: Path | None = None) -> PackagedModel:
         path = folder / name
         if not path.is_file():
             raise DataError(f"{path}: this file of the packaged model is missing; {_AGAIN}")
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        found = hash_file(path)
         if found != sums.get(name):
             listed = str(sums.get(name))[:12]
             raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -124,7 +123,7 @@ def check_finished(
 def _check_teachers(folder: Path, trainer: str, teachers: Mapping[str, str]) -> None:
     for teacher, digest in teachers.items():
         file = folder.parent.parent / folder.parent.name.replace(trainer, teacher, 1) / folder.name / FINAL
-        if file.is_file() and hash_file(file, hashlib.sha256()) != digest:
+        if file.is_file() and hash_file(file) != digest:
             raise ConfigError(
                 f"{folder} learned from another {teacher}, which has been trained again since: delete the folder to "
                 "train again"

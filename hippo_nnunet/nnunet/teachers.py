@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def load_teachers(trainer: Any) -> tuple[Teachers, dict[str, str]]:
         network = copy.deepcopy(getattr(trainer.network, "module", trainer.network))  # of DistributedDataParallel
         network.load_state_dict(read_checkpoint(file)["network_weights"])
         networks.append(network)
-        hashes[teacher.name] = hash_file(file, hashlib.sha256())
+        hashes[teacher.name] = hash_file(file)
     return Teachers(networks).to(trainer.device), hashes
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -175,10 +174,10 @@ def _segment(
 ) -> tuple[Path, bool]:
     """Segment one scan and write its files; returns the label map, and whether it had been made before."""
     asked = {
-        "scan": hash_file(scan.path, hashlib.sha256()),
-        "model": hash_file(model.model.path, hashlib.sha256()),
+        "scan": hash_file(scan.path),
+        "model": hash_file(model.model.path),
         "kind": kind_of(scan.path, options.kind),
-        "roi": [hash_file(path, hashlib.sha256()) for path in options.rois],
+        "roi": [hash_file(path) for path in options.rois],
         "probabilities": options.probabilities,
         "assume_ras": options.assume_ras,
         "coverage": None if math.isnan(judge.calibration.level) else judge.calibration.level,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hippo_nnunet.files import hash_file
 from hippo_nnunet.models.model_file import open_model
 from hippo_nnunet.models.onnx_file import SUFFIX, open_onnx
 from hippo_nnunet.models.packaged import PackagedModel
@@ -68,7 +68,7 @@ def file_lines(path: Path) -> list[str]:
         *lines,
         f"licence: {said.get('licence') or 'not stated'}",
         f"citation: {said.get('citation') or 'not stated'}",
-        f"sha256: {hashlib.sha256(path.read_bytes()).hexdigest()}",
+        f"sha256: {hash_file(path)}",
     ]
 
 

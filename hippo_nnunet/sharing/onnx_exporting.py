@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import tempfile
 import warnings
@@ -14,6 +13,7 @@ import numpy as np
 
 from hippo_nnunet.errors import ConfigError, DataError, DependencyError, UpstreamError
 from hippo_nnunet.experiment.manifest import installed_version
+from hippo_nnunet.files import hash_file
 from hippo_nnunet.inference.members import Member, find_members, load_member
 from hippo_nnunet.inference.onnx_network import OnnxNetwork
 from hippo_nnunet.models.model_file import check_description, shared_of_dataset
@@ -176,4 +176,4 @@ def _compare(output: Path, content: bytes, predictor: BatchedPredictor, channels
 
 def _hashes(member: Member) -> dict[str, str]:
     files = {str(fold): member.folder / f"fold_{fold}" / member.checkpoint for fold in member.folds}
-    return {fold: hashlib.sha256(file.read_bytes()).hexdigest() for fold, file in files.items()}
+    return {fold: hash_file(file) for fold, file in files.items()}
