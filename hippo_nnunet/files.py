@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import zipfile
@@ -72,6 +73,25 @@ def hash_file(path: Path, digest: Any = None) -> str:
         while chunk := stream.read(2**20):
             digest.update(chunk)
     return str(digest.hexdigest())
+
+
+def json_values(value: Any, digits: int | None = None) -> Any:
+    """Return what JSON holds: numpy's numbers as Python's, NaN and infinity as None, tuples as lists.
+
+    Args:
+        value: Numbers, texts, and dictionaries and sequences of them.
+        digits: Digits after the point; None keeps all.
+    """
+    if isinstance(value, dict):
+        return {str(key): json_values(entry, digits) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_values(entry, digits) for entry in value]
+    value = value.item() if hasattr(value, "item") else value
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        return None
+    return value if digits is None else round(value, digits)
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -17,7 +17,7 @@ from hippo_nnunet.data.cases import InputCase
 from hippo_nnunet.data.nifti_file import open_image
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.segmentation_shape import Segmentation
-from hippo_nnunet.files import hash_file
+from hippo_nnunet.files import hash_file, json_values
 from hippo_nnunet.inference.scans import Attempts, FailedScans
 from hippo_nnunet.progress import tracked
 from hippo_nnunet.segment.boxes import LEFT, SIDES, Box
@@ -36,7 +36,7 @@ from hippo_nnunet.segment.outputs import (
 )
 from hippo_nnunet.segment.roi import boxes_of_masks
 from hippo_nnunet.segment.scan import read_scan
-from hippo_nnunet.segment.volumes import BOTH, Judge, Row, as_json, both_sides, of_intracranial
+from hippo_nnunet.segment.volumes import BOTH, Judge, Row, both_sides, of_intracranial
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ def _segment(
         "made_from": asked,
         "labels": _label_names(one),
         "flags": one.flags,
-        "volumes": as_json(one.rows),
+        "volumes": json_values(one.rows),
     }
     if isinstance(one.result, SegmentedHead) and one.result.registration is not None:
         found = one.result.registration

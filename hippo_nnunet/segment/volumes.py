@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from hippo_nnunet.data.description import TOTAL
@@ -85,13 +84,3 @@ def both_sides(scan: str, rows: Sequence[Row], intracranial_mm3: float | None) -
 def of_intracranial(volume_mm3: float, intracranial_mm3: float) -> Row:
     """Return the columns that compare a volume with the intracranial volume."""
     return {"intracranial_mm3": intracranial_mm3, "intracranial_percent": 100 * volume_mm3 / intracranial_mm3}
-
-
-def as_json(rows: Sequence[Row]) -> list[Row]:
-    """Return rows whose values JSON holds: plain numbers, NaN as None."""
-    return [{name: _plain(value) for name, value in row.items()} for row in rows]
-
-
-def _plain(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value

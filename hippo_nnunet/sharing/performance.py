@@ -18,6 +18,7 @@ from hippo_nnunet.evaluation.metrics import QUALITY, Label
 from hippo_nnunet.evaluation.statistics import bootstrap_intervals
 from hippo_nnunet.evaluation.subjects import subject_names, subject_values
 from hippo_nnunet.evaluation.volumetry import agreement_table
+from hippo_nnunet.files import json_values
 
 _WORST = 5
 _AGREEMENT = (
@@ -77,7 +78,7 @@ def performance(
         judged = cross_validated(measured, labels, level, subjects)
         found["coverage"] = coverage_of(judged, subjects).set_index("label").to_dict("index")
         found["flags"] = hit_rates(judged, dice, subjects=subjects).set_index("flag").to_dict("index")
-    rounded: dict[str, Any] = _rounded(found)
+    rounded: dict[str, Any] = json_values(found, 5)
     return rounded
 
 
@@ -97,12 +98,3 @@ def _described(group: pd.DataFrame, metric: str, subjects: Subjects | None) -> d
         **tails,
         "worst": values.max() if descending else values.min(),
     }
-
-
-def _rounded(value: Any) -> Any:
-    """Return numbers with five digits after the point, NaN and infinity as None."""
-    if isinstance(value, dict):
-        return {str(key): _rounded(entry) for key, entry in value.items()}
-    if isinstance(value, (float, np.floating)):
-        return round(float(value), 5) if math.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value

@@ -8,10 +8,10 @@ import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 from rich.table import Table
 
+from hippo_nnunet.files import json_values
 from hippo_nnunet.progress import duration
 from hippo_nnunet.workflow import estimate
 from hippo_nnunet.workflow import status as states
@@ -58,18 +58,7 @@ def summary(status: Status) -> str:
 
 def as_json(status: Status) -> str:
     """Return everything as JSON: seconds as numbers, null if unknown."""
-    return json.dumps(_plain(asdict(status)), indent=1, allow_nan=False, default=str)
-
-
-def _plain(value: Any) -> Any:
-    """Round numbers, and replace NaN by None."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 1)
-    return value
+    return json.dumps(json_values(asdict(status), 1), indent=1, allow_nan=False, default=str)
 
 
 def _headline(status: Status) -> str:
