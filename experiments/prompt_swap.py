@@ -10,7 +10,8 @@ trained once, and asked in two ways, with one JSON line for each case and region
 
 With 0 split cases the parts are classes that the training never shows. `other` is the Dice with the other part: a
 network that ignores the prompt has the same mask for both. Whether meaning matters, only a control can tell, in another
-call: `--trainer CLIPGuidedUNetTrainer_textHead_rotatedText_mini_fast`.
+call: `--trainer CLIPGuidedUNetTrainer_textHead_rotatedText_mini_fast`. `python experiments/prompt_swap.py --table
+FILE ...` prints the means of such files.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 
 from hippo_nnunet.data.same_scan import same_scan_cases, subjects_of_groups
 from hippo_nnunet.data.subjects import grouped_splits
@@ -47,12 +49,18 @@ ENDING = ".nii.gz"
 def main() -> None:
     """Train and ask for each number of split cases."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", type=Path, help="folder of the Decathlon task, such as Task04_Hippocampus")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("task", type=Path, nargs="?", help="folder of the Decathlon task, such as Task04_Hippocampus")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--table", type=Path, nargs="+", help="print what earlier calls found, and do nothing else")
     parser.add_argument("--split-cases", default="0,5,20", help="numbers of training cases with both parts")
     parser.add_argument("--trainer", default="CLIPGuidedUNetTrainer_textHead_mini_fast")
     parser.add_argument("--configuration", default="2d")
     options = parser.parse_args()
+    if options.table:
+        print(means_table([json.loads(line) for file in options.table for line in file.read_text().splitlines()]))
+        return
+    if options.task is None or options.output is None:
+        parser.error("the task and --output are needed to train")
     cases = sorted(p.name.removesuffix(ENDING) for p in (options.task / "labelsTr").glob(f"[!.]*{ENDING}"))
     found = same_scan_cases({case: options.task / "imagesTr" / f"{case}{ENDING}" for case in cases})
     subjects = subjects_of_groups(found.groups, cases) if found else {case: case for case in cases}
@@ -73,6 +81,23 @@ def main() -> None:
         with log.open("a") as lines:
             for row in ask(Path(model).parent, images, options.task / "labelsTr"):
                 print(json.dumps({"split_cases": len(split), "trainer": options.trainer, **row}), file=lines)
+
+
+def means_table(rows: list[dict[str, Any]]) -> str:
+    """Return mean Dice over cases as a Markdown table: a row for each trainer, number of split cases and prompt.
+
+    Args:
+        rows: Lines of dice.jsonl.
+    """
+    table = pd.DataFrame(rows)
+    by = ["trainer", "split_cases", "prompt"]
+    means = table.pivot_table(index=by, columns="region", values="dice", sort=False)
+    means["of the other part"] = table.groupby(by)["other"].mean()
+    lines = [(*by, *means.columns), ("---",) * (len(by) + len(means.columns))]
+    for names, values in means.iterrows():
+        shown = ("" if pd.isna(value) else f"{value:.3f}" for value in values)
+        lines.append((*map(str, names), *shown))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def write_dataset(task: Path, root: Path, fold: dict[str, list[str]], split: set[str]) -> Path:

@@ -6,8 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from experiments.prompt_swap import PARAPHRASES, REGIONS
+from experiments.prompt_swap import PARAPHRASES, REGIONS, means_table
 from hippo_nnunet.clip.prompts import training_prompts
+
+
+def test_means_of_what_calls_found() -> None:
+    rows = [
+        {"trainer": "A", "split_cases": 5, "prompt": "trained", "region": "hippocampus", "case": "x", "dice": 0.9},
+        *(
+            {"trainer": "A", "split_cases": 5, "prompt": p, "region": "anterior", "case": c, "dice": d, "other": 0.1}
+            for p, c, d in (("trained", "x", 0.8), ("trained", "y", 0.6), ("paraphrase", "x", 0.5))
+        ),
+    ]
+    assert means_table(rows).splitlines() == [
+        "| trainer | split_cases | prompt | hippocampus | anterior | of the other part |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| A | 5 | trained | 0.900 | 0.700 | 0.100 |",
+        "| A | 5 | paraphrase |  | 0.500 | 0.100 |",
+    ]
 
 
 def test_paraphrases_are_texts_that_no_training_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
