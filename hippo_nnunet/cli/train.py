@@ -103,7 +103,7 @@ def train(
     job = TrainJob(
         dataset=dataset,
         configuration=configuration,
-        fold=int(fold) if fold.isdecimal() else fold,
+        fold=int(fold) if fold.removeprefix("-").isdecimal() else fold,
         trainer=trainer,
         plans=plans,
         device=device,
