@@ -141,9 +141,9 @@ def stale_preparations(experiment: Experiment, folders: NnunetFolders) -> list[P
     plans = folder / f"{experiment.plans}.json"
     if plans.is_file():
         content = read_object(plans)
-        known = [c for c in experiment.folds if c in content.get("configurations", {})]
-        identifiers = dict.fromkeys(experiment.folds, "") | {
-            c: configuration_of(content, c).get("data_identifier", c) for c in known
+        known = content.get("configurations", {})
+        identifiers = {
+            c: configuration_of(content, c).get("data_identifier", c) if c in known else c for c in experiment.folds
         }
         cases = validation_cases(experiment, folders)
         stale = [

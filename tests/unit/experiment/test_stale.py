@@ -118,6 +118,11 @@ def test_preparations_are_stale_where_a_file_is_missing(folders: NnunetFolders) 
     plans["configurations"] = {"2d_wide": plans["configurations"]["2d"], "2d": {"inherits_from": "2d_wide"}}
     (folder / "CompactPlans.json").write_text(json.dumps(plans))
     assert stale.stale_preparations(ASKED, folders) == []
+    split = (folder / "splits_final.json").read_text()
+    (folder / "splits_final.json").unlink()
+    without = replace(ASKED, folds={"3d_fullres": (0, 1)})  # the plans have no such configuration
+    assert stale.stale_preparations(without, folders) == [DONE / "preprocess" / "3d_fullres"]
+    (folder / "splits_final.json").write_text(split)
     (folder / "CompactPlans_2d" / "b.pkl").write_bytes(b"")
     assert stale.stale_preparations(ASKED, folders) == [DONE / "preprocess" / "2d"]
     (folder / "CompactPlans.json").unlink()
