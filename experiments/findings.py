@@ -18,13 +18,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from experiments.merge import merge
 from hippo_nnunet.analysis.compare import compare_experiment
 from hippo_nnunet.data.description import MEAN
+from hippo_nnunet.data.subjects import read_subjects
 from hippo_nnunet.errors import ConfigError, HippoError
 from hippo_nnunet.evaluation.comparison import Comparison, Options
 from hippo_nnunet.evaluation.pairing import recipe_of
-from hippo_nnunet.evaluation.per_case import read_per_case
+from hippo_nnunet.evaluation.per_case import read_per_case, score_empty
+from hippo_nnunet.evaluation.statistics import paired_result
+from hippo_nnunet.evaluation.subjects import subject_names
 from hippo_nnunet.evaluation.wording import shown_verdict
 from hippo_nnunet.experiment.paths import ExperimentPaths
 
@@ -34,7 +39,10 @@ OPENING, CLOSING = "<!-- findings -->", "<!-- /findings -->"
 NEGLIGIBLE = 0.005
 SIMILAR = 0.01
 """Margins of equivalence from here on are not printed."""
-HEADER = ("question", "models", "trainings", "cases", "difference in Dice", "95 %", "equivalent within", "verdict")
+HEADER = (
+    *("question", "models", "trainings", "cases", "difference in Dice", "95 %"),
+    *("equivalent within", "verdict", "seed 0 of both"),
+)
 
 
 def main() -> None:
@@ -111,7 +119,31 @@ def _row(finding: dict[str, Any], comparison: Comparison, results: Path) -> tupl
         f"{pair['low']:+.4f} to {pair['high']:+.4f}",
         f"{pair['rope_to_pass']:.4f}" if pair["rope_to_pass"] < SIMILAR else "",
         shown_verdict(pair),
+        _first_seeds(results, finding) if len({*trainings}) > 1 and all(isinstance(n, int) for n in trainings) else "",
     )
+
+
+def _first_seeds(results: Path, finding: dict[str, Any]) -> str:
+    """Return difference and interval between the trainings with seed 0; empty if one model has none."""
+    own = [results / piece for piece in finding["pieces"]]
+    other = [results / finding["compared_with"]] if "compared_with" in finding else own
+    recipe, _, configuration = finding["against"].rpartition(": ")[2].partition(" ")
+    configuration = configuration or finding.get("against_configuration", finding["configuration"])
+    one = _seed_0(own, finding["variant"], finding["configuration"])
+    difference = (one - _seed_0(other, recipe, configuration)).dropna().reset_index()
+    if difference.empty:
+        return ""
+    subjects = subject_names(difference["case"], read_subjects(ExperimentPaths(own[0]).subjects))
+    folds = difference["fold"].to_numpy()
+    result = paired_result(difference["dice"].to_numpy(), NEGLIGIBLE, folds, subjects=subjects)
+    return f"{result.mean:+.4f} ({result.low:+.4f} to {result.high:+.4f})"
+
+
+def _seed_0(folders: list[Path], variant: str, configuration: str) -> pd.Series:
+    """Return the Dice over labels of each case, by fold and case, of one training without a seed word."""
+    table = pd.concat([score_empty(read_per_case(ExperimentPaths(folder).per_case)) for folder in folders])
+    own = table[(table["variant"] == variant) & (table["configuration"] == configuration)]
+    return own.groupby(["fold", "case"])["dice"].mean()
 
 
 def _others(results: Path, finding: dict[str, Any]) -> int | str:

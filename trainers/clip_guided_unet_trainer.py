@@ -165,7 +165,7 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         """Show a generator of heads texts between the mean of each class's prompts and one of them, by the step."""
         network = _bare(self.network)
         step = self.current_epoch * self.schedule.iterations + len(self.record.epoch_outputs)
-        random = np.random.default_rng([self.recipe.seed or 0, step])
+        random = np.random.default_rng([self.fold_seed or 0, step])
         drawn = torch.stack([of_class[int(random.integers(len(of_class)))] for of_class in self._prompts])
         mixed = torch.lerp(network.centred_text(network.text_embeddings), drawn, float(random.random()))
         network.show_text(normalize(mixed, dim=1))

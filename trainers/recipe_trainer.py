@@ -47,6 +47,8 @@ from hippo_nnunet.training.step import (
     zero_momentum,
 )
 
+SEEDS_BETWEEN_FOLDS = 2**20
+
 
 class UNetTrainer(ResumableTrainer):
     """nnU-Net's own network, trained with the recipe in the class name.
@@ -93,6 +95,15 @@ class UNetTrainer(ResumableTrainer):
         self.threads = AdaptiveThreads(device, fixed=self.recipe.seed is not None, report=self.print_to_log_file)
         self._teachers: Teachers | None = None
 
+    @property
+    def fold_seed(self) -> int | None:
+        """What the fold's training is seeded with: `seed` in fold 0, another number in each other fold.
+
+        With one number for all folds, initial weights and the order of patches would be the same in all of them: a
+        lucky seed would raise the whole cross-validation, which the test over folds takes for a better recipe.
+        """
+        return None if self.seed is None else self.seed + SEEDS_BETWEEN_FOLDS * (self.fold if self.fold != "all" else 0)
+
     def _check_slices(self, plans: dict, configuration: str) -> None:
         word = self.recipe.words.get("slices")
         if word and len(PlansManager(plans).get_configuration(configuration).patch_size) != 2:
@@ -125,8 +136,8 @@ class UNetTrainer(ResumableTrainer):
 
     def initialize(self) -> None:
         """Seed, then build network, optimiser and loss as nnU-Net does; a seed word also requests determinism."""
-        if self.seed is not None:
-            torch.manual_seed(self.seed)
+        if self.fold_seed is not None:
+            torch.manual_seed(self.fold_seed)
         if self.recipe.seed is not None:
             make_deterministic(self.device)
         super().initialize()
@@ -238,7 +249,7 @@ class UNetTrainer(ResumableTrainer):
             self.augmentation = None
         loaders = super().get_dataloaders()
         if self.recipe.seed is not None:
-            seed_workers(loaders, [self.recipe.seed, self.local_rank, self.current_epoch])
+            seed_workers(loaders, [self.fold_seed, self.local_rank, self.current_epoch])
         return loaders
 
     # -- training -------------------------------------------------------------------------------------------------

@@ -61,21 +61,22 @@ def equal_cases_table(comparison: Comparison) -> ShownTable | None:
         where = "" if one.configuration == other.configuration else f" {other.configuration}"
         named = (f"{one.full_recipe} {one.configuration}", f"against {other.full_recipe}{where}")
         groups.setdefault(named, []).append({**row, "size": one.size})
-    form, repeated = f"+{digits(comparison.options.metric)}", pairs["low_mixed"].notna().any()
-    low, high = ("low_mixed", "high_mixed") if repeated else ("low", "high")
+    form = f"+{digits(comparison.options.metric)}"
     rows: list[list[str]] = []
     starts = []
     for names, group in groups.items():
         starts.append(len(rows))
         for position, row in enumerate(sorted(group, key=lambda row: int(row["size"]))):
             shown = " ".join(names) if len(group) == 1 else "".join(names[position : position + 1])
-            figures = [number(row["difference"], form), interval(row[low], row[high], form)]
+            mixed = "" if pd.isna(row["low_mixed"]) else "_mixed"
+            span = interval(row[f"low{mixed}"], row[f"high{mixed}"], form)
+            figures = [number(row[f"difference{mixed}"], form), span]
             rows.append([shown, str(row["size"]), *figures, str(row["verdict"])])
+    over_seeds = " and, where both models have several seeds, further choices of the cases (a mixed model of them)"
     caption = (
         f"Differences in {QUALITY[comparison.options.metric].heading} at equal numbers of training cases; positive: "
         "the first model is better. The interval holds further subjects"
-        f"{' and, by a mixed model of the seeds, further choices of the cases' if repeated else ''}; the verdict is "
-        "about these trained models."
+        f"{over_seeds if pairs['low_mixed'].notna().any() else ''}; the verdict is about these trained models."
     )
     columns = ("model", "cases", "difference", f"{1 - ALPHA:.0%} interval", "as trained")
     return ShownTable("equal_training_cases", caption, columns, 1, rows, frozenset(starts), pairs)

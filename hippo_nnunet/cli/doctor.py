@@ -38,6 +38,9 @@ def doctor(
 
     Exit code 1 if any finding is an error, or any line of the training check fails.
     """
+    given = {"--device": device != "auto", "--work": work, "--output": output, "--quick": quick}
+    if not training and any(given.values()):
+        raise typer.BadParameter("goes with --training", param_hint=next(name for name in given if given[name]))
     if training:
         _check_training(device, work, output, quick, as_json)
         return

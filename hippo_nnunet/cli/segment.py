@@ -107,6 +107,8 @@ def segment(
             if page:
                 page.write()
         raise
+    if page and (missing := page.missing(found)):
+        log.warning("%d scans, first %s, are not on the page: give --overwrite to make it", len(missing), missing[0])
     for path in (*written, write_table(output), *([page.write()] if page else ())):
         echo(path)
     if failed:

@@ -94,7 +94,7 @@ def _refuse_taken_id(target: Path, dataset_id: int) -> None:
         for other in sorted(root.glob(f"Dataset{dataset_id:03d}_*")):
             if other.name != target.name:
                 message = f"dataset id {dataset_id} is taken by {other}, but nnU-Net needs one dataset for each id"
-                raise ConfigError(f"{message}; pass another --dataset-id")
+                raise ConfigError(f"{message}: use another --root, or data convert with another --dataset-id")
 
 
 def _refuse_errors(source: Path, folder: Path, findings: list[Finding]) -> None:

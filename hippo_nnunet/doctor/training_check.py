@@ -21,8 +21,9 @@ from hippo_nnunet.doctor.training_spec import Settings
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.experiment.manifest import PACKAGES, git_commit, installed_version
 from hippo_nnunet.files import write_json
-from hippo_nnunet.nnunet.api import cpu_count, resolve_device
+from hippo_nnunet.nnunet.api import resolve_device
 from hippo_nnunet.nnunet.paths import environment
+from hippo_nnunet.threads import cpu_count
 from hippo_nnunet.training.precision_choice import VARIABLE as PRECISION
 
 LOG = "training_check.log"

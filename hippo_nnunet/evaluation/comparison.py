@@ -150,6 +150,7 @@ def compare(
         mixed = mixed_result(repeated)
         of_mean, *of_labels = _pair_rows(named, difference, options, number_of_folds, notes, subjects)
         of_mean |= {
+            "difference_mixed": mixed.mean,
             "low_mixed": mixed.low,
             "high_mixed": mixed.high,
             "p_mixed": mixed.p,
@@ -259,8 +260,8 @@ def _with_verdicts(rows: pd.DataFrame, options: Options) -> pd.DataFrame:
     retrained = rows.groupby("family")["p_retrained"]
     rows["p_retrained_holm"] = retrained.transform(lambda values: holm(list(values)))
     rows["verdict_retrained"] = [
-        verdict_retrained(over_folds, p_holm, options.margin)
-        for over_folds, p_holm in zip(rows["over_folds"], rows["p_retrained_holm"], strict=True)
+        verdict_retrained(over_folds, p_holm, options.margin, result.subjects)
+        for over_folds, p_holm, result in zip(rows["over_folds"], rows["p_retrained_holm"], rows["result"], strict=True)
     ]
     rows["detectable_retrained"] = [
         detectable_retrained(over_folds, number, int(size))
@@ -282,7 +283,7 @@ PAIR_COLUMNS = (
     *("p_equivalence", "low_equivalence", "high_equivalence", "rope_to_pass", "rank_biserial", "cohens_dz"),
     *("fold_sd", "low_retrained", "high_retrained", "p_retrained", "p_retrained_holm", "verdict_retrained"),
     "detectable_retrained",
-    *("low_mixed", "high_mixed", "p_mixed", "training_sd"),
+    *("difference_mixed", "low_mixed", "high_mixed", "p_mixed", "training_sd"),
 )
 """The columns of `metrics/comparison.csv`."""
 
@@ -300,8 +301,8 @@ def _with_margin(options: Options, table: pd.DataFrame, models: Sequence[Model])
     if freedom >= MIN_FREEDOM and sd > 0:
         margin = float(f"{REPEATABILITY * sd:.2g}")
         text = (
-            f"Margin of equivalence: {margin:g} {unit}, within which two trainings of one recipe lie with a "
-            f"probability of 95 % (standard deviation between repeats {sd:.2g}, {freedom} degrees of freedom)."
+            f"Margin of equivalence: {margin:g} {unit}, within which two trainings of one recipe lie in 95 % of all "
+            f"pairs, as estimated (standard deviation between repeats {sd:.2g}, {freedom} degrees of freedom)."
         )
         return replace(options, rope=margin), Note(NoteKind.MARGIN, text)
     text = (

@@ -13,6 +13,8 @@ from hippo_nnunet.evaluation.statistics import (
     BETTER,
     CANNOT_TELL,
     EQUIVALENT,
+    MIN_CASES,
+    MIN_EQUIVALENT,
     POWER,
     RESAMPLES,
     WORSE,
@@ -73,21 +75,23 @@ def corrected_test(fold_means: np.ndarray, number_of_folds: int) -> CorrectedRes
     return CorrectedResult(j, mean, sd, mean - outer, mean + outer, mean - inner, mean + inner, p)
 
 
-def verdict_retrained(result: CorrectedResult, p_holm: float, rope: float) -> str:
+def verdict_retrained(result: CorrectedResult, p_holm: float, rope: float, subjects: int) -> str:
     """Return the verdict about training the same two recipes again on other cases.
 
     Args:
         result: Of `corrected_test`.
         p_holm: Its p, corrected for all comparisons of its family.
         rope: Half-width of the region of practical equivalence.
+        subjects: Number of the subjects in all folds.
 
     Returns:
         `equivalent`, `better`, `worse` or `cannot tell`: the rules of `statistics.verdict` by the corrected intervals
-            and `p_holm`.
+            and `p_holm`, with the same least numbers of subjects.
     """
-    if -rope < result.low_equivalence and result.high_equivalence < rope:
+    within = -rope < result.low_equivalence and result.high_equivalence < rope
+    if subjects >= MIN_EQUIVALENT and within:
         return EQUIVALENT
-    if p_holm <= ALPHA:
+    if subjects >= MIN_CASES and p_holm <= ALPHA:
         return BETTER if result.mean > 0 else WORSE
     return CANNOT_TELL
 

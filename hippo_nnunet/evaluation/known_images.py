@@ -135,8 +135,7 @@ class KnownImages:
         if axis_codes not in self.axis_codes:
             return (
                 f"its axes are {axis_codes}, but the model takes voxels as they are stored and knows "
-                f"{' and '.join(self.axis_codes)}: reorient it, for example with nibabel.as_closest_canonical, or use "
-                "'hippo-nnunet segment', which does"
+                f"{' and '.join(self.axis_codes)}: reorient it, for example with nibabel.as_closest_canonical"
             )
         return None
 
@@ -155,7 +154,7 @@ class KnownImages:
             mm > SIZE_RATIO * high or mm < low / SIZE_RATIO for mm, (low, high) in zip(size, self.size_mm, strict=True)
         ):
             text = f"{_by(size)} mm, but the model knows crops of {_ranges(self.size_mm)} mm: crop it around the "
-            text += "hippocampus, or use 'hippo-nnunet segment'"
+            text += "hippocampus, or use 'hippo-nnunet segment' for a head"
             found.append(Suspicion("size", text))
         return found
 
@@ -204,7 +203,7 @@ class KnownImages:
                 text = (
                     "it looks mirrored left to right, so it may be the other hippocampus than the model knows: mirror "
                 )
-                text += "it along x, and its mask back, or use 'hippo-nnunet segment'"
+                text += "it along x, and its mask back"
                 return [Suspicion("side", text)]
             codes = self.axis_codes[0]
             text = f"it looks as if its axes were {stored_codes(best, codes)}, not {codes} as its header says: correct "

@@ -219,7 +219,7 @@ class Experiment:
     def save(self, path: Path) -> None:
         """Write the YAML file atomically, unless it has the same content already."""
         text = HEADER + yaml.safe_dump(self.as_dict(), sort_keys=False)
-        if path.is_file() and path.read_text() == text:
+        if path.is_file() and path.read_bytes() == text.encode():
             return
         write_text(path, text)
 

@@ -16,9 +16,9 @@ from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.experiment.stale import HASHED, file_hash
 from hippo_nnunet.files import read_json, read_object
-from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.finished import SUMMARY
 from hippo_nnunet.nnunet.paths import NnunetFolders
+from hippo_nnunet.threads import cpu_count
 
 PACKAGES = (
     "hippo_nnunet",

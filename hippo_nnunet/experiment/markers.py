@@ -5,15 +5,19 @@ A marker below `.done/` says that a job is finished. Paths are relative to the e
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from pathlib import Path
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePath
 
+from hippo_nnunet.data.archive import archived_files
+from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import DONE
 
 PRODUCTS = ("predictions", "submission")
 """What can be made of the test images."""
+_IMAGE, _RAW_IMAGE = re.compile(r"[^.].*\.nii(\.gz)?"), re.compile(r"[^.].*_[0-9]{4}\.[^/]+")
 
 
 def ensemble_cells(experiment: Experiment) -> list[Cell]:
@@ -79,12 +83,23 @@ def products_of(dataset: Path, source: Path | None) -> tuple[str, ...]:
 
     Args:
         dataset: The dataset's raw folder, which need not exist yet.
-        source: The Decathlon task that it will be converted from; an archive is taken to hold test images.
+        source: The Decathlon task that it will be converted from, or its archive; one that is damaged is taken to hold
+            test images.
     """
     if dataset.is_dir():
-        images = [p for p in (dataset / "imagesTs").glob("[!.]*") if p.is_file()]
+        images = test_images(dataset)
         archive = bool(images) and all(p.name.endswith(".nii.gz") for p in images)
         return PRODUCTS if archive else PRODUCTS[:1] if images else ()
-    if source is None or source.is_file() or any((source / "imagesTs").glob("[!.]*")):
+    if source is None:
         return PRODUCTS
-    return ()
+    try:
+        paths: Iterable[PurePath] = archived_files(source) if source.is_file() else source.glob("*/*")
+    except DataError:  # its conversion reports it
+        return PRODUCTS
+    return PRODUCTS if any(path.parent.name == "imagesTs" and _IMAGE.fullmatch(path.name) for path in paths) else ()
+
+
+def test_images(dataset: Path) -> list[Path]:
+    """Return the test images of a raw dataset; other files in their folder, such as a README, are left out."""
+    paths = (dataset / "imagesTs").glob("*")
+    return [path for path in paths if _RAW_IMAGE.fullmatch(path.name) and path.is_file()]

@@ -6,10 +6,14 @@ import os
 from pathlib import Path
 
 from hippo_nnunet.data.subjects import TABLE
+from hippo_nnunet.errors import DataError
+from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES, NnunetFolders, folders_for
 
 DONE = Path(".done")
 """Folder of the markers of finished jobs, relative to the experiment's folder."""
+STATE = DONE / "state"
+"""Folder of the state files of the jobs, likewise."""
 
 
 class ExperimentPaths:
@@ -21,6 +25,7 @@ class ExperimentPaths:
     Attributes:
         folder: As given.
         request: The request: the file of `Experiment`.
+        run: State of the last `run`.
         manifest: Versions, hardware, hashes, and the folds as trained.
         split: The experiment's own copy of its split.
         subjects: The subject of every case; missing where no cases are known to belong together.
@@ -44,6 +49,7 @@ class ExperimentPaths:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.request = folder / "experiment.yaml"
+        self.run = folder / STATE / "run.json"
         self.manifest = folder / "manifest.json"
         self.split = folder / DONE / "splits_final.json"
         self.subjects = folder / TABLE
@@ -72,16 +78,21 @@ class ExperimentPaths:
 
         Args:
             root: nnU-Net's root folder, which wins over everything else; None: those in the experiment's folder
-                `nnunet`, where they exist, else nnU-Net's variables, else below `nnunet`.
+                `nnunet` or else of the last `run`, where they exist, else nnU-Net's variables, else below `nnunet`.
         """
-        ignored = self.ignored_variables(root)
-        environ = {name: value for name, value in os.environ.items() if name not in ignored}
-        return folders_for(root or self.folder / "nnunet", environ)
-
-    def ignored_variables(self, root: Path | None) -> list[str]:
-        """Return those of nnU-Net's variables that do not apply to this experiment; `root` as for `nnunet`."""
+        if root is not None:
+            return folders_for(root, {})
         own = self.folder / "nnunet"
-        return [name for name in FOLDER_VARIABLES if root is not None or (own / name).is_dir()]
+        places = [*self._last_folders().items(), *((name, own / name) for name in FOLDER_VARIABLES)]
+        used = {name: str(path) for name, path in places if path.is_dir()}
+        return folders_for(own, {**os.environ, **used})
+
+    def _last_folders(self) -> dict[str, Path]:
+        """Return the folders that the last `run` used, by nnU-Net's variables; empty if they are unknown."""
+        try:
+            return dict(zip(FOLDER_VARIABLES, map(Path, read_object(self.run)["settings"]["folders"]), strict=True))
+        except (DataError, KeyError, TypeError, ValueError):
+            return {}
 
 
 RELATIVE = ExperimentPaths(Path())

@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 from hippo_nnunet.data.subjects import AUTO, FILE, NONE
+from hippo_nnunet.experiment.presets import PRESETS
+from hippo_nnunet.nnunet.preprocessed import DATASET_NAME
 
 CONFIGURATION = re.compile(r"[A-Za-z0-9][\w.+-]*")
 """Valid names of a configuration, which becomes part of paths."""
@@ -17,7 +19,6 @@ CONFIGURATION = re.compile(r"[A-Za-z0-9][\w.+-]*")
 HEADER = "# Written by hippo-nnunet run. The last entry is plans.\n"
 """First line of the files that `run` writes, whose last entry is plans: one without it has been truncated."""
 
-_DATASET = re.compile(r"Dataset\d{3}_[^/\\\s]+")
 _LARGEST = 2**20
 
 
@@ -98,8 +99,12 @@ def _are_folds(value: object) -> bool:
 
 
 _ENTRIES: dict[str, tuple[Callable[[Any], object], str, bool]] = {
-    "dataset": (lambda v: isinstance(v, str) and _DATASET.fullmatch(v), "a name such as Dataset004_Hippocampus", False),
-    "preset": (lambda v: isinstance(v, str), "the name of a preset", False),
+    "dataset": (
+        lambda v: isinstance(v, str) and DATASET_NAME.fullmatch(v),
+        "a name such as Dataset004_Hippocampus",
+        False,
+    ),
+    "preset": (lambda v: isinstance(v, str) and v in PRESETS, f"one of {', '.join(PRESETS)}", False),
     "variants": (lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v), "a list of names", False),
     "folds": (_are_folds, "configurations, each with a list of different folds, such as 2d: [0, 1]", False),
     "number_of_folds": (_is_number, "a whole number", True),

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hippo_nnunet.data.subjects import Subjects
-from hippo_nnunet.errors import DataError
+from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.markers import ensemble_cells, evaluated, predictors
+from hippo_nnunet.experiment.markers import ensemble_cells, evaluated, predictors, test_images
 from hippo_nnunet.experiment.paths import DONE, RELATIVE, ExperimentPaths
 from hippo_nnunet.files import hash_file, read_object
 from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_descriptions
@@ -55,6 +55,8 @@ def stale_markers(experiment: Experiment, folder: Path, folders: NnunetFolders) 
     ]
     if read_manifest(folder) is None:
         stale.append(DONE / "manifest")
+    if _lacks_models(experiment, folder):
+        stale += [DONE / "ensemble", DONE / "evaluate", DONE / "manifest"]
     if ensemble_cells(experiment) and not has_all(paths.out_of_fold, validation_cases(experiment, folders)):
         stale.append(DONE / "ensemble")
     trained = {cell.marker: experiment.result_folder(cell, folders.results) for cell in experiment.cells()}
@@ -91,6 +93,17 @@ def altered_results(folder: Path) -> set[Path]:
     }
 
 
+def _lacks_models(experiment: Experiment, folder: Path) -> bool:
+    """Tell whether variants or folds of the last results have been deleted from the request."""
+    arguments = {**(read_manifest(folder) or {}).get("arguments", {})}
+    arguments.pop("plans", None)
+    try:
+        written = Experiment(**arguments)
+    except (TypeError, ConfigError):  # of another version
+        return False
+    return experiment.difference(written) is not None
+
+
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return the content of the manifest; None if it is missing or damaged."""
     try:
@@ -112,8 +125,7 @@ def has_all(folder: Path, cases: Iterable[str]) -> bool:
 
 def image_cases(experiment: Experiment, folders: NnunetFolders) -> set[str]:
     """Return the cases of the test images: their names without channel and ending."""
-    images = (folders.raw / experiment.dataset / "imagesTs").glob("[!.]*")
-    return {path.name.rpartition("_")[0] for path in images if path.is_file()}
+    return {path.name.rpartition("_")[0] for path in test_images(folders.raw / experiment.dataset)}
 
 
 def validation_cases(experiment: Experiment, folders: NnunetFolders) -> set[str]:

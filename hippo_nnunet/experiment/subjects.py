@@ -185,10 +185,15 @@ def _cases_of(dataset: str, folders: NnunetFolders, source: Path | None) -> tupl
     if (raw / "dataset.json").is_file():
         ending = str(read_object(raw / "dataset.json").get("file_ending"))
         return raw_cases(dataset, folders), unlabelled_cases(raw, ending)
+    return source_cases(source) if source is not None else (set(), set())
+
+
+def source_cases(source: Path) -> tuple[set[str], set[str]]:
+    """Return the labelled and the test cases of a Decathlon task or its archive; both empty if it is damaged."""
     paths: list[PurePath] = []
-    if source is not None and source.is_dir():
+    if source.is_dir():
         paths = list(source.glob("*/*"))
-    elif source is not None:
+    else:
         with suppress(DataError):
             paths = list(archived_files(source))
     labelled, unlabelled = (

@@ -14,6 +14,7 @@ from hippo_nnunet.evaluation.postprocessing import postprocess
 from hippo_nnunet.evaluation.probabilities import load_probabilities
 from hippo_nnunet.evaluation.selection import EnsembleChoice
 from hippo_nnunet.files import atomic_path, read_object
+from hippo_nnunet.inference.prediction_files import check_complete
 from hippo_nnunet.models.model_file import FOLDER_REMEDY
 from hippo_nnunet.nnunet.case_files import read_properties
 from hippo_nnunet.nnunet.plans_check import check_reader
@@ -97,6 +98,7 @@ def write_ensemble(
         segmentation = postprocess(segmentation, postprocessing, manager)
         with atomic_path(output / f"{case}{ending}") as temporary:
             writer.write_seg(segmentation, str(temporary), _properties(paths[0]))
+            check_complete(temporary)
     for name in ("dataset.json", "plans.json"):
         with atomic_path(output / name) as temporary:
             shutil.copyfile(model_folder / name, temporary)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,13 +18,12 @@ from hippo_nnunet.inference.members import Member, check_repeated, check_togethe
 from hippo_nnunet.inference.onnx_network import OnnxNetwork
 from hippo_nnunet.inference.openvino_use import require_openvino
 from hippo_nnunet.inference.overlap import in_background
-from hippo_nnunet.inference.prediction_files import check_output, start_output
+from hippo_nnunet.inference.prediction_files import check_output, save_probabilities, segmentation_file, start_output
 from hippo_nnunet.inference.preprocessing import Floats, Preprocessing
 from hippo_nnunet.inference.scans import FailedScans, check_scans, check_size
 from hippo_nnunet.inference.suspicions import Suspicions
 from hippo_nnunet.memory import free_memory
 from hippo_nnunet.models.onnx_file import OnnxModel, open_onnx
-from hippo_nnunet.outputs import output_file
 from hippo_nnunet.progress import tracked
 
 if TYPE_CHECKING:
@@ -218,12 +216,9 @@ class _Writing:
         segmentation = of_models[0] if len(of_models) == 1 else labels_of(probabilities, self.labels)
         self.suspicions.look_at_labels(case, segmentation, self.labels)
         if self.options.save_probabilities:
-            with output_file(self.output / f"{case.case}.npz") as path:
-                np.savez_compressed(path, probabilities=probabilities)
-            with output_file(self.output / f"{case.case}.pkl") as path:
-                path.write_bytes(pickle.dumps(properties))
+            save_probabilities(self.output, case.case, probabilities, properties)
         target = self.output / f"{case.case}{self.member.dataset_json['file_ending']}"
-        with output_file(target, errors=(OSError, RuntimeError)) as path:  # SimpleITK raises RuntimeError
+        with segmentation_file(target) as path:
             self.step.write(segmentation, path, properties)
         if self.options.observe is not None:
             from hippo_nnunet.evaluation.segmentation_shape import Segmentation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -20,12 +19,11 @@ from hippo_nnunet.evaluation.postprocessing import POSTPROCESSINGS, postprocess
 from hippo_nnunet.evaluation.segmentation_shape import Segmentation
 from hippo_nnunet.inference.members import find_members, load_member
 from hippo_nnunet.inference.overlap import in_background
-from hippo_nnunet.inference.prediction_files import check_output, start_output
+from hippo_nnunet.inference.prediction_files import check_output, save_probabilities, segmentation_file, start_output
 from hippo_nnunet.inference.prompts import other_prompts
 from hippo_nnunet.inference.scans import FailedScans, check_scans, check_size
 from hippo_nnunet.memory import free_memory
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
-from hippo_nnunet.outputs import output_file
 from hippo_nnunet.progress import tracked
 from hippo_nnunet.threads import AdaptiveThreads
 
@@ -227,12 +225,9 @@ def _write(
     """Write the files of a case, the segmentation last."""
     case, properties = done.case, prepared.properties[0]
     if done.probabilities is not None and options.save_probabilities:
-        with output_file(output / f"{case}.npz") as path:
-            np.savez_compressed(path, probabilities=done.probabilities)
-        with output_file(output / f"{case}.pkl") as path:
-            path.write_bytes(pickle.dumps(properties))
+        save_probabilities(output, case, done.probabilities, properties)
     target = output / f"{case}{first.dataset_json['file_ending']}"
-    with output_file(target, errors=(OSError, RuntimeError)) as path:  # SimpleITK raises RuntimeError
+    with segmentation_file(target) as path:
         first.plans_manager.image_reader_writer_class().write_seg(done.array, str(path), properties)
     if options.observe is not None:
         options.observe(replace(done, images=prepared.case.files, written=target))

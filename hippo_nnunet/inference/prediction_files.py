@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import pickle
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,45 @@ _OTHERS = ("dataset.json", "plans.json", "predict_from_raw_data_args.json", "sum
 """What else a folder of predictions may hold, of ours or of nnU-Net's."""
 _PAGE = {"index.html", "scans", ".DS_Store"}
 """What a folder of `--qc` holds, which may lie among the predictions."""
+
+
+@contextmanager
+def segmentation_file(target: Path) -> Iterator[Path]:
+    """Like `output_file`, for a segmentation that nnU-Net's reader or SimpleITK writes, and read again.
+
+    On a full disk SimpleITK writes what fits, and says nothing.
+
+    Raises:
+        DataError: The file could not be written, or not as a whole.
+    """
+    with output_file(target, errors=(OSError, RuntimeError)) as path:
+        yield path
+        check_complete(path)
+
+
+def check_complete(path: Path) -> None:
+    """Read a file that was just written, if it is NIfTI.
+
+    Raises:
+        OSError: It is cut off.
+    """
+    if path.name.endswith(ENDINGS):
+        try:
+            open_image(path)
+        except FoundProblem as error:
+            raise OSError(errno.ENOSPC, "written in part, as on a full disk") from error
+
+
+def save_probabilities(output: Path, case: str, probabilities: np.ndarray, properties: object) -> None:
+    """Write `<case>.npz` and `<case>.pkl`, as nnU-Net's commands do.
+
+    Raises:
+        DataError: One cannot be written.
+    """
+    with output_file(output / f"{case}.npz") as path:
+        np.savez_compressed(path, probabilities=probabilities)
+    with output_file(output / f"{case}.pkl") as path:
+        path.write_bytes(pickle.dumps(properties))
 
 
 def descriptions(member: Member) -> dict[str, dict[str, Any]]:

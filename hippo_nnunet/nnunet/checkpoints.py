@@ -32,7 +32,8 @@ class TrainingRecord:
 
     Attributes:
         schedule: The fields of the `Schedule`.
-        seed: Seed of initialisation, sampling and augmentation; None if nothing was seeded.
+        seed: The repeat's seed of initialisation, sampling and augmentation, the same in all folds; None if nothing was
+            seeded.
         trained_seconds: Wall-clock seconds of training, summed over all sessions.
         resumed: How often the training was resumed.
         epoch_outputs: Outputs of the training steps of an unfinished epoch.

@@ -142,7 +142,7 @@ def _sampling(trainer: Any, in_plane: bool) -> Sampling:
             regions.append((labels.ignore_label,))
     scales = trainer._get_deep_supervision_scales()
     # without a seed word, every training draws other batches, as in nnU-Net
-    seed = trainer.seed if trainer.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
+    seed = trainer.fold_seed if trainer.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
     return Sampling(
         batch_size=trainer.batch_size,
         patch_size=tuple(int(p) for p in trainer.configuration_manager.patch_size),
@@ -164,7 +164,7 @@ def seed_workers(loaders: tuple[Any, Any], seed: list[int]) -> None:
 
     Args:
         loaders: What `nnUNetTrainer.get_dataloaders` returns.
-        seed: The repeat's seed, the process's rank, and the epoch about to start, so that neither two processes nor a
+        seed: The fold's seed, the process's rank, and the epoch about to start, so that neither two processes nor a
             resumed training draw the same batches again.
     """
     np.random.seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))

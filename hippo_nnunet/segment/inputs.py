@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ log = logging.getLogger(__name__)
 _BIDS_T1 = "anat/*_T1w.nii*"
 _OURS = re.compile(r".*_(dseg|probseg)\.nii(\.gz)?")
 """Files of ours, or of other programs, that are no scans, in a folder of scans."""
-_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
+_SUBJECT, _SESSION = re.compile(r"sub-[A-Za-z0-9]+"), re.compile(r"ses-[A-Za-z0-9]+")
 _DICOM_AT, _DICOM = 128, b"DICM"
 
 
@@ -56,7 +57,7 @@ def find_scans(paths: Sequence[Path]) -> list[Input]:
         else:
             raise DataError(f"{path}: no such file or folder: name the scans to segment")
         for one in new:
-            found.setdefault(one.path.resolve(), one)
+            found.setdefault(Path(os.path.abspath(one.path)), one)  # noqa: PTH100 - links are scans of their own
     if not found:
         raise DataError("no scans: name files, folders or BIDS datasets")
     return _distinct(list(found.values()))
@@ -64,7 +65,8 @@ def find_scans(paths: Sequence[Path]) -> list[Input]:
 
 def is_bids(folder: Path) -> bool:
     """Tell whether a folder is a BIDS dataset, or one of its subjects or sessions."""
-    if (folder / "dataset_description.json").is_file() or _SUBJECT.fullmatch(folder.name):
+    name = folder.absolute().name
+    if (folder / "dataset_description.json").is_file() or _SUBJECT.fullmatch(name) or _SESSION.fullmatch(name):
         return True
     return any(one.is_dir() and _SUBJECT.fullmatch(one.name) for one in folder.iterdir())
 
@@ -109,8 +111,8 @@ def _in_bids(folder: Path) -> list[Input]:
 
 def _bids_folder(path: Path) -> Path:
     """Return the folder of the same subject and session below another root."""
-    parts = path.parent.parts
-    start = next((number for number, part in enumerate(parts) if _SUBJECT.fullmatch(part)), len(parts) - 1)
+    parts = path.absolute().parent.parts
+    start = max((number for number, part in enumerate(parts) if _SUBJECT.fullmatch(part)), default=len(parts) - 1)
     return Path(*parts[start:])
 
 
@@ -149,7 +151,7 @@ def _distinct(scans: list[Input]) -> list[Input]:
     """Add the folder to names that several scans share, such as subject1/T1.nii.gz and subject2/T1.nii.gz."""
     shared = _repeated(one.name for one in scans)
     named = [
-        Input(one.path, f"{one.path.resolve().parent.name}_{one.name}", one.folder) if one.name in shared else one
+        Input(one.path, f"{one.path.absolute().parent.name}_{one.name}", one.folder) if one.name in shared else one
         for one in scans
     ]
     if again := _repeated(one.name for one in named):

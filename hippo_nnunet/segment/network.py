@@ -15,11 +15,11 @@ from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.known_images import KnownImages
 from hippo_nnunet.inference.onnx_network import OnnxNetwork
 from hippo_nnunet.inference.onnx_predict import labels_of
+from hippo_nnunet.inference.prediction_files import segmentation_file
 from hippo_nnunet.inference.preprocessing import Preprocessing
 from hippo_nnunet.inference.scans import check_size
 from hippo_nnunet.inference.suspicions import Suspicions
 from hippo_nnunet.models.onnx_file import OnnxModel, open_onnx
-from hippo_nnunet.outputs import output_file
 from hippo_nnunet.segment.scan import Floats
 
 _BOX_MM = 1.0
@@ -68,10 +68,11 @@ class BoxModel:
         """
         model = open_onnx(path)
         channels = len(model.configuration["normalization_schemes"])
-        values = {name: value for name, value in model.dataset_json["labels"].items() if value != 0}
+        labels = model.dataset_json["labels"]
+        values = {name: value for name, value in labels.items() if value != 0 and name != "ignore"}
         if channels != 1 or model.labels.regions is not None or sorted(values.values()) != [*range(1, len(values) + 1)]:
             raise DataError(
-                f"{path}: takes {channels} channels and has the labels {model.dataset_json['labels']}; segment needs a "
+                f"{path}: takes {channels} channels and has the labels {labels}; segment needs a "
                 "model of one channel with the labels 1, 2, ...: use predict with this one"
             )
         parts = tuple(name.lower() for name, _ in sorted(values.items(), key=lambda item: item[1]))
@@ -119,5 +120,5 @@ class BoxModel:
         Raises:
             DataError: It cannot be written.
         """
-        with output_file(path, errors=(OSError, RuntimeError)) as temporary:  # SimpleITK raises RuntimeError
+        with segmentation_file(path) as temporary:
             self._steps.write(crop.labels, temporary, crop.properties)

@@ -85,12 +85,12 @@ def check_output(output: Path, scans: Sequence[Input]) -> None:
         raise DataError(f"{output}: cannot write there ({problem}): make room, or choose another folder")
 
 
-def finished(files: ScanFiles, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+def finished(files: ScanFiles, asked: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the record of a scan that was segmented before; None if it was not, or not to the end.
 
     Args:
         files: The scan's files.
-        asked: What must be equal for the result to be the same: see `run`.
+        asked: What must be equal for the result to be the same: see `run`; None: no result is to be kept.
 
     Raises:
         DataError: Something else is in the place of the files, or they were made from another scan, by another model,
@@ -103,10 +103,12 @@ def finished(files: ScanFiles, asked: Mapping[str, Any]) -> dict[str, Any] | Non
     try:
         record = json.loads(files.record.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        if asked is None:
+            return None
         raise DataError(f"{files.record}: cannot be read ({error}): delete it, or give --overwrite") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise DataError(f"{files.record}: is not a file of segment: choose another output folder")
-    if not files.labels.exists():
+    if asked is None or not files.labels.exists():
         return None
     other = [name for name, value in asked.items() if record.get("made_from", {}).get(name) != value]
     if other:

@@ -39,7 +39,8 @@ def boxes_of_masks(masks: Sequence[Path], scan: Scan) -> dict[str, Box]:
     for path in masks:
         voxels, affine, edge_mm3 = _read(path, scan)
         named = {side: np.argwhere(voxels == value) for side, value in ASEG.items()}
-        if all(len(points) for points in named.values()):
+        sizes = [len(points) * edge_mm3 for points in named.values()]
+        if all(_SIZES_MM3[0] <= size <= _SIZES_MM3[1] for size in sizes):  # smaller: values of a soft mask
             sides = {side: _world(points, affine) for side, points in named.items()}
             continue
         pieces += [_world(points, affine) for points in _pieces(voxels > _MIDDLE * voxels.max(), edge_mm3)]
@@ -61,6 +62,7 @@ def _read(path: Path, scan: Scan) -> tuple[npt.NDArray[np.float32], Matrix, floa
     except FoundProblem as error:
         raise DataError(f"--roi {error}") from error
     voxels = np.asarray(image.dataobj, np.float32)
+    voxels = voxels[..., 0] if voxels.shape[3:] == (1,) else voxels
     if voxels.ndim != 3 or not voxels.max() > 0:
         raise DataError(f"--roi {path}: shape {voxels.shape}, largest value {voxels.max():g}; expected a 3D mask")
     same_grid = voxels.shape == scan.stored_shape and np.allclose(image.affine, scan.header.get_best_affine())

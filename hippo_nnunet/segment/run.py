@@ -173,20 +173,21 @@ def _segment(
     scan: Input, files: ScanFiles, model: BoxModel, judge: Judge, options: SegmentOptions
 ) -> tuple[Path, bool]:
     """Segment one scan and write its files; returns the label map, and whether it had been made before."""
+    kind = kind_of(scan.path, options.kind)
     asked = {
         "scan": hash_file(scan.path),
         "model": hash_file(model.model.path),
-        "kind": kind_of(scan.path, options.kind),
+        "kind": kind,
         "roi": [hash_file(path) for path in options.rois],
-        "probabilities": options.probabilities,
+        "probabilities": options.probabilities and kind == HEAD,
         "assume_ras": options.assume_ras,
         "coverage": None if math.isnan(judge.calibration.level) else judge.calibration.level,
     }
-    record = None if options.overwrite else finished(files, asked)
+    record = finished(files, None if options.overwrite else asked)
     if record is not None:
         _add_intracranial(files, record, options.intracranial_mm3.get(scan.name))
         return files.labels, True
-    one = (_head if asked["kind"] == HEAD else _crop)(scan, files, model, judge, options)
+    one = (_head if kind == HEAD else _crop)(scan, files, model, judge, options)
     if options.observe is not None:
         options.observe(one)
     made: dict[str, Any] = {
@@ -239,6 +240,8 @@ def _head(scan: Input, files: ScanFiles, model: BoxModel, judge: Judge, options:
         rows += of_side
         words += more
     row, more = both_sides(scan.name, rows, options.intracranial_mm3.get(scan.name))
+    codes = {"header": read.notes, "head": head.flags, row["flags"]: more}
+    row["flags"] = " ".join(code for code, reasons in codes.items() if reasons)
     names = [f"{side} {part}" for side in SIDES for part in model.parts]
     _remove_earlier(files)
     if options.probabilities:

@@ -53,7 +53,7 @@ def write_table(output: Path) -> Path:
         DataError: It cannot be written.
     """
     records = []
-    for path in sorted(output.rglob(f"*_{DESCRIPTION}_dseg.json")):
+    for path in sorted(output.rglob(f"[!.]*_{DESCRIPTION}_dseg.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):

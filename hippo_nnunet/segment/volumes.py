@@ -14,6 +14,7 @@ from hippo_nnunet.evaluation.case_volumes import flags_in_words, judge
 from hippo_nnunet.evaluation.known_images import Floats, KnownImages
 from hippo_nnunet.evaluation.segmentation_shape import Segmentation, measure_labels
 from hippo_nnunet.evaluation.volume_calibration import VolumeCalibration
+from hippo_nnunet.segment.boxes import SIDES
 from hippo_nnunet.segment.tables import COLUMNS
 
 BOTH = "both"
@@ -67,11 +68,12 @@ def both_sides(scan: str, rows: Sequence[Row], intracranial_mm3: float | None) -
     The asymmetry index is 100 (left - right) / mean of both, in percent of the totals. There is no interval: errors of
     the two sides of one head go together, in a way that the calibration does not know.
     """
-    totals = {row["side"]: float(row["volume_mm3"]) for row in rows if row["label"] == TOTAL}
-    left, right = totals["left"], totals["right"]
+    of_sides = [[row for row in rows if row["side"] == side] for side in SIDES]
+    wholes = [next((row for row in own if row["label"] == TOTAL), own[0]) for own in of_sides]  # one label: no total
+    left, right = (float(row["volume_mm3"]) for row in wholes)
     asymmetry = 100 * (left - right) / ((left + right) / 2) if left + right > 0 else math.nan
     row: Row = {"scan": scan, "side": BOTH, "label": TOTAL, "volume_mm3": left + right, "flags": ""}
-    row |= {"asymmetry_percent": asymmetry, "mask_mm3": sum(r["mask_mm3"] for r in rows if r["label"] == TOTAL)}
+    row |= {"asymmetry_percent": asymmetry, "mask_mm3": sum(row["mask_mm3"] for row in wholes)}
     if intracranial_mm3 is not None:
         row |= of_intracranial(left + right, intracranial_mm3)
     words = []

@@ -21,13 +21,11 @@ from typing import Any
 
 import psutil
 
-from hippo_nnunet.experiment.paths import DONE
+from hippo_nnunet.experiment.paths import STATE
 from hippo_nnunet.files import write_json
 
 log = logging.getLogger(__name__)
 
-FOLDER = DONE / "state"
-"""Folder of the state files, relative to the experiment's: they are named as the jobs' logs are below `logs`."""
 RUN = "run"
 """Name of the state of `run` itself."""
 HEARTBEAT_S = 30.0
@@ -116,8 +114,8 @@ def _write(path: Path, state: JobState) -> None:
 
 
 def state_file(folder: Path, name: str) -> Path:
-    """Return the state file of a job of an experiment."""
-    return folder / FOLDER / f"{name}.json"
+    """Return the state file of a job of an experiment, named as its log is below `logs`."""
+    return folder / STATE / f"{name}.json"
 
 
 def read(path: Path) -> JobState | None:
@@ -146,6 +144,6 @@ def is_alive(path: Path, state: JobState) -> bool:
 
 def failed_jobs(folder: Path) -> dict[Path, JobState]:
     """Return the jobs of an experiment that failed, by their state files, the first failure first."""
-    states = {path: read(path) for path in (folder / FOLDER).rglob("*.json") if path != state_file(folder, RUN)}
+    states = {path: read(path) for path in (folder / STATE).rglob("*.json") if path != state_file(folder, RUN)}
     failed = {path: state for path, state in states.items() if state is not None and state.failure is not None}
     return dict(sorted(failed.items(), key=lambda item: item[1].ended or 0.0))

@@ -23,9 +23,9 @@ from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.experiment.split_copy import check_split
 from hippo_nnunet.experiment.subjects import split_subjects
 from hippo_nnunet.locks import exclusive
-from hippo_nnunet.nnunet.api import cpu_count
 from hippo_nnunet.nnunet.paths import NnunetFolders, folder_problem, user_cache
 from hippo_nnunet.processes import USER_CACHE, python_command
+from hippo_nnunet.threads import cpu_count
 from hippo_nnunet.training.precision_choice import requested_precision
 from hippo_nnunet.workflow import failures, job_state
 from hippo_nnunet.workflow.devices import visible_gpus

@@ -20,7 +20,7 @@ from hippo_nnunet.experiment.request import Request, resolve
 from hippo_nnunet.experiment.subjects import check_subjects, check_subsets
 from hippo_nnunet.files import read_json
 from hippo_nnunet.nnunet.api import limit_processes, resolve_device
-from hippo_nnunet.nnunet.paths import activate, at_home, folders_for
+from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES, activate, at_home
 from hippo_nnunet.progress import duration
 from hippo_nnunet.workflow import launch
 from hippo_nnunet.workflow.estimate import (
@@ -55,11 +55,9 @@ def perform(
         HippoError: A wrong request, or a job that failed; see `resolve` and `run_experiment`.
     """
     folder = at_home(folder).absolute()
-    for variable in ExperimentPaths(folder).ignored_variables(root):
-        os.environ.pop(variable, None)
-    limit_processes()
-    root = at_home(root or folder / "nnunet").absolute()
-    folders = folders_for(root)
+    folders = ExperimentPaths(folder).nnunet(root)
+    if settings.profile == "local":  # a cluster's nodes have other CPUs than this machine
+        limit_processes()
     on_node = settings.device == "auto" and settings.profile != "local"
     here = "auto" if on_node else resolve_device(settings.device)
     experiment = resolve(request, folder, folders, "cuda" if here == "auto" else here)  # clusters have GPUs
@@ -79,7 +77,10 @@ def perform(
         yield f"expected time of training on {here}{how}: {duration(seconds)}{unknown}"
         return
     check_folder(folder)
-    activate(root)
+    os.environ.update(
+        zip(FOLDER_VARIABLES, map(str, (folders.raw, folders.preprocessed, folders.results)), strict=True)
+    )
+    activate(None)
     log.info("%s on %s: about %s of training", folder, here, duration(seconds))
     launch.run_experiment(experiment, folder, folders, settings)
     yield _results_table(experiment, folder)

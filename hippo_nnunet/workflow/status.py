@@ -18,7 +18,6 @@ from hippo_nnunet.experiment import markers
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
 from hippo_nnunet.experiment.stale import stale_markers
-from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.training_log import TrainingProgress
 from hippo_nnunet.workflow import estimate, job_state
 from hippo_nnunet.workflow.estimate import Remaining
@@ -92,8 +91,7 @@ def read_status(folder: Path, root: Path | None = None, check: bool = True) -> S
 
     Args:
         folder: The experiment's folder, which need not exist.
-        root: nnU-Net's root folder; None: the folders that the last `run` used, else nnU-Net's variables, else
-            `nnunet` in the folder.
+        root: See `ExperimentPaths.nnunet`.
         check: Look for stale markers: a job whose results are gone is not done. `run` has done so when it starts.
 
     Raises:
@@ -108,8 +106,7 @@ def read_status(folder: Path, root: Path | None = None, check: bool = True) -> S
     experiment = Experiment.load(paths.request)
     run = job_state.read(job_state.state_file(folder, job_state.RUN))
     settings: Mapping[str, Any] = run.settings if run is not None else {}
-    use_recorded = root is None and settings.get("folders")
-    folders = NnunetFolders(*map(Path, settings["folders"])) if use_recorded else paths.nnunet(root)
+    folders = paths.nnunet(root)
     stale: Collection[Path] = ()
     problem = None
     try:

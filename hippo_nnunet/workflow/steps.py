@@ -14,10 +14,11 @@ from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.experiment.presets import preset
 from hippo_nnunet.experiment.split_copy import save_split
-from hippo_nnunet.experiment.subjects import check_subsets, keep_subjects, load_subjects
+from hippo_nnunet.experiment.subjects import check_subsets, keep_subjects, load_subjects, source_cases
 from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet import api
 from hippo_nnunet.nnunet.paths import NnunetFolders
+from hippo_nnunet.nnunet.preprocessed import raw_cases
 from hippo_nnunet.nnunet.splits import read_splits
 from hippo_nnunet.workflow.devices import one_gpu
 
@@ -39,6 +40,8 @@ def data(experiment: Experiment, folders: NnunetFolders, source: Path | None) ->
         errors = [finding for finding in check_dataset(raw) if finding.severity == "error"]
         if errors:
             raise DataError(f"{errors[0].describe(raw)} ({len(errors)} errors: see hippo-nnunet data check {raw})")
+        if source is not None and source_cases(source)[0] != raw_cases(experiment.dataset, folders):
+            raise DataError(f"{raw} has other cases than {source}: leave --task out, or take another --root")
     elif source is not None:
         if raw.is_dir():
             raise DataError(f"{raw} has no dataset.json: delete {raw}, then run again: it is converted again")
@@ -148,7 +151,10 @@ def evaluate(experiment: Experiment, folders: NnunetFolders, folder: Path) -> No
         fold_of: Mapping[str, int] = {case: k for k, split in enumerate(splits) for case in split["val"]}
         table = measure(ExperimentPaths(folder).out_of_fold, list(fold_of))
         tables.append(tag(table, ENSEMBLE, "+".join(experiment.ensembled_configurations()), fold_of))
-    write_tables(pd.concat(tables, ignore_index=True), ExperimentPaths(folder).metrics)
+    paths = ExperimentPaths(folder)
+    for of_earlier_results in (paths.comparison, paths.volumetry):
+        of_earlier_results.unlink(missing_ok=True)
+    write_tables(pd.concat(tables, ignore_index=True), paths.metrics)
     save_measurements(experiment, folders, folder)
 
 

@@ -9,6 +9,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from hippo_nnunet.nnunet import memory_cases
 from hippo_nnunet.nnunet.loaders import memory_loaders
+from hippo_nnunet.trainers.recipe_trainer import SEEDS_BETWEEN_FOLDS
 from hippo_nnunet.training.augmentation_spec import PUBLISHED, AugmentationSpec, stock_spec
 
 
@@ -50,6 +51,8 @@ def test_recipes_with_an_augmentation_of_their_own_keep_it(in_tiny):
     assert loaders[0].augmentation == PUBLISHED["flipRot"]
     assert loaders[0].sampling.seed == (2, 0, 0)
     assert torch.equal(next(loaders[0])["data"], next(loaders[1])["data"])
+    trainer.fold = 1
+    assert memory_loaders(trainer)[0].sampling.seed == (2 + SEEDS_BETWEEN_FOLDS, 0, 0)
     trainer.augmentation = stock_spec((-0.3, 0.3), (22, 20), (1,))
     train, _ = memory_loaders(trainer)
     assert train.augmentation is trainer.augmentation

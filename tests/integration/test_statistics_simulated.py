@@ -115,7 +115,7 @@ def test_luck_of_training_is_what_only_the_second_verdict_allows_for() -> None:
         first.append(verdict(result, result.p_wilcoxon, 0.001))
         means = np.array([d[k == FOLDS].mean() for k in range(5)])
         retrained = corrected_test(means, 5)
-        second.append(verdict_retrained(retrained, retrained.p, 0.001))
+        second.append(verdict_retrained(retrained, retrained.p, 0.001, len(d)))
     wrong = [np.mean(np.isin(verdicts, ["better", "worse"])) for verdicts in (first, second)]
     assert wrong[0] > 0.08
     assert wrong[1] <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)

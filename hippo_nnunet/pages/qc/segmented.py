@@ -14,7 +14,7 @@ from hippo_nnunet.data.description import TOTAL
 from hippo_nnunet.pages.qc.page import write_index
 from hippo_nnunet.pages.qc.predicted import side_of_files
 from hippo_nnunet.pages.qc.records import Registration, ScanRecord, Side, VolumeRow
-from hippo_nnunet.pages.qc.scan_files import check_folder, write_scan
+from hippo_nnunet.pages.qc.scan_files import check_folder, read_scans, write_scan
 from hippo_nnunet.segment.boxes import RIGHT
 from hippo_nnunet.segment.head import SegmentedHead
 from hippo_nnunet.segment.inputs import Input
@@ -79,6 +79,15 @@ class SegmentedPage:
             if scan.name in reasons and not ScanFiles(self._folder.parent, scan).record.exists():
                 record = ScanRecord(scan.name, flags=[reasons[scan.name]], details={"model": self._model})
                 write_scan(self._folder, record)
+
+    def missing(self, scans: Sequence[Input]) -> list[str]:
+        """Return the names of the scans that the page does not have: those that were segmented without it before.
+
+        Raises:
+            DataError: See `read_scans`.
+        """
+        shown = {scan.name for scan in read_scans(self._folder)}
+        return [scan.name for scan in scans if scan.name not in shown]
 
     def write(self) -> Path:
         """Write the page from all records in the folder.

@@ -13,7 +13,7 @@ from hippo_nnunet.analysis.notebook_scores import notebook_scores
 from hippo_nnunet.evaluation.comparison import Comparison, Options
 from hippo_nnunet.evaluation.notes import Note, NoteKind
 from hippo_nnunet.evaluation.pairing import Model, models_of, recipe_of
-from hippo_nnunet.evaluation.per_case import read_per_case
+from hippo_nnunet.evaluation.per_case import read_per_case, score_empty
 from hippo_nnunet.evaluation.side_by_side import full_rows, scores_of
 from hippo_nnunet.experiment.benchmarks import benchmark_seconds
 from hippo_nnunet.experiment.experiment import Experiment
@@ -112,7 +112,8 @@ def gather(folder: Path, root: Path | None = None, options: Options | None = Non
     folders = paths.nnunet(root)
     manifest = read_object(paths.manifest) if paths.manifest.is_file() else None
     models = models_of(table)
-    dice = scores_of(table, models, "dice")
+    scored = score_empty(table)
+    dice = scores_of(scored, models, "dice")
     notes: list[Note] = []
     missing: dict[str, list[str]] = {"table": [], "sizes": [], "notebook": [], "curves": [], "recipe": []}
     for note in comparison.notes:
@@ -138,7 +139,7 @@ def gather(folder: Path, root: Path | None = None, options: Options | None = Non
             label: pd.DataFrame({k: dice[model][label] for k, model in enumerate(models)}).sort_index()
             for label in dict.fromkeys(table["label"])
         },
-        notebook=_notebook(experiment, folder, folders, table, models) if notebook else None,
+        notebook=_notebook(experiment, folder, folders, scored, models) if notebook else None,
         curves=curves,
         choice=read_choice(folder),
         benchmarks=_benchmarks(folder),

@@ -10,6 +10,7 @@ from typing import Any
 from hippo_nnunet import __version__
 from hippo_nnunet.analysis.tables import ShownTable, counted
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
+from hippo_nnunet.evaluation.statistics import MIN_EQUIVALENT
 from hippo_nnunet.pages.figure import ENDINGS, Figure
 from hippo_nnunet.pages.report.content import Content
 from hippo_nnunet.pages.report.tables import ENDINGS as TABLE_ENDINGS
@@ -177,7 +178,8 @@ def _statistics(content: Content) -> str:
     text = (
         f"Models were compared case by case. Mean differences are given with {1 - row['alpha']:.0%} bootstrap "
         f"intervals (bias-corrected and accelerated, {resamples} resamples) and were tested with Wilcoxon's "
-        "signed-rank test, corrected for multiple comparisons after Holm. Models count as equivalent if the "
+        f"signed-rank test, corrected for multiple comparisons after Holm. With at least {MIN_EQUIVALENT} subjects, "
+        "models count as equivalent if the "
         f"{1 - 2 * row['alpha']:.0%} interval lies within ±{row['rope']:g} and two one-sided t-tests agree."
     )
     subjects = int(pairs["subjects"].max())

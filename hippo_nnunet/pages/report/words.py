@@ -10,7 +10,7 @@ import pandas as pd
 from hippo_nnunet.analysis.tables import digits, interval, number, one_model, other_model
 from hippo_nnunet.analysis.verdicts import NOT_JUDGED, WARNINGS, ensemble_gain
 from hippo_nnunet.data.description import MEAN
-from hippo_nnunet.data.subjects import FILE
+from hippo_nnunet.data.subjects import FILE, NONE
 from hippo_nnunet.evaluation.fold_means import SHARED_DATA
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.notes import NoteKind
@@ -137,12 +137,12 @@ def _seeds(models: pd.DataFrame, metric: str) -> list[str]:
 
 
 def _tuned(content: Content) -> list[str]:
-    """Name the fold that the short schedule was tuned on, where both are part of the experiment."""
+    """Name the fold of nnU-Net's split that the short schedule was tuned on, where both are part of the experiment."""
     experiment = content.experiment
     if experiment is None or not experiment.dataset.endswith(MEASURED_DATASET):
         return []
     tuned = [v for v in experiment.variants if recipes.parse(experiment.trainer(v)).fast]
-    if not tuned or 0 not in experiment.folds.get("2d", ()):
+    if not tuned or experiment.subjects != NONE or 0 not in experiment.folds.get("2d", ()):
         return []
     return [
         "Fold 0 in 2D is slightly optimistic: length, learning rate and mirroring of the short schedule were tuned on "

@@ -11,10 +11,12 @@ import pytest
 from report_experiment import NO_VIEWER, write_experiment
 from typer.testing import CliRunner
 
+from hippo_nnunet.analysis.curve_tables import equal_cases_table
 from hippo_nnunet.analysis.fold_records import fold_records, precision_notes, trained_seconds, with_training_cases
 from hippo_nnunet.cli.main import app
-from hippo_nnunet.evaluation.comparison import Options
+from hippo_nnunet.evaluation.comparison import Options, compare
 from hippo_nnunet.evaluation.notes import NoteKind
+from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.experiment.experiment import Cell, Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import write_json
@@ -127,6 +129,25 @@ def test_an_experiment_of_subsets_alone_is_shown_too(tmp_path: Path) -> None:
     assert [line["name"] for line in chart_data(content)["sizes"]["lines"]] == ["UNet 2d", "AttentionUNet 2d"]
     page = render(content, NO_VIEWER)
     assert "AttentionUNet_5cases is" in page[: page.index('id="table"')]
+    assert "There is one model" not in page
+    assert "All comparisons are at" in page
+
+
+def test_a_difference_over_seeds_is_of_the_seeds_that_its_interval_has(tmp_path: Path) -> None:
+    write_experiment(
+        tmp_path, ("UNet_5cases", "UNet_5cases_seed1", "AttentionUNet_5cases", "AttentionUNet_5cases_seed1")
+    )
+    table = read_per_case(tmp_path / "metrics" / "per_case.csv")
+    worse = table[table["variant"] == "UNet_5cases"].assign(variant="UNet_5cases_seed2", dice=0.4)
+    comparison = compare(pd.concat([table, worse], ignore_index=True), Options(n_resamples=99))
+    shown = equal_cases_table(comparison)
+    assert shown is not None
+    (row,) = shown.rows
+    pair = comparison.pairs[comparison.pairs["scope"] == "mean"].iloc[0]
+    assert pair["difference"] > pair["high_mixed"], "all seeds"
+    assert row[2] == f"{pair['difference_mixed']:+.4f}"
+    low, high = map(float, row[3].split(" to "))
+    assert low <= float(row[2]) <= high
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def run(*options: object):
     return CliRunner().invoke(app, ["segment", *map(str, options)])
 
 
-def test_a_head_with_its_page(tmp_path: Path, bright: Path) -> None:
+def test_a_head_with_its_page(tmp_path: Path, bright: Path, caplog: pytest.LogCaptureFixture) -> None:
     scan = save(balls(), tmp_path / "in" / "sub<1>_T1w.nii.gz")
     roi = save(mask_of(balls()), tmp_path / "aseg.nii.gz")
     output = tmp_path / "out"
@@ -58,6 +58,8 @@ def test_a_head_with_its_page(tmp_path: Path, bright: Path) -> None:
     assert "sub<1>" not in page
     assert run(scan, "-o", tmp_path / "bare", "--model", bright, "--roi", roi, "--no-qc").exit_code == 0
     assert not (tmp_path / "bare" / "qc").exists()
+    done = run(scan, "-o", tmp_path / "bare", "--model", bright, "--roi", roi)
+    assert "1 scans, first sub<1>, are not on the page: give --overwrite to make it" in caplog.text
 
 
 def test_a_failed_attempt_keeps_the_earlier_record(tmp_path: Path, bright: Path) -> None:

@@ -198,6 +198,7 @@ def test_repeats_of_both_recipes_give_a_mixed_model(two: pd.DataFrame) -> None:
     expected = mixed_result(wide.assign(difference=wide["AttentionUNet"] - wide["UNet"], subject=wide["case"]))
     assert (row["low_mixed"], row["high_mixed"]) == pytest.approx((expected.low, expected.high), rel=1e-3)
     assert row["low_mixed"] < row["difference"] < row["high_mixed"]
+    assert row["difference_mixed"] == pytest.approx(row["difference"], abs=1e-4)
     assert "For the recipes, from their repeats by a mixed model: +0.0" in sentence(row)
     alone = compare(two, FAST).pairs.iloc[0]
     assert np.isnan(alone["p_mixed"])

@@ -137,11 +137,13 @@ def test_the_correction_by_hand() -> None:
     t = 0.02 / (np.std(means, ddof=1) * np.sqrt(1 / 5 + 1 / 4))
     assert result.p == pytest.approx(2 * stats.t.sf(t, 4))
     assert result.high - result.low == pytest.approx(1.5 * 2 * stats.t.ppf(0.975, 4) * np.std(means, ddof=1) / 5**0.5)
-    assert verdict_retrained(result, result.p, ROPE) == "better"
-    assert verdict_retrained(result, 0.06, ROPE) == "cannot tell"
-    assert verdict_retrained(corrected_test(-means, 5), result.p, ROPE) == "worse"
-    assert verdict_retrained(corrected_test(means - 0.02, 5), 1.0, 0.03) == "equivalent"
-    assert verdict_retrained(corrected_test(means[:1], 5), np.nan, ROPE) == "cannot tell"
+    assert verdict_retrained(result, result.p, ROPE, 156) == "better"
+    assert verdict_retrained(result, 0.06, ROPE, 156) == "cannot tell"
+    assert verdict_retrained(corrected_test(-means, 5), result.p, ROPE, 156) == "worse"
+    assert verdict_retrained(corrected_test(means - 0.02, 5), 1.0, 0.03, 156) == "equivalent"
+    assert verdict_retrained(corrected_test(means[:1], 5), np.nan, ROPE, 156) == "cannot tell"
+    assert verdict_retrained(corrected_test(means - 0.02, 5), 1.0, 0.03, 149) == "cannot tell"
+    assert verdict_retrained(result, result.p, ROPE, 5) == "cannot tell"
 
 
 def test_what_a_recipe_would_have_to_gain_is_detected_with_its_power() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tarfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -101,11 +102,22 @@ def test_products_follow_the_test_images(tmp_path: Path) -> None:
     assert markers.products_of(dataset, tmp_path / "Task04_X.tar") == markers.PRODUCTS
     (dataset / "imagesTs").mkdir(parents=True)
     (dataset / "imagesTs" / "._x_0000.nii.gz").touch()
+    (dataset / "imagesTs" / "README.txt").touch()
     assert markers.products_of(dataset, None) == ()
     (dataset / "imagesTs" / "x_0000.png").touch()
     assert markers.products_of(dataset, None) == ("predictions",)
     (dataset / "imagesTs" / "x_0000.png").rename(dataset / "imagesTs" / "x_0000.nii.gz")
     assert markers.products_of(dataset, None) == markers.PRODUCTS
+    assert markers.test_images(dataset) == [dataset / "imagesTs" / "x_0000.nii.gz"]
+
+
+def test_an_archive_is_searched_for_test_images(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").touch()
+    for name, part in (("with.tar", "imagesTs"), ("without.tar", "imagesTr")):
+        with tarfile.open(tmp_path / name, "w") as archive:
+            archive.add(tmp_path / "a.nii.gz", f"Task04_X/{part}/a.nii.gz")
+    assert markers.products_of(tmp_path / "no", tmp_path / "with.tar") == markers.PRODUCTS
+    assert markers.products_of(tmp_path / "no", tmp_path / "without.tar") == ()
 
 
 def test_deleted_results_are_noticed(tmp_path: Path, folders: NnunetFolders) -> None:

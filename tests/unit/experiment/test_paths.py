@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hippo_nnunet.evaluation.per_case import read_per_case
 from hippo_nnunet.evaluation.selection import EnsembleChoice
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import RELATIVE, ExperimentPaths
+from hippo_nnunet.nnunet.paths import FOLDER_VARIABLES
 
 RESULTS = Path(__file__).parents[3] / "results"
 
@@ -56,5 +58,24 @@ def test_an_experiments_own_folders_win_over_variables_that_were_set_later(
     own.mkdir(parents=True)
     assert paths.nnunet(None).results == own
     assert paths.nnunet(None).raw == tmp_path / "elsewhere" / "nnUNet_raw", "began with this variable set"
-    assert paths.ignored_variables(None) == ["nnUNet_results"]
     assert paths.nnunet(tmp_path / "root").results == tmp_path / "root" / "nnUNet_results"
+
+
+def test_the_folders_of_the_last_run_win_over_variables_while_they_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in FOLDER_VARIABLES:
+        monkeypatch.setenv(name, str(tmp_path / "elsewhere" / name))
+    paths = ExperimentPaths(tmp_path / "experiment")
+    paths.run.parent.mkdir(parents=True)
+    last = [tmp_path / "root" / name for name in FOLDER_VARIABLES]
+    paths.run.write_text(json.dumps({"settings": {"folders": list(map(str, last))}}))
+    assert paths.nnunet(None).raw == tmp_path / "elsewhere" / "nnUNet_raw"
+    for folder in last[1:]:
+        folder.mkdir(parents=True)
+    found = paths.nnunet(None)
+    assert (found.preprocessed, found.results) == tuple(last[1:])
+    assert found.raw == tmp_path / "elsewhere" / "nnUNet_raw", "the last one was deleted"
+    assert paths.nnunet(tmp_path / "new").results == tmp_path / "new" / "nnUNet_results"
+    paths.run.write_text("{}")
+    assert paths.nnunet(None).results == tmp_path / "elsewhere" / "nnUNet_results"

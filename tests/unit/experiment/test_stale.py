@@ -26,6 +26,7 @@ from hippo_nnunet.workflow import failures
 from hippo_nnunet.workflow.preparation import clamp_times, prepare, restore_inputs
 
 ASKED = Experiment("Dataset004_X", "laptop", ("UNet",), {"2d": (0, 1)}, 2)
+WIDER = replace(ASKED, variants=("UNet", "UNet_noAug"))
 SPLITS = [{"train": ["b"], "val": ["a"]}, {"train": ["a"], "val": ["b"]}]
 
 
@@ -75,19 +76,26 @@ def test_altered_results_are_told_from_newer_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("grown", "again"),
+    ("written", "asked", "again"),
     [
-        (ASKED, []),
+        (ASKED, ASKED, []),
         (
+            ASKED,
             replace(ASKED, folds={"2d": (0, 1), "3d_fullres": (0, 1)}),
             ["ensemble", "evaluate", "predict/UNet", "predict/ensemble"],
         ),
-        (replace(ASKED, folds={"2d": (0, 1), "3d_fullres": (0,)}), ["evaluate"]),  # neither ensembled nor predicted
-        (replace(ASKED, variants=("UNet", "UNet_noAug")), ["ensemble", "evaluate", "predict/ensemble"]),
+        (ASKED, replace(ASKED, folds={"2d": (0, 1), "3d_fullres": (0,)}), ["evaluate"]),  # no member, no prediction
+        (ASKED, WIDER, ["ensemble", "evaluate", "predict/ensemble"]),
+        (WIDER, ASKED, ["ensemble", "evaluate", "manifest", "predict/ensemble"]),  # deleted from the file
     ],
 )
-def test_jobs_that_use_a_new_training_are_stale(
-    tmp_path: Path, folders: NnunetFolders, monkeypatch: pytest.MonkeyPatch, grown: Experiment, again: list[str]
+def test_jobs_are_stale_whose_trainings_are_others_than_the_request(
+    tmp_path: Path,
+    folders: NnunetFolders,
+    monkeypatch: pytest.MonkeyPatch,
+    written: Experiment,
+    asked: Experiment,
+    again: list[str],
 ) -> None:
     folder = tmp_path / "exp"
     paths = ExperimentPaths(folder)
@@ -101,11 +109,11 @@ def test_jobs_that_use_a_new_training_are_stale(
         path.touch()
     for name in ("UNet", "UNet_noAug", ENSEMBLE):
         (paths.predictions / name).mkdir(parents=True)
-    paths.manifest.write_text("{}")
+    paths.manifest.write_text(json.dumps({"arguments": written.as_dict()}))
     paths.out_of_fold.mkdir(parents=True)
     for case in ("a", "b"):
         (paths.out_of_fold / f"{case}.nii.gz").touch()
-    assert set(stale.stale_markers(grown, folder, folders)) == {DONE / name for name in again}
+    assert set(stale.stale_markers(asked, folder, folders)) == {DONE / name for name in again}
 
 
 def test_preparations_are_stale_where_a_file_is_missing(folders: NnunetFolders) -> None:

@@ -143,6 +143,9 @@ def test_conclusions_follow_the_experiment(content: Content, tmp_path: Path) -> 
     _, alone = conclusions(gather(tmp_path / "one", options=Options(n_resamples=99)))
     assert any("rests on one fold (0)" in line for line in alone)
     assert not any("share most" in line or "Fold 0 in 2D" in line for line in alone)
+    assert content.experiment is not None
+    _, by_subject = conclusions(replace(content, experiment=replace(content.experiment, subjects="auto")))
+    assert not any("Fold 0 in 2D" in line for line in by_subject)
 
 
 @pytest.mark.parametrize(

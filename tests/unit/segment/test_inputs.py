@@ -26,7 +26,7 @@ def test_files_and_folders(tmp_path: Path) -> None:
     assert names(find_scans([tmp_path, tmp_path / "b.nii.gz"])) == [("a", "."), ("b", ".")]
 
 
-def test_a_bids_dataset(tmp_path: Path) -> None:
+def test_a_bids_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = ("sub-01/anat/sub-01_T1w.nii.gz", "sub-02/ses-a/anat/sub-02_ses-a_run-1_T1w.nii.gz")
     second = "sub-02/ses-a/anat/sub-02_ses-a_run-2_T1w.nii.gz"
     others = ("sub-01/anat/sub-01_T2w.nii.gz", "derivatives/x/sub-01/anat/sub-01_desc-preproc_T1w.nii.gz")
@@ -39,6 +39,22 @@ def test_a_bids_dataset(tmp_path: Path) -> None:
     ]
     assert names(find_scans([tmp_path])) == expected
     assert names(find_scans([tmp_path / "sub-02"])) == expected[1:]
+    assert names(find_scans([tmp_path / "sub-02" / "ses-a"])) == expected[1:]
+    monkeypatch.chdir(tmp_path / "sub-02")
+    assert names(find_scans([Path()])) == expected[1:]
+
+
+def test_the_innermost_subject_counts(tmp_path: Path) -> None:
+    touch(tmp_path / "sub-study" / "data" / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    assert names(find_scans([tmp_path / "sub-study" / "data"])) == [("sub-01", "sub-01/anat")]
+
+
+def test_links_are_scans_of_their_own(tmp_path: Path) -> None:
+    touch(tmp_path / "pool" / "key.nii.gz")
+    for subject in ("one", "two"):
+        (tmp_path / subject).mkdir()
+        (tmp_path / subject / "T1.nii.gz").symlink_to(tmp_path / "pool" / "key.nii.gz")
+    assert names(find_scans([tmp_path / "one", tmp_path / "two"])) == [("one_T1", "."), ("two_T1", ".")]
 
 
 def test_equal_names_get_their_folders(tmp_path: Path) -> None:

@@ -15,15 +15,16 @@ import pytest
 from head_phantom import BALLS_MM, ORDERS, RADIUS_MM, BrightModel, balls, mask_of, save
 
 from hippo_nnunet.errors import DataError, DependencyError
+from hippo_nnunet.evaluation.segmentation_shape import Segmentation
 from hippo_nnunet.evaluation.volume_calibration import uncalibrated, with_total
 from hippo_nnunet.inference.scans import FailedScans
-from hippo_nnunet.segment import outputs
+from hippo_nnunet.segment import head, outputs
 from hippo_nnunet.segment.inputs import Input
 from hippo_nnunet.segment.outputs import ScanFiles, check_output
 from hippo_nnunet.segment.registration import Registration
 from hippo_nnunet.segment.run import SegmentOptions, kind_of, segment_scans
 from hippo_nnunet.segment.tables import check_table, read_intracranial, write_table
-from hippo_nnunet.segment.volumes import Judge
+from hippo_nnunet.segment.volumes import Judge, both_sides
 
 JUDGE = Judge(uncalibrated(with_total({"Anterior": 1, "Posterior": 2})))
 BALL_MM3 = 4 / 3 * np.pi * RADIUS_MM**3
@@ -136,6 +137,16 @@ def test_very_different_sides_are_flagged(tmp_path: Path, model: BrightModel) ->
     assert rows(tmp_path / "out")[-1]["flags"] == "asymmetry"
 
 
+def test_flags_of_the_whole_head_are_in_the_table(
+    tmp_path: Path, model: BrightModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register = head.register
+    monkeypatch.setattr(head, "register", lambda one: replace(register(one), inside=0.85))
+    segment_scans([scan(tmp_path / "in")], tmp_path / "out", model, JUDGE)
+    assert rows(tmp_path / "out")[-1]["flags"] == "head"
+    assert rows(tmp_path / "out")[-1]["flags"] == "asymmetry"
+
+
 def test_probability_maps(tmp_path: Path, model: BrightModel) -> None:
     one = Input(save(balls().as_reoriented(ORDERS[30]), tmp_path / "in.nii.gz"), "in")
     (path,) = segment_scans([one], tmp_path / "out", model, JUDGE, SegmentOptions(probabilities=True))
@@ -150,13 +161,17 @@ def test_probability_maps(tmp_path: Path, model: BrightModel) -> None:
     assert names == {"LabelMap": ["left anterior", "left posterior", "right anterior", "right posterior"]}
 
 
-@pytest.mark.parametrize("kind", ["aseg", "both", "each"])
+@pytest.mark.parametrize("kind", ["aseg", "both", "each", "soft"])
 def test_boxes_of_masks(kind: str, tmp_path: Path, model: BrightModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hippo_nnunet.segment.head.register", lambda scan: pytest.fail("must not be registered"))
     one = scan(tmp_path / "in")
     mask = mask_of(balls((3.0, 3.0, 3.0)))  # another grid
     values = np.asarray(mask.dataobj)
-    wanted = {"aseg": [values], "both": [(values > 0) * 255], "each": [values == 17, values == 53]}[kind]
+    wanted = {"aseg": [values], "both": [(values > 0) * 255], "each": [values == 17, values == 53]}.get(kind)
+    if wanted is None:  # probabilities, among which are those numbers
+        wanted = [(values > 0) * 100]
+        for number, place in zip((17, 53), np.argwhere(values == 17)[:2], strict=True):
+            wanted[0][tuple(place)] = number
     rois = [
         save(nib.Nifti1Image(np.asarray(array, np.uint8), mask.affine), tmp_path / f"{number}.nii.gz")
         for number, array in enumerate(wanted)
@@ -273,9 +288,26 @@ def test_foreign_files_are_not_replaced(tmp_path: Path, model: BrightModel) -> N
     target = ScanFiles(output, one).labels
     save(balls(), target)
     before = target.read_bytes()
-    with pytest.raises(FailedScans, match="is not a file of segment"):
-        segment_scans([one], output, model, JUDGE)
+    for options in (SegmentOptions(), SegmentOptions(overwrite=True)):
+        with pytest.raises(FailedScans, match="is not a file of segment"):
+            segment_scans([one], output, model, JUDGE, options)
     assert target.read_bytes() == before
+
+
+def test_left_over_temporary_files_are_no_scans(tmp_path: Path, model: BrightModel) -> None:
+    one, output = scan(tmp_path / "in"), tmp_path / "out"
+    segment_scans([one], output, model, JUDGE)
+    before, record = rows(output), ScanFiles(output, one).record
+    record.with_name(f".12.ab.{record.name}").write_bytes(record.read_bytes())
+    assert rows(output) == before
+
+
+def test_a_model_of_one_label_has_no_total(tmp_path: Path, model: BrightModel) -> None:
+    judge = Judge(uncalibrated(with_total({"Hippocampus": 1})))
+    segmentation = Segmentation("a", np.ones((3, 3, 3), np.uint8), (1.0, 1.0, 1.0), np.ones((2, 3, 3, 3), np.float32))
+    found = [row | {"mask_mm3": 27.0} for side in ("left", "right") for row in judge.side(side, segmentation)[0]]
+    row, _ = both_sides("a", found, None)
+    assert (row["volume_mm3"], row["mask_mm3"], row["asymmetry_percent"]) == (pytest.approx(54), 54, pytest.approx(0))
 
 
 def test_a_bad_scan_does_not_stop_the_others(tmp_path: Path, model: BrightModel) -> None:

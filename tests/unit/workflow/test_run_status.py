@@ -17,7 +17,7 @@ from hippo_nnunet.cli.main import app
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.experiment import markers
 from hippo_nnunet.experiment.experiment import Cell, Experiment
-from hippo_nnunet.experiment.paths import DONE, ExperimentPaths
+from hippo_nnunet.experiment.paths import DONE, STATE, ExperimentPaths
 from hippo_nnunet.nnunet.training_log import read_progress
 from hippo_nnunet.workflow import estimate, job_state, jobs, launch, status, status_text
 from hippo_nnunet.workflow.status import read_status, tail
@@ -321,7 +321,7 @@ def test_a_job_records_how_it_ended(experiment: Path, monkeypatch: pytest.Monkey
 
 def test_a_state_that_cannot_be_written_fails_no_job(experiment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(experiment)
-    (experiment / job_state.FOLDER).write_text("a file where the folder should be")
+    (experiment / STATE).write_text("a file where the folder should be")
     assert jobs.run_job("ensemble", lambda: None, "logs/ensemble.log") == 0
 
 

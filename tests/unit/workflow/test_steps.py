@@ -7,7 +7,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 
+from hippo_nnunet.data.convert import convert_msd
+from hippo_nnunet.data.synth import make_phantom
+from hippo_nnunet.errors import DataError
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.inference.submission import verify_submission
@@ -40,3 +44,15 @@ def test_a_damaged_submission_is_written_again(tmp_path: Path) -> None:
     archive.write_bytes(b"PK damaged")
     steps.submission(experiment, folders, tmp_path)
     assert verify_submission(archive, raw / "imagesTs", {0, 1}, experiment.task) == []
+
+
+def test_another_task_than_the_datasets_is_refused(tmp_path: Path) -> None:
+    folders = NnunetFolders(*(tmp_path / name for name in ("raw", "preprocessed", "results")))
+    task = make_phantom(tmp_path, num_training=3, num_test=1)
+    raw = convert_msd(task, folders.raw)
+    experiment = Experiment(raw.name, "laptop", ("UNet",), {"2d": (0,)})
+    steps.data(experiment, folders, task)
+    steps.data(experiment, folders, None)
+    next((task / "labelsTr").glob("*.nii.gz")).unlink()
+    with pytest.raises(DataError, match="leave --task out, or take another --root"):
+        steps.data(experiment, folders, task)
