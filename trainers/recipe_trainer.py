@@ -249,7 +249,7 @@ class UNetTrainer(ResumableTrainer):
             self.augmentation = None
         loaders = super().get_dataloaders()
         if self.recipe.seed is not None:
-            seed_workers(loaders, [self.fold_seed, self.local_rank, self.current_epoch])
+            seed_workers(loaders, [self.fold_seed or 0, self.local_rank, self.current_epoch])
         return loaders
 
     # -- training -------------------------------------------------------------------------------------------------

@@ -144,7 +144,6 @@ def test_flags_of_the_whole_head_are_in_the_table(
     monkeypatch.setattr(head, "register", lambda one: replace(register(one), inside=0.85))
     segment_scans([scan(tmp_path / "in")], tmp_path / "out", model, JUDGE)
     assert rows(tmp_path / "out")[-1]["flags"] == "head"
-    assert rows(tmp_path / "out")[-1]["flags"] == "asymmetry"
 
 
 def test_probability_maps(tmp_path: Path, model: BrightModel) -> None:
