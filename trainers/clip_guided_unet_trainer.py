@@ -26,7 +26,7 @@ from hippo_nnunet.networks.guidance import PLACES, position_embeddings, resample
 from hippo_nnunet.networks.text_head import TextHeadCLIPGuidedUNet
 from hippo_nnunet.nnunet.finished import check_same_prompts
 from hippo_nnunet.nnunet.loaders import add_positions
-from hippo_nnunet.nnunet.network import CLIP_GUIDED, clip_network, recipe_arguments
+from hippo_nnunet.nnunet.network import CLIP_GUIDED, CLIP_NETWORKS, clip_network, recipe_arguments
 from hippo_nnunet.nnunet.subset import stored_subjects
 from hippo_nnunet.trainers.recipe_trainer import UNetTrainer
 from hippo_nnunet.training.augmentation_spec import left_right_axes
@@ -49,9 +49,10 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
     network_class: ClassVar[str | None] = CLIP_GUIDED
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Choose the network that the recipe's design names."""
+        """Choose the network that the recipe's design names, except where a subclass names its own."""
         super().__init_subclass__(**kwargs)
-        cls.network_class = clip_network(cls.recipe)
+        if cls.network_class in CLIP_NETWORKS:
+            cls.network_class = clip_network(cls.recipe)
 
     def __init__(
         self,

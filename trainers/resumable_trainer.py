@@ -138,13 +138,13 @@ class ResumableTrainer(nnUNetTrainer):
     def save_checkpoint(self, filename: str) -> None:
         """Write nnU-Net's checkpoint with our record, atomically; refuse weights that are not finite."""
         self.check_weights()
-        if self.local_rank != 0:
-            return
         now = time.monotonic()
-        self.record.trained_seconds += now - self._clock
-        self._clock = now
         if Path(filename).name == "checkpoint_latest.pth":
             self._saved = now
+        if self.local_rank != 0:
+            return
+        self.record.trained_seconds += now - self._clock
+        self._clock = now
         if self.disable_checkpointing:
             self.print_to_log_file("No checkpoint written, checkpointing is disabled")
             return

@@ -139,15 +139,17 @@ def slice_embeddings(
         DataError: A preprocessed case cannot be read, or the cache cannot be written.
     """
     file = cache_file(Path(dataset.source_folder), encoder, axis, transpose, directions)
+    marks = {case: _mark(Path(dataset.source_folder), case) for case in dataset.identifiers}
+    stored, stored_marks = _read(file, report)
+    store = store and any(stored_marks.get(case) != mark for case, mark in marks.items())
     with ExitStack() as stack:
-        try:
-            task = f"{file}: another process encodes the slices"
-            if store:
+        if store:  # a complete cache is only read: it may be another user's
+            try:
+                task = f"{file}: another process encodes the slices"
                 stack.enter_context(exclusive(file.with_suffix(".lock"), task, wait=True))
-        except OSError as error:
-            raise _unwritable(file, error) from error
-        marks = {case: _mark(Path(dataset.source_folder), case) for case in dataset.identifiers}
-        stored, stored_marks = _read(file, report)
+            except OSError as error:
+                raise _unwritable(file, error) from error
+            stored, stored_marks = _read(file, report)
         embeddings = {case: stored[case] for case in marks if case in stored and stored_marks[case] == marks[case]}
         missing = [case for case in marks if case not in embeddings]
         if missing:

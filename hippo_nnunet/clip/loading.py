@@ -74,7 +74,7 @@ def load_model(choice: EncoderChoice) -> tuple[Any, Tokenizer, Preprocessing, bo
     images = own or _of_images(choice, files, openai)
     model_cfg = files.config["model_cfg"]
     _check_tower(choice, model_cfg["vision_cfg"].get("timm_model_name", ""))
-    quick_gelu = bool(archive or own.get("quick_gelu") or model_cfg.get("quick_gelu"))
+    quick_gelu = bool(openai or own.get("quick_gelu") or model_cfg.get("quick_gelu"))
     try:
         with TemporaryDirectory(prefix="hippo-clip-") as scratch:
             readable = _weights_of_archive(path, Path(scratch)) if archive else path

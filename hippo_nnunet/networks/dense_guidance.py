@@ -203,7 +203,8 @@ class DenseCLIPGuidedUNet(CLIPGuidedUNet):
         if not self.use_image:
             return guidance
         shape = (1, -1, *[1] * (guidance.dim() - 2))
-        mean = self.token_features(self.image_mean.view(1, -1, 1, 1))
+        with torch.autocast(guidance.device.type, enabled=False):  # the same in training and prediction
+            mean = self.token_features(self.image_mean.view(1, -1, 1, 1))
         return (guidance - mean.view(shape)) / self.map_deviations.view(shape)
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ ATTENTION = "hippo_nnunet.networks.attention_unet.AttentionUNet"
 CLIP_GUIDED = "hippo_nnunet.networks.clip_guided_unet.CLIPGuidedUNet"
 DENSE_CLIP_GUIDED = "hippo_nnunet.networks.dense_guidance.DenseCLIPGuidedUNet"
 TEXT_HEAD_CLIP_GUIDED = "hippo_nnunet.networks.text_head.TextHeadCLIPGuidedUNet"
+CLIP_NETWORKS = (CLIP_GUIDED, DENSE_CLIP_GUIDED, TEXT_HEAD_CLIP_GUIDED)
 
 _CLIP_ARGUMENTS = ("embed_dim", "guidance_slices", "initial_scale", "plain_head", "stand_ins")
 

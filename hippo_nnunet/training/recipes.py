@@ -233,9 +233,12 @@ def _excluded(words: Collection[str]) -> list[tuple[str, str, str]]:
     """Return the pairs of words that exclude each other, with the reason."""
     subsets = [word for word in words if (group := _group_of(word)) and group.name == "subset"]
     other_cases = "{}: the teachers have other seeds, so that they would draw other cases than {}"
+    as_teacher = "{}: the teacher {} starts with the same weights and sees the same batches, so take another seed"
+    of_teachers = [f"seed{seed}" for seed in TEACHERS]
+    of_taught = ((("taught",), subsets, other_cases), (("taught",), of_teachers, as_teacher))
     return [
         (first, second, reason)
-        for firsts, seconds, reason in (*EXCLUSIVE, (("taught",), subsets, other_cases))
+        for firsts, seconds, reason in (*EXCLUSIVE, *of_taught)
         for first in firsts
         for second in seconds
         if first in words and second in words and not (first == "plainHead" and "dense" in words)

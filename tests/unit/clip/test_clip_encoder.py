@@ -288,7 +288,9 @@ def test_another_archive_needs_the_users_word(
         with pytest.raises(ConfigError, match=r"tiny\.pt: .*can run code.*HIPPO_TRUST_CLIP_WEIGHTS=1"):
             load_encoder(EncoderChoice("tiny", str(archive)))
     monkeypatch.setenv("HIPPO_TRUST_CLIP_WEIGHTS", "1")
-    assert load_encoder(EncoderChoice("tiny", str(archive))).embed_dim
+    plain = saved(tiny_state, tmp_path / "plain.pt")
+    trusted, usual = (load_encoder(EncoderChoice("tiny", str(path))) for path in (archive, plain))
+    assert trusted.sha256 == usual.sha256, "the activation that the name says"
 
 
 def test_a_tag_brings_its_own_activation_and_preprocessing(

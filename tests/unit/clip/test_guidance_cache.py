@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from hippo_nnunet.clip import guidance_cache
 from hippo_nnunet.clip.guidance_cache import (
     CachedGuidance,
     cache_file,
@@ -73,7 +74,9 @@ def dataset(tmp_path: Path) -> Dataset:
     return Dataset(folder, ["a", "b"])
 
 
-def test_every_slice_is_encoded_once_and_kept_beside_the_data(dataset: Dataset) -> None:
+def test_every_slice_is_encoded_once_and_kept_beside_the_data(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoder, lines = Encoder(), []
     made = embed(dataset, encoder, lines=lines)
     assert made["b"].shape == (3, 4)
@@ -87,6 +90,9 @@ def test_every_slice_is_encoded_once_and_kept_beside_the_data(dataset: Dataset) 
     again = embed(dataset, encoder)
     assert encoder.encoded == 6
     assert all(torch.equal(again[case], made[case]) for case in made)
+    with monkeypatch.context() as patch:
+        patch.setattr(guidance_cache, "exclusive", lambda *_, **__: pytest.fail("another user's folder is only read"))
+        embed(dataset, encoder)
     assert embed(dataset, encoder, axis=2)["a"].shape == (5, 4)  # another axis is another file
     assert torch.equal(embed(dataset, encoder)["a"], made["a"])
 
@@ -163,10 +169,10 @@ def test_what_was_encoded_before_a_failure_is_kept(dataset: Dataset, monkeypatch
 def test_a_missing_case_and_a_folder_that_cannot_be_written(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no preprocessed case 'z'"):
         embed(Dataset(Path(dataset.source_folder), ["z"]), Encoder())
-    (tmp_path / "Other_2d").mkdir()
+    write(tmp_path / "Other_2d", "a", 1.0)
     (tmp_path / "Other_2d_clip").touch()
     with pytest.raises(DataError, match=r"Other_2d_clip.* or train with the word 'live'"):
-        embed(Dataset(tmp_path / "Other_2d", []), Encoder())
+        embed(Dataset(tmp_path / "Other_2d", ["a"]), Encoder())
 
 
 def test_without_storing_the_embeddings_are_the_same_and_nothing_is_written(dataset: Dataset) -> None:
