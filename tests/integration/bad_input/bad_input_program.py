@@ -37,7 +37,7 @@ ROWS = (
         ("nnUNet_preprocessed is not set", "--root DIR"),
         environ={"nnUNet_raw": FOLDERS["nnUNet_raw"]},
     ),
-    Bad("an option of another check", "doctor --output {out}/check.json", ("--output", "goes with --training")),
+    Bad("an option of another check", "doctor --output {out}/c.json", ("--output", "goes with --training"), code=2),
     Bad("raw folder is unset", "data convert {task}", ("nnUNet_raw is not set", "--root DIR", "export nnUNet_raw")),
     Bad(
         "root is a file",

@@ -245,7 +245,7 @@ ROWS = (
     Bad(
         "experiment file with a preset that is unknown",
         RUN,
-        ("experiment.yaml", "preset 'desktop' is unknown"),
+        ("experiment.yaml", "preset: got 'desktop', expected one of laptop, overnight"),
         (_yaml(preset="desktop"),),
     ),
     Bad(

@@ -224,7 +224,7 @@ def test_latex_has_minus_signs_and_a_label() -> None:
 
 def test_methods_name_subjects_and_empty_labels_where_there_are_any(content: Content) -> None:
     plain = " ".join(methods(content))
-    assert "subject" not in plain
+    assert "the subject" not in plain
     assert "If both lack it" not in plain
     pairs = content.comparison.pairs.assign(subjects=12)
     table = content.table.assign(volume_ref_mm3=0.0)
