@@ -26,7 +26,7 @@ from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.data.subjects import read_subjects
 from hippo_nnunet.errors import ConfigError, HippoError
 from hippo_nnunet.evaluation.comparison import Comparison, Options
-from hippo_nnunet.evaluation.pairing import recipe_of
+from hippo_nnunet.evaluation.pairing import ENSEMBLE, recipe_of
 from hippo_nnunet.evaluation.per_case import read_per_case, score_empty
 from hippo_nnunet.evaluation.statistics import paired_result
 from hippo_nnunet.evaluation.subjects import subject_names
@@ -106,7 +106,7 @@ def _row(finding: dict[str, Any], comparison: Comparison, results: Path) -> tupl
     if len(found) != 1:
         raise ConfigError(f"{', '.join(finding['pieces'])}: no comparison of {variant} with {against}")
     pair = found.iloc[0]
-    trainings = [_repeats(comparison, variant, configuration)]
+    trainings: list[int | str] = [_repeats(comparison, variant, configuration)]
     trainings.append(_others(results, finding) if published else _repeats(comparison, against, other))
     same = other == configuration
     both = (variant, against) if same else (f"{variant} {configuration}", f"{against} {other}".strip())
@@ -119,8 +119,13 @@ def _row(finding: dict[str, Any], comparison: Comparison, results: Path) -> tupl
         f"{pair['low']:+.4f} to {pair['high']:+.4f}",
         f"{pair['rope_to_pass']:.4f}" if pair["rope_to_pass"] < SIMILAR else "",
         shown_verdict(pair),
-        _first_seeds(results, finding) if len({*trainings}) > 1 and all(isinstance(n, int) for n in trainings) else "",
+        _first_seeds(results, finding) if _unequal(trainings) and variant != ENSEMBLE else "",
     )
+
+
+def _unequal(trainings: list[int | str]) -> bool:
+    """Tell whether both numbers are known and differ."""
+    return len({*trainings}) > 1 and all(isinstance(number, int) for number in trainings)
 
 
 def _first_seeds(results: Path, finding: dict[str, Any]) -> str:

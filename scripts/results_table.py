@@ -37,7 +37,7 @@ PUBLISHED = (
 OURS = (
     ("3D U-Net, one training", "task04-recipe", "UNet", "3d_fullres", "folds by subject"),
     (
-        "ensemble of two more 3D U-Nets and the 2D one below",
+        "ensemble of three more 3D U-Nets and the 2D one below",
         "task04-best",
         "ensemble",
         "2d+3d_fullres",
