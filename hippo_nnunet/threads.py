@@ -174,7 +174,7 @@ class AdaptiveThreads:
         """Take the present number of threads as the upper limit."""
         import torch
 
-        self._most = self._current = min(torch.get_num_threads(), cpu_count())
+        self._most = self._current = torch.get_num_threads()
         self._active = self._wanted and self._most > 1
         return self
 
