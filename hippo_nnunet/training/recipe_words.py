@@ -149,6 +149,6 @@ EXCLUSIVE = (
     ),
     (("plainHead",), _words_of("textControl"), "{} uses no text, so {} would change nothing"),
     (("textHead",), ("plainHead",), "{} has heads of its own, so {} would contradict it"),
-    (("live",), ("otherImage", "positionImage"), "{} encodes the image's own patches, so {} cannot replace them"),
+    (("live",), _words_of("imageControl"), "{} encodes the image's own patches, so {} cannot replace them"),
 )
 """Words of which a name may have none of the first with one of the second, and why."""

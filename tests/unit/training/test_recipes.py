@@ -80,6 +80,7 @@ def test_a_suggestion_is_always_a_valid_name(text):
         ("UNetTrainer_nnunetAug_mirrorLR_fast", "'nnunetAug' decides about", "UNetTrainer_nnunetAug_fast"),
         ("CLIPGuidedUNetTrainer_live_otherImage_mini", "own patches", "CLIPGuidedUNetTrainer_live_mini"),
         ("CLIPGuidedUNetTrainer_live_positionImage", "own patches", "CLIPGuidedUNetTrainer_live"),
+        ("CLIPGuidedUNetTrainer_live_noImage", "own patches", "CLIPGuidedUNetTrainer_live"),
         ("CLIPGuidedUNetTrainer_mini_live", "wrong order", "CLIPGuidedUNetTrainer_live_mini"),
         ("CLIPGuidedUNetTrainer_live_cached", "both words of the group guidance", "CLIPGuidedUNetTrainer_live"),
         ("UNetTrainer_taught_fast_10cases", "they would draw other cases than '10cases'", "UNetTrainer_taught_fast"),
