@@ -22,10 +22,11 @@ from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.labels import named_labels
 from hippo_nnunet.evaluation.metrics import Label
 from hippo_nnunet.files import read_object
+from hippo_nnunet.nnunet.case_files import check_cases
 from hippo_nnunet.nnunet.memory_cases import read_case, shapes
 from hippo_nnunet.nnunet.paths import NnunetFolders
 from hippo_nnunet.nnunet.plans import configuration_of, read_plans
-from hippo_nnunet.nnunet.preprocessed import data_folder
+from hippo_nnunet.nnunet.preprocessed import data_folder, stored_cases
 from hippo_nnunet.nnunet.splits import read_splits
 
 log = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ def probe(
 
     Raises:
         ConfigError: The dataset is not planned, or the encoder does not exist.
-        DataError: It is not preprocessed, or has no split into folds.
+        DataError: It is not preprocessed, has no split into folds, or has a case whose files could run code.
         DependencyError: The encoder's weights or packages are missing.
     """
     plans = read_plans(dataset, plans_name, folders)
@@ -140,6 +141,7 @@ def probe(
     labels, ignored = named_labels(dataset_json)
     axis = guidance_axis(configuration_of(plans, configuration)["patch_size"])
     encoder = load_encoder(choice)
+    check_cases(folder, sorted({*fold_of} & stored_cases(folder)))
     chosen = _draw(folder, sorted(fold_of), axis, limit)
     found = _slices(folder, chosen, fold_of, encoder, axis, plans["transpose_forward"], labels, ignored, device)
     rows, recall = judge(found, list(labels), _nearest_class(encoder, dataset_json, labels, found))

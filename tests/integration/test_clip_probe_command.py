@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,29 @@ def test_the_encoder_is_probed_on_the_datasets_folds(in_tiny: TinyDataset, confi
     assert list(folder.glob(f"{found['sha256'][:12]}_*.safetensors"))  # which a cached training will find
     drawn = CliRunner().invoke(app, probed(in_tiny, "--configuration", configuration, "--slices", "1", "--json"))
     assert isinstance(drawn.exception, DataError)  # one case is of one fold
+
+
+class Leaving:
+    """Pickles as a call that makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.mkdir, (self.folder,)
+
+
+def test_preprocessed_cases_run_no_code(in_tiny: TinyDataset, tmp_path: Path) -> None:
+    case = min((in_tiny.preprocessed / f"{PLANS}_2d").glob("*.pkl"))
+    content = case.read_bytes()
+    case.write_bytes(pickle.dumps(Leaving(tmp_path / "canary")))
+    try:
+        result = CliRunner().invoke(app, probed(in_tiny, "--configuration", "2d"))
+    finally:
+        case.write_bytes(content)
+    assert isinstance(result.exception, DataError)
+    assert f"{case.name}: it could run code" in str(result.exception)
+    assert not (tmp_path / "canary").exists()
 
 
 def test_what_is_not_there_is_named(in_tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
