@@ -72,9 +72,7 @@ class Options:
         """Refuse what cannot be compared."""
         if self.metric not in QUALITY:
             raise ConfigError(f"metric '{self.metric}' cannot be compared; take {', '.join(QUALITY)}")
-        if self.rope is None and self.metric not in ROPE:
-            raise ConfigError(f"{self.metric} has no customary region of equivalence: state yours with --rope, in mm")
-        if not 0 < self.margin < float("inf"):
+        if self.rope is not None and not 0 < self.rope < float("inf"):
             raise ConfigError(f"--rope {self.rope}: got a region without width or end, expected more than 0")
 
     @property
@@ -123,7 +121,8 @@ def compare(
         subjects: Subject of each case, the unit of intervals, tests and ranks; None: every case is one.
 
     Raises:
-        ConfigError: The baseline is not in the table, or published Dice is to be compared in another metric.
+        ConfigError: The baseline is not in the table, published Dice is to be compared in another metric, or distances
+            in mm have no margin.
     """
     options = options or Options()
     if published and options.metric != "dice":
@@ -305,6 +304,11 @@ def _with_margin(options: Options, table: pd.DataFrame, models: Sequence[Model])
             f"pairs, as estimated (standard deviation between repeats {sd:.2g}, {freedom} degrees of freedom)."
         )
         return replace(options, rope=margin), Note(NoteKind.MARGIN, text)
+    if options.metric not in ROPE:
+        raise ConfigError(
+            f"{options.metric} has no customary region of equivalence, and no recipe has three repeats (run --seeds 3), "
+            "which would give one: state yours with --rope, in mm"
+        )
     text = (
         f"Margin of equivalence: {options.margin:g} {unit}, a convention; with three repeats of a recipe (run "
         "--seeds 3) it is what trainings differ by, and --rope sets it. rope_to_pass in comparison.csv is the smallest "

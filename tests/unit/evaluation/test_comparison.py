@@ -67,6 +67,17 @@ def test_distances_are_better_when_smaller(two: pd.DataFrame) -> None:
     assert distance["difference"] == pytest.approx(dice["difference"])
 
 
+def test_repeats_give_distances_their_margin(two: pd.DataFrame) -> None:
+    options = Options("hd95_mm", n_resamples=400)
+    with pytest.raises(ConfigError, match="no recipe has three repeats.*state yours with --rope"):
+        compare(two, options)
+    once = two[two["variant"] == "UNet"]
+    repeats = [once.assign(variant=f"UNet_seed{seed}", hd95_mm=once["hd95_mm"] + 0.01 * seed) for seed in (2, 3)]
+    rope = compare(pd.concat([two, *repeats]), options).pairs["rope"].unique()
+    squares = 2 * 0.01**2 * np.var([0, 2, 3], ddof=1)
+    assert rope == pytest.approx(1.96 * np.sqrt(squares), rel=0.05)
+
+
 def test_equal_models_are_equivalent_and_few_cases_cannot_tell() -> None:
     models = {("UNet", "2d"): 0.0, ("AttentionUNet", "2d"): 0.0}
     row = compare(per_case(models, noise=0.004, cases=150), FAST).pairs.iloc[0]
@@ -378,7 +389,6 @@ def test_the_file_is_named_in_the_error(tmp_path: Path, two: pd.DataFrame) -> No
     ("arguments", "message"),
     [
         ({"metric": "volume_mm3"}, "cannot be compared"),
-        ({"metric": "hd95_mm"}, "state yours with --rope"),
         ({"rope": 0.0}, "without width"),
         ({"rope": float("nan")}, "without width"),
     ],
