@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from hippo_nnunet.evaluation.fold_means import corrected_test, detectable_retrained, rank_shares, verdict_retrained
 from hippo_nnunet.evaluation.statistics import (
@@ -89,6 +90,13 @@ def test_rank_biserial_is_the_balance_of_favourable_pairs() -> None:
 def test_holm_by_hand() -> None:
     np.testing.assert_allclose(holm([0.01, 0.04, np.nan, 0.03]), [0.03, 0.06, np.nan, 0.06])
     assert np.isnan(holm([np.nan])).all()
+
+
+def test_holm_is_that_of_statsmodels() -> None:
+    values = np.random.default_rng(0).random((50, 7)) ** 3
+    values[:, 1] = values[:, 0]
+    for p_values in values:
+        np.testing.assert_allclose(holm(p_values), multipletests(p_values, method="holm")[1])
 
 
 def test_detectable_difference_has_its_power() -> None:
