@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from hippo_nnunet.cli.main import app
 
 pytestmark = pytest.mark.slow
 
@@ -18,8 +19,9 @@ CASES, EPOCHS, ITERATIONS = (re.search(rf"--{word} (\d+)", SCRIPT)[1] for word i
 
 def hippo(*words: object) -> str:
     """Run a command, and return the last line of its output."""
-    command = [sys.executable, "-m", "hippo_nnunet", *map(str, words)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+    done = CliRunner().invoke(app, [*map(str, words)])
+    assert done.exit_code == 0, done.output
+    return done.stdout.splitlines()[-1]
 
 
 @pytest.fixture(scope="module")

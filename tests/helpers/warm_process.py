@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import multiprocessing.context
 import os
 import signal
 import subprocess
@@ -14,6 +13,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import entry_points
+from multiprocessing.context import SpawnContext
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 LIMIT_S = 600
@@ -54,8 +55,8 @@ def run_script(program: str, options: Sequence[str], environ: dict[str, str]) ->
 
 
 def _serve() -> None:
-    """Fork for each request, and run the script in the forked process. Its pools fork, too."""
-    multiprocessing.context.SpawnContext.Pool = multiprocessing.context.ForkContext.Pool  # type: ignore[method-assign]
+    """Fork for each request, and run the script in the forked process. Its pools have threads, which need no import."""
+    SpawnContext.Pool = lambda _, processes=None, *__, **___: ThreadPool(processes)  # type: ignore[method-assign]
     for name in IMPORTED:
         __import__(name)
     scripts = {script.name: script for script in entry_points(group="console_scripts")}

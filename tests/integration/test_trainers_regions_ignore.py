@@ -170,12 +170,8 @@ def test_3d_and_final_validation(variant: Variant, recipe: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("recipe", ["AttentionUNetTrainer_fast", "CLIPGuidedUNetTrainer_mini_fast"])
 def test_cascade(in_tiny: TinyDataset, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """3d_lowres writes what 3d_cascade_fullres reads, by nnU-Net's own validation.
-
-    One recipe has its pools of processes, the other threads, which need not import torch.
-    """
-    if recipe.startswith("CLIP"):
-        monkeypatch.setattr(SpawnContext, "Pool", lambda _, processes: ThreadPool(processes))
+    """3d_lowres writes what 3d_cascade_fullres reads, by nnU-Net's own validation; threads need not import torch."""
+    monkeypatch.setattr(SpawnContext, "Pool", lambda _, processes: ThreadPool(processes))
     name = f"{recipe}_{SHORT}"
     train(in_tiny, name, "3d_lowres", "all").perform_actual_validation()
     second = train(in_tiny, name, "3d_cascade_fullres")
