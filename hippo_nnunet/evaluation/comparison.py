@@ -306,8 +306,8 @@ def _with_margin(options: Options, table: pd.DataFrame, models: Sequence[Model])
         return replace(options, rope=margin), Note(NoteKind.MARGIN, text)
     if options.metric not in ROPE:
         raise ConfigError(
-            f"{options.metric} has no customary region of equivalence, and no recipe has three repeats (run --seeds 3), "
-            "which would give one: state yours with --rope, in mm"
+            f"{options.metric} has no customary region of equivalence, and no recipe has three repeats (run --seeds "
+            "3), which would give one: state yours with --rope, in mm"
         )
     text = (
         f"Margin of equivalence: {options.margin:g} {unit}, a convention; with three repeats of a recipe (run "

@@ -31,7 +31,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     if reached.returncode:
         pytest.skip("no package index can be reached: nothing is installed")
-    done = subprocess.run([*pip, "install", "-q", "--no-compile", clone / "predict"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*pip, "install", "-q", "--no-compile", clone / "predict"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert subprocess.run([*pip, "check"], check=False).returncode == 0
     shutil.rmtree(clone)
