@@ -63,7 +63,7 @@ def merge(folders: Sequence[Path], output: Path, folds: Collection[int] | None =
     _check_alike(pieces, requests, manifests)
     tables = [read_per_case(piece.per_case) for piece in pieces]
     if folds is not None:
-        requests = [_with_folds(request, folds) for request in requests]
+        requests = [_with_folds(*both, folds) for both in zip(pieces, requests, strict=True)]
         tables = [table[table["fold"].isin(folds)] for table in tables]
         for manifest in manifests:
             manifest["folds"] = [fold for fold in manifest["folds"] if fold["fold"] in folds]
@@ -99,10 +99,16 @@ def _check_alike(
             raise ConfigError(f"{piece.folder} does not belong to {pieces[0].folder}: {problem}")
 
 
-def _with_folds(request: Experiment, folds: Collection[int]) -> Experiment:
-    """Return the request with these folds alone; it has some of them."""
+def _with_folds(piece: ExperimentPaths, request: Experiment, folds: Collection[int]) -> Experiment:
+    """Return the request with these folds alone; refuse to lose a variant that has none of them."""
     kept = {c: tuple(fold for fold in trained if fold in folds) for c, trained in request.folds.items()}
     kept = {configuration: some for configuration, some in kept.items() if some}
+    lost = [variant for variant in request.variants if not any(request.fits(variant, c) for c in kept)]
+    if lost:
+        raise ConfigError(
+            f"{piece.folder}: {lost[0]} has none of the folds {', '.join(map(str, sorted(folds)))}: name one that it "
+            "has with --folds, or leave this piece out"
+        )
     only = {variant: tuple(c for c in limits if c in kept) for variant, limits in request.only.items()}
     return replace(request, folds=kept, only=only)
 

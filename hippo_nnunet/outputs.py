@@ -101,16 +101,18 @@ def first_line(path: Path) -> str:
 
 @contextmanager
 def output_file(target: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[Path]:
-    """Like `atomic_path`, for a file that the user requested.
+    """Like `atomic_path`, for a file that the user requested; see `writing`."""
+    with writing(target, errors), atomic_path(target) as temporary:
+        yield temporary
 
-    Folders created for the target are removed if it is not written.
+
+@contextmanager
+def writing(target: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
+    """Name a file that the user requested if the block cannot write it, and remove the folders created for it.
 
     Args:
-        target: The file to write.
+        target: The file that the block writes.
         errors: Exceptions of the block that mean that the file could not be written; all others pass unchanged.
-
-    Yields:
-        See `atomic_path`.
 
     Raises:
         DataError: The file could not be written.
@@ -118,8 +120,7 @@ def output_file(target: Path, errors: tuple[type[Exception], ...] = (OSError,)) 
     created: list[Path] = []
     try:
         created = missing_parents(target)
-        with atomic_path(target) as temporary:
-            yield temporary
+        yield
     except errors as error:
         raise DataError(f"{target}: could not be written ({error}): make room, or choose another folder") from error
     finally:

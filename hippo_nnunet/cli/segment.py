@@ -92,25 +92,29 @@ def segment(
     if any(one.folder != Path() for one in found):
         save_bids_description(output)
     options = SegmentOptions(
-        kind, tuple(roi or ()), assume_ras, probabilities, volumes, overwrite, True, page.add if page else None
+        kind, tuple(roi or ()), assume_ras, probabilities, volumes, overwrite, page.add if page else None
     )
     failed = None
     try:
         written = segment_scans(found, output, opened, judge, options)
     except FailedScans as error:
         written, failed = error.written, error
-        if page:
-            page.fail(error.reasons, found)
     except BaseException:  # also an interruption: what is complete is in the table and on the page
         with suppress(HippoError, OSError):
             write_table(output)
             if page:
                 page.write()
         raise
-    if page and (missing := page.missing(found)):
-        log.warning("%d scans, first %s, are not on the page: give --overwrite to make it", len(missing), missing[0])
-    for path in (*written, write_table(output), *([page.write()] if page else ())):
+    for path in (*written, write_table(output)):
         echo(path)
+    if page:
+        if failed:
+            page.fail(failed.reasons, found)
+        if missing := page.missing(found):
+            log.warning(
+                "%d scans, first %s, are not on the page: give --overwrite to make it", len(missing), missing[0]
+            )
+        echo(page.write())
     if failed:
         raise failed
 

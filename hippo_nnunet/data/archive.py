@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import IO
 
 from hippo_nnunet.data.finding import FoundProblem
@@ -113,12 +113,14 @@ def task_folder(source: Path) -> Iterator[Path]:
         yield tops[0]
 
 
-def archived_files(source: Path) -> list[PurePosixPath]:
-    """List the files of an archive without extracting it.
+def task_files(source: Path) -> list[PurePath]:
+    """List the files in the folders of a task, or those of its archive without extracting it; none if it is missing.
 
     Raises:
-        DataError: It is damaged or unsafe.
+        DataError: The archive is damaged or unsafe.
     """
+    if not source.is_file():
+        return list(source.glob("*/*"))
     with _errors_of(source):
         return [PurePosixPath(*_parts(entry.name)) for entry in _entries(source) if entry.open is not None]
 

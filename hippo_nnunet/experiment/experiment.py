@@ -1,4 +1,4 @@
-"""The request of an experiment: its cells, its file `experiment.yaml`, and the paths in its folder."""
+"""The request of an experiment: its cells, its file `experiment.yaml`, and its chosen ensemble."""
 
 from __future__ import annotations
 

@@ -6,10 +6,10 @@ A marker below `.done/` says that a job is finished. Paths are relative to the e
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
-from pathlib import Path, PurePath
+from collections.abc import Collection
+from pathlib import Path
 
-from hippo_nnunet.data.archive import archived_files
+from hippo_nnunet.data.archive import task_files
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.pairing import ENSEMBLE
 from hippo_nnunet.experiment.experiment import Cell, Experiment
@@ -93,7 +93,7 @@ def products_of(dataset: Path, source: Path | None) -> tuple[str, ...]:
     if source is None:
         return PRODUCTS
     try:
-        paths: Iterable[PurePath] = archived_files(source) if source.is_file() else source.glob("*/*")
+        paths = task_files(source)
     except DataError:  # its conversion reports it
         return PRODUCTS
     return PRODUCTS if any(path.parent.name == "imagesTs" and _IMAGE.fullmatch(path.name) for path in paths) else ()

@@ -95,11 +95,11 @@ def altered_results(folder: Path) -> set[Path]:
 
 def _lacks_models(experiment: Experiment, folder: Path) -> bool:
     """Tell whether variants or folds of the last results have been deleted from the request."""
-    arguments = {**(read_manifest(folder) or {}).get("arguments", {})}
-    arguments.pop("plans", None)
     try:
+        arguments = {**(read_manifest(folder) or {}).get("arguments", {})}
+        arguments.pop("plans", None)
         written = Experiment(**arguments)
-    except (TypeError, ConfigError):  # of another version
+    except (TypeError, AttributeError, ConfigError):  # of another version, or damaged
         return False
     return experiment.difference(written) is not None
 

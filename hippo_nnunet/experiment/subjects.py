@@ -6,7 +6,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path, PurePath
 
-from hippo_nnunet.data.archive import archived_files
+from hippo_nnunet.data.archive import task_files
 from hippo_nnunet.data.layout import ENDINGS
 from hippo_nnunet.data.subjects import (
     AUTO,
@@ -191,11 +191,8 @@ def _cases_of(dataset: str, folders: NnunetFolders, source: Path | None) -> tupl
 def source_cases(source: Path) -> tuple[set[str], set[str]]:
     """Return the labelled and the test cases of a Decathlon task or its archive; both empty if it is damaged."""
     paths: list[PurePath] = []
-    if source.is_dir():
-        paths = list(source.glob("*/*"))
-    else:
-        with suppress(DataError):
-            paths = list(archived_files(source))
+    with suppress(DataError):
+        paths = task_files(source)
     labelled, unlabelled = (
         {path.name[: -len(ending)] for ending in ENDINGS for path in paths if _is_image(path, part, ending)}
         for part in ("labelsTr", "imagesTs")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,18 +150,13 @@ def _stem(path: Path) -> str:
 
 def _distinct(scans: list[Input]) -> list[Input]:
     """Add the folder to names that several scans share, such as subject1/T1.nii.gz and subject2/T1.nii.gz."""
-    shared = _repeated(one.name for one in scans)
+    counts = Counter(one.name for one in scans)
     named = [
-        Input(one.path, f"{one.path.absolute().parent.name}_{one.name}", one.folder) if one.name in shared else one
+        Input(one.path, f"{one.path.absolute().parent.name}_{one.name}", one.folder) if counts[one.name] > 1 else one
         for one in scans
     ]
-    if again := _repeated(one.name for one in named):
+    if again := [name for name, count in Counter(one.name for one in named).items() if count > 1]:
         name = min(again)
         both = [str(one.path) for one in named if one.name == name]
         raise DataError(f"{both[0]} and {both[1]} would both be called {name}: rename one, or segment them one by one")
     return named
-
-
-def _repeated(names: Iterable[str]) -> set[str]:
-    seen: set[str] = set()
-    return {name for name in names if name in seen or seen.add(name)}  # type: ignore[func-returns-value]

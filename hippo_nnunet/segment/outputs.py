@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,17 @@ from hippo_nnunet import __version__
 from hippo_nnunet.errors import DataError, DependencyError
 from hippo_nnunet.files import write_json, write_text
 from hippo_nnunet.nnunet.paths import folder_problem
-from hippo_nnunet.outputs import first_line, missing_parents, output_file, remove_empty
+from hippo_nnunet.outputs import first_line, missing_parents, output_file, remove_empty, writing
 from hippo_nnunet.segment.inputs import Input
 
 DESCRIPTION = "desc-hippocampus"
 FORMAT = "hippo_nnunet segmented scan"
 _LOOKUP_HEADER = "index\tname\tcolor"
+_PLACE = (
+    *("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("sform_code", "srow_x", "srow_y", "srow_z"),
+)
+"""Fields of a header that say where voxels lie, beside pixdim."""
 _COLOURS = ("#1b9e77", "#d95f02", "#66c2a5", "#fc8d62", "#7570b3", "#e7298a", "#a6761d", "#666666")
 
 
@@ -144,17 +149,13 @@ def save_map(path: Path, voxels: npt.NDArray[Any], header: nib.Nifti1Header, aff
         DataError: It cannot be written.
     """
     image = nib.Nifti1Image(voxels, None, dtype=voxels.dtype)
-    for name in ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y"):
-        image.header[name] = header[name]
-    for name in ("qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units"):
+    for name in (*_PLACE, "xyzt_units"):
         image.header[name] = header[name]
     image.header["pixdim"][:4] = header["pixdim"][:4]
     if not header["qform_code"] and not header["sform_code"]:
         image.header.set_sform(affine, 1)
-    written = nib.Nifti1Image(voxels, image.header.get_best_affine(), image.header, dtype=voxels.dtype)
-    written.header["qform_code"], written.header["sform_code"] = image.header["qform_code"], image.header["sform_code"]
     with output_file(path) as temporary:
-        nib.save(written, temporary)
+        nib.save(image, temporary)
 
 
 def save_record(files: ScanFiles, record: Mapping[str, Any]) -> None:
@@ -163,7 +164,8 @@ def save_record(files: ScanFiles, record: Mapping[str, Any]) -> None:
     Raises:
         DataError: It cannot be written.
     """
-    _written(files.record, lambda: write_json(files.record, {"format": FORMAT, **record}))
+    with writing(files.record):
+        write_json(files.record, {"format": FORMAT, **record})
 
 
 def save_probability_names(files: ScanFiles, names: Sequence[str]) -> None:
@@ -172,7 +174,8 @@ def save_probability_names(files: ScanFiles, names: Sequence[str]) -> None:
     Raises:
         DataError: It cannot be written.
     """
-    _written(files.of_probabilities, lambda: write_json(files.of_probabilities, {"LabelMap": list(names)}))
+    with writing(files.of_probabilities):
+        write_json(files.of_probabilities, {"LabelMap": list(names)})
 
 
 def save_lookup(files: ScanFiles, names: Sequence[str]) -> None:
@@ -182,7 +185,8 @@ def save_lookup(files: ScanFiles, names: Sequence[str]) -> None:
         DataError: It cannot be written.
     """
     rows = [f"{number}\t{name}\t{_COLOURS[(number - 1) % len(_COLOURS)]}" for number, name in enumerate(names, 1)]
-    _written(files.lookup, lambda: write_text(files.lookup, "\n".join([_LOOKUP_HEADER, *rows]) + "\n"))
+    with writing(files.lookup):
+        write_text(files.lookup, "\n".join([_LOOKUP_HEADER, *rows]) + "\n")
 
 
 def save_bids_description(output: Path) -> None:
@@ -199,7 +203,8 @@ def save_bids_description(output: Path) -> None:
         "GeneratedBy": [{"Name": "hippo_nnunet", "Version": __version__}],
     }
     if not path.exists():
-        _written(path, lambda: write_json(path, content))
+        with writing(path):
+            write_json(path, content)
 
 
 def is_full(error: BaseException | None) -> bool:
@@ -217,10 +222,3 @@ def full_disk(output: Path, done: int, total: int) -> DependencyError:
         f"{output}: the disk is full after {done} of {total} scans, which are complete: make room, and start the same "
         "command again; it goes on with the others"
     )
-
-
-def _written(path: Path, write: Callable[[], object]) -> None:
-    try:
-        write()
-    except OSError as error:
-        raise DataError(f"{path}: could not be written ({error}): make room, or choose another folder") from error

@@ -82,8 +82,7 @@ def _world(points: npt.NDArray[np.integer], affine: Matrix) -> Matrix:
 
 
 def _box(points: Matrix, side: str, scan: Scan, path: Path) -> Box:
-    origin = (scan.affine @ [*((np.array(scan.stored_shape) - 1) / 2), 1.0])[:3]  # the frame's, in the world
-    inside = points - origin
+    inside = points - scan.origin_mm
     axes = mirrored(np.eye(3), side)
     middle = (inside.min(axis=0) + inside.max(axis=0)) / 2 + axes @ OFFSET_MM
     place = np.linalg.inv(scan.to_frame) @ [*middle, 1.0]

@@ -56,7 +56,6 @@ class SegmentOptions:
         probabilities: Also write probability maps of heads.
         intracranial_mm3: Intracranial volume of scans, by name.
         overwrite: Replace what exists of the same scans.
-        show_progress: Show progress on stderr.
         observe: Called with each scan before it counts as complete.
     """
 
@@ -66,7 +65,6 @@ class SegmentOptions:
     probabilities: bool = False
     intracranial_mm3: Mapping[str, float] = field(default_factory=dict)
     overwrite: bool = False
-    show_progress: bool = False
     observe: Callable[[SegmentedScan], None] | None = None
 
 
@@ -118,7 +116,7 @@ def segment_scans(
     attempts = Attempts(len(scans))
     written: list[Path] = []
     skipped = 0
-    for scan in tracked(scans, "segmenting", show=options.show_progress):
+    for scan in tracked(scans, "segmenting"):
         step = partial(_segment, scan, ScanFiles(output, scan), model, judge, options)
         done = attempts.run(InputCase(scan.name, (scan.path,)), partial(_stopped_by_full_disk, step))
         if isinstance(done, _DiskFull):

@@ -70,6 +70,11 @@ class Scan:
         return abs(float(np.linalg.det(self.matrix)))
 
     @property
+    def origin_mm(self) -> Matrix:
+        """The frame's origin in the file's world coordinates, RAS+."""
+        return np.asarray((self.affine @ [*((np.array(self.stored_shape) - 1) / 2), 1.0])[:3])
+
+    @property
     def to_frame(self) -> Matrix:
         """Voxel indices (x, y, z) of `image` to mm in the frame, shape (4, 4)."""
         affine = np.eye(4)

@@ -7,11 +7,10 @@ import io
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.files import write_text
-from hippo_nnunet.outputs import check_target, first_line
+from hippo_nnunet.outputs import check_target, first_line, writing
 from hippo_nnunet.segment.outputs import DESCRIPTION, FORMAT
 
 TABLE = "volumes.csv"
@@ -65,12 +64,11 @@ def write_table(output: Path) -> Path:
     writer.writeheader()
     for record in sorted(records, key=lambda one: str(one["scan"])):
         for row in record["volumes"]:
-            writer.writerow({name: _cell(value) for name, value in row.items()})
+            cells = {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
+            writer.writerow(cells)
     path = output / TABLE
-    try:
+    with writing(path):
         return write_text(path, text.getvalue())
-    except OSError as error:
-        raise DataError(f"{path}: could not be written ({error}): make room, or choose another folder") from error
 
 
 def read_intracranial(path: Path) -> dict[str, float]:
@@ -100,9 +98,3 @@ def read_intracranial(path: Path) -> dict[str, float]:
             )
         volumes[str(row["scan"])] = volume
     return volumes
-
-
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    return round(value, 4) if isinstance(value, float) else value

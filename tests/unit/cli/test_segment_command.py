@@ -75,6 +75,26 @@ def test_a_failed_attempt_keeps_the_earlier_record(tmp_path: Path, bright: Path)
     assert record.read_bytes() == before
 
 
+def test_a_damaged_page_costs_no_table(tmp_path: Path, bright: Path) -> None:
+    good, bad = save(balls(), tmp_path / "in" / "good.nii.gz"), tmp_path / "in" / "bad.nii.gz"
+    roi = save(mask_of(balls()), tmp_path / "aseg.nii.gz")
+    output = tmp_path / "out"
+    damaged = output / "qc" / "scans" / "other.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
+    done = run(good, "-o", output, "--model", bright, "--roi", roi)
+    assert done.exit_code == 1
+    assert f"{damaged} cannot be read as JSON" in str(done.exception)
+    assert (output / "volumes.csv").read_text().count("\ngood,") == 7
+    assert str(output / "volumes.csv") in done.stdout
+    bad.write_bytes(b"no image")
+    (output / "volumes.csv").unlink()
+    done = run(good, bad, "-o", output, "--model", bright, "--kind", "head")  # both fail: another roi, and no image
+    assert done.exit_code == 1
+    assert "cannot be read as JSON" in str(done.exception)
+    assert (output / "volumes.csv").exists()
+
+
 def test_a_bids_dataset_makes_a_derivative(tmp_path: Path, bright: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "sub-1/anat/sub-1_T1w.nii.gz"
     save(balls(), tmp_path / "raw" / name)

@@ -84,6 +84,19 @@ def test_a_variant_that_no_piece_trains_in_all_configurations_is_limited(tmp_pat
     assert len(request.cells()) == 15
 
 
+def test_folds_that_leave_a_variant_nothing_are_refused(tmp_path: Path) -> None:
+    few = piece(tmp_path / "few", "UNet_seed1", (0, 1))
+    with pytest.raises(ConfigError, match=r"few: UNet_seed1 has none of the folds 2, 3: name one that it has"):
+        merge([BY_SUBJECT, few], tmp_path / "out", [3, 2])
+    request = yaml.safe_load((few / "experiment.yaml").read_text())
+    request |= {"variants": ["UNet", "UNet_seed1"], "folds": {"2d": [0, 1], "3d_fullres": [0]}}
+    request |= {"only": {"UNet_seed1": ["3d_fullres"]}}
+    (few / "experiment.yaml").write_text(yaml.safe_dump(request, sort_keys=False))
+    with pytest.raises(ConfigError, match=r"few: UNet_seed1 has none of the folds 1: name one that it has"):
+        merge([few], tmp_path / "out", [1])
+    assert not (tmp_path / "out").exists()
+
+
 def test_some_folds_of_every_piece(tmp_path: Path) -> None:
     few = piece(tmp_path / "few", "UNet_5cases", (0, 1))
     with pytest.raises(ConfigError, match="no piece has UNet_5cases 2d fold 2"):

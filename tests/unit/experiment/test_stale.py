@@ -116,6 +116,12 @@ def test_jobs_are_stale_whose_trainings_are_others_than_the_request(
     assert set(stale.stale_markers(asked, folder, folders)) == {DONE / name for name in again}
 
 
+@pytest.mark.parametrize("arguments", [None, "none", [1], {"folds": None}, ASKED.as_dict() | {"folds": None}])
+def test_a_damaged_manifest_does_not_end_the_run(tmp_path: Path, folders: NnunetFolders, arguments: object) -> None:
+    (tmp_path / "exp" / "manifest.json").write_text(json.dumps({"arguments": arguments}))
+    assert stale.stale_markers(ASKED, tmp_path / "exp", folders) == []
+
+
 def test_preparations_are_stale_where_a_file_is_missing(folders: NnunetFolders) -> None:
     folder = folders.preprocessed / ASKED.dataset
     raw = folders.raw / ASKED.dataset / "dataset.json"

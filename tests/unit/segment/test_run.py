@@ -41,9 +41,8 @@ def known_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """The phantom has no brain to register: the registration is given."""
 
     def registered(scan) -> Registration:
-        origin = (scan.affine @ [*((np.array(scan.stored_shape) - 1) / 2), 1.0])[:3]
         matrix = np.eye(4)
-        matrix[:3, 3] = -origin
+        matrix[:3, 3] = -scan.origin_mm
         return Registration(matrix, 0.9, 0.6, 1.0)
 
     monkeypatch.setattr("hippo_nnunet.segment.head.register", registered)
