@@ -9,7 +9,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ import psutil
 from benchmarks.ratios import Ratio, ratio
 from hippo_nnunet import outputs
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.experiment.manifest import PACKAGES, cpu_model, git_commit
+from hippo_nnunet.experiment.manifest import PACKAGES, cpu_model, git_commit, installed_version
 from hippo_nnunet.files import write_json
-from hippo_nnunet.nnunet.api import cpu_count
+from hippo_nnunet.threads import cpu_count
 
 SCHEMA = 1
 """Version of the file format."""
@@ -101,19 +100,12 @@ def describe_machine() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(0) if cuda else None,
         "cuda": torch.version.cuda if cuda else None,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in (*PACKAGES, "openvino")},
+        "versions": {name: installed_version(name) for name in (*PACKAGES, "openvino")},
         "commit": git_commit(),
         "torch_threads": torch.get_num_threads(),
         "environment": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
         "load_average_before": round(os.getloadavg()[0], 2),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def write_document(path: Path, machine: dict[str, Any], results: Sequence[Result], overwrite: bool = False) -> None:

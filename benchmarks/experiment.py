@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 from benchmarks.document import OURS, Result
 from hippo_nnunet.errors import DataError
+from hippo_nnunet.experiment.benchmarks import benchmark_seconds
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_json
@@ -32,7 +32,7 @@ def benchmark_experiment(folder: Path) -> Result:
     manifest = read_json(paths.manifest)
     seconds = {}
     for file in sorted(paths.benchmarks.rglob("*.tsv")):
-        seconds["/".join(file.relative_to(paths.benchmarks).with_suffix("").parts)] = _last_time(file)
+        seconds["/".join(file.relative_to(paths.benchmarks).with_suffix("").parts)] = benchmark_seconds(file)
     trainings = sum(name.startswith("train/") for name in seconds)
     if trainings != len(experiment.cells()):
         raise DataError(
@@ -46,17 +46,6 @@ def benchmark_experiment(folder: Path) -> Result:
         raise DataError(
             f"{folder}: manifest.json or metrics/summary.json is not whole ({type(error).__name__}: {error}): finish "
             "it with 'hippo-nnunet run'"
-        ) from error
-
-
-def _last_time(file: Path) -> float:
-    """Read the seconds of the last run of a job."""
-    try:
-        with file.open(newline="") as rows:
-            return [float(row["s"]) for row in csv.DictReader(rows, delimiter="\t")][-1]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataError(
-            f"{file} holds no time ({type(error).__name__}): delete it, and finish it with 'hippo-nnunet run'"
         ) from error
 
 

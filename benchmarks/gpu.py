@@ -129,7 +129,5 @@ def _predict(job: GpuJob, dataset: str, configuration: str) -> Result:
 
 def _step(job: GpuJob, dataset: str, configuration: str) -> Result:
     trainers = tuple(f"{base}_mini_fast" if base.startswith("CLIP") else f"{base}_fast" for base in BASES)
-    steps = StepsJob(dataset, trainers, configuration, PLANS, device=job.device)
-    if job.quick:
-        steps = StepsJob(dataset, trainers, configuration, PLANS, device=job.device, repeats=2, warm_up=1)
-    return benchmark_steps(steps, job.work)
+    quick = {"repeats": 2, "warm_up": 1} if job.quick else {}
+    return benchmark_steps(StepsJob(dataset, trainers, configuration, PLANS, device=job.device, **quick), job.work)

@@ -23,6 +23,8 @@ from hippo_nnunet.networks.cosine_head import CosineHead, text_coordinates
 PLAIN, NNUNET = "plain", "nnunet_1x1"
 """The reference, which computes the embedding of each pixel, and nnU-Net's head."""
 _SCALE = 100.0
+_EMBED_DIM = 512
+"""Length of a text embedding of ViT-B-32."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,6 @@ class _Job:
     batch: int
     size: tuple[int, ...]
     features: int
-    embed_dim: int
     classes: int
     repeats: int
     device: str
@@ -64,7 +65,6 @@ def benchmark_head(
     batch: int = 366,
     size: tuple[int, ...] = (56, 40),
     features: int = 32,
-    embed_dim: int = 512,
     classes: int = 3,
     repeats: int = 3,
     device: str = "cpu",
@@ -75,7 +75,6 @@ def benchmark_head(
         batch: Samples.
         size: Spatial size in pixels or voxels.
         features: Channels of the features.
-        embed_dim: Length of a text embedding.
         classes: Classes.
         repeats: Measured runs of each head, after one that warms up and in which the memory is measured.
         device: `cpu` or `cuda`.
@@ -94,7 +93,7 @@ def benchmark_head(
         raise ConfigError(f"the device {device} is not there: take cpu, or cuda where torch finds a GPU")
     sides = {}
     for side in (PLAIN, OURS, NNUNET):
-        job = _Job(side, batch, size, features, embed_dim, classes, repeats, device, torch.get_num_threads())
+        job = _Job(side, batch, size, features, classes, repeats, device, torch.get_num_threads())
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
             sides[side] = process.submit(_measure, job).result()
     ratios = {
@@ -107,7 +106,7 @@ def benchmark_head(
         "batch": batch,
         "size": list(size),
         "features": features,
-        "embed_dim": embed_dim,
+        "embed_dim": _EMBED_DIM,
         "classes": classes,
         "repeats": repeats,
         "device": device,
@@ -122,11 +121,11 @@ def _measure(job: _Job) -> dict[str, Any]:
     torch.manual_seed(0)
     x = torch.randn(job.batch, job.features, *job.size, device=job.device)
     gradient = torch.randn(job.batch, job.classes, *job.size, device=job.device)
-    text = F.normalize(torch.randn(job.classes, job.embed_dim, device=job.device), dim=1)
+    text = F.normalize(torch.randn(job.classes, _EMBED_DIM, device=job.device), dim=1)
     scale = torch.tensor(_SCALE, device=job.device, requires_grad=True)
-    head = CosineHead(job.features, job.embed_dim, classes=job.classes).to(job.device)
+    head = CosineHead(job.features, _EMBED_DIM, classes=job.classes).to(job.device)
     coordinates = text_coordinates(text, head.rows)
-    plain = CosineHead(job.features, job.embed_dim).to(job.device)
+    plain = CosineHead(job.features, _EMBED_DIM).to(job.device)
     conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(job.size)](job.features, job.classes, 1).to(job.device)
 
     def step(samples: int = job.batch) -> float:

@@ -38,7 +38,7 @@ class Variant:
         noise: Standard deviation over the 99th percentile of the intensities.
         scale: Factor of all intensities.
         stripped: Whether the skull-stripped image of the same head is taken, where there is one.
-    seed: Of noise and bias field.
+        seed: Of noise and bias field.
     """
 
     angles: tuple[float, float, float] = (0.0, 0.0, 0.0)

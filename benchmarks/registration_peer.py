@@ -78,7 +78,7 @@ def _ours(path: Path) -> Matrix:
 
 def _world(scan: Scan) -> Matrix:
     moved = np.eye(4)
-    moved[:3, 3] = (scan.affine @ [*((np.array(scan.stored_shape) - 1) / 2), 1.0])[:3]
+    moved[:3, 3] = scan.origin_mm
     return moved
 
 

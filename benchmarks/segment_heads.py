@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from benchmarks.head_variants import ORDERS, Head, Variant, make
 from hippo_nnunet.errors import ConfigError, HippoError
+from hippo_nnunet.evaluation.metrics import mask_dice
 from hippo_nnunet.models.packaged import open_packaged
 from hippo_nnunet.progress import tracked
 from hippo_nnunet.segment.boxes import SIDES
@@ -185,12 +186,12 @@ def _variant(head: Head, variant: Variant, base: Found, model: BoxModel, scratch
 
 def _found(head: SegmentedHead, cpu_s: float) -> Found:
     scan = head.scan
-    origin = (scan.affine @ [*((np.array(scan.stored_shape) - 1) / 2), 1.0])[:3]
     parts = int(head.labels.max(initial=0)) // 2 or 1
     centres = {}
     for number, side in enumerate(SIDES):
         inside = (head.labels > number * parts) & (head.labels <= (number + 1) * parts)
-        centres[side] = (np.argwhere(inside) @ scan.to_frame[:3, :3].T + scan.to_frame[:3, 3]).mean(axis=0) + origin
+        middle = (np.argwhere(inside) @ scan.to_frame[:3, :3].T + scan.to_frame[:3, 3]).mean(axis=0)
+        centres[side] = middle + scan.origin_mm
     volumes = {side: float((one.labels > 0).sum()) for side, one in head.sides.items()}
     found = head.registration
     assert found is not None
@@ -201,7 +202,7 @@ def _agreement(head: SegmentedHead, example: Example) -> dict[str, float]:
     dice = {}
     for number, (side, path) in enumerate(example.masks.items()):
         mask = np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj)
-        dice[side] = _dice(np.isin(head.labels, (2 * number + 1, 2 * number + 2)), mask > mask.max() / 2)
+        dice[side] = mask_dice(np.isin(head.labels, (2 * number + 1, 2 * number + 2)), mask > mask.max() / 2)
     return dice
 
 
@@ -220,10 +221,6 @@ def _atlas(head: SegmentedHead, example: Example) -> dict[str, dict[str, float]]
             "atlas_mm3": float(theirs.sum() * np.prod(image.header.get_zooms()[:3])),
         }
     return measured
-
-
-def _dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
-    return float(2 * (one & other).sum() / (one.sum() + other.sum()))
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

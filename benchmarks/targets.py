@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,63 +52,55 @@ def _where(result: Result, machine: Machine) -> str:
     return str(machine["gpu"]) if device == "cuda" else f"{machine['cores']} cores ({machine['cpu']})"
 
 
-def _speed(result: Result, measure: str, side: str = OURS) -> tuple[float, str] | None:
-    """Return how many times faster a side is than the reference, and that in words."""
-    found = result.relative(side, measure)
-    theirs, ours = result.median(result.reference, measure), result.median(side, measure)
+def _speed(result: Result, measure: str) -> tuple[float, str] | None:
+    """Return how many times faster our side is than the reference, and that in words."""
+    found = result.relative(OURS, measure)
+    theirs, ours = result.median(result.reference, measure), result.median(OURS, measure)
     if found is None or theirs is None or ours is None:
         return None
     factor = 1 / found.median
     return factor, f"{factor:.2f} times ({theirs:.3g} s against {ours:.3g} s)"
 
 
-def _predict(configuration: str, least: float, device: str = "cpu", folds: int = 1) -> Callable[..., Verdict | None]:
+def _predict(
+    configuration: str | None,
+    least: float = 0.0,
+    most_s: float = math.inf,
+    device: str = "cpu",
+    cases: int = WHOLE_TEST_SET,
+    folds: int = 1,
+    onnx: bool = False,
+) -> Callable[..., Verdict | None]:
+    """Judge a prediction of at least so many cases; of exactly one where that is asked for.
+
+    Args:
+        configuration: This one only, and with mirroring; None: any, with or without.
+        least: How many times faster than nnU-Net it has to be.
+        most_s: Most seconds that it may take.
+        device: `cpu` or `cuda`.
+        cases: Number of cases.
+        folds: Number of folds, exactly.
+        onnx: Whether an ONNX file predicts.
+    """
+
     def judge(result: Result, machine: Machine) -> Verdict | None:
+        settings = result.settings
         about = (
-            _is_prediction(result, device, onnx=False)
-            and result.settings["configuration"] == configuration
-            and result.settings["mirroring"]
-            and len(result.settings["folds"]) == folds
-            and result.settings["cases"] >= WHOLE_TEST_SET
+            result.benchmark == "predict"
+            and (settings["device"], len(settings["folds"]), settings.get("onnx", False)) == (device, folds, onnx)
+            and (settings["cases"] == 1 if cases == 1 else settings["cases"] >= cases)
+            and (configuration is None or (settings["configuration"] == configuration and settings["mirroring"]))
         )
-        return _prediction_verdict(result, machine, least) if about else None
-
-    return judge
-
-
-def _one_case(most_s: float, least: float, onnx: bool = False) -> Callable[..., Verdict | None]:
-    def judge(result: Result, machine: Machine) -> Verdict | None:
-        about = _is_prediction(result, "cpu", onnx) and result.settings["cases"] == 1
-        if not about or len(result.settings["folds"]) != 1:
+        found, seconds = (_speed(result, "seconds"), result.median(OURS, "seconds")) if about else (None, None)
+        if found is None or seconds is None:
             return None
-        return _prediction_verdict(result, machine, least, most_s)
+        equal = result.checks["equal_share"]
+        met = found[0] >= least and seconds <= most_s and equal >= EQUAL_LABELS
+        said = f"{found[1]}, labels equal in {100 * equal:.4f} %"
+        conditions = f"{settings['trainer']}, {settings['plans']} {settings['configuration']}"
+        return Verdict(said, met, f"{conditions}, {_where(result, machine)}")
 
     return judge
-
-
-def _five_folds_onnx(result: Result, machine: Machine) -> Verdict | None:
-    about = _is_prediction(result, "cpu", onnx=True) and result.settings["cases"] >= WHOLE_TEST_SET
-    if not about or len(result.settings["folds"]) != 5:
-        return None
-    return _prediction_verdict(result, machine, most_s=10)
-
-
-def _is_prediction(result: Result, device: str, onnx: bool) -> bool:
-    settings = result.settings
-    return result.benchmark == "predict" and settings["device"] == device and settings.get("onnx", False) == onnx
-
-
-def _prediction_verdict(
-    result: Result, machine: Machine, least: float = 0, most_s: float = float("inf")
-) -> Verdict | None:
-    found, seconds = _speed(result, "seconds"), result.median(OURS, "seconds")
-    if found is None or seconds is None:
-        return None
-    settings, equal = result.settings, result.checks["equal_share"]
-    met = found[0] >= least and seconds <= most_s and equal >= EQUAL_LABELS
-    said = f"{found[1]}, labels equal in {100 * equal:.4f} %"
-    about = f"{settings['trainer']}, {settings['plans']} {settings['configuration']}"
-    return Verdict(said, met, f"{about}, {_where(result, machine)}")
 
 
 def _same_training(result: Result, configuration: str, device: str) -> bool:
@@ -281,9 +274,9 @@ TARGETS: tuple[Target, ...] = (
     Target(f"`predict`, 2D with mirroring, {_TESTS}, CPU", "2.5 times faster than stock", _predict("2d", 2.5)),
     Target(f"`predict`, 3D with mirroring, {_TESTS}, CPU", "1.6 times", _predict("3d_fullres", 1.6)),
     Target(f"five-fold `predict`, 2D with mirroring, {_TESTS}, CPU", "2.7 times", _predict("2d", 2.7, folds=5)),
-    Target("`predict`, one case, whole process, CPU", "at most 6 s, 2 times", _one_case(6, 2)),
-    Target(f"`predict`, 2D with mirroring, {_TESTS}, GPU", "8 times", _predict("2d", 8, "cuda")),
-    Target(f"`predict`, 3D with mirroring, {_TESTS}, GPU", "3 times", _predict("3d_fullres", 3, "cuda")),
+    Target("`predict`, one case, whole process, CPU", "at most 6 s, 2 times", _predict(None, 2, 6, cases=1)),
+    Target(f"`predict`, 2D with mirroring, {_TESTS}, GPU", "8 times", _predict("2d", 8, device="cuda")),
+    Target(f"`predict`, 3D with mirroring, {_TESTS}, GPU", "3 times", _predict("3d_fullres", 3, device="cuda")),
     Target("training, 2D, same network, plans and batch, CPU, an epoch", "2 times", _epoch_cpu),
     Target("Attention U-Net's training step, in U-Net's", "at most 1.15", _attention_step),
     Target("time to a validation Dice of 0.86, fold 0, CPU, `laptop`", "10 times sooner than stock", _dice_ratio),
@@ -300,8 +293,14 @@ TARGETS: tuple[Target, ...] = (
     Target(
         "adaptive threads on an idle CPU, in a fixed number's time", "at most 1.03", _contention(ALONE_ADAPTIVE, 1.03)
     ),
-    Target("`predict` of an ONNX file, one case, whole process", "at most 1.5 s, 12 times", _one_case(1.5, 12, True)),
-    Target(f"five-fold `predict` of an ONNX file, {_TESTS}", "at most 10 s", _five_folds_onnx),
+    Target(
+        "`predict` of an ONNX file, one case, whole process",
+        "at most 1.5 s, 12 times",
+        _predict(None, 12, 1.5, cases=1, onnx=True),
+    ),
+    Target(
+        f"five-fold `predict` of an ONNX file, {_TESTS}", "at most 10 s", _predict(None, most_s=10, folds=5, onnx=True)
+    ),
 )
 
 

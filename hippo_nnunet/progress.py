@@ -22,24 +22,18 @@ RECENT = 5
 T = TypeVar("T")
 
 
-def tracked(
-    items: Iterable[T], what: str, total: int | None = None, show: bool = True, bar: bool = True
-) -> Iterator[T]:
+def tracked(items: Iterable[T], what: str, total: int | None = None, bar: bool = True) -> Iterator[T]:
     """Yield the items, and show how many are done and the remaining time.
 
     Args:
         items: What to iterate over.
         what: Name of the work: `predicting`.
         total: Number of items; None: the length of `items`.
-        show: Whether to show anything.
         bar: Whether to draw a bar on a terminal. The thread that draws it takes time from what is measured.
 
     Yields:
         The items, unchanged.
     """
-    if not show:
-        yield from items
-        return
     if total is None:
         assert isinstance(items, Sized)
         total = len(items)

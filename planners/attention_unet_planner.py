@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from hippo_nnunet.networks.attention_unet import AttentionUNet
 from hippo_nnunet.planners.base import PlannerWithDefaults
@@ -12,7 +12,4 @@ class AttentionUNetPlanner(PlannerWithDefaults):
     """Plan as nnU-Net's default planner does, for ``AttentionUNet``; the gates count in the memory estimate."""
 
     defaults: ClassVar = {"plans_name": "AttentionUNetPlans"}
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.UNet_class = AttentionUNet
+    settings: ClassVar = {"UNet_class": AttentionUNet}

@@ -1,4 +1,4 @@
-"""Base of our planners: nnU-Net's default planner with other defaults of its arguments."""
+"""Base of our planners: nnU-Net's default planner with other defaults and attributes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 
 
 class PlannerWithDefaults(ExperimentPlanner):
-    """nnU-Net's default planner; a subclass may change the defaults of its arguments.
+    """nnU-Net's default planner; a subclass may change the defaults of its arguments and its attributes.
 
     Names, order and meaning of the arguments are nnU-Net's; `inspect.signature` shows the subclass's defaults.
     nnU-Net's callers leave `plans_name` at the planner's default.
 
     Attributes:
         defaults: Argument to default, for those that differ from the base class.
+        settings: Attribute of nnU-Net's planner to value, for those that its constructor sets otherwise.
     """
 
     defaults: ClassVar[dict[str, Any]] = {}
+    settings: ClassVar[dict[str, Any]] = {}
     __signature__: ClassVar[inspect.Signature] = inspect.signature(ExperimentPlanner)
 
     def __init_subclass__(cls) -> None:
@@ -38,3 +40,4 @@ class PlannerWithDefaults(ExperimentPlanner):
         bound = self.__signature__.bind(*args, **kwargs)
         bound.apply_defaults()
         super().__init__(**bound.arguments)
+        self.__dict__.update(self.settings)

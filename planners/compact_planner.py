@@ -22,12 +22,7 @@ class CompactPlanner(PlannerWithDefaults):
     """
 
     defaults: ClassVar = {"plans_name": "CompactPlans", "gpu_memory_target_in_gb": 4}
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.UNet_base_num_features = 16
-        self.UNet_max_features_2d = 128
-        self.UNet_max_features_3d = 128
+    settings: ClassVar = {"UNet_base_num_features": 16, "UNet_max_features_2d": 128, "UNet_max_features_3d": 128}
 
     def get_plans_for_configuration(
         self, spacing: Sequence[float] | np.ndarray, *args: Any, **kwargs: Any

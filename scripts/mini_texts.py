@@ -27,8 +27,8 @@ DESCRIPTIONS = [("none", "")] + [(part, amount) for part in PARTS if part != "no
 SCANS = ("an MRI", "a brain MRI", "a T1-weighted")
 
 
-def phrases(part: str, amount: str = "") -> list[str]:
-    """Return captions of slices that show a part, or tissue; with an amount, those that say how much of it, too."""
+def phrases(part: str, amount: str) -> list[str]:
+    """Return captions of slices that show a part, or tissue; with an amount, not empty, also those that say it."""
     named = [template.format(name=name, scan=scan) for name in PARTS[part] for template in TEMPLATES for scan in SCANS]
     measured = [f"{amount} the {name}{where}" for name in PARTS[part] for where in ("", " on an MRI slice")]
     return list(dict.fromkeys([*named, *measured] if amount else named))

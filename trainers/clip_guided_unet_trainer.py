@@ -12,10 +12,15 @@ import torch
 from torch.nn.functional import normalize
 
 from hippo_nnunet.clip.encoder import CLIPEncoder, load_encoder
-from hippo_nnunet.clip.guidance_cache import CachedGuidance, guidance_axis, slice_embeddings, training_view
+from hippo_nnunet.clip.guidance_cache import (
+    CachedGuidance,
+    guidance_axis,
+    other_cases,
+    slice_embeddings,
+    training_view,
+)
 from hippo_nnunet.clip.models import chosen_encoder
 from hippo_nnunet.clip.prompts import training_prompts, words_of_side
-from hippo_nnunet.clip.stand_ins import other_cases
 from hippo_nnunet.clip.text import class_embeddings, control_embeddings, control_prompts, prompt_embeddings
 from hippo_nnunet.clip.token_cache import CachedTokens, PatchMaps, position_tokens, training_tokens
 from hippo_nnunet.errors import ConfigError
@@ -101,10 +106,9 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
 
     @classmethod
     def network_arguments(cls, configuration_manager: Any) -> dict[str, Any]:
-        """Return the arguments of the recipe and of the encoder; the plan's temperature, if it has one, wins."""
+        """Return the arguments of the recipe and of the encoder."""
         encoder = cls.load_encoder()
-        planned = configuration_manager.network_arch_init_kwargs
-        scale = planned.get("initial_scale", min(encoder.logit_scale, MAX_SCALE))
+        scale = min(encoder.logit_scale, MAX_SCALE)
         arguments = {**recipe_arguments(cls.recipe), "embed_dim": encoder.embed_dim, "initial_scale": scale}
         if cls.recipe.design == "dense" and arguments["stand_ins"]:
             arguments["token_grid"] = encoder.encode_patches(torch.zeros(1, 1, 1, 1)).shape[2:]
@@ -210,7 +214,7 @@ class CLIPGuidedUNetTrainer(UNetTrainer):
         loaders = super().get_dataloaders()
         if live:
             return loaders
-        self._cached_guidance = CachedGuidance(self._guiding, patch_size, network.guidance_slices)
+        self._cached_guidance = CachedGuidance(self._guiding, patch_size)
         if not isinstance(loaders[0], MemoryLoader):
             add_positions(loaders)
         return loaders

@@ -27,7 +27,7 @@ from hippo_nnunet.evaluation.side_by_side import full_rows
 from hippo_nnunet.experiment.experiment import Experiment
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.experiment.subjects import load_subjects
-from hippo_nnunet.files import read_csv, read_object, read_table, write_table
+from hippo_nnunet.files import json_values, read_csv, read_object, read_table, write_table
 from hippo_nnunet.nnunet.paths import NnunetFolders
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def compare_experiment(
         options: How to compare; `number_of_folds` comes from the experiment.
         against: File of published Dice, or the folder of another experiment: see `read_published` and
             `other_experiment`.
-        root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
+        root: See `ExperimentPaths.nnunet`.
         notebook: Whether to give the notebooks' score, for which masks are read unless it is saved.
 
     Returns:
@@ -215,5 +215,4 @@ def as_json(comparison: Comparison, checks: VolumeChecks | None = None) -> str:
 
 
 def _rows(table: pd.DataFrame) -> Any:
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    return json.loads(json.dumps(rows, default=lambda number: number.item()))  # pandas would round a p of 1e-12 to 0
+    return json_values(table.to_dict("records"))  # pandas' own JSON would round a p of 1e-12 to 0

@@ -67,12 +67,12 @@ def judge(comparison: Comparison, table: pd.DataFrame, records: FoldRecords) -> 
     pairs, models = comparison.pairs.copy(), _with_tail(comparison.models, score_empty(table))
     for model, labels in lost.items():
         scopes = [MEAN, *labels]
-        rows = _rows_of(models, model) & models["scope"].isin(scopes)
+        rows = _recipe_rows(models, model) & models["scope"].isin(scopes)
         models.loc[rows, [f"{name}{end}" for name in _DISTANCES for end in ("", "_sd")]] = np.nan
         if pairs.empty:
             continue
         against = (pairs["against"] == model.recipe) & (pairs["against_configuration"] == model.configuration)
-        withheld = (_rows_of(pairs, model) | against) & pairs["scope"].isin(scopes)
+        withheld = (_recipe_rows(pairs, model) | against) & pairs["scope"].isin(scopes)
         pairs.loc[withheld, ["verdict", "verdict_retrained"]] = NOT_JUDGED
     return replace(comparison, models=models, pairs=pairs, notes=tuple(notes))
 
@@ -129,7 +129,7 @@ def _phrase(verdict: str, against: str, within: str, names: Sequence[str]) -> st
     return f"{listed} {are} {verdict} than {against}"
 
 
-def _rows_of(frame: pd.DataFrame, model: Model) -> pd.Series:
+def _recipe_rows(frame: pd.DataFrame, model: Model) -> pd.Series:
     return (frame["variant"] == model.recipe) & (frame["configuration"] == model.configuration)
 
 

@@ -46,7 +46,7 @@ def prepare_volumes(
         experiment: Folder of the experiment whose ensemble they are: see `ensemble_models`. None: see `calibration`.
         calibration: Folder of the experiment that they were trained in, or NO_CALIBRATION: volumes without intervals.
         level: Coverage of the intervals, 0 to 1.
-        root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
+        root: See `ExperimentPaths.nnunet`.
         overwrite: Replace an earlier table of volumes.
 
     Raises:

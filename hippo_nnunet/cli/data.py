@@ -24,7 +24,7 @@ def fetch(
 
     url = TASK04_URL if url is None else url
     md5 = published_md5(url) if md5 is None else md5
-    typer.echo(fetch_task04(output, url=url, md5=md5, overwrite=overwrite, show_progress=True))
+    typer.echo(fetch_task04(output, url=url, md5=md5, overwrite=overwrite))
 
 
 @app.command()
@@ -50,7 +50,7 @@ def check(
     from hippo_nnunet.data.check import check_dataset
     from hippo_nnunet.data.finding import findings_json, print_findings
 
-    findings = check_dataset(folder, show_progress=True)
+    findings = check_dataset(folder)
     if as_json:
         typer.echo(findings_json(findings))
     else:
@@ -72,4 +72,4 @@ def convert(
     from hippo_nnunet.data.convert import convert_msd
     from hippo_nnunet.nnunet.paths import folders_for
 
-    typer.echo(convert_msd(source, folders_for(root).raw, dataset_id, overwrite, show_progress=True))
+    typer.echo(convert_msd(source, folders_for(root).raw, dataset_id, overwrite))

@@ -20,4 +20,4 @@ def explore(
     """Show sizes, intensities, volumes, places and outliers of a dataset; prints the page's path."""
     from hippo_nnunet.pages.exploration.page import write_exploration
 
-    typer.echo(write_exploration(source, output, overwrite, show_progress=True))
+    typer.echo(write_exploration(source, output, overwrite))

@@ -167,9 +167,7 @@ def predict(
         from hippo_nnunet.inference.onnx_predict import OnnxOptions, predict_onnx
 
         known = packaged.known_images() if packaged else None
-        settings = OnnxOptions(
-            overwrite, save_probabilities, not no_mirroring, True, observe, others, known, check, backend
-        )
+        settings = OnnxOptions(overwrite, save_probabilities, not no_mirroring, observe, others, known, check, backend)
         start = partial(predict_onnx, input_, output, models, settings)
     else:
         from hippo_nnunet.inference.predict import PredictOptions
@@ -183,7 +181,6 @@ def predict(
             save_probabilities,
             use_mirroring=not no_mirroring,
             postprocessing=postprocessing,
-            show_progress=True,
             backend=backend,
             trust_checkpoint=trust_checkpoint,
             observe=observe,

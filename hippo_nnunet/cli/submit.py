@@ -12,8 +12,8 @@ from hippo_nnunet.cli.output import echo
 
 
 def submit(
+    images: Annotated[Path, typer.Option("--images", help="Folder of the test images (imagesTs).")],
     predictions: Annotated[Path | None, typer.Argument(help="Folder of predicted test cases, <case>.nii.gz.")] = None,
-    images: Annotated[Path | None, typer.Option("--images", help="Folder of the test images (imagesTs).")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Archive to write, .zip.")] = None,
     verify: Annotated[Path | None, typer.Option("--verify", help="Archive to verify; nothing is written.")] = None,
     dataset_json: Annotated[
@@ -27,8 +27,6 @@ def submit(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the submission archive from predictions, or verify one and list all that is wrong with it."""
-    if images is None:
-        raise typer.BadParameter("name the folder of the test images", param_hint="--images")
     if (predictions is None) == (verify is None):
         raise typer.BadParameter("give either a folder of predictions or --verify ARCHIVE")
     from hippo_nnunet.errors import DataError

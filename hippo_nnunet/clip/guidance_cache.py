@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,10 +18,10 @@ from safetensors.torch import save
 
 from hippo_nnunet.clip.encoder import CLIPEncoder
 from hippo_nnunet.clip.orientation import axis_directions, common_directions, slice_view
-from hippo_nnunet.errors import DataError
+from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.files import atomic_path
 from hippo_nnunet.locks import exclusive
-from hippo_nnunet.networks.guidance import SliceView, pool_slices, slicing_axis, spaced_slices
+from hippo_nnunet.networks.guidance import GUIDANCE_SLICES, SliceView, pool_slices, slicing_axis, spaced_slices
 from hippo_nnunet.networks.token_maps import token_features
 
 SAVE_INTERVAL_S = 60.0
@@ -50,14 +51,12 @@ class CachedGuidance:
     Args:
         embeddings: Case to the unit embeddings of its slices, (slices, embed_dim).
         patch_size: Patch in voxels; two numbers for slices along the first axis of a case.
-        count: Slices of a 3D patch that are pooled.
     """
 
-    def __init__(self, embeddings: dict[str, torch.Tensor], patch_size: Sequence[int], count: int) -> None:
+    def __init__(self, embeddings: dict[str, torch.Tensor], patch_size: Sequence[int]) -> None:
         self._embeddings = embeddings
         self._axis = guidance_axis(patch_size)
         self._length = 1 if len(patch_size) == 2 else int(patch_size[self._axis])
-        self._count = count
 
     def __call__(self, keys: Sequence[str], corners: torch.Tensor) -> torch.Tensor:
         """Return the guidance of a batch.
@@ -71,7 +70,7 @@ class CachedGuidance:
         """
         starts = corners[:, self._axis].tolist()
         patches = zip(keys, starts, strict=True)
-        return torch.stack([patch_guidance(self._embeddings[k], s, self._length, self._count) for k, s in patches])
+        return torch.stack([patch_guidance(self._embeddings[k], start, self._length) for k, start in patches])
 
     def of_batch(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Return the guidance of a loader's batch."""
@@ -83,22 +82,49 @@ def guidance_axis(patch_size: Sequence[int]) -> int:
     return 0 if len(patch_size) == 2 else slicing_axis(patch_size)
 
 
-def patch_guidance(embeddings: torch.Tensor, start: int, length: int, count: int) -> torch.Tensor:
+def patch_guidance(embeddings: torch.Tensor, start: int, length: int) -> torch.Tensor:
     """Return the guidance of one patch.
 
     Args:
         embeddings: Unit embeddings of the slices of the whole case, (slices, embed_dim).
         start: First slice of the patch; may be negative.
         length: Slices of the patch; 1 in 2D. What lies outside the case does not count.
-        count: Evenly spaced slices that are pooled.
 
     Returns:
-        Unit vector (embed_dim,). A patch wholly outside gets the slice nearest to it.
+        Unit vector (embed_dim,), pooled over ``GUIDANCE_SLICES``. A patch wholly outside gets the slice nearest to it.
     """
     last = len(embeddings) - 1
     first, end = min(max(start, 0), last), min(max(start + length, 1), last + 1)
     chosen = embeddings[first : max(end, first + 1)]
-    return chosen[0] if len(chosen) == 1 else pool_slices(chosen[spaced_slices(len(chosen), count)])
+    return chosen[0] if len(chosen) == 1 else pool_slices(chosen[spaced_slices(len(chosen), GUIDANCE_SLICES)])
+
+
+def other_cases(cases: Sequence[str], subjects: Mapping[str, str], seed: str) -> dict[str, str]:
+    """Choose another case for each, whose embeddings stand in for its own in the control `otherImage`.
+
+    The choice is random, never of the same subject.
+
+    Args:
+        cases: The training cases.
+        subjects: Case to subject; a case that is missing is a subject of its own.
+        seed: Seed of the choice.
+
+    Returns:
+        Case to other case, in random order.
+
+    Raises:
+        ConfigError: All cases belong to one subject.
+    """
+    order = sorted(cases)
+    random.Random(seed).shuffle(order)
+    subject = {case: subjects.get(case, case) for case in order}
+    if len(set(subject.values())) < 2:
+        raise ConfigError(
+            f"otherImage: got {len(order)} training cases of one subject, expected at least two subjects; train "
+            "without this word, or with more cases"
+        )
+    following = {case: order[i + 1 :] + order[:i] for i, case in enumerate(order)}
+    return {case: next(o for o in others if subject[o] != subject[case]) for case, others in following.items()}
 
 
 def slice_embeddings(
@@ -180,7 +206,7 @@ def cache_file(
     encoder: CLIPEncoder,
     axis: int,
     transpose: Sequence[int],
-    directions: torch.Tensor | None = None,
+    directions: torch.Tensor | None,
 ) -> Path:
     """Return the file with the embeddings of the preprocessed cases in a folder, or the features of their tokens."""
     name = f"{encoder.sha256[:12]}_{encoder.preprocessing.key}_axis{axis}of{''.join(map(str, transpose))}"

@@ -46,7 +46,7 @@ def prompt_embeddings(
     return list(each.split([len(of_class) for of_class in prompts]))
 
 
-def control_embeddings(embeddings: torch.Tensor, control: str | None, seed: int = 0) -> torch.Tensor:
+def control_embeddings(embeddings: torch.Tensor, control: str | None, seed: int) -> torch.Tensor:
     """Return the embeddings that a control word puts in place of the classes' own.
 
     `rotatedText` and `randomText` keep all cosines between the classes, and `shuffledText` permutes them, so that a
@@ -74,7 +74,7 @@ def control_embeddings(embeddings: torch.Tensor, control: str | None, seed: int 
     return embeddings
 
 
-def control_prompts(prompts: Sequence[torch.Tensor], control: str | None, seed: int = 0) -> list[torch.Tensor]:
+def control_prompts(prompts: Sequence[torch.Tensor], control: str | None, seed: int) -> list[torch.Tensor]:
     """Return what a control word puts in place of the single prompts of the classes; see `control_embeddings`.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -138,7 +137,7 @@ def _checkpoint(choice: EncoderChoice, fetch: bool) -> Path | None:
     if choice.model == MINI.model:
         raise ConfigError(f"CLIP model mini: has no weights {choice.weights!r}; use the recipe word mini")
     if is_file(choice.weights):
-        path = Path(os.path.expanduser(choice.weights))  # noqa: PTH111 - which never raises
+        path = Path(choice.weights)
         if not path.is_file():
             raise ConfigError(f"CLIP weights {choice.weights}: there is no such file; correct {WEIGHTS_VARIABLE}")
         return path

@@ -20,19 +20,18 @@ from hippo_nnunet.progress import tracked
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-def check_dataset(folder: Path, show_progress: bool = False) -> list[Finding]:
+def check_dataset(folder: Path) -> list[Finding]:
     """Check every file of an MSD folder or a dataset of nnUNet_raw.
 
     Returns:
         All findings, sorted by path. A folder that is missing, empty or no dataset gives one finding.
     """
     try:
-        dataset = read_dataset(Path(folder))
+        dataset = read_dataset(folder)
     except FoundProblem as problem:
         return [problem.finding]
     cases = [*dataset.training, *dataset.test]
-    steps = tracked(cases, "checking", show=show_progress)
-    reports = {(case.id, case.label is None): check_case(dataset, case) for case in steps}
+    reports = {(case.id, case.label is None): check_case(dataset, case) for case in tracked(cases, "checking")}
     findings = [
         *_check_description(dataset),
         *_check_folders(dataset),

@@ -26,13 +26,7 @@ _DEFAULT_ID = 4
 _CONTENT = r"dataset\.json|(imagesTr|labelsTr|imagesTs)/[^/]+\.nii\.gz"
 
 
-def convert_msd(
-    source: Path,
-    raw_root: Path,
-    dataset_id: int | None = None,
-    overwrite: bool = False,
-    show_progress: bool = False,
-) -> Path:
+def convert_msd(source: Path, raw_root: Path, dataset_id: int | None = None, overwrite: bool = False) -> Path:
     """Check an MSD task and write it as ``raw_root/DatasetXXX_Name``.
 
     nnU-Net's own converter asserts instead of explaining, requires one exact folder name, and leaves a partial dataset
@@ -43,7 +37,6 @@ def convert_msd(
         raw_root: the folder that ``nnUNet_raw`` names; created if missing.
         dataset_id: 1 to 999; None for the number in the task's folder name, else 4.
         overwrite: replace a dataset of the same id and name, but no folder with other files than a conversion's.
-        show_progress: show a progress bar on stderr.
 
     Returns:
         The dataset's folder. Its dataset.json keeps name, licence, reference and all else but the list of files; a
@@ -57,7 +50,7 @@ def convert_msd(
 
     Source: ``nnunetv2/dataset_conversion/convert_MSD_dataset.py``.
     """
-    with open_dataset(Path(source)) as dataset:
+    with open_dataset(source) as dataset:
         if dataset.form != "msd":
             raise DataError(f"{source}: is already in nnU-Net's form; copy the folder to {raw_root}")
         number, name = _number_and_name(dataset)
@@ -68,7 +61,7 @@ def convert_msd(
         subjects = dataset.folder / TABLE
         content = f"{_CONTENT}|{re.escape(TABLE)}" if subjects.is_file() else _CONTENT
         with staged(target, overwrite, content) as fresh:
-            _refuse_errors(Path(source), dataset.folder, check_dataset(dataset.folder, show_progress))
+            _refuse_errors(source, dataset.folder, check_dataset(dataset.folder))
             _run_converter(dataset, dataset_id, fresh)
             if subjects.is_file():
                 shutil.copyfile(subjects, fresh / TABLE)

@@ -79,12 +79,11 @@ class Exploration:
         return np.asarray((values - mean) / np.maximum(std, 1e-8))
 
 
-def explore_dataset(dataset: Dataset, show_progress: bool = False) -> Exploration:
+def explore_dataset(dataset: Dataset) -> Exploration:
     """Read and measure every case.
 
     Args:
         dataset: the dataset; unreadable cases become problems and are skipped.
-        show_progress: show progress on stderr.
 
     Returns:
         The measurements.
@@ -97,7 +96,7 @@ def explore_dataset(dataset: Dataset, show_progress: bool = False) -> Exploratio
         raise DataError(f"{dataset.folder}: holds no image; put images into imagesTr and labels into labelsTr")
     labels = foreground_labels(dataset)
     rows, problems = [], []
-    for part, case in tracked(cases, "measuring", show=show_progress):
+    for part, case in tracked(cases, "measuring"):
         try:
             loaded, found = load_case(dataset, case)
             problems.extend(found)

@@ -65,7 +65,6 @@ def fetch_task04(
     url: str,
     md5: str | None,
     overwrite: bool = False,
-    show_progress: bool = False,
     retry: Retry | None = None,
 ) -> Path:
     """Download an archive into a folder.
@@ -78,7 +77,6 @@ def fetch_task04(
         url: http or https address of the archive.
         md5: the archive's MD5 in hexadecimal; None checks the length only.
         overwrite: replace a file of the same name that has another checksum.
-        show_progress: show a progress bar on stderr.
         retry: how often to try.
 
     Returns:
@@ -92,7 +90,7 @@ def fetch_task04(
 
     Source: ours; ranges and status codes after RFC 9110, section 14.
     """
-    target = Path(target_dir) / _file_name(url)
+    target = target_dir / _file_name(url)
     if md5 is not None and not re.fullmatch("[0-9a-fA-F]{32}", md5):
         raise ConfigError(f"--md5 {md5!r}: expected 32 hexadecimal digits, as md5sum prints them")
     if _is_complete(target, md5, overwrite):
@@ -102,11 +100,11 @@ def fetch_task04(
     retry = retry or Retry()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        problem = _mismatch(part, md5, _download(url, part, retry, show_progress))
+        problem = _mismatch(part, md5, _download(url, part, retry))
         if resumed and problem:
             logger.warning("%s: the part of an earlier download belongs to another file; starting again", part)
             part.unlink()
-            problem = _mismatch(part, md5, _download(url, part, retry, show_progress))
+            problem = _mismatch(part, md5, _download(url, part, retry))
         if problem:
             part.unlink()
             remedy = "check the address, or give the checksum of that file with --md5" if md5 else "check the address"
@@ -167,11 +165,9 @@ def _md5(path: Path) -> str:
     return hash_file(path, hashlib.md5(usedforsecurity=False))
 
 
-def _download(url: str, part: Path, retry: Retry, show_progress: bool) -> _Answer:
+def _download(url: str, part: Path, retry: Retry) -> _Answer:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(
-        *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True, disable=not show_progress
-    ) as progress:
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
         for attempt in range(1, retry.attempts + 1):
             try:
                 return _request(url, part, retry.timeout_s, progress)

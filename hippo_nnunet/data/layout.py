@@ -93,7 +93,6 @@ def read_dataset(folder: Path) -> Dataset:
 
     Source: ours; the rules are those of nnU-Net 2.8 (``utilities/utils.py``, ``dataset_conversion``).
     """
-    folder = Path(folder)
     try:
         description = _read_description(folder)
     except PermissionError as error:

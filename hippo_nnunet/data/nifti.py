@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -236,6 +237,20 @@ def _quiet_itk() -> Iterator[None]:
 def small_labels(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.unsignedinteger]:
     """Convert labels from 0 to 65535 to uint8, or to uint16 where one is above 255."""
     return labels.astype(np.uint8 if labels.max(initial=0) <= 255 else np.uint16)
+
+
+def nifti_bytes(array: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> bytes:
+    """Return an uncompressed NIfTI-1 file, with the affine in both sform and qform.
+
+    Args:
+        array: The voxels; shape (x, y, z).
+        affine: Voxel-to-world matrix, shape (4, 4), in mm, RAS+, without shear.
+    """
+    image = nib.Nifti1Image(array, affine)
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    image.header.set_xyzt_units("mm")
+    return bytes(image.to_bytes())
 
 
 def affine_of_itk(

@@ -56,8 +56,7 @@ def make_case(rng: np.random.Generator) -> PhantomCase:
     Returns:
         Image and label. The structure has the same brightness on both sides of the boundary, which is a coronal plane
         at a fixed fraction of its length: only the position along the structure distinguishes anterior from posterior.
-            Folds,
-        bands and blobs of the same brightness lie around it, so that no threshold finds it.
+        Folds, bands and blobs of the same brightness lie around it, so that no threshold finds it.
 
     Source: ours. Sizes, volumes, pose, contrast and the spread of intensities follow the 220 labelled cases of Task04.
     """

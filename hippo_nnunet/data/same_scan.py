@@ -43,14 +43,12 @@ class SameScan:
         groups: Groups of cases, each sorted, with two cases or more.
         shares: Share of the distinct values that two cases of a group have in common, for those found by their values.
         others: Largest share of any other two cases, those of `contradicting` aside.
-        numbered: Whether the groups are the cases numbered 2k-1 and 2k, which the values confirm.
         contradicting: Pairs that share their values, but are in different groups by their numbers.
     """
 
     groups: tuple[tuple[str, ...], ...]
     shares: Mapping[tuple[str, str], float]
     others: float
-    numbered: bool = False
     contradicting: tuple[tuple[str, str], ...] = ()
 
     def describe(self) -> str:
@@ -123,7 +121,7 @@ def find_same_scan(values: Mapping[str, npt.NDArray[np.float32] | None]) -> Same
     testable = [pair for pair in by_number if known >= {*pair}]
     if len(numbered) >= max(_LEAST_PAIRS, CONFIRMED * len(shares)) and all(pair in shares for pair in testable):
         against = tuple(pair for pair in shares if pair not in numbered)
-        return SameScan(tuple(by_number), {pair: shares[pair] for pair in numbered}, others, True, against)
+        return SameScan(tuple(by_number), {pair: shares[pair] for pair in numbered}, others, against)
     _, component = connected_components(csr_matrix(share >= SHARED), directed=False)
     groups = tuple(
         group

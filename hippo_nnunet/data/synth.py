@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from hippo_nnunet.data.nifti import nifti_bytes
 from hippo_nnunet.data.phantom import make_case
 from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.files import read_object
@@ -63,7 +63,7 @@ def make_phantom(
     title = match[1]
     training = [f"{title.lower()}_{index + 1:03d}" for index in range(num_training)]
     test = [f"{title.lower()}_{index + _FIRST_TEST_ID:03d}" for index in range(num_test)]
-    target = Path(target_dir) / name
+    target = target_dir / name
     if overwrite and target.is_dir():
         _check_phantom(target)
     with staged(target, overwrite, _CONTENT) as folder:
@@ -107,10 +107,6 @@ def _description(title: str, seed: int, training: list[str], test: list[str]) ->
 def _write(path: Path, array: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> None:
     affine = np.eye(4)
     affine[:3, 3] = 1.0  # as in the real data
-    image = nib.Nifti1Image(array, affine)
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
-    image.header.set_xyzt_units("mm")
     # Without the time that a gzip header normally holds, equal images give equal files.
     with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as stream:
-        stream.write(image.to_bytes())
+        stream.write(nifti_bytes(array, affine))

@@ -1,7 +1,4 @@
-"""The lines of the training check for a device; torch-free, because the worker's parent imports them too.
-
-`training_check` estimates what a line costs.
-"""
+"""The lines of the training check for a device; torch-free, because the worker's parent imports them too."""
 
 from __future__ import annotations
 

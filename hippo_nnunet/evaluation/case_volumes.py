@@ -17,7 +17,7 @@ from hippo_nnunet.evaluation.volume_calibration import LEVEL, LabelCalibration, 
 OUTLIER = 3.5
 """Robust z-score beyond which a volume or shape is implausible (Iglewicz & Hoaglin 1993)."""
 WORST = 0.1
-"""Share of the cases that counts as the worst."""
+"""Share of the cases that counts as the worst, rounded up."""
 FLAGS = ("volume", "shape", "components", "border", "doubt", "disagreement")
 FLAG_WORDS = {
     "volume": "implausible volume, or nothing found",
@@ -170,15 +170,12 @@ def coverage_by_part(judged: pd.DataFrame, subjects: Mapping[str, str] | None = 
     return pd.DataFrame(rows, columns=["label", "part", "n", "coverage", "coverage_low", "coverage_high"])
 
 
-def hit_rates(
-    judged: pd.DataFrame, dice: pd.Series, worst: float = WORST, subjects: Mapping[str, str] | None = None
-) -> pd.DataFrame:
+def hit_rates(judged: pd.DataFrame, dice: pd.Series, subjects: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Compare the share of flagged cases among the worst with that among all.
 
     Args:
         judged: Of `cross_validated` or `judge`.
         dice: Mean Dice of each case, indexed by case.
-        worst: Share of the cases that counts as the worst, rounded up.
         subjects: See `coverage_table`.
 
     Returns:
@@ -196,7 +193,7 @@ def hit_rates(
     scores = dice.reindex(cases).dropna()
     if len(scores) < len(cases):
         raise DataError(f"{len(cases) - len(scores)} flagged cases have no Dice: measure them, or leave them out")
-    is_worst = pd.Series(np.isin(cases, scores.nsmallest(math.ceil(worst * len(scores))).index), cases)
+    is_worst = pd.Series(np.isin(cases, scores.nsmallest(math.ceil(WORST * len(scores))).index), cases)
     rows = []
     for flag in (ANY, *FLAGS):
         raised = judged["flags"].str.split().map(bool if flag == ANY else lambda found, f=flag: f in found)

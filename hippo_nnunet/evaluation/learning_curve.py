@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hippo_nnunet.evaluation.pairing import ENSEMBLE, Model, recipe_of
+from hippo_nnunet.evaluation.pairing import ENSEMBLE, Model, rows_of
 from hippo_nnunet.evaluation.statistics import ALPHA, MIN_CASES, RESAMPLES, bootstrap_intervals
 from hippo_nnunet.evaluation.subjects import folds_of_subjects, subject_names, subject_values
 
@@ -43,8 +43,7 @@ def learning_curve(
     for model in models:
         if model.recipe == ENSEMBLE or (model.full_recipe, model.configuration) not in curves:
             continue
-        repeats = [variant for variant in table["variant"].unique() if recipe_of(variant) == model.recipe]
-        own = table[table["variant"].isin(repeats) & (table["configuration"] == model.configuration)]
+        own = table[rows_of(table, model)]
         values = own.groupby(["fold", "case", "variant"])[metric].mean().unstack("variant").dropna()
         mean, low, high = mean_with_interval(values, subjects, n_resamples)
         cases = values.index.get_level_values("case")

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from hippo_nnunet.evaluation.metrics import QUALITY
-from hippo_nnunet.evaluation.pairing import Model, recipe_of, seed_of
+from hippo_nnunet.evaluation.pairing import Model, rows_of, seed_of
 from hippo_nnunet.evaluation.statistics import ALPHA
 from hippo_nnunet.evaluation.subjects import subject_names
 
@@ -56,7 +56,7 @@ def repeated_differences(
     """
     means = []
     for model in (one, other):
-        own = table[(table["configuration"] == model.configuration) & (table["variant"].map(recipe_of) == model.recipe)]
+        own = table[rows_of(table, model)]
         repeat = own["variant"].map(seed_of).rename("repeat")
         means.append(own.groupby([repeat, "fold", "case"])[metric].mean())
     difference = QUALITY[metric].sign * means[0].sub(means[1]).dropna()  # where both have the seed

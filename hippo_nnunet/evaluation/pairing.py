@@ -136,6 +136,12 @@ def models_of(table: pd.DataFrame) -> list[Model]:
     return sorted(found, key=position)
 
 
+def rows_of(table: pd.DataFrame, model: Model) -> pd.Series:
+    """Return which rows of a table of per-case metrics belong to a model, with any seed."""
+    repeats = [variant for variant in table["variant"].unique() if recipe_of(str(variant)) == model.recipe]
+    return table["variant"].isin(repeats) & (table["configuration"] == model.configuration)
+
+
 def pairs_of(models: Sequence[Model], baseline: str | None = None) -> list[Pair]:
     """Choose the comparisons.
 

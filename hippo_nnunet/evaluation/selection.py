@@ -46,19 +46,17 @@ class FoldChoice:
 
 @dataclass(frozen=True)
 class EnsembleChoice:
-    """The chosen ensemble.
+    """The chosen ensemble; the defaults mean not known.
 
     Attributes:
         members: Names of the chosen members, in the order in which they are averaged.
         postprocessing: One of POSTPROCESSINGS.
+        per_fold: The choices behind nested_dice.
         naive_dice: Foreground Dice of the choice on the cases that it was chosen on: optimistic.
         nested_dice: Foreground Dice when each fold is scored with the choice made on the other folds: the Dice to
             expect from this procedure on new cases. None with fewer than two folds.
-        nested_single_dice: The same with the single model that is best on the other folds, with the postprocessing
+        nested_gain: What ensembling adds to the single model that is best on the other folds, with the postprocessing
             that was chosen for the ensemble.
-        nested_gain: What ensembling adds: nested_dice - nested_single_dice.
-        best_single: Name of the best single model on all cases.
-        per_fold: The choices behind nested_dice.
         candidates: Every candidate that was tried, best first.
         gain: nested_gain with its interval; None with fewer than two folds.
         seed_gains: The control, where a recipe was trained with several seeds: what the average of two repeats gains on
@@ -68,13 +66,11 @@ class EnsembleChoice:
 
     members: tuple[str, ...]
     postprocessing: str
-    naive_dice: float | None
-    nested_dice: float | None
-    nested_single_dice: float | None
-    nested_gain: float | None
-    best_single: str
     per_fold: tuple[FoldChoice, ...]
-    candidates: tuple[CandidateScore, ...]
+    naive_dice: float | None = None
+    nested_dice: float | None = None
+    nested_gain: float | None = None
+    candidates: tuple[CandidateScore, ...] = ()
     gain: Gain | None = None
     seed_gains: tuple[Gain, ...] = ()
 
@@ -84,26 +80,18 @@ class EnsembleChoice:
 
     @classmethod
     def from_json(cls, path: Path) -> EnsembleChoice:
-        """Read what `to_json` wrote.
+        """Read members, postprocessing and the choices by fold of what `to_json` wrote.
 
         Raises:
             DataError: The file is missing or does not hold a choice.
         """
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            content["members"] = tuple(content["members"])
-            if not content["members"] or not all(Path(name).name == name for name in content["members"]):
-                raise ValueError(f"its members {content['members']} are not names of folders")
-            content["per_fold"] = tuple(
-                FoldChoice(**{**entry, "members": tuple(entry["members"])}) for entry in content["per_fold"]
-            )
-            content["candidates"] = tuple(
-                CandidateScore(**{**entry, "members": tuple(entry["members"])}) for entry in content["candidates"]
-            )
-            content["gain"] = _gain_of(content["gain"]) if content.get("gain") else None
-            content["seed_gains"] = tuple(_gain_of(entry) for entry in content.get("seed_gains", ()))
-            content.pop("margin", None)  # of earlier versions
-            return cls(**content)
+            members = tuple(content["members"])
+            if not members or not all(Path(name).name == name for name in members):
+                raise ValueError(f"its members {members} are not names of folders")
+            per_fold = (FoldChoice(**{**entry, "members": tuple(entry["members"])}) for entry in content["per_fold"])
+            return cls(members, content["postprocessing"], tuple(per_fold))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{path}: not a choice of an ensemble ({error}): delete it and choose again") from error
 
@@ -149,8 +137,8 @@ def choose_ensemble(
     clusters = np.unique(subject_names(dice.cases, subjects), return_inverse=True)[1]
 
     chosen = (_best_candidates if len(dice.names) <= MAX_EXHAUSTIVE else _grown_candidates)(dice, views)
-    singles = [_best_single(dice, view, name) for view, (_, name) in zip(views, chosen, strict=True)]
-    rows, single_rows = (_out_of_fold_rows(dice, some[1:], views[1:]) for some in (chosen, singles))
+    singles = [_best_single(dice, view, name) for view, (_, name) in zip(views[1:], chosen[1:], strict=True)]
+    rows, single_rows = (_out_of_fold_rows(dice, some, views[1:]) for some in (chosen[1:], singles))
     gain = gain_between(rows, single_rows, clusters) if nested else None
     subset, postprocessing = chosen[0]
     per_fold = tuple(
@@ -162,12 +150,10 @@ def choose_ensemble(
     return EnsembleChoice(
         members=_names(dice, subset),
         postprocessing=postprocessing,
+        per_fold=per_fold,
         naive_dice=mean_score(dice[chosen[0]]),
         nested_dice=mean_score(rows),
-        nested_single_dice=mean_score(single_rows),
         nested_gain=gain.dice if gain else None,
-        best_single=dice.names[singles[0][0][0]],
-        per_fold=per_fold,
         candidates=_candidate_scores(dice),
         gain=gain,
         seed_gains=_seed_gains(dice, postprocessing, clusters),
@@ -266,10 +252,6 @@ def _seed_gains(dice: OutOfFoldDice, postprocessing: str, clusters: np.ndarray) 
         single = np.mean([dice[(member,), postprocessing] for member in pair], axis=0)
         gains.append(replace(gain_between(dice[pair, postprocessing], single, clusters), members=_names(dice, pair)))
     return tuple(gains)
-
-
-def _gain_of(content: Mapping[str, Any]) -> Gain:
-    return Gain(**{**content, "members": tuple(content["members"])})
 
 
 def _names(dice: OutOfFoldDice, subset: Subset) -> tuple[str, ...]:

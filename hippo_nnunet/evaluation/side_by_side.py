@@ -11,7 +11,7 @@ from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.fold_means import rank_shares
 from hippo_nnunet.evaluation.metrics import METRICS, QUALITY
-from hippo_nnunet.evaluation.pairing import ENSEMBLE, Model, recipe_of, subset_size
+from hippo_nnunet.evaluation.pairing import ENSEMBLE, Model, rows_of, subset_size
 from hippo_nnunet.evaluation.subjects import subject_names
 
 Scores = Mapping[Model, pd.DataFrame]
@@ -28,7 +28,7 @@ def scores_of(table: pd.DataFrame, models: Iterable[Model], metric: str) -> dict
     """
     order = list(dict.fromkeys(table["label"]))
     return {
-        model: table[_rows_of(table, model)]
+        model: table[rows_of(table, model)]
         .groupby(["fold", "case", "label"])[metric]
         .mean()
         .unstack("label")
@@ -74,11 +74,11 @@ def model_table(table: pd.DataFrame, models: Sequence[Model], metric: str) -> pd
     common = common_folds(by_metric[metric])
     rows = []
     for model in models:
-        own = sorted(table.loc[_rows_of(table, model), "fold"].unique())
+        own = sorted(table.loc[rows_of(table, model), "fold"].unique())
         sets = [own] if own == common or not common else [own, common]
         for folds in sets:
             part = {name: _on_folds(scores[model], folds) for name, scores in by_metric.items()}
-            measured = table[_rows_of(table, model) & table["fold"].isin(folds)]
+            measured = table[rows_of(table, model) & table["fold"].isin(folds)]
             named = {
                 "variant": model.recipe,
                 "configuration": model.configuration,
@@ -101,7 +101,7 @@ def repeat_sd(table: pd.DataFrame, models: Iterable[Model], metric: str) -> tupl
     """
     squares, freedom = 0.0, 0
     for model in models:
-        means = table[_rows_of(table, model)].groupby(["variant", "label"])[metric].mean().groupby("variant").mean()
+        means = table[rows_of(table, model)].groupby(["variant", "label"])[metric].mean().groupby("variant").mean()
         squares += float(((means - means.mean()) ** 2).sum())
         freedom += len(means) - 1
     return (float(np.sqrt(squares / freedom)), freedom) if freedom else (np.nan, 0)
@@ -175,11 +175,6 @@ def extreme_cases(table: pd.DataFrame, worst: int, best: int) -> pd.DataFrame:
     if not parts:
         raise DataError("the metrics hold no Dice of any variant: nothing to explain; evaluate the experiment again")
     return pd.concat(parts, ignore_index=True)
-
-
-def _rows_of(table: pd.DataFrame, model: Model) -> pd.Series:
-    repeats = [variant for variant in table["variant"].unique() if recipe_of(variant) == model.recipe]
-    return table["variant"].isin(repeats) & (table["configuration"] == model.configuration)
 
 
 def _on_folds(frame: pd.DataFrame, folds: Sequence[int]) -> pd.DataFrame:

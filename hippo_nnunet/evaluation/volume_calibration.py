@@ -27,7 +27,7 @@ class LabelCalibration:
 
     Attributes:
         residuals_mm3: Reference minus predicted volume of each case, ascending.
-        weights: Weight of each residual: `1 / ((subjects + 1) * cases of its subject)`; empty: every case is a subject.
+        weights: Weight of each residual: `1 / ((subjects + 1) * cases of its subject)`.
         log_volume: Median and robust standard deviation of the logarithm of the reference volumes.
         elongation: The same of the references' elongation.
         doubt: Doubt above which a case is flagged.
@@ -53,9 +53,8 @@ class LabelCalibration:
         """
         if volume_mm3 <= 0 and not self.may_be_empty:
             return math.nan, math.nan
-        weights = self.weights or [1 / (len(self.residuals_mm3) + 1)] * len(self.residuals_mm3)
         low, high = (
-            volume_mm3 + _weighted_quantile(self.residuals_mm3[::step], weights[::step], (1 + level) / 2)
+            volume_mm3 + _weighted_quantile(self.residuals_mm3[::step], self.weights[::step], (1 + level) / 2)
             for step in (-1, 1)
         )
         return float(np.maximum(low, 0.0)), float(np.maximum(high, 0.0))  # unlike max, these keep NaN
@@ -63,7 +62,7 @@ class LabelCalibration:
     @property
     def subjects(self) -> int:
         """Number of subjects that the residuals belong to."""
-        return round(1 / (1 - sum(self.weights))) - 1 if self.weights else len(self.residuals_mm3)
+        return round(1 / (1 - sum(self.weights))) - 1
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def calibration_from(content: Mapping[str, Any], level: float = LEVEL) -> Volume
             for key, value in content["by_label"][name].items()
         }
         by_label[name] = LabelCalibration(**entry)
-        if by_label[name].weights and len(by_label[name].weights) != len(by_label[name].residuals_mm3):
+        if len(by_label[name].weights) != len(by_label[name].residuals_mm3):
             raise ValueError(f"{name} has another number of weights than of residuals")
     return VolumeCalibration(labels, by_label, level)
 

@@ -6,7 +6,6 @@ import copy
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, combinations
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from torch import nn
 from hippo_nnunet.clip.orientation import axis_directions
 from hippo_nnunet.inference.backends import Run, choose_runs
 from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage, check_finite
-from hippo_nnunet.inference.windows import Window
+from hippo_nnunet.inference.windows import Window, mirrorings
 from hippo_nnunet.nnunet.memory_cases import free_device_memory
 from hippo_nnunet.threads import AdaptiveThreads
 from hippo_nnunet.training.neighbours import slices_of, with_neighbours
@@ -295,9 +294,7 @@ class BatchedPredictor:
         return total.div_(len(runs) * len(self._mirrorings()))
 
     def _mirrorings(self) -> list[tuple[int, ...]]:
-        """Return the axes of a batch to flip, for each mirrored copy; none for the first."""
-        axes = [axis + 2 for axis in self.allowed_mirroring_axes or ()] if self.use_mirroring else []
-        return list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
+        return mirrorings(self.allowed_mirroring_axes or () if self.use_mirroring else ())
 
 
 def _complete(opened: deque[OpenImage]) -> Iterator[torch.Tensor]:

@@ -26,7 +26,7 @@ _SHARE_OF_BATCH = 4
 """Factor by which batches are smaller than in prediction, since maps need memory as well."""
 
 
-def read_attention(network: AttentionUNet, patches: torch.Tensor, guidance: torch.Tensor | None = None) -> torch.Tensor:
+def read_attention(network: AttentionUNet, patches: torch.Tensor, guidance: torch.Tensor | None) -> torch.Tensor:
     """Return the coefficients of every gate at the patches' resolution, highest resolution first, in [0, 1]."""
     size = patches.shape[2:]
     mode = "bilinear" if len(size) == 2 else "trilinear"
@@ -34,16 +34,11 @@ def read_attention(network: AttentionUNet, patches: torch.Tensor, guidance: torc
     return torch.cat([m if m.shape[2:] == size else F.interpolate(m, size=size, mode=mode) for m in maps], dim=1)
 
 
-def read_similarity(network: CLIPGuidedUNet, patches: torch.Tensor, guidance: torch.Tensor | None) -> torch.Tensor:
-    """Return the cosine of every pixel's embedding with the text of every class, in [-1, 1]."""
-    return network.similarity_maps(patches, guidance)
-
-
 def reader_of(network: nn.Module) -> Read | None:
     """Return the function that reads a network's maps; None without gates and text."""
     if isinstance(network, AttentionUNet):
         return read_attention
-    return read_similarity if isinstance(network, CLIPGuidedUNet) and not network.plain_head else None
+    return CLIPGuidedUNet.similarity_maps if isinstance(network, CLIPGuidedUNet) and not network.plain_head else None
 
 
 @torch.inference_mode()

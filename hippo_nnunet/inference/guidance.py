@@ -12,7 +12,7 @@ from hippo_nnunet.clip.token_cache import PatchMaps
 from hippo_nnunet.inference.sliding_window import OpenImage, PreprocessedImage
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
 from hippo_nnunet.networks.dense_guidance import DenseCLIPGuidedUNet
-from hippo_nnunet.networks.guidance import SliceView, embed_images
+from hippo_nnunet.networks.guidance import SliceView
 
 
 class Guide:
@@ -56,7 +56,7 @@ class Guide:
 
     def _of_patches(self, embeddings: torch.Tensor, shape: Sequence[int], corners: torch.Tensor) -> torch.Tensor:
         """Return the guidance (patches, embed_dim) of patches of an image of this shape, by their lower corners."""
-        of_image = CachedGuidance({"": embeddings}, self._patch_size, self._network.guidance_slices)
+        of_image = CachedGuidance({"": embeddings}, self._patch_size)
         return of_image([""] * len(corners), corners)
 
     def _embeddings(self, image: PreprocessedImage, device: torch.device) -> torch.Tensor:
@@ -70,16 +70,16 @@ class Guide:
         return image.embeddings[key]
 
     def live(self, patches: torch.Tensor) -> torch.Tensor:
-        """Return the guidance (batch, embed_dim) of a network's input (batch, channel, *patch).
+        """Return the guidance (batch, *guidance_shape) of a network's input (batch, channel, *patch).
 
         The input is shown as the training data's slices are; an orientation of its own is not known here.
         """
-        return self._embed(patches, self._network.view)
+        return self._network.encode(patches)
 
-    def _embed(self, patches: torch.Tensor, view: SliceView) -> torch.Tensor:
+    def _embed(self, slices: torch.Tensor, view: SliceView) -> torch.Tensor:
         encode = self._network.image_encoder.encode
         assert encode is not None, "a trainer attaches the encoder when it builds the network"
-        return embed_images(encode, patches, self._network.guidance_slices, view)
+        return encode(view.show(slices))
 
 
 class DenseGuide(Guide):
@@ -96,11 +96,5 @@ class DenseGuide(Guide):
     def _of_patches(self, embeddings: torch.Tensor, shape: Sequence[int], corners: torch.Tensor) -> torch.Tensor:
         return self._maps([embeddings] * len(corners), [shape] * len(corners), corners)
 
-    def live(self, patches: torch.Tensor) -> torch.Tensor:
-        """Return the guidance (batch, channels, *cells) of a network's input (batch, channel, *patch)."""
-        return self._dense.encode(patches)
-
-    def _embed(self, patches: torch.Tensor, view: SliceView) -> torch.Tensor:
-        encode = self._network.image_encoder.encode
-        assert encode is not None, "a trainer attaches the encoder when it builds the network"
-        return view.restore(encode(view.show(patches)))
+    def _embed(self, slices: torch.Tensor, view: SliceView) -> torch.Tensor:
+        return view.restore(super()._embed(slices, view))

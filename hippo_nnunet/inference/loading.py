@@ -114,7 +114,7 @@ class _Frame:
     def network(self) -> nn.Module:
         """Build the network with untrained weights."""
         if self.base in _NETWORKS:
-            return self.of_class(_NETWORKS[self.base](self.configuration_manager))
+            return self.of_class(_NETWORKS[self.base](self.configuration_manager), {})
         if self.base is not None:
             trainer = getattr(import_module("hippo_nnunet.trainers"), self.trainer)
         else:
@@ -131,7 +131,7 @@ class _Frame:
         made: nn.Module = build(*plan, self.channels, self.heads, enable_deep_supervision=False)
         return made
 
-    def of_class(self, class_path: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+    def of_class(self, class_path: str, arguments: Mapping[str, Any]) -> nn.Module:
         """Build a network from its class, without its trainer."""
         slices = parse(self.trainer).slices
         return build_network(

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hippo_nnunet.data.description import LARGEST_LABEL
+from hippo_nnunet.data.description import label_values
 from hippo_nnunet.data.layout import ENDINGS
 from hippo_nnunet.errors import ConfigError, DataError, HippoError
 from hippo_nnunet.files import read_object
 from hippo_nnunet.memory import is_out_of_memory, memory_error
 from hippo_nnunet.models.model_file import FOLDER_REMEDY, open_model
-from hippo_nnunet.nnunet.paths import EXT_VARIABLE, environment
+from hippo_nnunet.nnunet.paths import EXT_VARIABLE, trainer_folders
 from hippo_nnunet.threads import limit_threads
 
 if TYPE_CHECKING:
@@ -91,13 +91,10 @@ def find_members(
         _check_form(dataset_json, model / "dataset.json", {"labels": dict, "file_ending": str})
         if not isinstance(dataset_json.get("channel_names") or dataset_json.get("modality"), dict):
             raise DataError(f"{model / 'dataset.json'}: names no channel_names: {FOLDER_REMEDY}")
-        for name, value in dataset_json["labels"].items():
-            values = value if isinstance(value, list) and value else [value]
-            if not all(isinstance(v, int) and 0 <= v <= LARGEST_LABEL for v in values):
-                raise DataError(
-                    f"{model / 'dataset.json'}: label '{name}' has the value {str(value)[:60]}, expected whole numbers "
-                    f"from 0 to {LARGEST_LABEL}: {FOLDER_REMEDY}"
-                )
+        try:
+            label_values(dataset_json["labels"], any_name=True)
+        except ValueError as error:
+            raise DataError(f"{model / 'dataset.json'}: {error}: {FOLDER_REMEDY}") from error
         _check_form(plans, model / "plans.json", {"dataset_name": str, "image_reader_writer": str})
         found = (fold / checkpoint for fold in model.glob("fold_*"))
         trained = {path.parent.name.removeprefix("fold_") for path in found if checkpoint and path.is_file()}
@@ -148,7 +145,7 @@ def load_member(member: Member, device: torch.device, use_mirroring: bool, backe
     from hippo_nnunet.inference.loading import load_model
 
     # lets nnU-Net find our trainers without `hippo-nnunet register`
-    os.environ[EXT_VARIABLE] = environment(member.folder)[EXT_VARIABLE]
+    os.environ[EXT_VARIABLE] = trainer_folders(os.environ)
     limit_threads()
     predictor = BatchedPredictor(device, use_mirroring, backend)
     try:

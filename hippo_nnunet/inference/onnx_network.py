@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from itertools import chain, combinations
 from math import prod
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from hippo_nnunet.errors import DataError, DependencyError
 from hippo_nnunet.inference.openvino_use import disagreement, is_worth_it, leave_out
 from hippo_nnunet.inference.preprocessing import Floats
-from hippo_nnunet.inference.windows import padding, windows
+from hippo_nnunet.inference.windows import mirrorings, padding, windows
 from hippo_nnunet.memory import is_out_of_memory, memory_error
 from hippo_nnunet.models.container import REMEDY
 from hippo_nnunet.models.onnx_file import INPUT, OUTPUT, OnnxModel
@@ -68,8 +67,7 @@ class OnnxNetwork:
             expected = [(name, "tensor(float)", [count, *self._patch])]
             if found != expected:
                 raise DataError(f"{model.path}: its graph has {found}, its metadata {expected}; {REMEDY}")
-        axes = [axis + 2 for axis in model.mirroring_axes] if use_mirroring else []
-        self._mirrorings = list(chain.from_iterable(combinations(axes, count) for count in range(len(axes) + 1)))
+        self._mirrorings = mirrorings(model.mirroring_axes if use_mirroring else ())
         self._weight = importance(self._patch)
         self._content = model.content
         self._compute: Callable[[Floats], Floats] = self._onnxruntime

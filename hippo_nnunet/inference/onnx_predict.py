@@ -17,7 +17,7 @@ from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.inference.members import Member, check_repeated, check_together
 from hippo_nnunet.inference.onnx_network import OnnxNetwork
 from hippo_nnunet.inference.openvino_use import require_openvino
-from hippo_nnunet.inference.overlap import in_background
+from hippo_nnunet.inference.overlap import MOST_AHEAD, in_background
 from hippo_nnunet.inference.prediction_files import check_output, save_probabilities, segmentation_file, start_output
 from hippo_nnunet.inference.preprocessing import Floats, Preprocessing
 from hippo_nnunet.inference.scans import FailedScans, check_scans, check_size
@@ -29,9 +29,6 @@ from hippo_nnunet.progress import tracked
 if TYPE_CHECKING:
     from hippo_nnunet.evaluation.known_images import KnownImages
     from hippo_nnunet.evaluation.segmentation_shape import Segmentation
-
-MOST_AHEAD = 8
-"""Most cases preprocessed ahead of the networks, and most predicted cases that wait to be written."""
 
 ONNX_BACKENDS = ("auto", "onnxruntime", "openvino")
 
@@ -50,7 +47,6 @@ class OnnxOptions:
         overwrite: Replace existing segmentations of this model.
         save_probabilities: Also write `<case>.npz` and nnU-Net's `<case>.pkl`.
         use_mirroring: Average over mirrored images.
-        show_progress: Show progress on stderr.
         observe: Called with each case after it is written, in a thread, one case at a time.
         other_outputs: Files that the caller writes: they must not be any of the files written here.
         known: What the first model knows of its images; others are refused or warned of. None: every image is taken.
@@ -61,7 +57,6 @@ class OnnxOptions:
     overwrite: bool = False
     save_probabilities: bool = False
     use_mirroring: bool = True
-    show_progress: bool = False
     observe: Callable[[Segmentation], object] | None = None
     other_outputs: Sequence[Path] = ()
     known: KnownImages | None = None
@@ -100,7 +95,7 @@ def predict_onnx(
     check_output(cases, output, first, options.overwrite, options.save_probabilities, options.other_outputs)
     if options.check_cases is not None:
         options.check_cases(cases)
-    attempts, checked = check_scans(cases, first, options.show_progress)
+    attempts, checked = check_scans(cases, first)
     networks = [OnnxNetwork(model, options.use_mirroring) for model in opened]
     steps = [Preprocessing.of(model.plans, model.configuration) for model in opened]
     suspicions = Suspicions(options.known, checked)
@@ -131,7 +126,7 @@ def predict_onnx(
         if prepared and (logits := attempts.run(case, partial(_logits, prepared, networks)))
     )
     finished = in_background(finish, predicted, ahead)
-    written = [path for path in tracked(finished, "predicting", len(voxels), options.show_progress) if path]
+    written = [path for path in tracked(finished, "predicting", len(voxels)) if path]
     if attempts.reasons:
         raise FailedScans(attempts, written)
     return written

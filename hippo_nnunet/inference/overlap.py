@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+MOST_AHEAD = 8
+"""Most cases preprocessed ahead of the networks, and most predicted cases that wait to be written."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

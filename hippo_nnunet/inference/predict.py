@@ -18,7 +18,7 @@ from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.evaluation.postprocessing import POSTPROCESSINGS, postprocess
 from hippo_nnunet.evaluation.segmentation_shape import Segmentation
 from hippo_nnunet.inference.members import find_members, load_member
-from hippo_nnunet.inference.overlap import in_background
+from hippo_nnunet.inference.overlap import MOST_AHEAD, in_background
 from hippo_nnunet.inference.prediction_files import check_output, save_probabilities, segmentation_file, start_output
 from hippo_nnunet.inference.prompts import other_prompts
 from hippo_nnunet.inference.scans import FailedScans, check_scans, check_size
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
     from hippo_nnunet.inference.batched_predictor import BatchedPredictor
     from hippo_nnunet.inference.sliding_window import PreprocessedImage
-
-MOST_AHEAD = 8
-"""Most cases preprocessed ahead of the networks, and most predicted cases that wait to be written."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,6 @@ class PredictOptions:
         save_probabilities: Also write `<case>.npz` (float32, (c, z, y, x)) and nnU-Net's `<case>.pkl`.
         use_mirroring: Average over mirrored images, along the axes that the training allowed.
         postprocessing: One of POSTPROCESSINGS.
-        show_progress: Show progress on stderr.
         backend: `auto`, `torch` or `openvino`: see `hippo_nnunet.inference.backends.choose_runs`.
         trust_checkpoint: Load checkpoints and plans of folders that could run code.
         observe: Called with each case after it is written, in a thread, one case at a time.
@@ -66,7 +62,6 @@ class PredictOptions:
     save_probabilities: bool = False
     use_mirroring: bool = True
     postprocessing: str = "none"
-    show_progress: bool = False
     backend: str = "auto"
     trust_checkpoint: bool = False
     observe: Callable[[Segmentation], object] | None = None
@@ -124,7 +119,7 @@ def predict(
     check_output(cases, output, members[0], options.overwrite, options.save_probabilities, options.other_outputs)
     if options.check_cases is not None:
         options.check_cases(cases)
-    attempts, checked = check_scans(cases, members[0], options.show_progress)
+    attempts, checked = check_scans(cases, members[0])
     limit_processes()
     import torch
 
@@ -163,7 +158,7 @@ def predict(
     logits = [predictor.predict_images(images(i), sum(voxels.values())) for i, predictor in enumerate(predictors)]
     finished = in_background(finish, zip(for_cases, zip(*logits, strict=True), strict=True), ahead)
     with threads, prompted:
-        written = [path for path in tracked(finished, "predicting", len(voxels), options.show_progress) if path]
+        written = [path for path in tracked(finished, "predicting", len(voxels)) if path]
     if attempts.reasons:
         raise FailedScans(attempts, written)
     return written

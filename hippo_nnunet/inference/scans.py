@@ -85,15 +85,12 @@ class FailedScans(DataError):  # noqa: N818 - it carries what was written
         super().__init__(text)
 
 
-def check_scans(
-    cases: Sequence[InputCase], member: Member, show_progress: bool = False
-) -> tuple[Attempts, list[CheckedCase]]:
+def check_scans(cases: Sequence[InputCase], member: Member) -> tuple[Attempts, list[CheckedCase]]:
     """Read and check every scan; see `check_images`. Logs scans with unusual axes.
 
     Args:
         cases: The scans.
         member: A model that predicts them.
-        show_progress: Show progress on stderr.
 
     Returns:
         The attempts, and the scans that passed.
@@ -103,7 +100,7 @@ def check_scans(
     """
     attempts = Attempts(len(cases))
     reader = member.plans["image_reader_writer"]
-    steps = tracked(cases, "checking", show=show_progress)
+    steps = tracked(cases, "checking")
     checked = [done for case in steps if (done := attempts.run(case, partial(check_images, case, reader)))]
     if not checked:
         raise FailedScans(attempts)

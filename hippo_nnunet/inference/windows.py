@@ -1,10 +1,10 @@
-"""The positions of an image's patches, as nnU-Net places them; without torch."""
+"""The positions of an image's patches, as nnU-Net places them, and their mirrored copies; without torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import product
+from itertools import chain, combinations, product
 
 Window = tuple[slice | int, ...]
 """Index of a patch into an image (channel, z, y, x)."""
@@ -37,6 +37,16 @@ def padding(shape: Sequence[int], patch_size: Sequence[int]) -> list[tuple[int, 
     sides = [*shape[: len(shape) - len(patch_size)], *patch_size]
     missing = [max(0, side - size) for size, side in zip(shape, sides, strict=True)]
     return [(number // 2, number - number // 2) for number in missing]
+
+
+def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return the axes of a batch (batch, channel, *patch) to flip, for each mirrored copy; none for the first.
+
+    Args:
+        axes: Spatial axes that may be mirrored, from 0.
+    """
+    of_batch = [axis + 2 for axis in axes]
+    return list(chain.from_iterable(combinations(of_batch, number) for number in range(len(of_batch) + 1)))
 
 
 def _starts(size: int, side: int) -> list[int]:

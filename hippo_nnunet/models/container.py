@@ -230,16 +230,30 @@ def _limit(name: str) -> int | None:
     return next((limit for pattern, limit in LIMITS if re.fullmatch(pattern, name, re.ASCII)), None)
 
 
+def check_version(path: Path, version: int, known: int) -> None:
+    """Refuse a file whose format is of a later version than this reader knows.
+
+    Args:
+        path: The file.
+        version: Its version.
+        known: The latest version that the reader knows.
+
+    Raises:
+        DataError: Says how to update.
+    """
+    if version > known:
+        raise DataError(
+            f"{path}: is of version {version} of the format, this hippo_nnunet reads up to {known}: update it with "
+            "pip install --upgrade hippo_nnunet"
+        )
+
+
 def _manifest(path: Path, content: bytes) -> dict[str, tuple[int, str]]:
     manifest = _json(path, MANIFEST, content)
     version = manifest.get("format_version")
     if manifest.get("format") != FORMAT or type(version) is not int or version < 1:
         raise _refused(path, MANIFEST, f"does not say '{FORMAT}' and its version")
-    if version > VERSION:
-        raise DataError(
-            f"{path}: is of version {version} of the format, this hippo_nnunet reads up to {VERSION}: update it with "
-            "pip install --upgrade hippo_nnunet"
-        )
+    check_version(path, version, VERSION)
     try:
         listed = {str(name): (row["size"], row["sha256"]) for name, row in manifest["members"].items()}
     except (KeyError, TypeError, AttributeError) as error:

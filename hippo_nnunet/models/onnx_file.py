@@ -16,7 +16,7 @@ from hippo_nnunet.data.description import Labels, read_labels
 from hippo_nnunet.data.layout import NIBABEL, SIMPLE_ITK
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.memory import is_out_of_memory, memory_error
-from hippo_nnunet.models.container import REMEDY, as_json, naming_file
+from hippo_nnunet.models.container import REMEDY, as_json, check_version, naming_file
 from hippo_nnunet.models.model_file import check_description, shared_of_dataset
 from hippo_nnunet.models.onnx_graph import check_graph, metadata
 from hippo_nnunet.nnunet.plans import configuration_of
@@ -201,11 +201,7 @@ def _document(path: Path, properties: Mapping[str, bytes]) -> dict[str, Any]:
     version = document.get("format_version") if isinstance(document, dict) else None
     if type(version) is not int or version < 1 or document.get("format") != FORMAT:
         raise DataError(f"metadata {KEY!r} does not say '{FORMAT}' and its version")
-    if version > VERSION:
-        raise DataError(
-            f"{path}: is of version {version} of the format, this hippo_nnunet reads up to {VERSION}: update it with "
-            "pip install --upgrade hippo_nnunet"
-        )
+    check_version(path, version, VERSION)
     return dict(document)
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 _ALIASES = "same_as"
 """The only key of the metadata, because safetensors writes several keys in no fixed order."""
-_HEADER_LIMIT = 100_000_000
-"""safetensors' own, bytes."""
 
 
 def pack(weights: Mapping[str, torch.Tensor]) -> bytes:
@@ -60,7 +58,7 @@ def unpack(content: bytes) -> dict[str, torch.Tensor]:
     try:
         weights = load(content)
         length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + min(length, _HEADER_LIMIT)])
+        header = json.loads(content[8 : 8 + length])
         same_as = json.loads(header.get("__metadata__", {}).get(_ALIASES, "{}"))
         weights.update({str(name): weights[of] for name, of in same_as.items() if name not in weights})
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -40,9 +40,6 @@ class AttentionGate(nn.Module):
         signal_features: Channels of the gating signal.
         gate_features: Inner channels, to which both are mapped.
 
-    Attributes:
-        forced_open: While True, every coefficient is exactly 1 and the skip passes unchanged.
-
     Source:
         Oktay et al. 2018, Attention U-Net, arXiv:1804.03999, equations 1 and 2. Ours: the signal is the upsampled
         decoder feature, which has the skip's resolution, so neither the skip is strided nor alpha interpolated; the
@@ -55,7 +52,6 @@ class AttentionGate(nn.Module):
     ) -> None:
         super().__init__()
         self.gate_features = gate_features
-        self.forced_open = False
         self.theta = conv_op(skip_features, gate_features, 1, bias=False)
         self.phi = conv_op(signal_features, gate_features, 1, bias=True)
         self.psi = conv_op(gate_features, 1, 1, bias=True)
@@ -77,8 +73,6 @@ class AttentionGate(nn.Module):
         Returns:
             The gated skip, shaped as the skip, and the coefficients in [0, 1], shape (batch, 1, *spatial).
         """
-        if self.forced_open:
-            return skip, torch.ones_like(skip[:, :1])
         joint = _pointwise(self.theta, skip, add=_pointwise(self.phi, signal)).relu_()
         coefficients = torch.sigmoid(_pointwise(self.psi, joint)).view(skip.shape[0], 1, *skip.shape[2:])
         return skip * coefficients, coefficients

@@ -7,7 +7,7 @@ import string
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,17 @@ from torch.nn import functional as F
 from hippo_nnunet.networks.cosine_decoder import CosineUNetDecoder
 from hippo_nnunet.networks.cosine_head import MAX_SCALE, Ceiling, CosineHead, text_coordinates
 from hippo_nnunet.networks.film import FiLM
-from hippo_nnunet.networks.guidance import PLACES, Encode, FrozenEncoder, SliceView, embed_images, resample_slices
+from hippo_nnunet.networks.guidance import (
+    GUIDANCE_SLICES,
+    PLACES,
+    Encode,
+    FrozenEncoder,
+    SliceView,
+    pool_slices,
+    resample_slices,
+    slicing_axis,
+    spaced_slices,
+)
 from hippo_nnunet.networks.plan_arguments import bind_plan_arguments
 
 GUIDANCE_FEATURES = 32
@@ -36,7 +46,7 @@ class CLIPGuidedUNet(PlainConvUNet):
     checkerboard of the transposed convolution alone, because the next norm removes the rest. The heads score every
     pixel by the cosine with the text embedding of each class (``CosineHead``), times a temperature that is learned and
     never above ``MAX_SCALE``. From both embeddings the training's mean is subtracted first: CLIP's embeddings share a
-    large part, which distinguishes neither images nor classes. All arguments but the last five are
+    large part, which distinguishes neither images nor classes. All arguments but the last four are
     ``PlainConvUNet``'s, so the architecture kwargs of every plans file for it fit.
 
     The frozen encoder is not part of the network: not of its parameters, modules, state dict or pickle, and deep copies
@@ -46,7 +56,6 @@ class CLIPGuidedUNet(PlainConvUNet):
     Args:
         *args: As ``PlainConvUNet``.
         embed_dim: Length of CLIP's embeddings.
-        guidance_slices: Slices of a 3D patch that are encoded and pooled.
         initial_scale: The temperature's start, at most ``MAX_SCALE``; CLIP's own is a good value.
         plain_head: Score by 1x1 convolutions, as ``PlainConvUNet``, without the texts.
         stand_ins: Number of tables in ``stand_ins``.
@@ -77,6 +86,8 @@ class CLIPGuidedUNet(PlainConvUNet):
 
     centres_regions = False
     """Whether the mean text is subtracted from the texts of regions, too."""
+    starts: ClassVar[tuple[type[nn.Module], ...]] = (FiLM, CosineHead)
+    """Modules with a start of their own, which ``reset_parameters`` restores."""
     text_embeddings: torch.Tensor
     text_mean: torch.Tensor
     image_mean: torch.Tensor
@@ -89,7 +100,6 @@ class CLIPGuidedUNet(PlainConvUNet):
         self,
         *args: Any,
         embed_dim: int = 512,
-        guidance_slices: int = 3,
         initial_scale: float = 100.0,
         plain_head: bool = False,
         stand_ins: int = 0,
@@ -97,11 +107,9 @@ class CLIPGuidedUNet(PlainConvUNet):
     ) -> None:
         arguments = bind_plan_arguments("CLIPGuidedUNet", args, kwargs)
         _check_range("embed_dim", embed_dim, embed_dim >= 1, "at least 1")
-        _check_range("guidance_slices", guidance_slices, guidance_slices >= 1, "at least 1")
         _check_range("initial_scale", initial_scale, 0 < initial_scale <= MAX_SCALE, f"above 0 and up to {MAX_SCALE:g}")
         super().__init__(**arguments)
         self.embed_dim = embed_dim
-        self.guidance_slices = guidance_slices
         self.use_image = True
         self.fusion: Any = FiLM(embed_dim, GUIDANCE_FEATURES, self.encoder.output_channels[-1])
         self.plain_head = plain_head
@@ -399,9 +407,20 @@ class CLIPGuidedUNet(PlainConvUNet):
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the attached encoder's guidance of patches (batch, input_channels, *spatial)."""
-        assert self.image_encoder.encode is not None
-        return embed_images(self.image_encoder.encode, x, self.guidance_slices, self.view)
+        """Return the attached encoder's guidance of patches.
+
+        Args:
+            x: Shape (batch, input_channels, *spatial). In 3D, ``GUIDANCE_SLICES`` slices across the thinnest axis are
+                encoded and pooled.
+        """
+        encode = self.image_encoder.encode
+        assert encode is not None
+        if x.dim() == 4:
+            return encode(self.view.show(x))
+        axis = slicing_axis(x.shape[2:])
+        places = spaced_slices(x.shape[2 + axis], GUIDANCE_SLICES)
+        slices = torch.stack([x.select(2 + axis, place) for place in places], dim=1)
+        return pool_slices(encode(self.view.show(slices.flatten(0, 1))).unflatten(0, slices.shape[:2]))
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:
         """Count the elements of all outputs, projection, fusion and heads included, for nnU-Net's memory estimate.
@@ -414,14 +433,12 @@ class CLIPGuidedUNet(PlainConvUNet):
             size = [i // j for i, j in zip(size, stride, strict=True)]
         return super().compute_conv_feature_map_size(input_size) + self.fusion.compute_conv_feature_map_size(size)
 
-    @staticmethod
-    def initialize(module: nn.Module) -> None:
-        """Initialise as ``PlainConvUNet`` does, with the fusion as the identity; for ``network.apply``."""
+    @classmethod
+    def initialize(cls, module: nn.Module) -> None:
+        """Initialise as ``PlainConvUNet`` does, and ``starts`` their own way; for ``network.apply``."""
         PlainConvUNet.initialize(module)
-        if isinstance(module, FiLM):  # apply() visits a module after its children, so this comes last
-            module.reset_modulation()
-        elif isinstance(module, CosineHead):
-            module.reset_parameters()
+        if isinstance(module, cls.starts):  # apply() visits a module after its children, so this comes last
+            cast(Any, module).reset_parameters()
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         """Refuse weights of another encoder; called by ``load_state_dict`` before it changes anything."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -99,7 +99,7 @@ class DenseCLIPGuidedUNet(CLIPGuidedUNet):
     Args:
         *args: As ``CLIPGuidedUNet``.
         token_grid: Rows and columns of the encoder's tokens, for ``stand_ins``, which are maps of tokens here.
-        **kwargs: As ``CLIPGuidedUNet``. ``guidance_slices`` is not used: each cell of a 3D patch has a slice of tokens.
+        **kwargs: As ``CLIPGuidedUNet``.
 
     Attributes:
         token_directions: Buffer (classes + directions, embed_dim), not in the state dict.
@@ -111,6 +111,8 @@ class DenseCLIPGuidedUNet(CLIPGuidedUNet):
         DenseCLIP (arXiv:2112.01518), which feeds them to the decoder as further channels.
     """
 
+    starts: ClassVar = (*CLIPGuidedUNet.starts, DenseFusion)
+    uses_text = True  # also with plain heads
     token_directions: torch.Tensor
     map_deviations: torch.Tensor
 
@@ -124,11 +126,6 @@ class DenseCLIPGuidedUNet(CLIPGuidedUNet):
         self.register_buffer("map_deviations", torch.ones(len(directions)))
         self.fusion: Any = DenseFusion(len(directions), self.encoder)
         self.text_share = nn.Parameter(torch.zeros(()))
-
-    @property
-    def uses_text(self) -> bool:
-        """True, also with plain heads."""
-        return True
 
     def set_images(self, images: torch.Tensor) -> None:
         """Set the mean token of the training's images, and the deviations of their maps; after ``set_text``.
@@ -229,13 +226,6 @@ class DenseCLIPGuidedUNet(CLIPGuidedUNet):
         tokens = self.view.restore(self.image_encoder.encode(self.view.show(slices.flatten(0, 1))))
         maps = self.token_features(tokens).unflatten(0, slices.shape[:2])
         return torch.stack([sample_tokens(of_image, plane, positions, axis or 0) for of_image in maps])
-
-    @staticmethod
-    def initialize(module: nn.Module) -> None:
-        """Initialise as ``CLIPGuidedUNet`` does, with guidance that changes nothing; for ``network.apply``."""
-        CLIPGuidedUNet.initialize(module)
-        if isinstance(module, DenseFusion):  # apply() visits a module after its children, so this comes last
-            module.reset_parameters()
 
 
 def resized(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

@@ -33,9 +33,9 @@ class FiLM(nn.Module):
         self.hidden = nn.Linear(guidance_dim, hidden_features)
         self.nonlin = nn.LeakyReLU()
         self.modulation = nn.Linear(hidden_features, 2 * features)
-        self.reset_modulation()
+        self.reset_parameters()
 
-    def reset_modulation(self) -> None:
+    def reset_parameters(self) -> None:
         """Set the last layer to zero, so that the module is the identity."""
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)

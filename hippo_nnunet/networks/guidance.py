@@ -16,6 +16,9 @@ Encode = Callable[[torch.Tensor], torch.Tensor]
 PLACES = 32
 """Relative positions along an image at which embeddings that stand in for its own are stored."""
 
+GUIDANCE_SLICES = 3
+"""Evenly spaced slices of a 3D patch that are encoded and pooled."""
+
 _HARMONICS = 8
 _LEAST_DEVIATION = 1e-4
 
@@ -64,27 +67,6 @@ class FrozenEncoder:
     def __reduce__(self) -> tuple[type[FrozenEncoder], tuple[()]]:
         """Pickle an empty one."""
         return FrozenEncoder, ()
-
-
-@torch.no_grad()
-def embed_images(encode: Encode, images: torch.Tensor, count: int, view: SliceView) -> torch.Tensor:
-    """Embed each image: its one slice in 2D; in 3D evenly spaced slices across its thinnest axis, pooled.
-
-    Args:
-        encode: The frozen encoder.
-        images: Shape (batch, channels, *spatial).
-        count: Number of slices of a 3D image.
-        view: How the slices are shown to the encoder.
-
-    Returns:
-        Unit embeddings (batch, embed_dim).
-    """
-    if images.dim() == 4:
-        return encode(view.show(images))
-    axis = slicing_axis(images.shape[2:])
-    places = spaced_slices(images.shape[2 + axis], count)
-    slices = torch.stack([images.select(2 + axis, place) for place in places], dim=1)
-    return pool_slices(encode(view.show(slices.flatten(0, 1))).unflatten(0, slices.shape[:2]))
 
 
 def slicing_axis(shape: Sequence[int]) -> int:

@@ -39,19 +39,9 @@ def bind_plan_arguments(network: str, args: Sequence[Any], kwargs: Mapping[str, 
     n_stages = arguments["n_stages"]
     for name, expected in [*((name, n_stages) for name in _PER_STAGE), ("n_conv_per_stage_decoder", n_stages - 1)]:
         value = arguments[name]
-        if not isinstance(value, int):
-            check_length(network, name, value, expected, f"n_stages = {n_stages}")
+        if not isinstance(value, int) and len(value) != expected:
+            raise ValueError(
+                f"{network}: {name} must have {expected} entries (n_stages = {n_stages}), got {len(value)}: {value}; "
+                f"correct it in the plans file or plan again with {network}Planner"
+            )
     return arguments
-
-
-def check_length(network: str, name: str, value: Sequence[Any], expected: int, reason: str) -> None:
-    """Refuse an argument with the wrong number of entries.
-
-    Raises:
-        ValueError: Names the network, the argument and both numbers.
-    """
-    if len(value) != expected:
-        raise ValueError(
-            f"{network}: {name} must have {expected} entries ({reason}), got {len(value)}: {value}; "
-            f"correct it in the plans file or plan again with {network}Planner"
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -156,6 +156,8 @@ class TextHeadCLIPGuidedUNet(CLIPGuidedUNet):
     """
 
     centres_regions = True  # the generator does not make the logits of two regions opposites
+    starts: ClassVar = (*CLIPGuidedUNet.starts, HeadGenerator)
+    uses_text = True
     agreement_deviation: torch.Tensor
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -167,11 +169,6 @@ class TextHeadCLIPGuidedUNet(CLIPGuidedUNet):
         self.generator = HeadGenerator(self.embed_dim, encoder.output_channels[-1])
         self.register_buffer("text_coordinates", torch.zeros_like(self.text_embeddings), persistent=False)
         self.register_buffer("agreement_deviation", torch.ones(()))
-
-    @property
-    def uses_text(self) -> bool:
-        """True."""
-        return True
 
     def set_images(self, images: torch.Tensor) -> None:
         """As ``CLIPGuidedUNet.set_images``; also set the deviation of their agreement with the training's texts."""
@@ -216,10 +213,3 @@ class TextHeadCLIPGuidedUNet(CLIPGuidedUNet):
             if level == 0 or self.decoder.deep_supervision:
                 total += np.prod([WIDTH + 2 * WIDTH * len(self.text_embeddings), *size], dtype=np.int64)
         return total
-
-    @staticmethod
-    def initialize(module: nn.Module) -> None:
-        """Initialise as ``CLIPGuidedUNet`` does; for ``network.apply``."""
-        CLIPGuidedUNet.initialize(module)
-        if isinstance(module, HeadGenerator):  # apply() visits a module after its children, so this comes last
-            module.reset_parameters()

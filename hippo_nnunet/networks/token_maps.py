@@ -47,13 +47,13 @@ def token_features(tokens: torch.Tensor, directions: torch.Tensor) -> torch.Tens
     return math.sqrt(directions.shape[1]) * torch.einsum("kd,ndyx->nkyx", directions, tokens)
 
 
-def cell_positions(patch_size: Sequence[int], shape: Sequence[int], whole: int | None = None) -> torch.Tensor:
+def cell_positions(patch_size: Sequence[int], shape: Sequence[int], whole: int | None) -> torch.Tensor:
     """Return the centre of each cell of a coarse map, in voxels of the patch.
 
     Args:
         patch_size: Patch in voxels.
         shape: Size of the map along each axis, at most the patch's.
-        whole: Axis along which the positions are whole voxels, so that a slice lies there.
+        whole: Axis along which the positions are whole voxels, so that a slice lies there; None for none.
 
     Returns:
         float32, shape (*shape, axes).

@@ -26,12 +26,12 @@ from hippo_nnunet.nnunet import folds, partial, preprocessed, splits
 from hippo_nnunet.nnunet.case_files import check_cases
 from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_descriptions
 from hippo_nnunet.nnunet.fold_lock import fold_lock
-from hippo_nnunet.nnunet.integrity import check_integrity
 from hippo_nnunet.nnunet.paths import folders_for
 from hippo_nnunet.nnunet.plans import plans_file, read_plans
 from hippo_nnunet.nnunet.plans_check import check_file
 from hippo_nnunet.nnunet.subset import stored_subjects, trained_split
 from hippo_nnunet.nnunet.train_job import TrainJob
+from hippo_nnunet.processes import python_command, run_watched
 from hippo_nnunet.progress import counted
 from hippo_nnunet.threads import cpu_count
 
@@ -192,7 +192,7 @@ def plan_and_preprocess(
     fingerprint = folders.preprocessed / name / "dataset_fingerprint.json"
     if not fingerprint.is_file():
         if not checked:
-            check_integrity(folders.raw / name, processes)
+            _check_integrity(folders.raw / name, processes)
         upstream.extract_fingerprint_dataset(number, num_processes=processes, verbose=False, show_progress_bar=bars)
     plans_name = str(inspect.signature(found_planner).parameters["plans_name"].default)
     planned = plans_file(name, plans_name, folders).is_file()
@@ -218,6 +218,38 @@ def plan_and_preprocess(
         partial.end(plans, configuration, folders)
     folds.make_splits(name, cases, folders, None if subjects == NONE else found)
     return plans_name
+
+
+_STDERR = 2
+_INTEGRITY_CHECK = """
+import sys
+from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+if __name__ == "__main__":
+    try:
+        verify_dataset_integrity(sys.argv[1], int(sys.argv[2]))
+    except (AssertionError, RuntimeError, OSError) as error:
+        sys.exit((str(error).strip() or repr(error)).splitlines()[0])
+"""
+
+
+def _check_integrity(folder: Path, processes: int) -> None:
+    """Let nnU-Net check every case of a dataset.
+
+    Args:
+        folder: A dataset in `nnUNet_raw`.
+        processes: Worker processes.
+
+    Raises:
+        DataError: It finds something wrong; holds the first line of it. The rest is on stderr.
+        UpstreamError: A worker process was killed.
+    """
+    code, errors = run_watched(python_command("-c", _INTEGRITY_CHECK, str(folder), str(processes)), stdout=_STDERR)
+    if code:
+        first = errors.strip().splitlines()[-1] if errors.strip() else f"exit code {code}"
+        raise DataError(
+            f"{folder}: nnU-Net's integrity check failed: {first}; find every problem with "
+            f"'hippo-nnunet data check {folder}'"
+        )
 
 
 def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False) -> Path:

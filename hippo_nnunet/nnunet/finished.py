@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,7 +11,7 @@ from typing import Any
 from hippo_nnunet.clip.models import MINI_RECORD, MODEL_VARIABLE, WEIGHTS_VARIABLE, chosen_encoder
 from hippo_nnunet.clip.prompts import PROMPTS_VARIABLE, training_prompts
 from hippo_nnunet.errors import ConfigError, DataError
-from hippo_nnunet.files import hash_file, read_json, read_object
+from hippo_nnunet.files import hash_file, json_values, read_json, read_object
 from hippo_nnunet.nnunet.plans import configuration_of, is_plans
 from hippo_nnunet.nnunet.splits import Split, is_split, split_difference
 from hippo_nnunet.training import recipes
@@ -197,7 +196,7 @@ def plan_difference(stored: dict[str, Any], current: dict[str, Any], configurati
         return f"they have no configuration {configuration}"
     before, now = configuration_of(stored, configuration), configuration_of(current, configuration)
     for key in _PLAN_KEYS:
-        old, new = _plain(before.get(key)), _plain(now.get(key))
+        old, new = json_values(before.get(key)), json_values(now.get(key))
         if old != new:
             return f"{key} was {old}, is now {new}"
     return ""
@@ -212,8 +211,3 @@ def schedule_difference(stored: dict[str, Any], current: dict[str, Any]) -> str:
         for key, value in current.items()
         if stored.get(key) != value and key != "validation_iterations"
     )
-
-
-def _plain(value: Any) -> Any:
-    """Convert to plain JSON values: tuples equal lists, numpy's numbers Python's."""
-    return json.loads(json.dumps(value, default=lambda v: v.item() if hasattr(v, "item") else str(v)))

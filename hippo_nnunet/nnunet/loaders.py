@@ -19,9 +19,9 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from hippo_nnunet.errors import ConfigError, UpstreamError
+from hippo_nnunet.errors import UpstreamError
 from hippo_nnunet.nnunet.memory_cases import load_bank, memory_shortfall
-from hippo_nnunet.training.augmentation_spec import AugmentationSpec, stock_spec
+from hippo_nnunet.training.augmentation_spec import PUBLISHED, AugmentationSpec, stock_spec
 from hippo_nnunet.training.memory_data import MemoryLoader, Sampling
 
 
@@ -47,21 +47,14 @@ def build_transforms(spec: AugmentationSpec, patch_size: Sequence[int], in_plane
     """Return batchgeneratorsv2 transforms for one of the published recipes.
 
     Args:
-        spec: A recipe of mirroring, rotation and noise.
+        spec: One of PUBLISHED.
         patch_size: Final patch in voxels.
         in_plane: Whether a 3D patch is rotated within its slices only.
 
     Returns:
         Transforms in the order in which they run; the first one cuts the patch to its final size.
-
-    Raises:
-        ConfigError: The recipe has more than mirroring, rotation and noise.
     """
-    simple = AugmentationSpec(
-        rotation=spec.rotation, p_mirror=spec.p_mirror, mirror_axes=spec.mirror_axes, noise=spec.noise
-    )
-    if spec != simple or spec.p_mirror not in (0, 0.5):
-        raise ConfigError(f"{spec} cannot be built from batchgeneratorsv2: only mirroring, rotation and noise can")
+    assert spec in PUBLISHED.values(), "others have more than mirroring, rotation and noise"
     transforms: list = [
         SpatialTransform(
             tuple(patch_size[1:]) if in_plane else tuple(patch_size),

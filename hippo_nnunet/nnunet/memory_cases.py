@@ -19,7 +19,7 @@ CUDA_SHARE = 0.25
 """The same on a GPU, where the network's feature maps will need most of the memory."""
 
 
-def load_bank(dataset: Any, device: torch.device, label_dtype: torch.dtype = torch.int16) -> CaseBank:
+def load_bank(dataset: Any, device: torch.device, label_dtype: torch.dtype) -> CaseBank:
     """Load every case of a preprocessed dataset.
 
     Args:
@@ -100,7 +100,7 @@ def compact(voxels: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return voxels.astype(np.int16 if max(shape) <= np.iinfo(np.int16).max else np.int32)
 
 
-def memory_shortfall(datasets: Sequence[Any], device: torch.device, label_bytes: int = 2) -> str | None:
+def memory_shortfall(datasets: Sequence[Any], device: torch.device, label_bytes: int) -> str | None:
     """Check whether the cases fit into memory.
 
     Args:

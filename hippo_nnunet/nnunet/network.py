@@ -20,16 +20,6 @@ DENSE_CLIP_GUIDED = "hippo_nnunet.networks.dense_guidance.DenseCLIPGuidedUNet"
 TEXT_HEAD_CLIP_GUIDED = "hippo_nnunet.networks.text_head.TextHeadCLIPGuidedUNet"
 CLIP_NETWORKS = (CLIP_GUIDED, DENSE_CLIP_GUIDED, TEXT_HEAD_CLIP_GUIDED)
 
-_CLIP_ARGUMENTS = ("embed_dim", "guidance_slices", "initial_scale", "plain_head", "stand_ins")
-
-OWN_ARGUMENTS = {
-    ATTENTION: ("gate_features",),
-    CLIP_GUIDED: _CLIP_ARGUMENTS,
-    DENSE_CLIP_GUIDED: (*_CLIP_ARGUMENTS, "token_grid"),
-    TEXT_HEAD_CLIP_GUIDED: _CLIP_ARGUMENTS,
-}
-"""Arguments that only one of our classes takes; they may be in a plan, and are dropped for the other classes."""
-
 _STAND_INS = {"otherImage": 8, "positionImage": 1}
 
 
@@ -49,14 +39,13 @@ def build_network(
     num_input_channels: int,
     num_output_channels: int,
     deep_supervision: bool,
-    arguments: Mapping[str, Any] | None = None,
-    slices: int = 1,
+    arguments: Mapping[str, Any],
+    slices: int,
 ) -> nn.Module:
     """Build a network as nnU-Net would, with `class_path` in place of the plan's class.
 
     Args:
-        class_path: Dotted path of the network class; it takes the plan's keyword arguments, except OWN_ARGUMENTS of
-            other classes.
+        class_path: Dotted path of the network class; it takes the plan's keyword arguments.
         configuration_manager: nnU-Net's view of one configuration.
         num_input_channels: Channels of the image.
         num_output_channels: Segmentation heads.
@@ -70,14 +59,11 @@ def build_network(
     Raises:
         ConfigError: The class cannot take the plan's arguments.
     """
-    own = OWN_ARGUMENTS.get(class_path, ())
-    foreign = {name for names in OWN_ARGUMENTS.values() for name in names if name not in own}
-    planned = configuration_manager.network_arch_init_kwargs
     channels = slices * num_input_channels
     try:
         network: nn.Module = get_network_from_plans(
             class_path,
-            {**{name: value for name, value in planned.items() if name not in foreign}, **(arguments or {})},
+            {**configuration_manager.network_arch_init_kwargs, **arguments},
             configuration_manager.network_arch_init_kwargs_req_import,
             channels,
             num_output_channels,

@@ -87,10 +87,15 @@ def _variables(root: Path | None, environ: Mapping[str, str] | None) -> dict[str
     if root is not None:
         below = at_home(root).absolute()
         values = {variable: values.get(variable, str(below / variable)) for variable in FOLDER_VARIABLES}
+    return {**values, EXT_VARIABLE: trainer_folders(environ)}
+
+
+def trainer_folders(environ: Mapping[str, str]) -> str:
+    """Return the value for `nnUNet_extTrainer`: the user's folders, which nnU-Net searches first, before ours."""
     searched = [folder for folder in environ.get(EXT_VARIABLE, "").split(os.pathsep) if folder]
     if str(EXT_TRAINERS) not in searched:
         searched.append(str(EXT_TRAINERS))
-    return {**values, EXT_VARIABLE: os.pathsep.join(searched)}
+    return os.pathsep.join(searched)
 
 
 def at_home(path: Path) -> Path:

@@ -1,7 +1,7 @@
 """What all figures of matplotlib share: style, and how they are saved.
 
-A figure is made of panels. A page shows each panel as a separate image, so that they can be stacked on a phone; the PNG
-and SVG files for papers hold them side by side.
+A figure is made of panels. A page shows each panel as a separate image, so that they can be stacked on a phone; the
+files for papers hold them side by side.
 """
 
 from __future__ import annotations

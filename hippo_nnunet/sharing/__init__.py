@@ -1,1 +1,1 @@
-"""Models as one file without pickle: written, checked, read, installed; and checkpoints loaded without running code."""
+"""What is done with a trained model beside prediction: exported, verified, described, installed, packaged."""

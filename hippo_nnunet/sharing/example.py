@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from hippo_nnunet.data.nifti import read_volume, small_labels
+from hippo_nnunet.data.nifti import nifti_bytes, read_volume, small_labels
 from hippo_nnunet.data.phantom import make_case
 from hippo_nnunet.errors import DataError, HippoError
 from hippo_nnunet.models.container import as_json
@@ -69,7 +68,7 @@ def make_inputs(plans: Mapping[str, Any], channels: int, normalization: Sequence
         values = mean + std * scores
         if normalization[channel] == "RGBTo01Normalization":  # expects 8-bit values
             values = values.clip(0, 255)
-        inputs[input_member(channel)] = _nifti(values.astype(np.float32), _spacing_mm(plans))
+        inputs[input_member(channel)] = nifti_bytes(values.astype(np.float32), _affine(plans))
     return inputs
 
 
@@ -96,7 +95,7 @@ def run_example(predictor: BatchedPredictor, images: Sequence[Path], voxels: npt
 def pack_output(output: Output, plans: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the members of the expected output: a label image on the input's grid, and the probabilities."""
     content = {"voxels": output.voxels.tolist(), "probabilities": output.probabilities.tolist()}
-    return {LABELS: _nifti(small_labels(output.labels).T, _spacing_mm(plans)), EXPECTED: as_json(content)}
+    return {LABELS: nifti_bytes(small_labels(output.labels).T, _affine(plans)), EXPECTED: as_json(content)}
 
 
 def unpack_output(labels: Path, content: Mapping[str, Any]) -> Output:
@@ -142,16 +141,7 @@ def _sample_voxels(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.int
     return np.unique(np.concatenate([unsure, spread]))
 
 
-def _spacing_mm(plans: Mapping[str, Any]) -> list[float]:
-    """Return the median spacing (x, y, z), which plans hold as transposed (z, y, x)."""
+def _affine(plans: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """Return an affine with the median spacing (x, y, z), which plans hold as transposed (z, y, x)."""
     turned = plans["original_median_spacing_after_transp"]
-    return [float(turned[axis]) for axis in plans["transpose_backward"]][::-1]
-
-
-def _nifti(array: npt.NDArray[Any], spacing_mm: Sequence[float]) -> bytes:
-    affine = np.diag([*spacing_mm, 1.0])
-    image = nib.Nifti1Image(array, affine)
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
-    image.header.set_xyzt_units("mm")
-    return bytes(image.to_bytes())
+    return np.diag([*(float(turned[axis]) for axis in reversed(plans["transpose_backward"])), 1.0])

@@ -92,10 +92,7 @@ def export_model(model: Path, output: Path, options: ExportOptions | None = None
     if options.half:
         raise ConfigError("--half: only an ONNX file stores half precision; give --onnx too, or leave it out")
     check_target(output, options.overwrite)
-    if not model.is_dir():
-        raise ConfigError(f"model folder {model} is missing: name a folder like UNetTrainer__nnUNetPlans__2d")
-    (member,) = find_members([model], options.folds, options.checkpoint, options.trust)
-    limit_processes()
+    member = member_to_export(model, options)
     import torch
 
     predictor = load_member(member, torch.device("cpu"), use_mirroring=True, backend="torch")
@@ -127,6 +124,20 @@ def export_model(model: Path, output: Path, options: ExportOptions | None = None
 
     write_container(output, members, options.overwrite, verified)
     return output
+
+
+def member_to_export(model: Path, options: ExportOptions) -> Member:
+    """Return a model folder as what predicts, and limit nnU-Net's processes, which has to precede its import.
+
+    Raises:
+        ConfigError: A model, fold or checkpoint that is not there.
+        DataError: See `find_members`.
+    """
+    if not model.is_dir():
+        raise ConfigError(f"model folder {model} is missing: name a folder like UNetTrainer__nnUNetPlans__2d")
+    (member,) = find_members([model], options.folds, options.checkpoint, options.trust)
+    limit_processes()
+    return member
 
 
 def describe_member(member: Member, options: ExportOptions) -> dict[str, Any]:

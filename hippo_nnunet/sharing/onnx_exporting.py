@@ -14,7 +14,7 @@ import numpy as np
 from hippo_nnunet.errors import ConfigError, DataError, DependencyError, UpstreamError
 from hippo_nnunet.experiment.manifest import installed_version
 from hippo_nnunet.files import hash_file
-from hippo_nnunet.inference.members import Member, find_members, load_member
+from hippo_nnunet.inference.members import Member, load_member
 from hippo_nnunet.inference.onnx_network import OnnxNetwork
 from hippo_nnunet.models.model_file import check_description, shared_of_dataset
 from hippo_nnunet.models.onnx_file import (
@@ -28,9 +28,8 @@ from hippo_nnunet.models.onnx_file import (
     with_document,
 )
 from hippo_nnunet.models.onnx_graph import OPSET
-from hippo_nnunet.nnunet.api import limit_processes
 from hippo_nnunet.outputs import check_target, output_file
-from hippo_nnunet.sharing.exporting import ExportOptions, describe_member
+from hippo_nnunet.sharing.exporting import ExportOptions, describe_member, member_to_export
 from hippo_nnunet.sharing.half_precision import round_weights, store_halves
 
 if TYPE_CHECKING:
@@ -75,10 +74,7 @@ def export_onnx(model: Path, output: Path, options: ExportOptions | None = None)
         raise ConfigError("--experiment: an ONNX file holds no metrics; leave it out, or export a .hippo file")
     check_target(output, options.overwrite, "a model of 'model export --onnx'", lambda path: bool(open_onnx(path)))
     _check_installed()
-    if not model.is_dir():
-        raise ConfigError(f"model folder {model} is missing: name a folder like UNetTrainer__nnUNetPlans__2d")
-    (member,) = find_members([model], options.folds, options.checkpoint, options.trust)
-    limit_processes()
+    member = member_to_export(model, options)
     import torch
 
     dataset_json = shared_of_dataset(member.dataset_json)

@@ -49,8 +49,8 @@ class CaseBank:
         self,
         cases: Iterable[MemoryCase],
         voxels: int,
-        device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
-        label_dtype: torch.dtype = torch.int16,
+        device: torch.device,
+        label_dtype: torch.dtype,
     ) -> None:
         self.device = device
         self.cases: list[MemoryCase] = []

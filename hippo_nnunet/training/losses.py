@@ -43,19 +43,17 @@ class BinaryFocalLoss(nn.Module):
     """Focal loss of sigmoid logits; replaces the binary cross-entropy in nnU-Net's region loss.
 
     Args:
-        gamma: Focusing exponent; 0 gives binary cross-entropy.
         reduction: `mean`, or `none` for one value per voxel and region (nnU-Net masks those itself).
     """
 
-    def __init__(self, gamma: float = GAMMA, reduction: str = "mean") -> None:
+    def __init__(self, reduction: str) -> None:
         super().__init__()
-        self.gamma = gamma
         self.reduction = reduction
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the loss of logits (batch, region, *spatial) against a target of the same shape, 0 or 1."""
         entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        focal = (1 - torch.exp(-entropy)) ** self.gamma * entropy
+        focal = (1 - torch.exp(-entropy)) ** GAMMA * entropy
         return focal.mean() if self.reduction == "mean" else focal
 
 
@@ -100,7 +98,7 @@ def apply_loss_word(loss: nn.Module, word: str | None, has_regions: bool, ignore
             return entropy
         loss.loss = entropy
     elif word == "diceFocal" and has_regions:
-        compound.ce = BinaryFocalLoss(reduction="mean" if ignore_label is None else "none")
+        compound.ce = BinaryFocalLoss("mean" if ignore_label is None else "none")
     elif word == "diceFocal":
         compound.ce = FocalLoss(ignore_index=ignore_label)
     return loss

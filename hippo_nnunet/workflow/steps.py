@@ -185,7 +185,6 @@ def predict(
             device,
             postprocessing=postprocessing,
             trust_checkpoint=trust,
-            show_progress=True,
         ),
     )
 

@@ -80,10 +80,7 @@ CHOICE = {
     "postprocessing": "none",
     "naive_dice": 0.5,
     "nested_dice": 0.5,
-    "nested_single_dice": None,
     "nested_gain": 0.1,
-    "best_single": "UNetTrainer__CompactPlans__2d",
-    "margin": 0.0,
     "per_fold": [{"fold": 0, "members": ["a"], "postprocessing": "none", "dice": 0.5, "cases": 3}],
     "candidates": [{"members": ["a"], "postprocessing": "none", "dice": 0.5, "labels": {"a": 0.5}}],
 }

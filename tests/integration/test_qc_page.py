@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hippo_nnunet.pages.qc.page import write_index
+from hippo_nnunet.pages.qc.page import render, write_index
 from hippo_nnunet.pages.qc.records import Registration, ScanRecord, Side, VolumeRow
-from hippo_nnunet.pages.qc.scan_files import write_scan
+from hippo_nnunet.pages.qc.scan_files import read_scans, write_scan
 
 HOSTILE = "<script>window.bad = 1</script>'\",=\n</template><img src=x onerror='window.bad=2'>"
 
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_scan(folder, record("calm", 0.1))
     write_scan(folder, record(HOSTILE, 0.3, ("total: =HYPERLINK(\"x\"), in 'two' pieces", HOSTILE)))
     write_scan(folder, record("second", 0.2, ("implausible volume",)))
-    write_index(folder, HOSTILE)
+    (folder / "index.html").write_text(render(read_scans(folder), HOSTILE), encoding="utf-8")
     return folder
 
 

@@ -81,7 +81,7 @@ def test_cached_and_live_guidance_agree_where_a_patch_is_the_whole_slice(
     dataset: Any = OneCase(tmp_path / "Plans_any", image)
     axis = guidance_axis(patch_size)
     embeddings = slice_embeddings(dataset, encoder, axis, (1, 0, 2), torch.device("cpu"), lambda line: None)
-    guidance = CachedGuidance(embeddings, patch_size, network.guidance_slices)(["case"], torch.tensor([corner]))
+    guidance = CachedGuidance(embeddings, patch_size)(["case"], torch.tensor([corner]))
     with torch.inference_mode():
         live, cached, other = network(patch), network(patch, guidance), network(patch, -guidance)
     torch.testing.assert_close(cached[0], live[0], rtol=1e-4, atol=1e-4)
@@ -272,16 +272,12 @@ def test_controls_change_what_they_say_and_nothing_else(in_tiny: TinyDataset) ->
 
 def test_every_trainer_works_with_every_plan(in_tiny: TinyDataset) -> None:
     expected = {"UNetTrainer": "PlainConvUNet", "AttentionUNetTrainer": "AttentionUNet", GUIDED: "CLIPGuidedUNet"}
-    for planned, arguments in ((ATTENTION, {"gate_features": 3}), (CLIP_GUIDED, {"guidance_slices": 5})):
+    for planned in (ATTENTION, CLIP_GUIDED):
         for name, built in expected.items():
             trainer = in_tiny.trainer(name)
-            architecture = trainer.configuration_manager.configuration["architecture"]
-            architecture["network_class_name"] = planned
-            architecture["arch_kwargs"].update(arguments)
+            trainer.configuration_manager.configuration["architecture"]["network_class_name"] = planned
             trainer.initialize()
             assert type(trainer.network).__name__ == built
-            if name == GUIDED:
-                assert trainer.network.guidance_slices == arguments.get("guidance_slices", 3)
 
 
 @pytest.fixture(scope="module")

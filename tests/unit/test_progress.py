@@ -45,12 +45,9 @@ def test_a_generator_needs_its_number_and_is_not_read_ahead(always: pytest.LogCa
         next(tracked((i for i in range(3)), "writing"))
 
 
-def test_nothing_is_shown_unasked_or_for_quick_work(
-    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_shown_for_quick_work(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
     caplog.set_level(logging.INFO)
     assert list(tracked([1, 2], "checking")) == [1, 2]
-    assert list(tracked([1, 2], "checking", show=False)) == [1, 2]
     assert not caplog.records
     assert capfd.readouterr().err == ""
 

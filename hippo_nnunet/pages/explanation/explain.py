@@ -92,7 +92,7 @@ def explain_images(
     Args:
         model: nnU-Net's model folder `{trainer}__{plans}__{configuration}`, or a file of `hippo-nnunet model export`.
         inputs: Folders or files: see `find_cases`.
-        output: Gets the maps as NIfTI on the images' grids, tables, and `figures/` as PNG and SVG.
+        output: Gets the maps as NIfTI on the images' grids, tables, and `figures/` as PNG, SVG and PDF.
         folds: Folds whose maps are averaged; None for all that are trained.
         labels: Folder with the expert's labels, `<case>` + the dataset's file ending.
         settings: How.
@@ -141,7 +141,7 @@ def explain_experiment(
         worst: How many of the lowest Dice (mean over labels), of each variant in each configuration.
         best: How many of the highest.
         output: Gets a table of the cases, and a folder of explanations for each model; None: `explain` in the folder.
-        root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
+        root: See `ExperimentPaths.nnunet`.
         settings: How.
 
     Returns:

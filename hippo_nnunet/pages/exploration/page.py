@@ -35,25 +35,23 @@ _MOST_REASONS = 3
 _MOST_NOTES = 20
 
 
-def write_exploration(source: Path, output: Path, overwrite: bool = False, show_progress: bool = False) -> Path:
+def write_exploration(source: Path, output: Path, overwrite: bool = False) -> Path:
     """Measure a dataset and write ``index.html``, ``cases.csv``, ``summary.json`` and ``figures/``.
 
     Args:
         source: an MSD task folder, a dataset folder of nnUNet_raw, or a ``.tar`` or ``.zip`` of one.
         output: the folder to write; it appears whole or not at all.
         overwrite: replace an earlier exploration.
-        show_progress: show a progress bar on stderr.
 
     Returns:
         The page, ``output/index.html``.
 
     Raises:
-        DataError: no dataset, no image that can be read, or the output exists (with ``overwrite``: and holds other
-            files).
-        DependencyError: an archive cannot be extracted safely.
+        DataError: no dataset, no image that can be read, an archive that cannot be extracted safely, or the output
+            exists (with ``overwrite``: and holds other files).
     """
     with page_folder(output, _CONTENT, overwrite) as fresh, open_dataset(source) as dataset:
-        exploration = explore_dataset(dataset, show_progress)
+        exploration = explore_dataset(dataset)
         screening = screen(exploration)
         notes = _notes(exploration, dataset)
         for note in notes:

@@ -12,12 +12,13 @@ from hippo_nnunet.pages.qc.scan_files import StoredScan, check_folder, read_scan
 from hippo_nnunet.pages.templating import PAGE, read_template, render_template
 
 
-def write_index(folder: Path, title: str = "") -> Path:
+def write_index(folder: Path) -> Path:
     """Write `index.html` from all records found in the folder, atomically.
+
+    Its heading is the folder's name, or that of the one above if it is called qc.
 
     Args:
         folder: Has the scans of `write_scan`; those of earlier runs are shown as well.
-        title: Heading; empty: the folder's name, or that of the one above if it is called qc.
 
     Returns:
         The page.
@@ -27,7 +28,7 @@ def write_index(folder: Path, title: str = "") -> Path:
     """
     check_folder(folder)
     place = folder.resolve()
-    page = render(read_scans(folder), title or (place.parent if place.name.lower() == "qc" else place).name)
+    page = render(read_scans(folder), (place.parent if place.name.lower() == "qc" else place).name)
     return write_text(folder / PAGE, page)
 
 

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hippo_nnunet.errors import DataError
-
 Spacing = tuple[float, float, float]
 
 
@@ -93,26 +91,3 @@ class ScanRecord:
     registration: Registration | None = None
     level: float | None = None
     details: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Check that arrays fit together.
-
-        Raises:
-            DataError: Names the scan and what does not fit.
-        """
-        for side in self.sides:
-            self._check(side.image, side.labels, side.spacing_mm)
-            if not np.isin(side.labels, range(len(self.labels) + 1)).all():
-                values = np.unique(side.labels).tolist()
-                raise DataError(f"scan {self.name}: got labels of the values {values} for the names {self.labels}")
-        if self.registration is not None:
-            self._check(self.registration.head, self.registration.template, self.registration.spacing_mm)
-
-    def _check(self, image: npt.NDArray[Any], mask: npt.NDArray[Any], spacing_mm: Sequence[float]) -> None:
-        if image.ndim != 3 or not image.size or image.shape != mask.shape:
-            raise DataError(
-                f"scan {self.name}: got an image of shape {image.shape} and a mask of shape {mask.shape}, expected two "
-                "equal ones of three axes"
-            )
-        if len(spacing_mm) != 3 or not all(math.isfinite(size) and size > 0 for size in spacing_mm):
-            raise DataError(f"scan {self.name}: a voxel cannot have the size {tuple(spacing_mm)} mm")

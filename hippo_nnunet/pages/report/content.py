@@ -97,7 +97,7 @@ def gather(folder: Path, root: Path | None = None, options: Options | None = Non
 
     Args:
         folder: The experiment's folder; `metrics/per_case.csv` is all that it needs.
-        root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
+        root: See `ExperimentPaths.nnunet`.
         options: How to compare; the defaults where None.
         notebook: Whether to show the notebooks' score.
 

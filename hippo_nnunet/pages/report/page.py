@@ -84,7 +84,7 @@ def write_report(
     Args:
         experiment: The experiment's folder. What it lacks beside `metrics/per_case.csv` is named in the report.
         output: The folder to write, which appears whole or not at all; None: `report` in the experiment's.
-        root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
+        root: See `ExperimentPaths.nnunet`.
         cases: Cases to show in slices and in 3D, at most.
         figures: Whether to write the figures for papers.
         overwrite: Replace an earlier report.

@@ -88,7 +88,7 @@ def load_viewed(folder: Path, root: Path | None, count: int) -> Viewed:
 
     Args:
         folder: The experiment's folder.
-        root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
+        root: See `ExperimentPaths.nnunet`.
         count: Maximum number of cases.
 
     Raises:

@@ -48,7 +48,7 @@ def viewer_fragment(experiment: Path, *, root: Path | None = None, cases: int = 
 
     Args:
         experiment: The experiment's folder.
-        root: nnU-Net's root folder, which wins over its variables; None: its variables, else `nnunet` in the folder.
+        root: See `ExperimentPaths.nnunet`.
         cases: Maximum number of cases.
 
     Returns:

@@ -225,12 +225,7 @@ ROWS = (
         "submit {predictions} --images {images} --output {out}/a.zip --task-name ../x",
         ("task name '../x'", "plain folder name"),
     ),
-    Bad(
-        "submit without images",
-        "submit {predictions} --output {out}/a.zip",
-        ("name the folder of the test images", "--images"),
-        code=2,
-    ),
+    Bad("submit without images", "submit {predictions} --output {out}/a.zip", ("Missing option '--images'",), code=2),
     Bad(
         "submit nothing",
         "submit --images {images} --output {out}/a.zip",

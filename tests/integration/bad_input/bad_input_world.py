@@ -161,9 +161,7 @@ def _write_experiment(folder: Path) -> None:
     choice = {
         "members": ["UNetTrainer_fast__CompactPlans__2d"],
         "postprocessing": "none",
-        **dict.fromkeys(("naive_dice", "nested_dice", "nested_single_dice", "nested_gain"), 0.5),
-        "best_single": "UNetTrainer_fast__CompactPlans__2d",
-        "margin": 0.0,
+        **dict.fromkeys(("naive_dice", "nested_dice", "nested_gain"), 0.5),
         "per_fold": [],
         "candidates": [],
     }

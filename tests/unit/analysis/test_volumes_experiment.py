@@ -98,10 +98,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         yaml.safe_dump({**wanted, "folds": {"2d": [0, 1]}, "plans": "CompactPlans"})
     )
     by_fold = tuple(FoldChoice(fold, tuple(MODELS), "largest_per_label", 0.9, 4) for fold in (0, 1))
-    unknown = dict.fromkeys(("naive_dice", "nested_dice", "nested_single_dice", "nested_gain"))
-    choice = EnsembleChoice(tuple(MODELS), "largest_per_label", **unknown, best_single=MODELS[0],
-                            per_fold=by_fold, candidates=())  # fmt: skip
-    choice.to_json(folder / "ensemble" / "choice.json")
+    EnsembleChoice(tuple(MODELS), "largest_per_label", by_fold).to_json(folder / "ensemble" / "choice.json")
     return folder
 
 

@@ -160,8 +160,8 @@ def test_no_prompt_is_cut_off() -> None:
 
 def test_controls() -> None:
     embeddings = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
-    assert control_embeddings(embeddings, None) is embeddings
-    assert torch.equal(control_embeddings(embeddings, "shuffledText"), embeddings[[2, 0, 1]])
+    assert control_embeddings(embeddings, None, 0) is embeddings
+    assert torch.equal(control_embeddings(embeddings, "shuffledText", 0), embeddings[[2, 0, 1]])
     for word in ("rotatedText", "randomText"):
         random = control_embeddings(embeddings, word, seed=3)
         torch.testing.assert_close(random @ random.T, embeddings @ embeddings.T)  # as well conditioned
@@ -172,7 +172,7 @@ def test_controls() -> None:
     torch.testing.assert_close(alone[0], control_embeddings(embeddings, "rotatedText", seed=3)[:1])  # one map for all
     assert not torch.allclose(alone[1], random[:1], atol=0.1)
     crowded = F.normalize(torch.randn(5, 2), dim=-1)  # more classes than dimensions
-    drawn = control_embeddings(crowded, "randomText")
+    drawn = control_embeddings(crowded, "randomText", 0)
     torch.testing.assert_close(drawn @ drawn.T, crowded @ crowded.T)
 
 

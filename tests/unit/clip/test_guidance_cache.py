@@ -19,13 +19,17 @@ from hippo_nnunet.clip.guidance_cache import (
     CachedGuidance,
     cache_file,
     guidance_axis,
+    other_cases,
     patch_guidance,
     slice_embeddings,
     training_view,
 )
 from hippo_nnunet.clip.preprocessing import Preprocessing
-from hippo_nnunet.errors import DataError
+from hippo_nnunet.errors import ConfigError, DataError
 from hippo_nnunet.networks.guidance import SliceView
+
+CASES = [f"case_{number}" for number in range(12)]
+SUBJECTS = {case: f"subject {number // 3}" for number, case in enumerate(CASES)}
 
 
 class Encoder:
@@ -84,7 +88,7 @@ def test_every_slice_is_encoded_once_and_kept_beside_the_data(
     torch.testing.assert_close(made["b"], expected)
     assert encoder.encoded == 6
     assert "2 cases" in lines[0] and "2 of 2" in lines[-1]
-    file = cache_file(Path(dataset.source_folder), encoder, 0, (0, 1, 2))  # type: ignore[arg-type]
+    file = cache_file(Path(dataset.source_folder), encoder, 0, (0, 1, 2), None)  # type: ignore[arg-type]
     assert file.parent.name == "Plans_2d_clip"
     assert {p.suffix for p in file.parent.iterdir()} <= {".safetensors", ".lock"}
     again = embed(dataset, encoder)
@@ -98,7 +102,7 @@ def test_every_slice_is_encoded_once_and_kept_beside_the_data(
 
 
 def test_a_process_that_waits_for_the_encoding_one_says_so(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock = cache_file(Path(dataset.source_folder), Encoder(), 0, (0, 1, 2)).with_suffix(".lock")  # type: ignore[arg-type]
+    lock = cache_file(Path(dataset.source_folder), Encoder(), 0, (0, 1, 2), None).with_suffix(".lock")  # type: ignore[arg-type]
     program = "import sys, pathlib, hippo_nnunet.locks as locks\nwith locks.exclusive(pathlib.Path(sys.argv[1]), ''):\n"
     program += "    print('held', flush=True); sys.stdin.read()"
     said: list[str] = []
@@ -148,7 +152,7 @@ def test_another_encoder_has_a_cache_of_its_own(dataset: Dataset) -> None:
 def test_a_damaged_cache_is_made_anew(dataset: Dataset) -> None:
     encoder, lines = Encoder(), []
     embed(dataset, encoder)
-    file = cache_file(Path(dataset.source_folder), encoder, 0, (0, 1, 2))  # type: ignore[arg-type]
+    file = cache_file(Path(dataset.source_folder), encoder, 0, (0, 1, 2), None)  # type: ignore[arg-type]
     file.write_bytes(file.read_bytes()[:50])
     assert len(embed(dataset, encoder, lines=lines)) == 2
     assert encoder.encoded == 12
@@ -237,23 +241,23 @@ def unit(*angles: float) -> torch.Tensor:
 
 def test_guidance_of_a_slice_and_of_a_volume() -> None:
     embeddings = unit(0.0, 0.1, 0.2, 0.3, 0.4)
-    assert torch.equal(patch_guidance(embeddings, 3, 1, 3), embeddings[3])
+    assert torch.equal(patch_guidance(embeddings, 3, 1), embeddings[3])
     # the whole case: as the network itself pools evenly spaced slices
-    torch.testing.assert_close(patch_guidance(embeddings, 0, 5, 5), unit(0.2)[0])
-    assert patch_guidance(embeddings, 0, 5, 3).norm().item() == pytest.approx(1)
+    torch.testing.assert_close(patch_guidance(embeddings, 0, 5), unit(0.2)[0])
+    assert patch_guidance(embeddings, 0, 5).norm().item() == pytest.approx(1)
     # padding does not count, and a patch outside has its nearest slice
-    assert torch.equal(patch_guidance(embeddings, -2, 4, 3), patch_guidance(embeddings, 0, 2, 3))
-    assert torch.equal(patch_guidance(embeddings, 4, 4, 3), embeddings[4])
-    assert torch.equal(patch_guidance(embeddings, -9, 4, 3), embeddings[0])
-    assert torch.equal(patch_guidance(embeddings, 9, 4, 3), embeddings[4])
+    assert torch.equal(patch_guidance(embeddings, -2, 4), patch_guidance(embeddings, 0, 2))
+    assert torch.equal(patch_guidance(embeddings, 4, 4), embeddings[4])
+    assert torch.equal(patch_guidance(embeddings, -9, 4), embeddings[0])
+    assert torch.equal(patch_guidance(embeddings, 9, 4), embeddings[4])
 
 
 def test_a_batch_is_looked_up_by_case_and_corner() -> None:
     embeddings = {"a": unit(0.0, 0.1, 0.2), "b": unit(1.0, 1.1)}
     corners = torch.tensor([[1, 7, -3], [0, 0, 0]])
-    flat = CachedGuidance(embeddings, (6, 6), 3)(["b", "a"], corners)
+    flat = CachedGuidance(embeddings, (6, 6))(["b", "a"], corners)
     assert torch.equal(flat, torch.cat([unit(1.1), unit(0.0)]))
-    volumes = CachedGuidance(embeddings, (9, 9, 2), 2)(["a", "b"], torch.tensor([[5, 5, 1], [5, 5, 0]]))
+    volumes = CachedGuidance(embeddings, (9, 9, 2))(["a", "b"], torch.tensor([[5, 5, 1], [5, 5, 0]]))
     torch.testing.assert_close(volumes, torch.cat([unit(0.15), unit(1.05)]))
 
 
@@ -263,6 +267,23 @@ def test_axis() -> None:
 
 
 def test_the_cache_can_be_read_by_others(dataset: Dataset) -> None:
-    file = cache_file(Path(dataset.source_folder), Encoder(), 0, (0, 1, 2))  # type: ignore[arg-type]
+    file = cache_file(Path(dataset.source_folder), Encoder(), 0, (0, 1, 2), None)  # type: ignore[arg-type]
     embed(dataset, Encoder())
     assert stat.S_IMODE(file.stat().st_mode) == stat.S_IMODE((Path(dataset.source_folder) / "a.npz").stat().st_mode)
+
+
+def test_another_case_is_of_another_subject() -> None:
+    chosen = other_cases(CASES, SUBJECTS, "0 0")
+    assert chosen.keys() == set(CASES) and set(chosen.values()) <= set(CASES)
+    assert all(SUBJECTS[case] != SUBJECTS[other] for case, other in chosen.items())
+    assert len(set(chosen.values())) > len(CASES) / 2
+    assert chosen == other_cases(CASES[::-1], SUBJECTS, "0 0")
+    assert chosen != other_cases(CASES, SUBJECTS, "0 1")
+    unknown = other_cases(CASES, {}, "0 0")
+    assert all(case != other for case, other in unknown.items())
+    assert sorted(unknown.values()) == sorted(CASES)
+
+
+def test_one_subject_is_refused() -> None:
+    with pytest.raises(ConfigError, match="got 3 training cases of one subject, expected at least two"):
+        other_cases(CASES[:3], SUBJECTS, "0 0")

@@ -40,6 +40,8 @@ def test_maps_follow_rotation_zoom_and_mirroring(patch: tuple[int, ...], in_plan
             for key, shape in shapes.items()
         ),
         sum(int(np.prod(shape)) for shape in shapes.values()),
+        torch.device("cpu"),
+        torch.int16,
     )
     spec = AugmentationSpec(
         rotation=Operation(0.8, (-0.4, 0.4)),
@@ -79,7 +81,7 @@ def test_controls_of_single_prompts_are_those_of_the_classes() -> None:
         changed = control_prompts(prompts, control, 1)
         again = F.normalize(torch.stack([of_class.mean(0) for of_class in changed]), dim=1)
         torch.testing.assert_close(again, control_embeddings(means, control, 1))
-    assert control_prompts(prompts, "randomText") == []
+    assert control_prompts(prompts, "randomText", 0) == []
 
 
 def test_position_tokens_tell_the_position_alone() -> None:

@@ -69,7 +69,7 @@ def test_distances_are_better_when_smaller(two: pd.DataFrame) -> None:
 
 def test_repeats_give_distances_their_margin(two: pd.DataFrame) -> None:
     options = Options("hd95_mm", n_resamples=400)
-    with pytest.raises(ConfigError, match="no recipe has three repeats.*state yours with --rope"):
+    with pytest.raises(ConfigError, match=r"no recipe has three repeats.*state yours with --rope"):
         compare(two, options)
     once = two[two["variant"] == "UNet"]
     repeats = [once.assign(variant=f"UNet_seed{seed}", hd95_mm=once["hd95_mm"] + 0.01 * seed) for seed in (2, 3)]

@@ -145,8 +145,10 @@ def test_intervals_hold_for_new_subjects_where_cases_of_large_ones_are_unlike() 
         drawn = rng.choice(errors[subjects == new])
         ordered = np.argsort(errors[known])
         weights = 1 / (41 * sizes[subjects[known]])
-        by_subject = LabelCalibration(tuple(errors[known][ordered]), tuple(weights[ordered]))
-        for found, calibration in ((held, by_subject), (naive, LabelCalibration(by_subject.residuals_mm3))):
+        residuals = tuple(errors[known][ordered])
+        by_subject = LabelCalibration(residuals, tuple(weights[ordered]))
+        by_case = LabelCalibration(residuals, (1 / (len(residuals) + 1),) * len(residuals))
+        for found, calibration in ((held, by_subject), (naive, by_case)):
             low, high = calibration.interval(1000, 0.8)
             found.append(low <= 1000 + drawn <= high)
     assert np.mean(held) >= 0.8 - 3 * np.sqrt(0.8 * 0.2 / 600)

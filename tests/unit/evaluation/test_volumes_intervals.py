@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,11 @@ from hippo_nnunet.evaluation.volumetry import intraclass_correlation
 LABELS = {"Anterior": 1, "Posterior": 2}
 
 
+def of_subjects(residuals: Sequence[float]) -> LabelCalibration:
+    """A calibration with ascending residuals, each of a subject of its own."""
+    return LabelCalibration(tuple(map(float, residuals)), (1 / (len(residuals) + 1),) * len(residuals))
+
+
 @pytest.mark.parametrize(("n", "level"), [(19, 0.9), (20, 0.9), (44, 0.9), (44, 0.8), (220, 0.95), (3, 0.5)])
 def test_intervals_hold_as_often_as_they_say(n: int, level: float) -> None:
     """Skewed, biased errors of cases that are exchangeable: the coverage is the order statistics' own, never less."""
@@ -40,7 +46,7 @@ def test_intervals_hold_as_often_as_they_say(n: int, level: float) -> None:
     errors = rng.gamma(1.5, 60, (repetitions, n + 1)) - 40
     held = 0
     for *calibration, new in errors.tolist():
-        low, high = LabelCalibration(residuals_mm3=tuple(sorted(calibration))).interval(1000, level)
+        low, high = of_subjects(sorted(calibration)).interval(1000, level)
         held += low <= 1000 + new <= high
     tail = math.floor((n + 1) * (1 - level) / 2 + 1e-9)
     exact = 1 - 2 * tail / (n + 1)
@@ -53,9 +59,9 @@ def test_intervals_hold_as_often_as_they_say(n: int, level: float) -> None:
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.9, 0.95])
 def test_few_cases_bound_nothing(level: float) -> None:
     needed = subjects_needed(level)
-    enough = LabelCalibration(residuals_mm3=tuple(map(float, range(needed))))
+    enough = of_subjects(range(needed))
     assert enough.interval(100, level) == (100, 100 + needed - 1)
-    few = LabelCalibration(residuals_mm3=tuple(map(float, range(needed - 1))))
+    few = of_subjects(range(needed - 1))
     assert np.isnan(few.interval(100, level)).all()
 
 
@@ -210,15 +216,15 @@ def test_the_total_of_labels() -> None:
 
 
 def test_hit_rates_by_hand() -> None:
-    cases = [f"c{i:02d}" for i in range(20)]
-    flags = ["doubt", "doubt components", "", "volume", *[""] * 16]
+    cases = [f"c{i:02d}" for i in range(40)]
+    flags = ["doubt", "doubt components", "", "volume", *[""] * 36]
     judged = pd.DataFrame({"case": cases, "label": "A", "flags": flags})
-    rates = hit_rates(judged, pd.Series(np.linspace(0.1, 0.9, 20), index=cases), worst=0.2).set_index("flag")
-    assert rates.loc["any", ["n", "hit_rate", "flagged", "precision", "worst"]].tolist() == [4, 0.75, 0.15, 1, 0.2]
-    assert rates.loc["doubt", ["hit_rate", "flagged"]].tolist() == [0.5, 0.1]
+    rates = hit_rates(judged, pd.Series(np.linspace(0.1, 0.9, 40), index=cases)).set_index("flag")
+    assert rates.loc["any", ["n", "hit_rate", "flagged", "precision", "worst"]].tolist() == [4, 0.75, 0.075, 1, 0.1]
+    assert rates.loc["doubt", ["hit_rate", "flagged"]].tolist() == [0.5, 0.05]
     exact = stats.binomtest(3, 4).proportion_ci(method="exact")
     assert rates.loc["any", ["hit_rate_low", "hit_rate_high"]].tolist() == pytest.approx([exact.low, exact.high])
-    assert rates.loc["any", "p"] == pytest.approx(4 * 3 * 2 / (20 * 19 * 18))  # all three among the four worst
+    assert rates.loc["any", "p"] == pytest.approx(4 * 3 * 2 / (40 * 39 * 38))  # all three among the four worst
     assert np.isnan(rates.loc["shape", "precision"])
     assert rates.loc["shape", ["hit_rate", "flagged", "p"]].tolist() == [0, 0, 1]
 

@@ -180,7 +180,7 @@ class Encoder:
 class Guided(nn.Module):
     """Has what the predictor needs of a CLIP-guided network; its logits are its guidance."""
 
-    use_image, guidance_slices, encoder_sha256 = True, 3, torch.arange(32, dtype=torch.uint8)
+    use_image, encoder_sha256 = True, torch.arange(32, dtype=torch.uint8)
     view = SliceView()
     stand_ins: torch.Tensor | None = None
 
@@ -188,6 +188,9 @@ class Guided(nn.Module):
         super().__init__()
         self.image_encoder = SimpleNamespace(encode=encoder)
         self.use_image = given
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return self.image_encoder.encode(self.view.show(x))
 
     def forward(self, x: torch.Tensor, guidance: torch.Tensor | None = None) -> torch.Tensor:
         given = torch.zeros(len(x), HEADS) if guidance is None else guidance

@@ -30,7 +30,6 @@ from hippo_nnunet.inference.explanation_maps import (
     in_file_order,
     on_image_grid,
     read_attention,
-    read_similarity,
     reader_of,
 )
 from hippo_nnunet.inference.prompts import other_prompts
@@ -128,7 +127,7 @@ def test_similarity_is_guided_as_the_recipe_says(name: str) -> None:
     nn.init.normal_(network.fusion.modulation.weight)  # so that guidance counts
     network.use_image = "noImage" not in name
     voxels = torch.randn(1, 2, 8, 12)
-    maps = image_maps(predictor_of([network], (8, 12), name), PreprocessedImage(voxels), read_similarity)
+    maps = image_maps(predictor_of([network], (8, 12), name), PreprocessedImage(voxels), CLIPGuidedUNet.similarity_maps)
     slices = voxels.transpose(0, 1)
     with torch.no_grad():
         torch.testing.assert_close(maps.transpose(0, 1), network.similarity_maps(slices))
@@ -139,7 +138,7 @@ def test_similarity_maps_are_cosines_and_another_prompt_is_undone(monkeypatch: p
     network = clip_network(text)
     predictor = predictor_of([network], (8, 12), MINI)
     image = PreprocessedImage(torch.randn(1, 2, 15, 20))
-    maps = image_maps(predictor, image, read_similarity)
+    maps = image_maps(predictor, image, CLIPGuidedUNet.similarity_maps)
     assert maps.shape == (3, 2, 15, 20)
     assert -1 <= float(maps.min()) < 0 < float(maps.max()) <= 1
 
@@ -149,8 +148,8 @@ def test_similarity_maps_are_cosines_and_another_prompt_is_undone(monkeypatch: p
     monkeypatch.setattr("hippo_nnunet.inference.prompts.import_module", lambda _: trainers)
     prompts = {"POSTERIOR": ["the tail"]}
     with other_prompts(predictor, prompts):
-        changed = image_maps(predictor, image, read_similarity)
-    torch.testing.assert_close(image_maps(predictor, image, read_similarity), maps)
+        changed = image_maps(predictor, image, CLIPGuidedUNet.similarity_maps)
+    torch.testing.assert_close(image_maps(predictor, image, CLIPGuidedUNet.similarity_maps), maps)
     torch.testing.assert_close(changed[:2], maps[:2])
     assert not torch.allclose(changed[2], maps[2])
     table = text_similarities(predictor, prompts)

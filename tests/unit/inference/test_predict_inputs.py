@@ -188,6 +188,8 @@ def test_missing_or_damaged_model(tmp_path: Path) -> None:
     (model / "plans.json").write_text("{")
     with pytest.raises(DataError, match=r"plans\.json cannot be read as JSON"):
         find_members([model], None, CHECKPOINT)
+    with pytest.raises(DataError, match=r"dataset\.json: gives 'a' the label value 1\.5: give the folder of a model"):
+        find_members([make_model(tmp_path / "n", labels={"background": 0, "a": 1.5})], None, CHECKPOINT)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +352,7 @@ def test_experiment_names_its_ensemble(tmp_path: Path, monkeypatch: pytest.Monke
     (experiment / "experiment.yaml").write_text(
         "dataset: Dataset901_Tiny\npreset: laptop\nvariants: [UNet]\nfolds: {2d: [0]}\n"
     )
-    choice = EnsembleChoice(("m", "n"), "largest_foreground", None, None, None, None, "m", (), ())
+    choice = EnsembleChoice(("m", "n"), "largest_foreground", ())
     choice.to_json(experiment / "ensemble" / "choice.json")
     models, postprocessing = ensemble_models(experiment)
     results = experiment / "nnunet" / "nnUNet_results" / "Dataset901_Tiny"

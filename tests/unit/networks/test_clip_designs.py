@@ -232,7 +232,7 @@ def test_tokens_lie_where_they_were_shown_within_half_a_voxel(view: SliceView) -
 
 
 def test_cells_lie_in_the_middle_of_their_voxels() -> None:
-    positions = cell_positions((8, 12), (2, 3))
+    positions = cell_positions((8, 12), (2, 3), None)
     assert positions[..., 0].tolist() == [[1.5] * 3, [5.5] * 3]
     assert positions[..., 1].tolist() == [[1.5, 5.5, 9.5]] * 2
     assert cell_positions((8, 12), (2, 3), 0)[:, 0, 0].tolist() == [2.0, 6.0]
@@ -244,7 +244,7 @@ def test_augmented_patches_are_traced_back() -> None:
     corner, size = (4, 7), (6, 6)
     patch = ramp[:, 4:10, 7:13].rot90(1, (1, 2)).flip(2)
     turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]]) @ torch.diag(torch.tensor([1.0, -1.0]))
-    positions = cell_positions(size, size)
+    positions = cell_positions(size, size, None)
     moved = moved_positions(positions, size, torch.tensor([corner]), turn[None])
     torch.testing.assert_close(moved[0].movedim(-1, 0), patch)
 

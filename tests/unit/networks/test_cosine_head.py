@@ -250,8 +250,8 @@ def test_coordinates_keep_what_texts_have_in_common() -> None:
 
 
 def test_benchmark_measures_every_form() -> None:
-    job = _Job(OURS, batch=2, size=(4, 4), features=3, embed_dim=8, classes=2, repeats=2, device="cpu",
-               threads=torch.get_num_threads())  # fmt: skip
+    threads = torch.get_num_threads()
+    job = _Job(OURS, batch=2, size=(4, 4), features=3, classes=2, repeats=2, device="cpu", threads=threads)
     for side in (PLAIN, OURS, NNUNET):
         measured = _measure(replace(job, side=side))
         assert len(measured["all_seconds"]) == 2

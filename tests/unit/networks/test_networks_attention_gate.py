@@ -65,9 +65,10 @@ def test_starts_mostly_open_and_nearly_uniform() -> None:
     assert alpha.max() < 0.95  # not in the flat part, or it could not learn to close
 
 
-def test_forced_open_passes_the_skip_unchanged() -> None:
+def test_an_open_gate_passes_the_skip_unchanged() -> None:
     gate = AttentionGate(nn.Conv2d, 2, 2, 1)
-    gate.forced_open = True
+    nn.init.zeros_(gate.psi.weight)
+    nn.init.constant_(gate.psi.bias, 100.0)
     skip = torch.randn(1, 2, 3, 3)
     gated, alpha = gate(skip, torch.randn(1, 2, 3, 3))
     assert torch.equal(gated, skip)

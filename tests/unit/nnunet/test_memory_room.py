@@ -104,7 +104,7 @@ def test_cases_are_held_in_order_with_compact_locations():
 
 def test_a_damaged_case_is_named():
     with pytest.raises(DataError, match=r"preprocessed case .b. cannot be read .*delete preprocessed"):
-        load_bank(Dataset((1, 4, 5, 6), ()), torch.device("cpu"))
+        load_bank(Dataset((1, 4, 5, 6), ()), torch.device("cpu"), torch.int16)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hippo_nnunet.errors import DataError
-from hippo_nnunet.pages.qc.page import write_index
+from hippo_nnunet.pages.qc.page import render, write_index
 from hippo_nnunet.pages.qc.records import Registration, ScanRecord, Side, VolumeRow
 from hippo_nnunet.pages.qc.scan_files import check_folder, read_scans, write_scan
 
@@ -71,7 +71,7 @@ def test_any_name_is_a_file_inside_the_folder_and_comes_back(tmp_path, name):
 
 def test_names_flags_and_details_are_escaped(tmp_path):
     write_scan(tmp_path, record(HOSTILE, flags=[HOSTILE], details={HOSTILE: HOSTILE}))
-    page = write_index(tmp_path, HOSTILE).read_text(encoding="utf-8")
+    page = render(read_scans(tmp_path), HOSTILE)
     assert "alert(" in page
     assert "<script>alert" not in page
     assert not re.search(r"""='[^']*alert\('1""", page)

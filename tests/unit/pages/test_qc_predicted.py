@@ -93,7 +93,8 @@ def test_a_header_without_directions_gives_no_letters(tmp_path):
 
 
 def test_intervals_and_flags_come_from_the_calibration(tmp_path):
-    known = LabelCalibration(tuple(np.linspace(-30.0, 10.0, 41)), log_volume=(np.log(1000.0), 0.01), doubt=0.1)
+    residuals = tuple(np.linspace(-30.0, 10.0, 41))
+    known = LabelCalibration(residuals, (1 / 42,) * 41, log_volume=(np.log(1000.0), 0.01), doubt=0.1)
     calibration = VolumeCalibration(LABELS, dict.fromkeys(LABELS, known), 0.9)
     scan = added(tmp_path, files(tmp_path, AFFINES["RAS"]), calibration)
     assert scan.level == 0.9

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.nnunet.loaders import build_transforms
 from hippo_nnunet.training.augmentation import BatchRandom, augment_batch, draw_geometry
 from hippo_nnunet.training.augmentation_spec import (
@@ -191,11 +190,6 @@ def test_batchgeneratorsv2_runs_the_published_recipe_with_the_same_noise():
     assert noisy.std().item() == pytest.approx(0.01, rel=0.3)
     assert transforms[1].apply_probability == 0.3
     assert len(build_transforms(PUBLISHED["noAug"], (12, 12))) == 1
-
-
-def test_batchgeneratorsv2_cannot_run_the_short_schedules_augmentation():
-    with pytest.raises(ConfigError, match="only mirroring, rotation and noise"):
-        build_transforms(SHORT_SCHEDULE, (12, 12))
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def case(key: str, shape: tuple[int, int, int], seed: int) -> MemoryCase:
 def test_a_step_gives_the_batch_that_it_always_gave(name, label_dtype):
     patch, spec, options = RECIPES[name]
     cases = [case("a", (22, 50, 36), 1), case("b", (30, 44, 30), 2)]
-    bank = CaseBank(cases, sum(c.labels.numel() for c in cases), label_dtype=label_dtype)
+    bank = CaseBank(cases, sum(c.labels.numel() for c in cases), torch.device("cpu"), label_dtype)
     draws = MemoryLoader(bank, Sampling(patch_size=patch, foreground_share=0.33, **options), spec)
     draws.step = 7
     digest, total = hashlib.sha256(), 0.0

@@ -30,8 +30,8 @@ def case(key: str, shape=(6, 10, 8), seed: int = 0) -> MemoryCase:
     return MemoryCase(key, torch.from_numpy(image), torch.from_numpy(labels), locations)
 
 
-def bank(*cases: MemoryCase, **options) -> CaseBank:
-    return CaseBank(iter(cases), sum(c.labels.numel() for c in cases), **options)
+def bank(*cases: MemoryCase, label_dtype: torch.dtype = torch.int16) -> CaseBank:
+    return CaseBank(iter(cases), sum(c.labels.numel() for c in cases), torch.device("cpu"), label_dtype)
 
 
 def loader(patch, augmentation=None, **changes) -> MemoryLoader:
