@@ -26,10 +26,11 @@ cases <- read("metrics", "per_case.csv")
 pairs <- read("metrics", "comparison.csv")
 subject_of <- with(read("subjects.csv"), setNames(subject, case))
 
-# The mean difference of each case that both models have, over labels or of one; positive: the first is better.
+# The mean difference of each case that both models have, over labels or of one, seeds averaged first; positive: the first
+# is better.
 differences <- function(pair) {
   of_model <- function(variant, configuration) {
-    rows <- cases[cases$variant == variant & cases$configuration == configuration, ]
+    rows <- cases[sub("_seed[0-9]+$", "", cases$variant) == variant & cases$configuration == configuration, ]
     if (pair$scope != "mean") rows <- rows[rows$label == pair$scope, ]
     aggregate(rows[pair$metric], rows[c("case", "fold")], mean)
   }
