@@ -17,6 +17,16 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep or "\ud800" <= c <= "\udfff" else " " for c in text)
 
 
+def one_line(error: BaseException, most: int = 200) -> str:
+    """Return an error's message on one line, or its type if it has none, for a message that quotes it.
+
+    Args:
+        error: The error.
+        most: Characters after which the message is cut off.
+    """
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 class HippoError(Exception):
     """Base of every error that is addressed to the user."""
 

@@ -31,7 +31,7 @@ from hippo_nnunet.cli import (
 )
 from hippo_nnunet.cli.options import NnunetStyle
 from hippo_nnunet.cli.output import LogFormatter
-from hippo_nnunet.errors import ConfigError, DependencyError, HippoError
+from hippo_nnunet.errors import ConfigError, DependencyError, HippoError, one_line
 from hippo_nnunet.files import is_utf8
 
 app = typer.Typer(
@@ -133,7 +133,7 @@ def _describe(error: Exception) -> HippoError:
     from hippo_nnunet.memory import is_out_of_memory, memory_error
 
     if is_out_of_memory(error):
-        return memory_error(" ".join(str(error).split()) or type(error).__name__)
+        return memory_error(one_line(error))
     if isinstance(error, OSError):
         place, reason = error.filename or "the system", error.strerror or error
         return HippoError(f"{place}: {reason}; check the path, its permissions and the disk")

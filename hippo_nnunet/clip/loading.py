@@ -31,7 +31,7 @@ from hippo_nnunet.clip.weights import (
     import_open_clip,
     pretrained_config,
 )
-from hippo_nnunet.errors import ConfigError, DependencyError, HippoError
+from hippo_nnunet.errors import ConfigError, DependencyError, HippoError, one_line
 from hippo_nnunet.files import hash_file, read_object, write_json
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
@@ -175,7 +175,7 @@ def _check_tower(choice: EncoderChoice, name: str) -> None:
 
 
 def _does_not_load(choice: EncoderChoice, path: Path, error: Exception) -> HippoError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = one_line(error)
     if is_file(choice.weights):
         return ConfigError(
             f"CLIP weights {path}: do not load strictly into {choice.model} ({reason}); "

@@ -21,6 +21,7 @@ from hippo_nnunet.data.finding import Finding, FoundProblem
 from hippo_nnunet.data.grid import TOLERANCE_VOXELS, Grid, shift_mm, sizes_text
 from hippo_nnunet.data.layout import NIBABEL, SIMPLE_ITK
 from hippo_nnunet.data.nifti_file import AGAIN, load_header, open_image
+from hippo_nnunet.errors import one_line
 from hippo_nnunet.memory import free_memory, is_out_of_memory
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -194,7 +195,7 @@ def check_header(path: Path, reader: str = SIMPLE_ITK) -> str:
         image = load_header(path)
         affine = image.affine if reader.startswith(NIBABEL) else _itk_affine(path)
     except Exception as error:  # SimpleITK and nibabel raise various exceptions for a damaged file
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise FoundProblem(Finding(path, None, "unreadable", f"cannot be opened ({reason})", AGAIN)) from error
     check_sizes(image, path, reader=reader)
     return "".join(map(str, nib.aff2axcodes(affine)))

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import psutil
 
+from hippo_nnunet.errors import one_line
 from hippo_nnunet.processes import die_with_parent
 
 MB = 1e6
@@ -287,7 +288,7 @@ def _outcome(check: Check) -> tuple[Outcome, bool]:
         raise
     except BaseException as error:  # whatever torch, nnU-Net and our code raise, SystemExit included
         traceback.print_exc()
-        message = " ".join(str(error).split())[:MAX_REASON]
+        message = one_line(error, MAX_REASON)
         result, reason = "fail", f"{type(error).__name__}: {message}"
     gc.collect()  # trainers are in reference cycles; the next check needs their memory
     peak, gpu_error = _gpu_peak_mb()
@@ -308,5 +309,5 @@ def _gpu_peak_mb() -> tuple[float | None, str]:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     except RuntimeError as error:
-        return None, " ".join(str(error).split())[:MAX_REASON]
+        return None, one_line(error, MAX_REASON)
     return round(peak, 1), ""

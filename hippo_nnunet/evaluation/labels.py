@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hippo_nnunet.data.description import label_values, read_labels
-from hippo_nnunet.errors import DataError
+from hippo_nnunet.errors import DataError, one_line
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -56,7 +56,7 @@ def named_labels(dataset_json: Mapping[str, Any]) -> tuple[dict[str, Label], int
 
 
 def _refused(dataset_json: Mapping[str, Any], error: Exception) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = one_line(error)
     return DataError(
         f"dataset.json: nnU-Net refuses its labels {dataset_json.get('labels')!r} ({reason}): "
         'write them as {"background": 0, "name": 1, ...}'

@@ -14,7 +14,7 @@ from hippo_nnunet.data.grid import Grid
 from hippo_nnunet.data.layout import ENDINGS
 from hippo_nnunet.data.nifti import affine_of_itk, check_sizes
 from hippo_nnunet.data.nifti_file import open_image
-from hippo_nnunet.errors import DataError
+from hippo_nnunet.errors import DataError, one_line
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
@@ -71,9 +71,9 @@ def read_segmentation(reader: BaseReaderWriter, path: Path) -> tuple[np.ndarray,
         if image is not None:
             check_sizes(image, path, reader=type(reader).__name__)
     except Exception as error:
-        reason = error.finding.message if isinstance(error, FoundProblem) else " ".join(str(error).split())
+        reason = error.finding.message if isinstance(error, FoundProblem) else one_line(error)
         raise DataError(
-            f"{path}: cannot be read ({reason or type(error).__name__}): replace the file; "
+            f"{path}: cannot be read ({reason}): replace the file; "
             "if 'hippo-nnunet run' wrote it, delete it and run again"
         ) from error
     if array.ndim != 4 or array.shape[0] != 1:

@@ -13,7 +13,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from hippo_nnunet.errors import ConfigError, DataError, HippoError
+from hippo_nnunet.errors import ConfigError, DataError, HippoError, one_line
 from hippo_nnunet.files import read_object
 from hippo_nnunet.memory import is_out_of_memory, memory_error
 from hippo_nnunet.models.container import naming_file
@@ -84,7 +84,7 @@ def load_model_file(model: ModelFile, folds: Sequence[int | str]) -> dict[str, A
         except Exception as error:  # whatever a network of forged arguments may raise
             if is_out_of_memory(error):
                 raise memory_error(str(model.path)) from error
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise DataError(f"no network can be built from it ({type(error).__name__}: {reason})") from error
     return _assembled(frame, parameters, model.mirroring_axes)
 

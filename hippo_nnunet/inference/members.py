@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hippo_nnunet.data.description import label_values
 from hippo_nnunet.data.layout import ENDINGS
-from hippo_nnunet.errors import ConfigError, DataError, HippoError
+from hippo_nnunet.errors import ConfigError, DataError, HippoError, one_line
 from hippo_nnunet.files import read_object
 from hippo_nnunet.memory import is_out_of_memory, memory_error
 from hippo_nnunet.models.model_file import FOLDER_REMEDY, open_model
@@ -155,7 +155,7 @@ def load_member(member: Member, device: torch.device, use_mirroring: bool, backe
     except Exception as error:  # torch.load and nnU-Net raise various exceptions
         if is_out_of_memory(error):
             raise memory_error(str(member.folder)) from error
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         if "Could not find requested nnunet trainer" in reason:
             raise ConfigError(
                 f"{member.folder}: its trainer is not installed here: add the trainer's folder to {EXT_VARIABLE}"

@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from hippo_nnunet.errors import DataError, DependencyError
+from hippo_nnunet.errors import DataError, DependencyError, one_line
 from hippo_nnunet.inference.openvino_use import disagreement, is_worth_it, leave_out
 from hippo_nnunet.inference.preprocessing import Floats
 from hippo_nnunet.inference.windows import mirrorings, padding, windows
@@ -56,7 +56,7 @@ class OnnxNetwork:
         except Exception as error:  # onnxruntime's exceptions have no common class
             if is_out_of_memory(error):
                 raise memory_error(str(model.path)) from error
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise DataError(f"{model.path}: onnxruntime refuses its graph ({reason}); {REMEDY}") from error
         channels = len(model.configuration["normalization_schemes"])
         for ports, name, count in (
@@ -137,7 +137,7 @@ class OnnxNetwork:
         except Exception as error:
             if is_out_of_memory(error):
                 raise memory_error(str(self._path)) from error
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise DataError(f"{self._path}: its graph cannot be computed ({reason}); {REMEDY}") from error
         expected = (len(patches), self._heads, *self._patch)
         if logits.shape != expected:

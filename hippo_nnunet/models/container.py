@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hippo_nnunet import outputs
-from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.errors import ConfigError, DataError, one_line
 from hippo_nnunet.files import zip_entry
 from hippo_nnunet.memory import is_out_of_memory, memory_error
 from hippo_nnunet.outputs import output_file
@@ -132,7 +132,7 @@ def open_container(path: Path) -> Container:
     except _READ_ERRORS as error:
         if is_out_of_memory(error):
             raise memory_error(str(path)) from error
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise DataError(f"{path}: not a readable model file ({reason}); {REMEDY}") from error
     return Container(path, members)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from hippo_nnunet.data.description import read_description
 from hippo_nnunet.data.subjects import NONE
-from hippo_nnunet.errors import ConfigError, DataError, DependencyError
+from hippo_nnunet.errors import ConfigError, DataError, DependencyError, one_line
 from hippo_nnunet.files import read_object
 from hippo_nnunet.nnunet import folds, partial, preprocessed, splits
 from hippo_nnunet.nnunet.case_files import check_cases
@@ -352,7 +352,7 @@ def _train(job: TrainJob, dataset: str, folder: Path, device: str) -> None:
         in_loading = any(frame.name == "load_pretrained_weights" for frame in extract_tb(error.__traceback__))
         if not in_loading:
             raise
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)
         raise DataError(
             f"--pretrained-weights {pretrained}: are not of the network of {job.trainer} with {job.plans} "
             f"{job.configuration} ({reason}); name a checkpoint of the same network"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hippo_nnunet.errors import DataError
+from hippo_nnunet.errors import DataError, one_line
 
 _NUMBERS = re.compile(r"([<>=|]?)([biufc])(\d{1,2})")
 """Codes of numeric types such as f8; no objects, text or structures."""
@@ -140,7 +140,7 @@ def check_cases(folder: Path, cases: Iterable[str]) -> None:
                 elif path.exists():
                     _check_array(path)
             except Exception as error:  # a damaged pickle raises various exceptions
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                reason = one_line(error)
                 raise DataError(
                     f"preprocessed case '{case}' cannot be read ({path}: {reason}): delete {folder}, then preprocess "
                     "again: 'hippo-nnunet plan' does, and 'hippo-nnunet run' by itself"

@@ -13,7 +13,7 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import save_json
 
 from hippo_nnunet import __version__
-from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.errors import ConfigError, DataError, one_line
 from hippo_nnunet.files import atomic_path, write_json
 from hippo_nnunet.nnunet.finished import SUMMARY, plan_difference, schedule_difference
 from hippo_nnunet.nnunet.trust import read_checkpoint
@@ -191,7 +191,7 @@ def read_record(path: Path, trust: bool = False) -> StoredRecord:
     except DataError:
         raise
     except Exception as error:  # torch.load raises various exceptions for a damaged file
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise DataError(
             f"checkpoint {path} cannot be read ({reason}): delete it, then train again: that resumes from an older "
             "checkpoint where there is one"

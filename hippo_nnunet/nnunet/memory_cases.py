@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hippo_nnunet.errors import DataError
+from hippo_nnunet.errors import DataError, one_line
 from hippo_nnunet.memory import free_memory
 from hippo_nnunet.training.case_bank import CaseBank, MemoryCase
 
@@ -85,7 +85,7 @@ def shapes(dataset: Any) -> Iterator[tuple[int, ...]]:
 
 
 def _unreadable(dataset: Any, key: str, error: Exception) -> DataError:
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     return DataError(
         f"preprocessed case '{key}' cannot be read ({reason}): delete {dataset.source_folder}, then preprocess again: "
         "'hippo-nnunet plan' does, and 'hippo-nnunet run' by itself"

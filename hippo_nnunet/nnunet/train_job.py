@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hippo_nnunet.errors import ConfigError, DataError
+from hippo_nnunet.errors import ConfigError, DataError, one_line
 from hippo_nnunet.training.precision_choice import requested_precision
 
 
@@ -84,7 +84,7 @@ def _check_weights(path: Path, trust: bool) -> None:
     except DataError:
         raise
     except Exception as error:  # torch.load raises various exceptions for other archives and damaged files
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error)
         raise DataError(
             f"--pretrained-weights {path}: is no checkpoint ({reason}); name a checkpoint of nnU-Net"
         ) from error

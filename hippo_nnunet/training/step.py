@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn.utils import clip_grad_norm_
 
+from hippo_nnunet.errors import one_line
 from hippo_nnunet.training.distillation import Teachers, taught_loss
 from hippo_nnunet.training.precision import autocast, exact_on_cpu
 
@@ -175,7 +176,7 @@ def fastest(
         except Exception as error:  # compilers raise various exceptions
             if mode is EAGER:
                 raise
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             log.warning("training step, %s: does not work here (%s); continuing without it", mode.name, reason)
         network.zero_grad(set_to_none=True)
         if mode.compiled and data.device.type == "cuda":  # otherwise the CUDA graphs of this mode keep their memory

@@ -144,7 +144,7 @@ ROWS = (
     Bad(
         "benchmark with a time that is empty",
         "benchmark experiment {experiment}",
-        ("plan.tsv", "finish it"),
+        ("plan.tsv", "no row of figures", "delete it"),
         (text("{experiment}/benchmarks/plan.tsv", ""),),
     ),
     Bad(

@@ -19,7 +19,7 @@ from hippo_nnunet.data.exploration import explore_dataset
 from hippo_nnunet.data.finding import FoundProblem
 from hippo_nnunet.data.grid import Grid, grid_difference
 from hippo_nnunet.data.layout import read_dataset
-from hippo_nnunet.data.nifti import read_volume
+from hippo_nnunet.data.nifti import check_header, read_volume
 from hippo_nnunet.data.nifti_file import open_image
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.reading import find_reader, read_segmentation
@@ -281,3 +281,13 @@ def test_an_image_that_memory_cannot_hold_is_named(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("hippo_nnunet.data.nifti.free_memory", lambda: 400)
     with pytest.raises(FoundProblem, match=r"a\.nii\.gz: \(3, 4, 5\) voxels of type float32 do not fit into"):
         read_volume(path)
+
+
+def test_a_header_that_cannot_be_read_is_a_finding(tmp_path: Path) -> None:
+    path = write(tmp_path / "image.nii.gz")
+    assert check_header(path) == "RAS"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(FoundProblem) as problem:
+        check_header(path)
+    assert problem.value.finding.problem == "unreadable"
+    assert "cannot be opened (" in problem.value.finding.message
