@@ -19,7 +19,7 @@ from hippo_nnunet.nnunet.fold_lock import trainer_lock
 from hippo_nnunet.nnunet.loaders import memory_loaders, recipe_transforms, seed_workers
 from hippo_nnunet.nnunet.network import baseline_class, build_network
 from hippo_nnunet.nnunet.teachers import check_same_teachers, load_teachers
-from hippo_nnunet.threads import AdaptiveThreads
+from hippo_nnunet.threads import AdaptiveThreads, limit_threads
 from hippo_nnunet.trainers.resumable_trainer import ResumableTrainer
 from hippo_nnunet.training.augmentation_spec import (
     PUBLISHED,
@@ -256,6 +256,8 @@ class UNetTrainer(ResumableTrainer):
 
     def run_training(self) -> None:
         """Train with the fold locked; SIGTERM ends the training after a checkpoint."""
+        if self.device.type == "cpu":
+            limit_threads()  # nnUNetv2_train takes all of the machine's CPUs, whatever a container may use
         with trainer_lock(self), self.termination, self.threads:
             super().run_training()
 

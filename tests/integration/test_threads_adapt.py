@@ -109,6 +109,13 @@ def test_a_training_with_a_seed_word_keeps_its_number(
         assert torch.get_num_threads() == number
 
 
+def test_a_training_keeps_to_the_quota_of_its_container(in_tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "cpu_quota", lambda: 1.0)
+    in_tiny.trainer(TRAINER).run_training()
+    assert torch.get_num_threads() == 1
+
+
 def test_a_prediction_that_loses_a_core_gives_the_same_probabilities(
     in_tiny: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
