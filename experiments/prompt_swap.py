@@ -86,18 +86,27 @@ def main() -> None:
 def means_table(rows: list[dict[str, Any]]) -> str:
     """Return mean Dice over cases as a Markdown table: a row for each trainer, number of split cases and prompt.
 
+    Trainers that differ in a seed word are one, with the mean of all trainings, the lowest and the highest.
+
     Args:
         rows: Lines of dice.jsonl.
     """
     table = pd.DataFrame(rows)
-    by = ["trainer", "split_cases", "prompt"]
-    means = table.pivot_table(index=by, columns="region", values="dice", sort=False)
-    means["of the other part"] = table.groupby(by)["other"].mean()
-    lines = [(*by, *means.columns), ("---",) * (len(by) + len(means.columns))]
-    for names, values in means.iterrows():
-        shown = ("" if pd.isna(value) else f"{value:.3f}" for value in values)
-        lines.append((*map(str, names), *shown))
+    table["recipe"] = table["trainer"].str.replace(r"_seed\d+$", "", regex=True)
+    by = ["recipe", "split_cases", "prompt"]
+    trainings = table.pivot_table(index=[*by, "trainer"], columns="region", values="dice", sort=False)
+    trainings["the other part"] = table.groupby([*by, "trainer"])["other"].mean()
+    lines = [(*by, "trainings", *trainings.columns), ("---",) * (len(by) + 1 + len(trainings.columns))]
+    for names, values in trainings.groupby(level=by, sort=False):
+        shown = (_mean_and_range(values[column].dropna()) for column in values)
+        lines.append((*map(str, names), str(len(values)), *shown))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _mean_and_range(values: pd.Series) -> str:
+    if not len(values):
+        return ""
+    return f"{values.mean():.3f}" + (f" ({values.min():.3f} to {values.max():.3f})" if len(values) > 1 else "")
 
 
 def write_dataset(task: Path, root: Path, fold: dict[str, list[str]], split: set[str]) -> Path:

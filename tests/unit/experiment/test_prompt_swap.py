@@ -18,11 +18,12 @@ def test_means_of_what_calls_found() -> None:
             for p, c, d in (("trained", "x", 0.8), ("trained", "y", 0.6), ("paraphrase", "x", 0.5))
         ),
     ]
+    rows.append({**rows[1], "trainer": "A_seed1", "dice": 0.1})
     assert means_table(rows).splitlines() == [
-        "| trainer | split_cases | prompt | hippocampus | anterior | of the other part |",
-        "| --- | --- | --- | --- | --- | --- |",
-        "| A | 5 | trained | 0.900 | 0.700 | 0.100 |",
-        "| A | 5 | paraphrase |  | 0.500 | 0.100 |",
+        "| recipe | split_cases | prompt | trainings | hippocampus | anterior | the other part |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| A | 5 | trained | 2 | 0.900 | 0.400 (0.100 to 0.700) | 0.100 (0.100 to 0.100) |",
+        "| A | 5 | paraphrase | 1 |  | 0.500 | 0.100 |",
     ]
 
 

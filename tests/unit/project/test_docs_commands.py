@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from experiments import findings
+from experiments.prompt_swap import means_table
 from hippo_nnunet.cli.main import app
 from hippo_nnunet.planners import PLANNERS
 from hippo_nnunet.training import recipe_words, recipes
@@ -85,6 +86,13 @@ def test_the_table_of_findings_is_that_of_the_results():
     listed = json.loads((ROOT / "experiments" / "findings.json").read_text())
     shown = findings.PAGE.read_text().partition(findings.OPENING)[2].partition(findings.CLOSING)[0].strip()
     assert shown == findings.findings_table(listed, ROOT / "results"), "python -m experiments.findings --write"
+
+
+def test_the_table_of_the_prompt_swap_is_that_of_its_results():
+    files = sorted((ROOT / "results" / "prompt-swap").glob("*.jsonl"))
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    table = means_table(rows)
+    assert table in (ROOT / "docs" / "results.md").read_text(), f"docs/results.md needs this table:\n{table}"
 
 
 def test_the_model_card_has_the_figures_of_the_packaged_model():
