@@ -76,46 +76,32 @@ def findings_table(findings: list[dict[str, Any]], results: Path) -> str:
     """
     rows = [HEADER, ("---",) * len(HEADER)]
     for finding in findings:
-        pieces = tuple(results / piece for piece in finding["pieces"])
-        file = finding.get("compared_with")
-        comparison = _compare(pieces, None, results / file if file else None)
-        if _pair(finding, comparison) is None:
-            comparison = _compare(pieces, finding["against"], None)
+        pieces, file = tuple(results / piece for piece in finding["pieces"]), finding.get("compared_with")
+        comparison = _compare(pieces, results / file if file else None)
         rows.append(_row(finding, comparison, results))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 @cache
-def _compare(pieces: tuple[Path, ...], baseline: str | None, published: Path | None) -> Comparison:
-    options = Options(rope=NEGLIGIBLE, baseline=baseline)
+def _compare(pieces: tuple[Path, ...], published: Path | None) -> Comparison:
+    options = Options(rope=NEGLIGIBLE)
     if len(pieces) == 1:
         return compare_experiment(pieces[0], options, published)
     with tempfile.TemporaryDirectory() as folder:
         return compare_experiment(merge(pieces, Path(folder) / "merged"), options, published)
 
 
-def _pair(finding: dict[str, Any], comparison: Comparison) -> pd.Series | None:
-    """Return the finding's row of a comparison; None if it has none."""
+def _row(finding: dict[str, Any], comparison: Comparison, results: Path) -> tuple[str, ...]:
+    variant, configuration, against = finding["variant"], finding["configuration"], finding["against"]
+    published = "compared_with" in finding
+    other = "" if published else finding.get("against_configuration", configuration)
     pairs = comparison.pairs
     pairs = pairs[(pairs["scope"] == finding.get("part", MEAN)) & (pairs["metric"] == "dice")]
     names = ["variant", "configuration", "against", "against_configuration"]
-    found = pairs[(pairs[names] == [finding["variant"], finding["configuration"], *_against(finding)]).all(axis=1)]
-    return found.iloc[0] if len(found) == 1 else None
-
-
-def _against(finding: dict[str, Any]) -> tuple[str, str]:
-    """Return the other model and its configuration, which is empty for a published one."""
-    own = "" if "compared_with" in finding else finding["configuration"]
-    return finding["against"], finding.get("against_configuration", own)
-
-
-def _row(finding: dict[str, Any], comparison: Comparison, results: Path) -> tuple[str, ...]:
-    variant, configuration = finding["variant"], finding["configuration"]
-    against, other = _against(finding)
-    published = "compared_with" in finding
-    pair = _pair(finding, comparison)
-    if pair is None:
+    found = pairs[(pairs[names] == [variant, configuration, against, other]).all(axis=1)]
+    if len(found) != 1:
         raise ConfigError(f"{', '.join(finding['pieces'])}: no comparison of {variant} with {against}")
+    pair = found.iloc[0]
     trainings: list[int | str] = [_repeats(comparison, variant, configuration)]
     trainings.append(_others(results, finding) if published else _repeats(comparison, against, other))
     same = other == configuration

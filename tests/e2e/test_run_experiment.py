@@ -43,13 +43,6 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def jobs_of(folder: Path, *options: str) -> dict[str, int]:
-    """Return how many jobs of each kind `run` would start."""
-    dry = run(folder, *options, "--dry-run")
-    assert dry.returncode == 0, dry.stderr
-    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", dry.stdout, re.MULTILINE)}
-
-
 def processes_below(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
@@ -145,18 +138,28 @@ def test_manifest_is_fit_to_be_published(workspace: Path) -> None:
 
 
 def test_a_second_run_makes_only_what_is_missing(workspace: Path) -> None:
-    archive = workspace / "exp" / "submission" / "Task04_Phantom.zip"
-    kept = archive.rename(archive.with_suffix(".kept"))
-    try:
-        assert jobs_of(workspace) == {"submission": 1, "manifest": 1, "report": 1, "all": 1, "total": 4}
-    finally:
-        kept.rename(archive)
+    experiment = workspace / "exp"
+    kept = [*experiment.glob("nnunet/nnUNet_results/*/*/fold_*/*"), *experiment.glob("predictions/*/*")]
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    archive = experiment / "submission" / "Task04_Phantom.zip"
+    content = archive.read_bytes()
+    archive.unlink()
+    again = run(workspace)
+    assert again.returncode == 0, again.stderr
+    assert "done: submission" in again.stderr
+    assert "done: train" not in again.stderr
+    assert archive.read_bytes() == content
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
 
 
 def test_a_longer_request_adds_trainings_and_what_follows_from_them(workspace: Path) -> None:
+    longer = run(workspace, "--configurations", "2d,3d_fullres", "--dry-run")
+    assert longer.returncode == 0, longer.stderr
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", longer.stdout, re.MULTILINE))
     again = {"ensemble": 1, "evaluate": 1, "predict": 3, "submission": 1, "manifest": 1, "report": 1}
-    longer = jobs_of(workspace, "--configurations", "2d,3d_fullres")
-    assert longer == {"preprocess": 1, "train": 4, **again, "all": 1, "total": 14}
+    assert jobs == {
+        name: str(count) for name, count in {"preprocess": 1, "train": 4, **again, "all": 1, "total": 14}.items()
+    }
 
 
 def test_a_failing_job_says_why(workspace: Path, tmp_path: Path) -> None:

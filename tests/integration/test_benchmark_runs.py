@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tiny_dataset import PLANS, TEST_CASES, TinyDataset
 from typer.testing import CliRunner
 
@@ -105,12 +104,8 @@ def test_train_step_compares_trainers_on_the_same_batch(in_tiny: TinyDataset, tm
 
 
 def test_contention_measures_each_kind_of_work_on_each_side(in_tiny: TinyDataset, tmp_path: Path) -> None:
-    before = torch.get_num_threads()
     job = ("--dataset", in_tiny.number, "--plans", PLANS, "--repeats", 1, "--settle", 0, "--window", 0.1)
-    try:
-        _, result, shown = benchmark(tmp_path, "contention", *job)
-    finally:
-        torch.set_num_threads(before)
+    _, result, shown = benchmark(tmp_path, "contention", *job)
     assert tuple(result.sides) == SIDES
     for figures in result.sides.values():
         assert set(figures) == {"training_seconds", "validation_seconds", "prediction_seconds"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,10 @@ TRAINER = "UNetTrainer_fast_1epochs_8iters"
 
 
 @pytest.fixture(autouse=True)
-def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = torch.get_num_threads()
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(2)
     monkeypatch.setattr(threads, "usable_cpus", lambda: [0, 1])
     monkeypatch.setenv("HIPPO_PRECISION", "float32")
-    yield
-    torch.set_num_threads(before)
 
 
 class Busy:

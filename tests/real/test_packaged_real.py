@@ -17,7 +17,7 @@ from hippo_nnunet.sharing.known_images_fit import ct_like
 
 pytestmark = pytest.mark.real
 
-NUMBER = 4
+NUMBER = 8
 
 Change = Callable[[nibabel.Nifti1Image], nibabel.Nifti1Image]
 

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,13 +70,10 @@ class Machine:
 
 
 @pytest.fixture(autouse=True)
-def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = torch.get_num_threads()
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(2)
     monkeypatch.delenv(threads.VARIABLE, raising=False)
     monkeypatch.setattr(threads, "usable_cpus", lambda: [0, 1])
-    yield
-    torch.set_num_threads(before)
 
 
 def adapter_on(machine: Machine, device: str = "cpu", fixed: bool = False) -> AdaptiveThreads:
@@ -275,14 +272,10 @@ def test_cpus_by_affinity_and_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     for quota, expected in ((math.inf, 8), (16.0, 8), (2.5, 3), (2.0, 2), (0.1, 1)):
         monkeypatch.setattr(threads, "cpu_quota", lambda quota=quota: quota)
         assert threads.cpu_count() == expected
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(4)
-        threads.limit_threads()
-        assert torch.get_num_threads() == 1
-        torch.set_num_threads(4)
-        monkeypatch.setenv("OMP_NUM_THREADS", "4")
-        threads.limit_threads()
-        assert torch.get_num_threads() == 4
-    finally:
-        torch.set_num_threads(before)
+    torch.set_num_threads(4)
+    threads.limit_threads()
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(4)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    threads.limit_threads()
+    assert torch.get_num_threads() == 4

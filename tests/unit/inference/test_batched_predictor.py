@@ -307,19 +307,15 @@ def test_the_steps_of_a_large_model_are_not_slow_ones_of_a_small_model(monkeypat
             return super().forward(input)
 
     monkeypatch.setattr(threads, "usable_cpus", lambda: [0, 1])
-    before = torch.get_num_threads()
     torch.set_num_threads(2)
-    try:
-        with AdaptiveThreads(CPU, read=lambda: None, clock=lambda: now[0]) as shared:
-            predictors = []
-            for seconds in (1.0, 10.0):
-                network = Slow(1, HEADS, 3, padding=1)
-                network.seconds = seconds
-                predictors.append(predictor_of([network], (8, 8)))
-                predictors[-1].threads = shared
-            for _ in range(3):
-                for predictor in predictors:
-                    predictor.predict_image(images(1)[0])
-            assert shared.current == 2
-    finally:
-        torch.set_num_threads(before)
+    with AdaptiveThreads(CPU, read=lambda: None, clock=lambda: now[0]) as shared:
+        predictors = []
+        for seconds in (1.0, 10.0):
+            network = Slow(1, HEADS, 3, padding=1)
+            network.seconds = seconds
+            predictors.append(predictor_of([network], (8, 8)))
+            predictors[-1].threads = shared
+        for _ in range(3):
+            for predictor in predictors:
+                predictor.predict_image(images(1)[0])
+        assert shared.current == 2
