@@ -26,6 +26,7 @@ from hippo_nnunet.data.description import MEAN
 from hippo_nnunet.data.subjects import read_subjects
 from hippo_nnunet.errors import ConfigError, HippoError
 from hippo_nnunet.evaluation.comparison import Comparison, Options
+from hippo_nnunet.evaluation.fold_means import corrected_test
 from hippo_nnunet.evaluation.pairing import ENSEMBLE, recipe_of
 from hippo_nnunet.evaluation.per_case import read_per_case, score_empty
 from hippo_nnunet.evaluation.statistics import paired_result
@@ -39,9 +40,10 @@ OPENING, CLOSING = "<!-- findings -->", "<!-- /findings -->"
 NEGLIGIBLE = 0.005
 SIMILAR = 0.01
 """Margins of equivalence from here on are not printed."""
+NO_CASES = pd.DataFrame(columns=["variant", "configuration", "fold", "case", "dice"])
 HEADER = (
     *("question", "models", "trainings", "cases", "difference in Dice", "95 %"),
-    *("equivalent within", "verdict", "seed 0 of both"),
+    *("equivalent within", "verdict", "recipes, 95 %", "seed 0 of both"),
 )
 
 
@@ -115,6 +117,7 @@ def _row(finding: dict[str, Any], comparison: Comparison, results: Path) -> tupl
         f"{pair['low']:+.4f} to {pair['high']:+.4f}",
         f"{pair['rope_to_pass']:.4f}" if pair["rope_to_pass"] < SIMILAR else "",
         shown_verdict(pair),
+        _of_recipes(results, finding),
         _first_seeds(results, finding) if _unequal(trainings) and variant != ENSEMBLE else "",
     )
 
@@ -124,27 +127,51 @@ def _unequal(trainings: list[int | str]) -> bool:
     return len({*trainings}) > 1 and all(isinstance(number, int) for number in trainings)
 
 
+def _of_recipes(results: Path, finding: dict[str, Any]) -> str:
+    """Return the interval of the test over folds; empty if the models have other folds, or one is published."""
+    one, other = _scores(results, finding)
+    if not one.index.equals(other.index):
+        return ""
+    result = corrected_test((one - other).groupby("fold").mean().to_numpy(), len(one.index.unique("fold")))
+    return f"{result.low:+.4f} to {result.high:+.4f}"
+
+
 def _first_seeds(results: Path, finding: dict[str, Any]) -> str:
     """Return difference and interval between the trainings with seed 0; empty if one model has none."""
-    own = [results / piece for piece in finding["pieces"]]
-    other = [results / finding["compared_with"]] if "compared_with" in finding else own
-    recipe, _, configuration = finding["against"].rpartition(": ")[2].partition(" ")
-    configuration = configuration or finding.get("against_configuration", finding["configuration"])
-    one = _seed_0(own, finding["variant"], finding["configuration"])
-    difference = (one - _seed_0(other, recipe, configuration)).dropna().reset_index()
+    one, other = _scores(results, finding, first=True)
+    difference = (one - other).dropna().reset_index()
     if difference.empty:
         return ""
-    subjects = subject_names(difference["case"], read_subjects(ExperimentPaths(own[0]).subjects))
+    subjects = subject_names(
+        difference["case"], read_subjects(ExperimentPaths(results / finding["pieces"][0]).subjects)
+    )
     folds = difference["fold"].to_numpy()
     result = paired_result(difference["dice"].to_numpy(), NEGLIGIBLE, folds, subjects=subjects)
     return f"{result.mean:+.4f} ({result.low:+.4f} to {result.high:+.4f})"
 
 
-def _seed_0(folders: list[Path], variant: str, configuration: str) -> pd.Series:
-    """Return the Dice over labels of each case, by fold and case, of one training without a seed word."""
-    table = pd.concat([score_empty(read_per_case(ExperimentPaths(folder).per_case)) for folder in folders])
-    own = table[(table["variant"] == variant) & (table["configuration"] == configuration)]
-    return own.groupby(["fold", "case"])["dice"].mean()
+def _scores(results: Path, finding: dict[str, Any], first: bool = False) -> list[pd.Series]:
+    """Return both models' Dice by fold and case, over labels and trainings, or of the one without a seed word."""
+    recipe, _, configuration = finding["against"].rpartition(": ")[2].partition(" ")
+    others = [finding["compared_with"]] if "compared_with" in finding else finding["pieces"]
+    models = (
+        (finding["pieces"], finding["variant"], finding["configuration"]),
+        (others, recipe, configuration or finding.get("against_configuration", finding["configuration"])),
+    )
+    scores = []
+    for pieces, name, trained_in in models:
+        table = pd.concat(_per_case(results / piece) for piece in pieces)
+        named = table["variant"] if first else table["variant"].map(recipe_of)
+        own = table[(named == name) & (table["configuration"] == trained_in)]
+        scores.append(own.groupby(["fold", "case"])["dice"].mean())
+    return scores
+
+
+@cache
+def _per_case(folder: Path) -> pd.DataFrame:
+    """Return the scores of an experiment's cases; a published method has none by fold."""
+    path = ExperimentPaths(folder).per_case
+    return score_empty(read_per_case(path)) if path.is_file() else NO_CASES
 
 
 def _others(results: Path, finding: dict[str, Any]) -> int | str:

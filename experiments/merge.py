@@ -1,11 +1,12 @@
 """Merge experiments that were run in pieces into one, for `hippo-nnunet compare`.
 
-    python experiments/merge.py PIECE PIECE ... --output EXPERIMENT [--folds 0 1]
+    python experiments/merge.py PIECE PIECE ... --output EXPERIMENT [--folds 0 1] [--without UNet_flip]
 
 The pieces are experiments, or their committed results, of one dataset, preset and split: other seeds, variants or
-folds. `--folds` takes only some folds of each. Written are experiment.yaml, manifest.json (with the folds of all
-pieces, their commits and machines), subjects.csv and the tables of metrics. Every variant must have every fold of its
-configurations. Ensembles are left out: they are chosen among the models of one experiment.
+folds. `--folds` takes only some folds of each, `--without` leaves variants out. Written are experiment.yaml,
+manifest.json (with the folds of all pieces, their commits and machines), subjects.csv and the tables of metrics. Every
+variant must have every fold of its configurations. Ensembles are left out: they are chosen among the models of one
+experiment.
 """
 
 from __future__ import annotations
@@ -41,19 +42,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("pieces", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--folds", type=int, nargs="+", help="such as 0 1; default: all")
+    parser.add_argument("--without", nargs="+", default=(), metavar="VARIANT", help="such as UNet_flip UNet_flipRot")
     options = parser.parse_args(arguments)
     try:
-        print(merge(options.pieces, options.output, options.folds))
+        print(merge(options.pieces, options.output, options.folds, options.without))
     except HippoError as error:
         sys.exit(f"error: {error}")
 
 
-def merge(folders: Sequence[Path], output: Path, folds: Collection[int] | None = None) -> Path:
-    """Merge the experiments in `folders` into a new one, all their folds or those named; return its folder.
+def merge(
+    folders: Sequence[Path],
+    output: Path,
+    folds: Collection[int] | None = None,
+    without: Collection[str] = (),
+) -> Path:
+    """Merge the experiments in `folders` into a new one; return its folder.
+
+    Args:
+        folders: The pieces.
+        output: New folder.
+        folds: Those to take; None takes all.
+        without: Variants to leave out.
 
     Raises:
         ConfigError: The pieces differ in request, split, plans or subjects, share a training, or lack one that others
-            have; or the folder exists.
+            have; none has a variant that is to be left out; or the folder exists.
     """
     if output.exists():
         raise ConfigError(f"{output} exists: choose a new folder")
@@ -62,6 +75,11 @@ def merge(folders: Sequence[Path], output: Path, folds: Collection[int] | None =
     manifests = [read_object(piece.manifest, "run the experiment to its end") for piece in pieces]
     _check_alike(pieces, requests, manifests)
     tables = [read_per_case(piece.per_case) for piece in pieces]
+    if without:
+        requests = _without(pieces, requests, without)
+        tables = [table[~table["variant"].isin(without)] for table in tables]
+        for manifest in manifests:
+            manifest["folds"] = [fold for fold in manifest["folds"] if fold["variant"] not in without]
     if folds is not None:
         requests = [_with_folds(*both, folds) for both in zip(pieces, requests, strict=True)]
         tables = [table[table["fold"].isin(folds)] for table in tables]
@@ -97,6 +115,22 @@ def _check_alike(
                 problem = f"its {name} are others"
         if problem:
             raise ConfigError(f"{piece.folder} does not belong to {pieces[0].folder}: {problem}")
+
+
+def _without(
+    pieces: Sequence[ExperimentPaths], requests: Sequence[Experiment], without: Collection[str]
+) -> list[Experiment]:
+    """Return the requests without these variants; refuse a variant that none has, and a piece that has no other."""
+    unknown = set(without).difference(*(request.variants for request in requests))
+    if unknown:
+        raise ConfigError(f"--without: no piece has {sorted(unknown)[0]}")
+    shorter = []
+    for piece, request in zip(pieces, requests, strict=True):
+        kept = tuple(variant for variant in request.variants if variant not in without)
+        if not kept:
+            raise ConfigError(f"{piece.folder} has no other variants than those of --without: leave it out")
+        shorter.append(replace(request, variants=kept, only={v: c for v, c in request.only.items() if v in kept}))
+    return shorter
 
 
 def _with_folds(piece: ExperimentPaths, request: Experiment, folds: Collection[int]) -> Experiment:

@@ -14,12 +14,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from hippo_nnunet.analysis.compare import compare_experiment
+from hippo_nnunet.data.description import MEAN
+from hippo_nnunet.evaluation.comparison import Options
+from hippo_nnunet.evaluation.pairing import BASELINE, subset_size, without_size
 from hippo_nnunet.experiment.paths import ExperimentPaths
 from hippo_nnunet.files import read_object
 
 HEADER = ("variant", "configuration", "folds", "cases", "Dice ant. / post. / mean", "NSD 1 mm", "HD95", "min per fold")
-
-
+CURVE = ("training cases", "variant", "trainings", "Dice (95 % interval)", "difference to UNet (95 % interval)")
 METHODS = ("method", "Dice ant. / post. / mean", "protocol")
 PUBLISHED = (
     (
@@ -55,9 +60,14 @@ OURS = (
 
 
 def results_table(experiment: Path) -> str:
-    """Return a Markdown table of `metrics/summary.json` and `manifest.json`; figures are means over cases."""
+    """Return a Markdown table of `metrics/summary.json` and `manifest.json`; figures are means over cases.
+
+    Of an experiment with fewer training cases, that is `curve_table`.
+    """
     paths = ExperimentPaths(experiment)
     summary, manifest = read_object(paths.summary), read_object(paths.manifest)
+    if any(subset_size(variant) for variant in summary):
+        return curve_table(experiment)
     rows = [HEADER, ("---",) * len(HEADER)]
     for variant, configurations in summary.items():
         for configuration, entry in configurations.items():
@@ -80,6 +90,28 @@ def results_table(experiment: Path) -> str:
                 )
             )
     return _markdown(rows)
+
+
+def curve_table(experiment: Path) -> str:
+    """Return a Markdown table of Dice against the number of training cases, and of differences to UNet at each."""
+    comparison = compare_experiment(experiment, Options(), notebook=False)
+    pairs = comparison.pairs[comparison.pairs["scope"] == MEAN]
+    differences = {
+        (without_size(pair["variant"]), subset_size(pair["variant"])): _with_interval(pair, "difference", "+")
+        for _, pair in pairs.iterrows()
+        if without_size(pair["against"]) == BASELINE
+    }
+    rows = [CURVE, ("---",) * len(CURVE)]
+    for _, point in comparison.curve.sort_values("size", kind="stable").iterrows():
+        size = None if pd.isna(point["size"]) else int(point["size"])
+        found = _with_interval(point, "mean"), differences.get((point["variant"], size), "")
+        rows.append((str(size or "all"), point["variant"], str(point["trainings"]), *found))
+    return _markdown(rows)
+
+
+def _with_interval(row: pd.Series, name: str, sign: str = "") -> str:
+    value, low, high = (f"{row[column]:{sign}.4f}" for column in (name, "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
 def readme_table(results: Path) -> str:

@@ -84,7 +84,7 @@ def flags_table(checks: VolumeChecks) -> ShownTable:
         ]
         for row in checks.flags.to_dict("records")
     ]
-    columns = ("flag", "worst cases flagged", "cases flagged, and by chance", "flagged among the worst", "p, by chance")
+    columns = ("flag", "worst cases flagged", "cases flagged, and by chance", "worst among the flagged", "p, by chance")
     first = checks.flags.iloc[0]
     caption = f"Flags and the {first['n']} worst of {checks.cases} cases by Dice ({first['worst']:.0%})."
     return ShownTable("flags", caption, columns, 1, rows, frozenset(), checks.flags)

@@ -109,3 +109,17 @@ def test_some_folds_of_every_piece(tmp_path: Path) -> None:
     assert set(table["variant"]) == {"UNet", "UNet_seed1", "UNet_seed2", "UNet_5cases"}
     manifest = json.loads((merged / "manifest.json").read_text())
     assert {fold["fold"] for fold in manifest["folds"]} == {0, 1}
+
+
+def test_variants_that_are_left_out(tmp_path: Path) -> None:
+    few = piece(tmp_path / "few", "UNet_5cases")
+    for without, message in ((["UNet_flip"], "no piece has UNet_flip"), (["UNet_5cases"], "few has no other variants")):
+        with pytest.raises(ConfigError, match=message):
+            merge([BY_SUBJECT, few], tmp_path / "out", without=without)
+    arguments = [str(BY_SUBJECT), str(few), "--output", str(tmp_path / "out"), "--without", "UNet_seed1", "UNet_seed2"]
+    main(arguments)
+    table = read_per_case(tmp_path / "out" / "metrics" / "per_case.csv")
+    assert set(table["variant"]) == {"UNet", "UNet_5cases"}
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert {fold["variant"] for fold in manifest["folds"]} == {"UNet", "UNet_5cases"}
+    assert manifest["arguments"]["variants"] == ["UNet", "UNet_5cases"]
