@@ -40,6 +40,8 @@ def segment(
             "--roi",
             help="For one head, instead of the registration: an aseg or SynthSeg segmentation, or a mask of both "
             "hippocampi; twice for a mask of each.",
+            exists=True,
+            dir_okay=False,
         ),
     ] = None,
     model: Annotated[
@@ -81,6 +83,8 @@ def segment(
             f"it has {next(iter(volumes))} and so on, but the scans are {found[0].name} and so on",
             param_hint="--intracranial",
         )
+    if without := [one.name for one in found if volumes and one.name not in volumes]:
+        log.warning("%d scans, first %s, have no intracranial volume in %s", len(without), without[0], intracranial)
     check_output(output, found)
     check_table(output)
     opened, judge = _model(model, coverage)

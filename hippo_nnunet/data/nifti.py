@@ -173,7 +173,9 @@ def place_difference(path: Path, image: Path) -> str | None:
         tolerance = TOLERANCE_VOXELS * np.linalg.norm(affine[:3, :3], axis=0).min()
         if any(shift_mm(own, affine, found.shape) <= tolerance for own in _affines(path, found)):
             return None
-    units = (f"{name}'s header is in {_unit(i.header)[0]}" for name, i in (("its", found), ("the image", expected)))
+    units = (
+        f"{name}'s header is in {spatial_unit(i.header)[0]}" for name, i in (("its", found), ("the image", expected))
+    )
     got, want = (affines[0].round(3).tolist() for affines in (_affines(path, found), wanted))
     return f"got affine {got}, expected {want} as {image}, in mm ({', '.join(units)})"
 
@@ -280,7 +282,7 @@ def _with_nibabel(path: Path) -> _Read:
     return np.asarray(image.dataobj).T, np.asarray(image.affine, dtype=np.float64), (x, y, z)
 
 
-def _unit(header: nib.Nifti1Header) -> tuple[str, float]:
+def spatial_unit(header: nib.Nifti1Header) -> tuple[str, float]:
     """Return a header's spatial unit and its length in mm."""
     return _UNITS.get(int(header["xyzt_units"]) % 8, ("mm", 1.0))
 
@@ -294,7 +296,7 @@ def _two_sizes(header: nib.Nifti1Header) -> str | None:
     in_sform = in_sform[: len(in_pixdim)]
     if np.allclose(in_sform, in_pixdim, rtol=_SAME_SIZE, atol=0):
         return None
-    unit = _unit(header)[0]
+    unit = spatial_unit(header)[0]
     return (
         f"two voxel sizes: {sizes_text(in_pixdim)} {unit} in pixdim, which counts for nnU-Net, but "
         f"{sizes_text(in_sform)} {unit} in the sform"
@@ -303,7 +305,7 @@ def _two_sizes(header: nib.Nifti1Header) -> str | None:
 
 def _doubts(image: nib.Nifti1Image, volume: Volume, reader: str) -> Iterator[tuple[str, str, str]]:
     """Yield code, message and remedy of what the header leaves open."""
-    unit, in_mm = _unit(image.header)
+    unit, in_mm = spatial_unit(image.header)
     size = f"{sizes_text(volume.spacing_mm)} mm"
     if in_mm != 1:
         message = f"the header's unit is {unit}; nnU-Net, with {reader}, reads a voxel size of {size}"

@@ -130,7 +130,7 @@ class KnownImages:
         if all(mm > HEAD_RATIO * high for mm, (_, high) in zip(size, self.size_mm, strict=True)):
             return (
                 f"{_by(size)} mm, but the model knows crops of {_ranges(self.size_mm)} mm around a hippocampus: for "
-                "a head, use 'hippo-nnunet segment'"
+                "a head, use 'hippo-nnunet segment' (with --kind head)"
             )
         if axis_codes not in self.axis_codes:
             return (

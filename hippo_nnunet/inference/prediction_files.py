@@ -163,7 +163,8 @@ def _foreign(folder: Path) -> str | None:
         return None
     endings = (*ENDINGS, ".npz", ".pkl", ".csv")
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and {"index.html"} <= {inside.name for inside in path.iterdir()} <= _PAGE:
+        inside = {one.name for one in path.iterdir()} if path.is_dir() else set()
+        if inside <= _PAGE and inside & {"index.html", "scans"}:  # the page is written last
             continue
         if path.is_dir() or not (path.name.endswith(endings) or path.name in _OTHERS):
             return path.name

@@ -31,27 +31,31 @@ class Attempts:
 
     Args:
         scans: Number of scans; the failure of an only one is not logged, because it ends the command.
+        fatal: Tells whether an error would stop all others, too, and is raised.
 
     Attributes:
         scans: The same.
         reasons: Case to the reason of its failure.
     """
 
-    def __init__(self, scans: int) -> None:
+    def __init__(self, scans: int, fatal: Callable[[BaseException], bool] = lambda _: False) -> None:
         self.reasons: dict[str, str] = {}
         self.scans = scans
+        self._fatal = fatal
 
     def run(self, case: InputCase, step: Callable[[], Result]) -> Result | None:
         """Return the step's result; None if it raised an exception."""
         try:
             return step()
-        except HippoError as error:
-            reason = str(error)
         except Exception as error:  # nnU-Net, torch and scipy raise various exceptions for an unusual image
+            if self._fatal(error):
+                raise
             log.debug("case %s", case.case, exc_info=True)
             text = f"{type(error).__name__}: {' '.join(str(error).split())}"
             reason = f"{case.files[0]}: cannot be predicted ({text})"
-            if is_out_of_memory(error):
+            if isinstance(error, HippoError):
+                reason = str(error)
+            elif is_out_of_memory(error):
                 reason = str(memory_error(str(case.files[0])))
         self.reasons[case.case] = reason
         if self.scans > 1:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from hippo_nnunet.data.cases import CheckedCase, InputCase
 from hippo_nnunet.data.description import Labels
+from hippo_nnunet.data.nifti_file import load_header
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.known_images import Floats, KnownImages
 
@@ -39,6 +40,9 @@ class Suspicions:
             return
         one = self._checked[case]
         problem = self._known.refusal(one.shape[::-1], one.spacing_mm[::-1], one.axis_codes)
+        header = load_header(case.files[0]).header
+        if problem and not header["sform_code"] and not header["qform_code"]:
+            problem = "no orientation: sform_code and qform_code are 0: correct the header (dcm2niix writes it)"
         if problem:
             raise DataError(f"{case.files[0]}: {problem}")
         if one.lowest == one.highest:

@@ -93,7 +93,7 @@ def open_onnx(path: Path) -> OnnxModel:
     except (OSError, MemoryError) as error:
         if is_out_of_memory(error):
             raise memory_error(str(path)) from error
-        raise DataError(f"{path}: cannot be read ({error}); {REMEDY}") from error
+        raise DataError(f"{path}: cannot be read ({error}): correct its permissions, or copy it again") from error
     return parse_onnx(path, content)
 
 

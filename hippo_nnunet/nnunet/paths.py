@@ -195,13 +195,18 @@ def folder_problem(folder: Path) -> str:
     Returns:
         The system's error message; empty if it works.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(2**16))
-            return ""
-    except OSError as error:
-        return error.strerror or str(error)
+    problem = ""
+    for _ in range(3):  # another process that tests the same new folder may remove it in between
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(2**16))
+                return ""
+        except OSError as error:
+            problem = error.strerror or str(error)
+            if not isinstance(error, FileNotFoundError):
+                break
+    return problem
 
 
 def export_lines(values: Mapping[str, str]) -> str:

@@ -95,7 +95,7 @@ def segment_head(scan: Scan, model: BoxModel, boxes: Mapping[str, Box] | None = 
 def _segment_side(scan: Scan, model: BoxModel, first: Box, side: str) -> SegmentedSide:
     image, inside = sample(scan, first)
     check_box(inside, side, str(scan.path))
-    found = _largest_piece(model.predict(image).argmax(axis=0) > 0)
+    found = _largest_piece(model.predict(image).argmax(axis=0) > 0) if image.any() else np.zeros(image.shape, bool)
     if not found.any():
         raise DataError(f"{scan.path}: no {side} hippocampus was found where it is expected: {REMEDY}")
     second = first.around(found)

@@ -78,10 +78,12 @@ def _in_folder(folder: Path) -> list[Input]:
         bids = is_bids(folder)
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror}): correct its permissions") from error
-    if bids:
-        return _in_bids(folder)
     images = [one for one in files if one.name.endswith(ENDINGS) and not _OURS.fullmatch(one.name)]
     others = [one for one in files if one.name.lower().endswith(IMAGE_ENDINGS) and not one.name.endswith(ENDINGS)]
+    if bids:
+        if images:
+            log.warning("%d images in %s are left out, as it is a BIDS dataset: name them", len(images), folder)
+        return _in_bids(folder)
     if not images:
         if dicom := next((one for one in files if is_dicom(one)), None):
             raise _dicom(folder, dicom)
@@ -101,7 +103,7 @@ def _in_bids(folder: Path) -> list[Input]:
         path
         for start in ("", "ses-*/", "sub-*/", "sub-*/ses-*/")
         for path in folder.glob(start + _BIDS_T1)
-        if path.name.endswith(ENDINGS)
+        if path.name.endswith(ENDINGS) and not path.name.startswith(".")
     ]
     if not found:
         raise DataError(
@@ -122,9 +124,10 @@ def _file(path: Path) -> Input:
         if is_dicom(path):
             raise _dicom(path.parent, path)
         raise DataError(f"{path}: not a NIfTI image by its name: expected {' or '.join(ENDINGS)}")
-    if path.name in ENDINGS:
-        raise DataError(f"{path}: the scan has no name before its ending: rename it to scan{path.name}")
-    return Input(path, _stem(path).removesuffix("_T1w"))
+    name = _stem(path).removesuffix("_T1w")
+    if not name or name.startswith("."):
+        raise DataError(f"{path}: the scan has no name before its ending, or a hidden one: rename it")
+    return Input(path, name)
 
 
 def is_dicom(path: Path) -> bool:
@@ -158,5 +161,6 @@ def _distinct(scans: list[Input]) -> list[Input]:
     if again := [name for name, count in Counter(one.name for one in named).items() if count > 1]:
         name = min(again)
         both = [str(one.path) for one in named if one.name == name]
-        raise DataError(f"{both[0]} and {both[1]} would both be called {name}: rename one, or segment them one by one")
+        remedy = "rename one, or segment them into different folders"
+        raise DataError(f"{both[0]} and {both[1]} would both be called {name}: {remedy}")
     return named

@@ -91,7 +91,7 @@ class BoxModel:
         prepared = self._steps.apply(np.ascontiguousarray(image.T)[None].copy(), properties)
         return self._steps.probabilities(self._network.predict(prepared), properties, False).transpose(0, 3, 2, 1)
 
-    def predict_crop(self, case: InputCase, known: KnownImages | None = None) -> SegmentedCrop:
+    def predict_crop(self, case: InputCase, known: KnownImages | None) -> SegmentedCrop:
         """Segment a crop as stored, exactly as `predict_onnx` does.
 
         Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from hippo_nnunet import __version__
+from hippo_nnunet.data.finding import FoundProblem
+from hippo_nnunet.data.nifti_file import open_image
 from hippo_nnunet.errors import DataError, DependencyError
 from hippo_nnunet.files import write_json, write_text
 from hippo_nnunet.nnunet.paths import folder_problem
 from hippo_nnunet.outputs import first_line, missing_parents, output_file, remove_empty, writing
 from hippo_nnunet.segment.inputs import Input
+
+log = logging.getLogger(__name__)
 
 DESCRIPTION = "desc-hippocampus"
 FORMAT = "hippo_nnunet segmented scan"
@@ -91,7 +96,7 @@ def check_output(output: Path, scans: Sequence[Input]) -> None:
 
 
 def finished(files: ScanFiles, asked: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the record of a scan that was segmented before; None if it was not, or not to the end.
+    """Return the record of a scan that was segmented before; None if it was not, not to the end, or is damaged.
 
     Args:
         files: The scan's files.
@@ -121,8 +126,17 @@ def finished(files: ScanFiles, asked: Mapping[str, Any] | None) -> dict[str, Any
             f"{files.labels}: was made with another {', '.join(other)}: give --overwrite to replace it, or choose "
             "another output folder"
         )
-    if asked["probabilities"] and not files.probabilities.exists():
-        return None
+    for path in (files.labels, files.probabilities) if asked["probabilities"] else (files.labels,):
+        if not path.exists():
+            return None
+        try:
+            open_image(path)
+        except FoundProblem as error:
+            log.warning("%s: the scan is segmented again", error)
+            return None
+    if record.get("version") != __version__:
+        text = "%s is kept, as version %s of this program made it: --overwrite makes it again with %s"
+        log.warning(text, files.labels, record.get("version"), __version__)
     return record
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from hippo_nnunet.data.finding import FoundProblem
+from hippo_nnunet.data.layout import ENDINGS
 from hippo_nnunet.data.nifti_file import open_image
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.segment.boxes import LEFT, OFFSET_MM, RIGHT, Box, mirrored
@@ -19,6 +20,8 @@ ASEG = {LEFT: 17, RIGHT: 53}
 """Values of the hippocampi in FreeSurfer's and SynthSeg's segmentations."""
 _MIDDLE = 0.5
 """Share of the largest value above which a voxel of a soft mask belongs to it: hippodeep writes 0 to 255."""
+_MOST_LABELS = 8
+"""Values of a mask of labels, such as one for each side or part; a soft mask has more."""
 _SIZES_MM3 = (300.0, 20_000.0)
 """Volume of one side in a mask that can be of hippocampi."""
 
@@ -32,7 +35,8 @@ def boxes_of_masks(masks: Sequence[Path], scan: Scan) -> dict[str, Box]:
         scan: The scan.
 
     Raises:
-        DataError: A mask cannot be read, or does not show two hippocampi, or these lie outside of the scan.
+        DataError: A mask cannot be read, or does not show two hippocampi, or these lie outside of the scan, or the
+            left one of a segmentation to the right of the right one.
     """
     pieces: list[Matrix] = []
     sides: dict[str, Matrix] = {}
@@ -42,8 +46,13 @@ def boxes_of_masks(masks: Sequence[Path], scan: Scan) -> dict[str, Box]:
         sizes = [len(points) * edge_mm3 for points in named.values()]
         if all(_SIZES_MM3[0] <= size <= _SIZES_MM3[1] for size in sizes):  # smaller: values of a soft mask
             sides = {side: _world(points, affine) for side, points in named.items()}
+            if sides[LEFT].mean(axis=0)[0] >= sides[RIGHT].mean(axis=0)[0]:
+                raise DataError(
+                    f"--roi {path}: its left hippocampus ({ASEG[LEFT]}) lies to the right of the right one "
+                    f"({ASEG[RIGHT]}): correct its header, or give a mask without sides"
+                )
             continue
-        pieces += [_world(points, affine) for points in _pieces(voxels > _MIDDLE * voxels.max(), edge_mm3)]
+        pieces += [_world(points, affine) for points in _pieces(_foreground(voxels), edge_mm3)]
     if not sides:
         if len(pieces) != 2:
             raise DataError(
@@ -57,6 +66,9 @@ def boxes_of_masks(masks: Sequence[Path], scan: Scan) -> dict[str, Box]:
 
 def _read(path: Path, scan: Scan) -> tuple[npt.NDArray[np.float32], Matrix, float]:
     """Read a mask; on the scan's own grid, it has the affine that was chosen for the scan."""
+    if not path.name.endswith(ENDINGS):
+        remedy = f"convert it, such as mri_convert {path} roi.nii.gz"
+        raise DataError(f"--roi {path}: not a NIfTI image by its name: {remedy}")
     try:
         image = open_image(path)
     except FoundProblem as error:
@@ -68,6 +80,13 @@ def _read(path: Path, scan: Scan) -> tuple[npt.NDArray[np.float32], Matrix, floa
     same_grid = voxels.shape == scan.stored_shape and np.allclose(image.affine, scan.header.get_best_affine())
     affine = scan.affine if same_grid else np.asarray(image.affine, float)
     return voxels, affine, abs(float(np.linalg.det(affine[:3, :3])))
+
+
+def _foreground(voxels: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Return all labels of a mask of few values, or the upper half of a soft mask."""
+    values = np.unique(voxels[voxels > 0])
+    labels = len(values) <= _MOST_LABELS and np.array_equal(values, np.round(values))
+    return voxels > (0 if labels else _MIDDLE * values[-1])
 
 
 def _pieces(mask: npt.NDArray[np.bool_], voxel_mm3: float) -> list[npt.NDArray[np.integer]]:

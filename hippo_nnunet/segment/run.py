@@ -14,6 +14,7 @@ import numpy as np
 
 from hippo_nnunet import __version__
 from hippo_nnunet.data.cases import InputCase
+from hippo_nnunet.data.nifti import spatial_unit
 from hippo_nnunet.data.nifti_file import open_image
 from hippo_nnunet.errors import DataError
 from hippo_nnunet.evaluation.segmentation_shape import Segmentation
@@ -89,7 +90,14 @@ class SegmentedScan:
     @property
     def doubt(self) -> float:
         """The larger one of its sides' doubts; NaN where nothing was found."""
-        return max((float(row["doubt"]) for row in self.rows if "doubt" in row), default=math.nan)
+        doubts = [float(row["doubt"]) for row in self.rows if "doubt" in row]
+        return float(np.max(doubts)) if doubts else math.nan
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the label map's values."""
+        sides = SIDES if isinstance(self.result, SegmentedHead) else ()
+        return [f"{side} {part}" for side in sides for part in self.parts] or list(self.parts)
 
 
 def segment_scans(
@@ -113,14 +121,15 @@ def segment_scans(
         DependencyError: The disk is full.
     """
     options = options or SegmentOptions()
-    attempts = Attempts(len(scans))
+    attempts = Attempts(len(scans), is_full)
     written: list[Path] = []
     skipped = 0
     for scan in tracked(scans, "segmenting"):
         step = partial(_segment, scan, ScanFiles(output, scan), model, judge, options)
-        done = attempts.run(InputCase(scan.name, (scan.path,)), partial(_stopped_by_full_disk, step))
-        if isinstance(done, _DiskFull):
-            raise full_disk(output, len(written), len(scans)) from done.error
+        try:
+            done = attempts.run(InputCase(scan.name, (scan.path,)), step)
+        except Exception as error:
+            raise full_disk(output, len(written), len(scans)) from error
         if done is not None:
             written.append(done[0])
             skipped += done[1]
@@ -129,20 +138,6 @@ def segment_scans(
     if attempts.reasons:
         raise FailedScans(attempts, written)
     return written
-
-
-@dataclass(frozen=True)
-class _DiskFull:
-    error: Exception
-
-
-def _stopped_by_full_disk(step: Callable[[], tuple[Path, bool]]) -> tuple[Path, bool] | _DiskFull:
-    try:
-        return step()
-    except Exception as error:
-        if is_full(error):
-            return _DiskFull(error)
-        raise
 
 
 def kind_of(path: Path, kind: str = AUTO) -> str:
@@ -154,8 +149,10 @@ def kind_of(path: Path, kind: str = AUTO) -> str:
     if kind != AUTO:
         return kind
     image = open_image(path)
-    edges = np.linalg.norm(image.affine[:3, :3], axis=0)
-    size_mm = [float(edge * count) for edge, count in zip(edges, image.shape[:3], strict=False)]
+    edges = image.header.get_zooms()[:3]
+    size_mm = [
+        edge * count * spatial_unit(image.header)[1] for edge, count in zip(edges, image.shape[:3], strict=False)
+    ]
     if min(size_mm) >= HEAD_MM:
         return HEAD
     if max(size_mm) <= CROP_MM:
@@ -193,7 +190,7 @@ def _segment(
         "source": str(scan.path),
         "version": __version__,
         "made_from": asked,
-        "labels": _label_names(one),
+        "labels": one.names,
         "flags": one.flags,
         "volumes": json_values(one.rows),
     }
@@ -270,9 +267,3 @@ def _remove_earlier(files: ScanFiles) -> None:
     """Remove the record, without which an earlier result is not complete, and its probabilities."""
     for file in (files.record, files.probabilities, files.of_probabilities):
         file.unlink(missing_ok=True)
-
-
-def _label_names(one: SegmentedScan) -> list[str]:
-    if isinstance(one.result, SegmentedHead):
-        return [f"{side} {part}" for side in SIDES for part in one.parts]
-    return list(one.parts)

@@ -121,7 +121,7 @@ def read_scan(path: Path, assume_ras: bool = False) -> Scan:
             raise problem("orientation", "no orientation: sform_code and qform_code are 0", remedy)
         affine = np.diag([*map(float, header.get_zooms()[:3]), 1.0])
     check_sizes(image, path)
-    notes, used = _notes(header, tuple(shape))
+    notes, used = _notes(path, header, tuple(shape))
     affine = affine if used is None else used
     _check_affine(path, affine)
     voxels = np.asarray(image.dataobj, np.float32).reshape(shape)
@@ -159,7 +159,7 @@ def _check_affine(path: Path, affine: Matrix) -> None:
         )
 
 
-def _notes(header: nib.Nifti1Header, shape: tuple[int, ...]) -> tuple[tuple[str, ...], Matrix | None]:
+def _notes(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> tuple[tuple[str, ...], Matrix | None]:
     """Compare sform and qform.
 
     Returns:
@@ -169,6 +169,7 @@ def _notes(header: nib.Nifti1Header, shape: tuple[int, ...]) -> tuple[tuple[str,
     if not header["sform_code"] or not header["qform_code"]:
         return (), None
     sform, qform = header.get_sform(), header.get_qform()
+    _check_affine(path, sform)
     shift = shift_mm(sform, qform, shape)
     edges = [np.linalg.norm(affine[:3, :3], axis=0) for affine in (sform, qform)]
     if shift <= TOLERANCE_VOXELS * edges[1].min():

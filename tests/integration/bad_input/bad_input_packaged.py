@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from bad_input import Bad, World, cut, gone, image, text
 from packaged_files import write_files
@@ -29,6 +30,10 @@ def _copied(world: World) -> None:
 
 def _made(**changed: Any) -> Callable[[World], Path]:
     return lambda world: write_files(world.at(COPY), (FOLDER / "hippocampus.onnx").read_bytes(), **changed)
+
+
+def _without_orientation(world: World) -> None:
+    nib.save(nib.Nifti1Image(CROP, None), world.at(SCAN))
 
 
 ROWS = (
@@ -83,6 +88,12 @@ ROWS = (
         PREDICT_SCAN,
         (SCAN, "its axes are LPS", "knows RAS", "as_closest_canonical"),
         (image(SCAN, CROP, np.diag([-1, -1, 1, 1])),),
+    ),
+    Bad(
+        "crop without orientation for the packaged model",
+        PREDICT_SCAN,
+        (SCAN, "no orientation: sform_code and qform_code are 0", "correct the header"),
+        (_without_orientation,),
     ),
     Bad(
         "flat image for the packaged model",

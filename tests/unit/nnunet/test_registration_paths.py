@@ -147,6 +147,19 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     assert "nnUNet_raw" not in os.environ
 
 
+def test_a_folder_that_another_process_removes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def mkdir(folder: Path, **options: bool) -> None:
+        made.append(folder)
+        if len(made) > 1:
+            os.mkdir(folder)  # noqa: PTH102 - mkdir is replaced
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    assert paths.folder_problem(tmp_path / "new") == ""
+    assert len(made) == 2
+
+
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def problem(folder: Path) -> str:
         return "Read-only file system" if folder.name == "nnUNet_results" else ""

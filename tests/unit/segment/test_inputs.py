@@ -30,7 +30,8 @@ def test_a_bids_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     raw = ("sub-01/anat/sub-01_T1w.nii.gz", "sub-02/ses-a/anat/sub-02_ses-a_run-1_T1w.nii.gz")
     second = "sub-02/ses-a/anat/sub-02_ses-a_run-2_T1w.nii.gz"
     others = ("sub-01/anat/sub-01_T2w.nii.gz", "derivatives/x/sub-01/anat/sub-01_desc-preproc_T1w.nii.gz")
-    touch(*(tmp_path / name for name in (*raw, second, *others, "sub-01/anat/sub-01_T1w.json")))
+    hidden = "sub-01/anat/._sub-01_T1w.nii.gz"
+    touch(*(tmp_path / name for name in (*raw, second, *others, "sub-01/anat/sub-01_T1w.json", hidden)))
     (tmp_path / "dataset_description.json").write_text("{}")
     expected = [
         ("sub-01", "sub-01/anat"),
@@ -42,6 +43,12 @@ def test_a_bids_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert names(find_scans([tmp_path / "sub-02" / "ses-a"])) == expected[1:]
     monkeypatch.chdir(tmp_path / "sub-02")
     assert names(find_scans([Path()])) == expected[1:]
+
+
+def test_scans_beside_a_subject_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path / "a.nii.gz", tmp_path / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    assert names(find_scans([tmp_path])) == [("sub-01", "sub-01/anat")]
+    assert "1 images in" in caplog.text and "left out, as it is a BIDS dataset" in caplog.text
 
 
 def test_the_innermost_subject_counts(tmp_path: Path) -> None:
@@ -91,6 +98,10 @@ def test_other_files(tmp_path: Path) -> None:
     touch(tmp_path / "scan.mgz")
     with pytest.raises(DataError, match="not a NIfTI image by its name"):
         find_scans([tmp_path / "scan.mgz"])
+    for name in (".nii.gz", "_T1w.nii.gz", ".T1.nii.gz"):
+        touch(tmp_path / name)
+        with pytest.raises(DataError, match="no name before its ending, or a hidden one"):
+            find_scans([tmp_path / name])
     with pytest.raises(DataError, match="no scans"):
         find_scans([])
 

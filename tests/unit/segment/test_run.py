@@ -17,6 +17,7 @@ from head_phantom import BALLS_MM, ORDERS, RADIUS_MM, BrightModel, balls, mask_o
 from hippo_nnunet.errors import DataError, DependencyError
 from hippo_nnunet.evaluation.segmentation_shape import Segmentation
 from hippo_nnunet.evaluation.volume_calibration import uncalibrated, with_total
+from hippo_nnunet.files import write_text
 from hippo_nnunet.inference.scans import FailedScans
 from hippo_nnunet.segment import head, outputs
 from hippo_nnunet.segment.inputs import Input
@@ -159,13 +160,15 @@ def test_probability_maps(tmp_path: Path, model: BrightModel) -> None:
     assert names == {"LabelMap": ["left anterior", "left posterior", "right anterior", "right posterior"]}
 
 
-@pytest.mark.parametrize("kind", ["aseg", "both", "each", "soft"])
+@pytest.mark.parametrize("kind", ["aseg", "both", "each", "soft", "sides"])
 def test_boxes_of_masks(kind: str, tmp_path: Path, model: BrightModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hippo_nnunet.segment.head.register", lambda scan: pytest.fail("must not be registered"))
     one = scan(tmp_path / "in")
     mask = mask_of(balls((3.0, 3.0, 3.0)))  # another grid
     values = np.asarray(mask.dataobj)
     wanted = {"aseg": [values], "both": [(values > 0) * 255], "each": [values == 17, values == 53]}.get(kind)
+    if kind == "sides":
+        wanted = [np.select([values == 17, values == 53], [1, 2])]
     if wanted is None:  # probabilities, among which are those numbers
         wanted = [(values > 0) * 100]
         for number, place in zip((17, 53), np.argwhere(values == 17)[:2], strict=True):
@@ -202,14 +205,24 @@ def test_masks_that_are_no_hippocampi(tmp_path: Path, model: BrightModel) -> Non
     only = np.asarray(mask_of(image).dataobj) == 17
     far = image.affine.copy()
     far[:3, 3] += 500
+    mirrored = np.diag([-1.0, 1.0, 1.0, 1.0]) @ image.affine
     for voxels, affine, message in (
         (only, image.affine, "1 pieces of 300 to 20000 mm3, expected two"),
         (np.zeros(image.shape), image.affine, "expected a 3D mask"),
         (np.asarray(mask_of(image).dataobj), far, "lies outside of"),
+        (
+            np.asarray(mask_of(image).dataobj),
+            mirrored,
+            r"its left hippocampus \(17\) lies to the right of the right one",
+        ),
     ):
         roi = save(nib.Nifti1Image(voxels.astype(np.uint8), affine), tmp_path / "roi.nii.gz")
         with pytest.raises(FailedScans, match=message):
             segment_scans([one], tmp_path / "out", model, JUDGE, SegmentOptions(rois=[roi]))
+    aseg = tmp_path / "aseg.mgz"
+    aseg.write_bytes(b"\x1f\x8b")
+    with pytest.raises(FailedScans, match=r"convert it, such as mri_convert .*aseg\.mgz roi\.nii\.gz"):
+        segment_scans([one], tmp_path / "out", model, JUDGE, SegmentOptions(rois=[aseg]))
 
 
 def test_finished_scans_are_kept(tmp_path: Path, model: BrightModel) -> None:
@@ -224,6 +237,46 @@ def test_finished_scans_are_kept(tmp_path: Path, model: BrightModel) -> None:
     assert first[0].stat().st_mtime_ns == written[0]
     segment_scans(scans, output, model, JUDGE, SegmentOptions(overwrite=True))
     assert len(model.seen) == boxes + 12
+
+
+def test_a_damaged_result_is_made_again(tmp_path: Path, model: BrightModel, caplog: pytest.LogCaptureFixture) -> None:
+    one, output = scan(tmp_path / "in"), tmp_path / "out"
+    (path,) = segment_scans([one], output, model, JUDGE)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    segment_scans([one], output, model, JUDGE)
+    assert path.read_bytes() == whole
+    assert "truncated or damaged" in caplog.text and "segmented again" in caplog.text
+
+
+def test_results_of_another_version_are_named(
+    tmp_path: Path, model: BrightModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, output = scan(tmp_path / "in"), tmp_path / "out"
+    segment_scans([one], output, model, JUDGE)
+    record = ScanFiles(output, one).record
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"version": "0.0.1"}))
+    segment_scans([one], output, model, JUDGE)
+    assert "as version 0.0.1 of this program made it" in caplog.text
+
+
+def test_records_that_another_process_adds_meanwhile(
+    tmp_path: Path, model: BrightModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    first, second = (scan(tmp_path / "in", name) for name in ("a", "b"))
+    segment_scans([second], output, model, JUDGE)
+    later = ScanFiles(output, second).record
+    content = later.read_text()
+    later.unlink()
+    segment_scans([first], output, model, JUDGE)
+
+    def written(path: Path, text: str) -> Path:
+        later.write_text(content)  # after the records were listed
+        return write_text(path, text)
+
+    monkeypatch.setattr("hippo_nnunet.segment.tables.write_text", written)
+    assert {row["scan"] for row in rows(output)} == {"a", "b"}
 
 
 def test_results_of_something_else_are_not_taken_for_these(tmp_path: Path, model: BrightModel) -> None:
@@ -358,6 +411,11 @@ def test_the_field_of_view_tells_heads_from_crops(tmp_path: Path) -> None:
     assert kind_of(head, "crop") == "crop"
     crop = save(nib.Nifti1Image(np.ones((35, 50, 35), np.float32), np.eye(4)), tmp_path / "crop.nii.gz")
     assert kind_of(crop) == "crop"
+    metres = balls()
+    metres.header.set_xyzt_units("meter")
+    metres.affine[:3] /= 1000
+    metres.header["pixdim"][1:4] /= 1000
+    assert kind_of(save(metres, tmp_path / "metres.nii.gz")) == "head"
     slab = save(nib.Nifti1Image(np.ones((200, 200, 60), np.float32), np.eye(4)), tmp_path / "slab.nii.gz")
     with pytest.raises(DataError, match=r"200 x 200 x 60 mm is neither .* --kind head or --kind crop"):
         kind_of(slab)
@@ -385,6 +443,8 @@ def test_intracranial_volumes(tmp_path: Path) -> None:
     for text, message in (
         ("scan,volume\na,1\n", "expected scan and intracranial_mm3"),
         ("scan,intracranial_mm3\na,none\n", "intracranial volume of a is 'none'"),
+        ("scan,intracranial_mm3\na,1450\n", "intracranial volume of a is '1450': expected mm3"),
+        ("scan,intracranial_mm3\na,1400000\na ,1500000\n", "names a twice"),
         ("", "nothing"),
     ):
         path.write_text(text)
