@@ -13,7 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from types import FrameType
 
 import psutil
@@ -64,12 +65,18 @@ def _follow_parent(parent: int, signal_number: int) -> None:
     os.kill(os.getpid(), signal_number)
 
 
+def kill_all(processes: Iterable[psutil.Process]) -> None:
+    """Kill processes, some of which may have ended meanwhile."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 def end_with_workers() -> None:
     """End this process and its worker processes on SIGTERM and when its parent ends."""
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
-        for child in psutil.Process().children(recursive=True):
-            child.kill()
+        kill_all(psutil.Process().children(recursive=True))
         os._exit(128 + signal_number)
 
     signal.signal(signal.SIGTERM, stop)
@@ -111,8 +118,7 @@ def run_watched(
             return _wait_watched(process)
         finally:
             if process.poll() is None:
-                for child in psutil.Process(process.pid).children(recursive=True):
-                    child.kill()
+                kill_all(psutil.Process(process.pid).children(recursive=True))
                 process.kill()
 
 

@@ -14,7 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.inference.validation import validate_fold
-from hippo_nnunet.nnunet.checkpoints import TrainingRecord, write_missing_descriptions
+from hippo_nnunet.nnunet.checkpoints import TrainingRecord, check_same_loader, write_missing_descriptions
 from hippo_nnunet.nnunet.fold_lock import trainer_lock
 from hippo_nnunet.nnunet.loaders import memory_loaders, recipe_transforms, seed_workers
 from hippo_nnunet.nnunet.network import baseline_class, build_network
@@ -179,7 +179,7 @@ class UNetTrainer(ResumableTrainer):
         loss = super()._build_loss()
         labels = self.label_manager
         loss = apply_loss_word(loss, self.recipe.loss, labels.has_regions, labels.ignore_label)
-        return with_partial_labels(loss, self.dataset_json)
+        return with_partial_labels(loss, self.dataset_json).to(self.device)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """Return AdamW with one cycle for `fast`, nnU-Net's SGD with polynomial decay otherwise; fused on a GPU."""
@@ -235,9 +235,13 @@ class UNetTrainer(ResumableTrainer):
         """Return the in-memory loaders where the data fits, nnU-Net's own otherwise.
 
         Raises:
-            ConfigError: A word for adjacent slices, and nnU-Net's loader, which draws single ones, is needed.
+            ConfigError: A word for adjacent slices, and nnU-Net's loader, which draws single ones, is needed; or a
+                training that is resumed began with the other loader and its augmentation.
         """
         loaders = memory_loaders(self)
+        self.record.loader = "nnU-Net" if loaders is None else "memory"
+        if self.schedule.fast and self.recipe.augmentation is None and self._resumed is not None:
+            check_same_loader(self._resumed.loader, self.record.loader, self.output_folder)
         if loaders is not None:
             return loaders
         if self.recipe.slices > 1:
@@ -249,7 +253,8 @@ class UNetTrainer(ResumableTrainer):
             self.augmentation = None
         loaders = super().get_dataloaders()
         if self.recipe.seed is not None:
-            seed_workers(loaders, [self.fold_seed or 0, self.local_rank, self.current_epoch])
+            done = len(self.record.epoch_outputs)
+            seed_workers(loaders, [self.fold_seed or 0, self.local_rank, self.current_epoch, done])
         return loaders
 
     # -- training -------------------------------------------------------------------------------------------------

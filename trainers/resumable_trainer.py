@@ -57,6 +57,7 @@ class ResumableTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature, to the letter
     ) -> None:
+        checkpoint_interval_s(CHECKPOINT_INTERVAL_S)  # refuses a wrong variable before the training begins
         self.half = half_precision(device)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.termination = Termination()

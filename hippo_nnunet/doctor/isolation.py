@@ -24,7 +24,7 @@ from typing import Any, Literal
 import psutil
 
 from hippo_nnunet.errors import one_line
-from hippo_nnunet.processes import die_with_parent
+from hippo_nnunet.processes import die_with_parent, kill_all
 
 MB = 1e6
 POLL_S = 0.2
@@ -234,8 +234,7 @@ class _Worker:
         self._connection.close()
         if self.usable:
             self._process.join(10)
-        for process in self._family():
-            process.kill()
+        kill_all(self._family())
         self._process.join()
 
     def _family(self) -> list[psutil.Process]:

@@ -23,7 +23,7 @@ from hippo_nnunet.evaluation.learning_curve import learning_curve
 from hippo_nnunet.evaluation.metrics import QUALITY
 from hippo_nnunet.evaluation.mixed_model import mixed_result, repeated_differences
 from hippo_nnunet.evaluation.notes import Note, NoteKind
-from hippo_nnunet.evaluation.pairing import Model, models_of, pairs_of
+from hippo_nnunet.evaluation.pairing import SUBSETS, Model, models_of, pairs_of
 from hippo_nnunet.evaluation.per_case import score_empty
 from hippo_nnunet.evaluation.side_by_side import model_table, rank_table, repeat_sd, scores_of
 from hippo_nnunet.evaluation.statistics import (
@@ -147,7 +147,8 @@ def compare(
         named = _names(pair.kind, pair.one, pair.other)
         repeated = repeated_differences(table, pair.one, pair.other, options.metric, subjects)
         mixed = mixed_result(repeated)
-        of_mean, *of_labels = _pair_rows(named, difference, options, number_of_folds, notes, subjects)
+        folds = 0 if pair.kind in SUBSETS else number_of_folds  # their folds share few training cases
+        of_mean, *of_labels = _pair_rows(named, difference, options, folds, notes, subjects)
         of_mean |= {
             "difference_mixed": mixed.mean,
             "low_mixed": mixed.low,
@@ -207,7 +208,7 @@ def _pair_rows(
     rows = []
     labels = list(difference.columns) if difference.shape[1] > 1 else []
     for scope in (MEAN, *labels):
-        values = difference.mean(axis=1) if scope == MEAN else difference[scope]
+        values = difference.mean(axis=1, skipna=False) if scope == MEAN else difference[scope]
         defined = values.dropna()
         if len(defined) < len(values):
             text = (

@@ -246,10 +246,11 @@ def detectable_difference(sd: float, n: int, comparisons: int = 1) -> float:
 
 @lru_cache
 def detectable_effect(n: int, alpha: float, power: float) -> float:
-    """Compute the smallest mean that a paired t-test of n differences of standard deviation 1 detects."""
+    """Compute the smallest mean that a two-sided paired t-test of n differences of standard deviation 1 detects."""
     from statsmodels.stats.power import TTestPower
 
-    return float(np.squeeze(TTestPower().solve_power(nobs=n, alpha=alpha, power=power, alternative="two-sided")))
+    # one-sided, as the far tail adds nothing, and for few n it is NaN, with which the solver returns any number
+    return float(np.squeeze(TTestPower().solve_power(nobs=n, alpha=alpha / 2, power=power, alternative="larger")))
 
 
 def rank_biserial(differences: np.ndarray) -> float:

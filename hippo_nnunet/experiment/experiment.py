@@ -69,10 +69,11 @@ class Experiment:
         """Refuse what cannot be run."""
         trainers: dict[str, str] = {}
         for variant in self.variants:
-            trainer = self.trainer(variant)
-            if trainer in trainers:
-                raise ConfigError(f"variants '{trainers[trainer]}' and '{variant}' are the same trainer, {trainer}")
-            trainers[trainer] = variant
+            recipe = recipes.parse(self.trainer(variant))
+            same = recipe.name.removesuffix("_seed0") if recipe.fast else recipe.name  # it has seed 0 in any case
+            if same in trainers:
+                raise ConfigError(f"variants '{trainers[same]}' and '{variant}' are the same training, {same}")
+            trainers[same] = variant
         for configuration, folds in self.folds.items():
             if "cascade" in configuration:
                 raise ConfigError(f"configuration '{configuration}': run trains no cascades; use hippo-nnunet train")

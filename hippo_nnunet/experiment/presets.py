@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 
 from hippo_nnunet.errors import ConfigError
@@ -95,7 +96,8 @@ def with_repeats(variants: Iterable[str], seeds: int) -> tuple[str, ...]:
         seeds: Trainings of each recipe; 1 adds nothing.
 
     Returns:
-        Every variant, each without a seed word followed by its repeats `_seed1` to `_seed<seeds - 1>`.
+        Every variant, each without a seed word followed by its repeats `_seed1` to `_seed<seeds - 1>`, or, where these
+        are its teachers', the next ones.
 
     Raises:
         ConfigError: `seeds` below 1.
@@ -106,7 +108,9 @@ def with_repeats(variants: Iterable[str], seeds: int) -> tuple[str, ...]:
     for variant in variants:
         repeated.append(variant)
         if recipe_of(variant) == variant:
-            repeated += [f"{variant}_seed{number}" for number in range(1, seeds)]
+            taken = recipes.TEACHERS if "taught" in variant.split("_") else ()
+            numbers = (number for number in count(1) if number not in taken)
+            repeated += [f"{variant}_seed{number}" for number in islice(numbers, seeds - 1)]
     return tuple(dict.fromkeys(repeated))
 
 

@@ -162,6 +162,6 @@ def text_coordinates(text: torch.Tensor, size: int, learned: torch.Tensor | None
     Returns:
         Shape (classes, size), of the text's type and on its device.
     """
-    spanning = (text if learned is None else learned).double().cpu()
+    spanning = (text if learned is None else learned).cpu().double()
     basis, _ = torch.linalg.qr(torch.cat((spanning.T, torch.eye(text.shape[1], dtype=torch.float64)), 1)[:, :size])
-    return (text.double().cpu() @ basis).to(text)
+    return (text.cpu().double() @ basis).to(text)

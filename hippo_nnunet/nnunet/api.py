@@ -12,16 +12,18 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING
 
 from hippo_nnunet.data.description import read_description
 from hippo_nnunet.data.subjects import NONE
-from hippo_nnunet.errors import ConfigError, DataError, DependencyError, one_line
+from hippo_nnunet.errors import ConfigError, DataError, DependencyError, HippoError, one_line
 from hippo_nnunet.files import read_object
+from hippo_nnunet.locks import exclusive
 from hippo_nnunet.nnunet import folds, partial, preprocessed, splits
 from hippo_nnunet.nnunet.case_files import check_cases
 from hippo_nnunet.nnunet.finished import check_finished, is_finished, lacks_descriptions
@@ -54,7 +56,8 @@ def limit_processes() -> None:
     """
     for variable, stock in (("nnUNet_def_n_proc", STOCK_PROCESSES), ("nnUNet_n_proc_DA", STOCK_AUGMENTERS)):
         number = os.environ.setdefault(variable, str(min(stock, cpu_count())))
-        if not re.fullmatch(r"[0-9]{1,6}", number.strip()):
+        least = 0 if variable == "nnUNet_n_proc_DA" else 1
+        if not re.fullmatch(r"[0-9]{1,6}", number.strip()) or int(number) < least:
             raise ConfigError(f"{variable}={number}: expected a whole number of processes; correct or unset it")
 
 
@@ -189,35 +192,44 @@ def plan_and_preprocess(
     if found:
         folds.check_subject_folds(name, found, subjects != NONE, folders)
 
-    fingerprint = folders.preprocessed / name / "dataset_fingerprint.json"
-    if not fingerprint.is_file():
-        if not checked:
-            _check_integrity(folders.raw / name, processes)
-        upstream.extract_fingerprint_dataset(number, num_processes=processes, verbose=False, show_progress_bar=bars)
-    plans_name = str(inspect.signature(found_planner).parameters["plans_name"].default)
-    planned = plans_file(name, plans_name, folders).is_file()
-    if not planned:
-        read_object(fingerprint)  # nnU-Net's error would not name the file
-        _, plans_name = upstream.plan_experiment_dataset(number, found_planner)
-    plans = read_plans(name, plans_name, folders)
-    for configuration in configurations if planned else ():  # the planner itself may name what it likes
-        check_file(plans, plans_file(name, plans_name, folders), configuration, trust)
-    partial.restore_description(name, folders)
-    partial.record_axes(name, cases, plans["image_reader_writer"], folders)
-    missing = [c for c in configurations if not partial.is_preprocessed(plans, c, cases, folders)]
-    preprocessed.check_sizes(name, plans, missing, cases, folders)
-    targets = [partial.begin(plans, configuration, folders) for configuration in missing]
-    partial.delete_partial_references(name, folders)
+    with _planning_lock(folders.preprocessed / name):
+        fingerprint = folders.preprocessed / name / "dataset_fingerprint.json"
+        if not fingerprint.is_file():
+            if not checked:
+                _check_integrity(folders.raw / name, processes)
+            upstream.extract_fingerprint_dataset(number, num_processes=processes, verbose=False, show_progress_bar=bars)
+        plans_name = str(inspect.signature(found_planner).parameters["plans_name"].default)
+        planned = plans_file(name, plans_name, folders).is_file()
+        if not planned:
+            read_object(fingerprint)  # nnU-Net's error would not name the file
+            _, plans_name = upstream.plan_experiment_dataset(number, found_planner)
+        plans = read_plans(name, plans_name, folders)
+        for configuration in configurations if planned else ():  # the planner itself may name what it likes
+            check_file(plans, plans_file(name, plans_name, folders), configuration, trust)
+        partial.restore_description(name, folders)
+        partial.record_axes(name, cases, plans["image_reader_writer"], folders)
+        missing = [c for c in configurations if not partial.is_preprocessed(plans, c, cases, folders)]
+        preprocessed.check_sizes(name, plans, missing, cases, folders)
+        targets = [partial.begin(plans, configuration, folders) for configuration in missing]
+        partial.delete_partial_references(name, folders)
 
-    def stored() -> int:
-        return sum(len(preprocessed.stored_cases(target)) for target in targets)
+        def stored() -> int:
+            return sum(len(preprocessed.stored_cases(target)) for target in targets)
 
-    with counted(stored, "preprocessing", len(cases) * len(missing)):
-        upstream.preprocess_dataset(number, plans_name, missing, [processes] * len(missing), show_progress_bar=bars)
-    for configuration in missing:
-        partial.end(plans, configuration, folders)
-    folds.make_splits(name, cases, folders, None if subjects == NONE else found)
+        with counted(stored, "preprocessing", len(cases) * len(missing)):
+            upstream.preprocess_dataset(number, plans_name, missing, [processes] * len(missing), show_progress_bar=bars)
+        for configuration in missing:
+            partial.end(plans, configuration, folders)
+        folds.make_splits(name, cases, folders, None if subjects == NONE else found)
     return plans_name
+
+
+def _planning_lock(folder: Path) -> AbstractContextManager[object]:
+    """Return a lock of a dataset's preprocessed folder, for which others wait; none where nothing can be written."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        return nullcontext()
+    return exclusive(folder / "hippo_plan.lock", f"{folder}: another process plans or preprocesses it", wait=True)
 
 
 _STDERR = 2
@@ -293,10 +305,12 @@ def train_fold(job: TrainJob, validation_only: bool = False, wait: bool = False)
         raise ConfigError(f"{folder} is not trained completely, so it cannot be validated; train it first")
     if not validation_only and is_finished(folder, job.npz) and not lacks_descriptions(folder):
         log.info("%s is finished", folder)
+        if job.validate_best:
+            log.warning("--validate-best: give --validation-only, too, to validate a finished fold again")
         return folder
     device = resolve_device(job.device)
-    if job.num_gpus > 1 and device != "cuda":
-        raise ConfigError(f"--num-gpus {job.num_gpus}: on {device} it is one; leave it out, or take --device cuda")
+    if job.num_gpus > 1:
+        _check_gpus(job.num_gpus, device)
     trainer_class(job.trainer)
     check_file(plans, plans_file(name, job.plans, folders), job.configuration, job.trust_checkpoint)
     read_description(folders.preprocessed / name / "dataset.json")
@@ -332,23 +346,27 @@ def _train(job: TrainJob, dataset: str, folder: Path, device: str) -> None:
     trained = (folder / "checkpoint_final.pth").is_file()
     started = any((folder / f"checkpoint_{which}.pth").is_file() for which in ("latest", "best"))
     pretrained = job.pretrained_weights if not started else None
+    if started and job.pretrained_weights:
+        log.warning("%s was begun before: it goes on from its checkpoint, not from --pretrained-weights", folder)
     try:
-        upstream.run_training(
-            dataset,
-            job.configuration,
-            job.fold,
-            job.trainer,
-            job.plans,
-            pretrained_weights=str(pretrained) if pretrained else None,
-            num_gpus=job.num_gpus,
-            export_validation_probabilities=job.npz,
-            continue_training=started and not trained,
-            only_run_validation=trained,
-            disable_checkpointing=job.disable_checkpointing,
-            val_with_best=job.validate_best,
-            device=_torch_device(device),
-        )
+        with _readable(pretrained, device) as weights:
+            upstream.run_training(
+                dataset,
+                job.configuration,
+                job.fold,
+                job.trainer,
+                job.plans,
+                pretrained_weights=str(weights) if weights else None,
+                num_gpus=job.num_gpus,
+                export_validation_probabilities=job.npz,
+                continue_training=started and not trained,
+                only_run_validation=trained,
+                disable_checkpointing=job.disable_checkpointing,
+                val_with_best=job.validate_best,
+                device=_torch_device(device),
+            )
     except Exception as error:
+        _raise_ours(error)
         in_loading = any(frame.name == "load_pretrained_weights" for frame in extract_tb(error.__traceback__))
         if not in_loading:
             raise
@@ -357,6 +375,39 @@ def _train(job: TrainJob, dataset: str, folder: Path, device: str) -> None:
             f"--pretrained-weights {pretrained}: are not of the network of {job.trainer} with {job.plans} "
             f"{job.configuration} ({reason}); name a checkpoint of the same network"
         ) from error
+
+
+@contextmanager
+def _readable(weights: Path | None, device: str) -> Iterator[Path | None]:
+    """Yield pretrained weights for nnU-Net, which loads tensors to where they were saved: without CUDA, a copy."""
+    if weights is None or device == "cuda":
+        yield weights
+        return
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / weights.name
+        torch.save(torch.load(weights, map_location="cpu", weights_only=False), copy)  # `TrainJob.check` has read it
+        yield copy
+
+
+def _raise_ours(error: Exception) -> None:
+    """Raise an error of ours that a process of a distributed training has passed on as text."""
+    last = str(error).rstrip().rpartition("\n")[2]
+    name, _, text = last.removeprefix(f"{HippoError.__module__}.").partition(": ")
+    own = {cls.__name__: cls for cls in HippoError.__subclasses__()}
+    if type(error).__name__ == "ProcessRaisedException" and name in own:
+        raise own[name](text) from error
+
+
+def _check_gpus(number: int, device: str) -> None:
+    """Refuse more GPUs than there are."""
+    import torch
+
+    if device != "cuda":
+        raise ConfigError(f"--num-gpus {number}: on {device} it is one; leave it out, or take --device cuda")
+    if number > torch.cuda.device_count():
+        raise ConfigError(f"--num-gpus {number}: this machine has {torch.cuda.device_count()}; take at most that many")
 
 
 def _torch_device(device: str) -> torch.device:

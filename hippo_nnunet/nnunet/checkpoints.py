@@ -44,6 +44,8 @@ class TrainingRecord:
             not record it.
         split: The fold's cases, from `split_record`; None likewise.
         teachers: Trainer to the SHA-256 of its checkpoint, for the networks that teach this one; None without any.
+        loader: `memory` or `nnU-Net`, whose augmentation differs for `fast`; None in checkpoints of versions that did
+            not record it.
     """
 
     schedule: dict[str, Any]
@@ -56,6 +58,7 @@ class TrainingRecord:
     precision: str | None = None
     split: dict[str, Any] | None = None
     teachers: dict[str, str] | None = None
+    loader: str | None = None
 
     def resume_from(self, earlier: TrainingRecord) -> None:
         """Take over the progress and precision of an earlier session."""
@@ -77,6 +80,7 @@ class TrainingRecord:
             "prompts": self.prompts,
             "resumed": self.resumed,
             "precision": self.precision,
+            "loader": self.loader,
             "training_cases": len(self.split["train"]) if self.split else None,
             "split": self.split,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -224,6 +228,26 @@ def check_same_schedule(stored: TrainingRecord, current: TrainingRecord, folder:
             f"{folder} was begun with another schedule ({difference}): resuming would mix the two. Delete that "
             "folder, or name the old length in the trainer, for example UNetTrainer_fast_20epochs"
         )
+
+
+def check_same_loader(stored: str | None, current: str, folder: str | Path) -> None:
+    """Refuse to resume a training with the other loader, whose augmentation is another one.
+
+    Args:
+        stored: Of the training so far; None, if it is not recorded, is accepted.
+        current: Of this process.
+        folder: Of the fold.
+
+    Raises:
+        ConfigError: Names the remedy.
+    """
+    if stored in (None, current):
+        return
+    raise ConfigError(
+        f"{folder} was begun with {'the data in memory' if stored == 'memory' else 'too little memory for the data'}, "
+        "and the free memory decides otherwise now: resuming would mix two augmentations. Give it as much memory as "
+        "before, or delete that folder to train again"
+    )
 
 
 def check_same_precision(stored: str | None, current: str, device: torch.device, folder: str | Path) -> None:

@@ -37,7 +37,7 @@ class WordGroup:
 
     def number(self, word: str) -> int | None:
         """Return the number in a patterned word such as `50epochs`; None if the word is of another form."""
-        pattern = rf"{self.unit}(0|[1-9]\d*)" if self.prefix else rf"([1-9]\d*){self.unit}"
+        pattern = rf"{self.unit}(0|[1-9]\d{{0,8}})" if self.prefix else rf"([1-9]\d{{0,8}}){self.unit}"
         match = re.fullmatch(pattern, word) if self.unit else None
         return int(match.group(1)) if match else None
 

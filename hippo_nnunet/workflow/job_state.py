@@ -122,9 +122,11 @@ def read(path: Path) -> JobState | None:
     """Read a state file; None if it is missing or cannot be read."""
     try:
         content = json.loads(path.read_text())
-        return JobState(**{**content, "command": tuple(content["command"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        state = JobState(**{**content, "command": tuple(content["command"])})
+        int(state.settings.get("parallel", 1))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+    return state
 
 
 def is_alive(path: Path, state: JobState) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.nnunet import memory_cases
 from hippo_nnunet.nnunet.loaders import memory_loaders
 from hippo_nnunet.trainers.recipe_trainer import SEEDS_BETWEEN_FOLDS
@@ -97,3 +100,18 @@ def test_what_does_not_fit_is_refused_in_one_line(in_tiny, monkeypatch, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if "loader" in line]
     assert len(lines) == 1
     assert "Using nnU-Net's own data loader, not the one in memory: the cases need" in lines[0]
+
+
+def test_a_short_schedule_is_not_resumed_with_the_other_loaders_augmentation(in_tiny, monkeypatch):
+    trainer = made(in_tiny, "UNetTrainer_fast_1epochs_2iters")
+    trainer.get_dataloaders()
+    assert trainer.record.loader == "memory"
+    trainer._resumed = copy(trainer.record)
+    trainer.get_dataloaders()
+    monkeypatch.setattr(memory_cases, "free_memory", lambda: 1000)
+    with pytest.raises(ConfigError, match=r"begun with the data in memory.*would mix two augmentations"):
+        trainer.get_dataloaders()
+    word = made(in_tiny, "UNetTrainer_flip_fast_1epochs_2iters")  # the same with both
+    word._resumed = copy(trainer._resumed)
+    word.get_dataloaders()
+    assert word.record.loader == "nnU-Net"

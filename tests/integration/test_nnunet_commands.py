@@ -12,8 +12,12 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
 from tiny_dataset import ATTENTION, CASES, PLANS, TEST_CASES, UNET, TinyDataset
+from torch.multiprocessing import ProcessRaisedException
 
+from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.inference.predict import PredictOptions, predict
+from hippo_nnunet.nnunet.api import train_fold
+from hippo_nnunet.nnunet.train_job import TrainJob
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +88,33 @@ def test_pretrained_weights(trained: TinyDataset, by_command: Path) -> None:
     got = weights(by_command / "checkpoint_final.pth")
     key = "encoder.stages.1.0.convs.0.conv.weight"
     assert 0 < (given[key] - got[key]).norm() < 0.5 * (given[key] - other[key]).norm()
+
+
+def test_pretrained_weights_by_our_command(
+    trained: TinyDataset, in_tiny: TinyDataset, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = trained.model(ATTENTION) / "fold_0" / "checkpoint_final.pth"
+    name = "AttentionUNetTrainer_fast_1epochs_1iters"
+    job = TrainJob(str(in_tiny.number), "2d", 0, name, PLANS, "cpu", pretrained_weights=path)
+
+    def in_another_process(*_: object, **__: object) -> None:
+        text = (
+            "\n-- Process 1 terminated with the following error:\n...\nhippo_nnunet.errors.ConfigError: leave it out\n"
+        )
+        raise ProcessRaisedException(text, 1, 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nnunetv2.run.run_training.run_training", in_another_process)
+        with pytest.raises(ConfigError, match=r"^leave it out$"):
+            train_fold(job)
+    fold = train_fold(job)
+    key = "encoder.stages.1.0.convs.0.conv.weight"
+    given, got = weights(path)[key], weights(fold / "checkpoint_final.pth")[key]
+    other = weights(trained.model(ATTENTION) / "fold_1" / "checkpoint_final.pth")[key]
+    assert 0 < (given - got).norm() < 0.5 * (given - other).norm()
+    (fold / "checkpoint_final.pth").rename(fold / "checkpoint_latest.pth")
+    train_fold(job)
+    assert "it goes on from its checkpoint, not from --pretrained-weights" in caplog.text
 
 
 def test_find_best_configuration(trained: TinyDataset) -> None:

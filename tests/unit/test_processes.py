@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hippo_nnunet.cli.main import run_program
-from hippo_nnunet.processes import python_command
+from hippo_nnunet.processes import kill_all, python_command
 
 FORKED = """
 import os, signal
@@ -22,6 +23,13 @@ if pid == 0:
     os._exit(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 """
+
+
+def test_a_child_that_has_ended_meanwhile_is_no_error() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        listed = psutil.Process(child.pid)
+        child.communicate()
+    kill_all([listed])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

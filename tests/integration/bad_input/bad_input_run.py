@@ -151,7 +151,7 @@ ROWS = (
     ),
     Bad("variant that is unknown", NEW + " --variants VNet", ("variant 'VNet': unknown base 'VNet'", "Did you mean")),
     Bad("variant with a word that is unknown", NEW + " --variants UNet_flop", ("unknown word 'flop'", "Did you mean")),
-    Bad("variants that are one", NEW + " --variants UNet,UNet_fast", ("'UNet' and 'UNet_fast' are the same trainer",)),
+    Bad("variants that are one", NEW + " --variants UNet,UNet_fast", ("'UNet' and 'UNet_fast' are the same training",)),
     Bad("no variant", NEW + " --variants ,", ("at least one variant",)),
     Bad(
         "configuration that no planner makes", NEW + " --configurations 4d", ("configuration '4d'", "2d", "3d_fullres")

@@ -137,8 +137,8 @@ ROWS = (
     Bad(
         "number of processes that is a word",
         PLAN,
-        ("nnUNet_def_n_proc=many", "a whole number"),
-        environ={"nnUNet_def_n_proc": "many"},
+        ("nnUNet_def_n_proc=0", "a whole number"),
+        environ={"nnUNet_def_n_proc": "0"},
     ),
     Bad(
         "number of augmenters that is a word",

@@ -413,6 +413,11 @@ def test_published_results_are_paired_by_case(tmp_path: Path, two: pd.DataFrame)
     assert (row["against"], row["n"], row["verdict"]) == ("conv", 50, "better")
     assert row["difference"] == pytest.approx(0.03)
     assert any("conv has no result for 10 of UNet 2d's cases" in note.text for note in comparison.notes)
+    published["conv"].iloc[:20, 1] = np.nan  # no mean over labels of one label alone
+    comparison = compare(two, FAST, published)
+    row = comparison.pairs[(comparison.pairs["kind"] == "published") & (comparison.pairs["variant"] == "UNet")].iloc[0]
+    assert (row["scope"], row["n"]) == ("mean", 30)
+    assert row["difference"] == pytest.approx(0.03)
     with pytest.raises(ConfigError, match="published results are Dice"):
         compare(two, Options("nsd_1mm"), published)
 

@@ -12,6 +12,7 @@ from hippo_nnunet.evaluation.fold_means import corrected_test, detectable_retrai
 from hippo_nnunet.evaluation.statistics import (
     bootstrap_intervals,
     detectable_difference,
+    detectable_effect,
     holm,
     paired_result,
     rank_biserial,
@@ -105,6 +106,8 @@ def test_detectable_difference_has_its_power() -> None:
     shift = found / 0.02 * np.sqrt(50)
     power = stats.nct.sf(critical, 49, shift) + stats.nct.cdf(-critical, 49, shift)
     assert power == pytest.approx(0.8, abs=1e-4)
+    assert detectable_effect(5, 0.05 / 10, 0.8) == pytest.approx(3.155, abs=1e-3)  # where the far tail is NaN
+    assert detectable_effect(3, 0.05 / 20, 0.8) == pytest.approx(14.647, abs=1e-3)
     assert detectable_difference(0.0, 50) == 0
     assert np.isnan(detectable_difference(0.02, 5))
 

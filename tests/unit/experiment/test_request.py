@@ -13,7 +13,7 @@ import pytest
 
 from hippo_nnunet.errors import ConfigError
 from hippo_nnunet.experiment.experiment import Experiment
-from hippo_nnunet.experiment.presets import preset_for_training, trainer_name
+from hippo_nnunet.experiment.presets import preset_for_training, trainer_name, with_repeats
 from hippo_nnunet.experiment.request import Request, dataset_of_task, parse_folds, resolve
 from hippo_nnunet.inference.submission import write_submission
 from hippo_nnunet.nnunet.paths import NnunetFolders
@@ -428,9 +428,20 @@ def test_a_submission_of_a_dataset_with_an_unusual_name(tmp_path: Path) -> None:
     assert write_submission(*folders, task_name=task, labels={0, 1}) == ["a"]
 
 
+def test_repeats_of_a_taught_recipe_are_none_of_its_teachers() -> None:
+    assert with_repeats(["UNet", "UNet_taught"], 3) == (
+        *("UNet", "UNet_seed1", "UNet_seed2"),
+        *("UNet_taught", "UNet_taught_seed3", "UNet_taught_seed4"),
+    )
+    experiment(variants=with_repeats(["UNet", "UNet_taught"], 3))
+
+
 def test_refused_experiments() -> None:
-    with pytest.raises(ConfigError, match="same trainer"):
+    with pytest.raises(ConfigError, match="same training, UNetTrainer_fast"):
         experiment(variants=("UNet", "UNet_fast"))
+    with pytest.raises(ConfigError, match="same training, UNetTrainer_fast"):
+        experiment(variants=("UNet", "UNet_seed0"))  # a short schedule has seed 0 without the word
+    experiment(preset="standard", variants=("UNet", "UNet_seed0"))
     with pytest.raises(ConfigError, match="cascade"):
         experiment(folds={"3d_cascade_fullres": ALL})
     with pytest.raises(ConfigError, match="at least one"):

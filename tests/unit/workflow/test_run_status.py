@@ -97,6 +97,14 @@ def write_state(folder: Path, marker: Path, **changes: object) -> Path:
     return path
 
 
+@pytest.mark.parametrize("settings", [[], "x", {"parallel": "a"}])
+def test_a_damaged_state_is_none(settings: object, tmp_path: Path) -> None:
+    path = write_state(tmp_path, DONE / "data")
+    assert job_state.read(path) is not None
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"settings": settings}))
+    assert job_state.read(path) is None
+
+
 def states(folder: Path) -> dict[str, str]:
     return {job.name: job.state for job in read_status(folder).jobs}
 
