@@ -51,12 +51,13 @@ class Attempts:
             if self._fatal(error):
                 raise
             log.debug("case %s", case.case, exc_info=True)
-            text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            reason = f"{case.files[0]}: cannot be predicted ({text})"
             if isinstance(error, HippoError):
                 reason = str(error)
             elif is_out_of_memory(error):
                 reason = str(memory_error(str(case.files[0])))
+            else:
+                text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                reason = f"{case.files[0]}: cannot be predicted ({text})"
         self.reasons[case.case] = reason
         if self.scans > 1:
             log.warning("case %s is left out: %s", case.case, reason)

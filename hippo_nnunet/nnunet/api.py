@@ -349,7 +349,7 @@ def _train(job: TrainJob, dataset: str, folder: Path, device: str) -> None:
     if started and job.pretrained_weights:
         log.warning("%s was begun before: it goes on from its checkpoint, not from --pretrained-weights", folder)
     try:
-        with _readable(pretrained, device) as weights:
+        with _readable(pretrained, device, job.trust_checkpoint) as weights:
             upstream.run_training(
                 dataset,
                 job.configuration,
@@ -378,16 +378,18 @@ def _train(job: TrainJob, dataset: str, folder: Path, device: str) -> None:
 
 
 @contextmanager
-def _readable(weights: Path | None, device: str) -> Iterator[Path | None]:
+def _readable(weights: Path | None, device: str, trust: bool) -> Iterator[Path | None]:
     """Yield pretrained weights for nnU-Net, which loads tensors to where they were saved: without CUDA, a copy."""
     if weights is None or device == "cuda":
         yield weights
         return
     import torch
 
+    from hippo_nnunet.nnunet.trust import read_checkpoint
+
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / weights.name
-        torch.save(torch.load(weights, map_location="cpu", weights_only=False), copy)  # `TrainJob.check` has read it
+        torch.save(read_checkpoint(weights, trust), copy)
         yield copy
 
 

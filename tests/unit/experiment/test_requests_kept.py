@@ -17,7 +17,7 @@ def test_every_request_is_valid_and_no_training_is_requested_twice() -> None:
         experiment = Experiment.load(file)
         assert experiment.number_of_folds == 5
         assert experiment.subjects == ("none" if file.stem.endswith("-nnunet-folds") else "auto")
-        few = file.stem.startswith("task04-few")  # two folds
+        few = file.stem.startswith("task04-few")  # one fold
         assert few or all(experiment.complete(configuration) for configuration in experiment.folds)
         assert f"`{file.stem}`" in readme or f"`{file.stem[file.stem.rindex('-') :]}`" in readme
         teachers = {name for variant in experiment.variants for name in experiment.teachers(variant)}
