@@ -117,7 +117,7 @@ def _row(finding: dict[str, Any], comparison: Comparison, results: Path) -> tupl
         f"{pair['low']:+.4f} to {pair['high']:+.4f}",
         f"{pair['rope_to_pass']:.4f}" if pair["rope_to_pass"] < SIMILAR else "",
         shown_verdict(pair),
-        _of_recipes(results, finding),
+        _of_recipes(results, finding, pair),
         _first_seeds(results, finding) if _unequal(trainings) and variant != ENSEMBLE else "",
     )
 
@@ -127,13 +127,17 @@ def _unequal(trainings: list[int | str]) -> bool:
     return len({*trainings}) > 1 and all(isinstance(number, int) for number in trainings)
 
 
-def _of_recipes(results: Path, finding: dict[str, Any]) -> str:
-    """Return the interval of the test over folds; empty if the models have other folds, or one is published."""
-    one, other = _scores(results, finding)
-    if not one.index.equals(other.index):
-        return ""
-    result = corrected_test((one - other).groupby("fold").mean().to_numpy(), len(one.index.unique("fold")))
-    return f"{result.low:+.4f} to {result.high:+.4f}"
+def _of_recipes(results: Path, finding: dict[str, Any], pair: pd.Series) -> str:
+    """Return the interval of the test over folds; empty without one: a published model, other folds, few cases."""
+    low, high = pair["low_retrained"], pair["high_retrained"]
+    if "compared_with" in finding:  # which `compare` compares case by case
+        one, other = _scores(results, finding)
+        if not one.index.equals(other.index):
+            return ""
+        means = (one - other).groupby("fold").mean()
+        result = corrected_test(means.to_numpy(), len(means))
+        low, high = result.low, result.high
+    return "" if pd.isna(low) else f"{low:+.4f} to {high:+.4f}"
 
 
 def _first_seeds(results: Path, finding: dict[str, Any]) -> str:
