@@ -14,10 +14,10 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from traceback import extract_tb
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hippo_nnunet.data.description import read_description
 from hippo_nnunet.data.subjects import NONE
@@ -192,44 +192,56 @@ def plan_and_preprocess(
     if found:
         folds.check_subject_folds(name, found, subjects != NONE, folders)
 
-    with _planning_lock(folders.preprocessed / name):
-        fingerprint = folders.preprocessed / name / "dataset_fingerprint.json"
-        if not fingerprint.is_file():
-            if not checked:
-                _check_integrity(folders.raw / name, processes)
-            upstream.extract_fingerprint_dataset(number, num_processes=processes, verbose=False, show_progress_bar=bars)
-        plans_name = str(inspect.signature(found_planner).parameters["plans_name"].default)
-        planned = plans_file(name, plans_name, folders).is_file()
-        if not planned:
-            read_object(fingerprint)  # nnU-Net's error would not name the file
-            _, plans_name = upstream.plan_experiment_dataset(number, found_planner)
-        plans = read_plans(name, plans_name, folders)
-        for configuration in configurations if planned else ():  # the planner itself may name what it likes
-            check_file(plans, plans_file(name, plans_name, folders), configuration, trust)
-        partial.restore_description(name, folders)
-        partial.record_axes(name, cases, plans["image_reader_writer"], folders)
-        missing = [c for c in configurations if not partial.is_preprocessed(plans, c, cases, folders)]
-        preprocessed.check_sizes(name, plans, missing, cases, folders)
-        targets = [partial.begin(plans, configuration, folders) for configuration in missing]
-        partial.delete_partial_references(name, folders)
-
-        def stored() -> int:
-            return sum(len(preprocessed.stored_cases(target)) for target in targets)
-
-        with counted(stored, "preprocessing", len(cases) * len(missing)):
-            upstream.preprocess_dataset(number, plans_name, missing, [processes] * len(missing), show_progress_bar=bars)
-        for configuration in missing:
-            partial.end(plans, configuration, folders)
-        folds.make_splits(name, cases, folders, None if subjects == NONE else found)
+    lock = folders.preprocessed / name / "hippo_plan.lock", f"{name}: another process plans or preprocesses it"
+    fingerprint = folders.preprocessed / name / "dataset_fingerprint.json"
+    plans_name = str(inspect.signature(found_planner).parameters["plans_name"].default)
+    planned = plans_file(name, plans_name, folders).is_file()
+    if not planned or not fingerprint.is_file():
+        with exclusive(*lock, wait=True):
+            if not fingerprint.is_file():
+                if not checked:
+                    _check_integrity(folders.raw / name, processes)
+                upstream.extract_fingerprint_dataset(
+                    number, num_processes=processes, verbose=False, show_progress_bar=bars
+                )
+            if not plans_file(name, plans_name, folders).is_file():
+                read_object(fingerprint)  # nnU-Net's error would not name the file
+                _, plans_name = upstream.plan_experiment_dataset(number, found_planner)
+    plans = read_plans(name, plans_name, folders)
+    for configuration in configurations if planned else ():  # the planner itself may name what it likes
+        check_file(plans, plans_file(name, plans_name, folders), configuration, trust)
+    partial.restore_description(name, folders)
+    partial.record_axes(name, cases, plans["image_reader_writer"], folders)
+    missing = [c for c in configurations if not partial.is_preprocessed(plans, c, cases, folders)]
+    preprocessed.check_sizes(name, plans, missing, cases, folders)
+    with exclusive(*lock, wait=True) if missing else nullcontext():
+        missing = [c for c in missing if not partial.is_preprocessed(plans, c, cases, folders)]
+        _preprocess(name, plans, missing, len(cases), processes)
+    folds.make_splits(name, cases, folders, None if subjects == NONE else found)
     return plans_name
 
 
-def _planning_lock(folder: Path) -> AbstractContextManager[object]:
-    """Return a lock of a dataset's preprocessed folder, for which others wait; none where nothing can be written."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(existing, os.W_OK):
-        return nullcontext()
-    return exclusive(folder / "hippo_plan.lock", f"{folder}: another process plans or preprocesses it", wait=True)
+def _preprocess(name: str, plans: dict[str, Any], configurations: Sequence[str], cases: int, processes: int) -> None:
+    """Preprocess a dataset's cases for configurations that are missing or incomplete."""
+    from nnunetv2.experiment_planning import plan_and_preprocess_api as upstream
+
+    folders = folders_for(None)
+    targets = [partial.begin(plans, configuration, folders) for configuration in configurations]
+    partial.delete_partial_references(name, folders)
+
+    def stored() -> int:
+        return sum(len(preprocessed.stored_cases(target)) for target in targets)
+
+    with counted(stored, "preprocessing", cases * len(configurations)):
+        upstream.preprocess_dataset(
+            int(name[7:10]),
+            plans["plans_name"],
+            configurations,
+            [processes] * len(configurations),
+            show_progress_bar=sys.stderr.isatty(),
+        )
+    for configuration in configurations:
+        partial.end(plans, configuration, folders)
 
 
 _STDERR = 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from hippo_nnunet import planners
 from hippo_nnunet.networks.attention_unet import AttentionUNet
 from hippo_nnunet.networks.clip_guided_unet import CLIPGuidedUNet
+from hippo_nnunet.nnunet.api import plan_and_preprocess
 
 pytestmark = pytest.mark.slow
 
@@ -206,3 +209,25 @@ def test_pad64_batch_follows_nnunets_rule_at_nnunets_own_patch(dataset: Path) ->
     )
     assert ours["batch_size"] == default["batch_size"]
     assert ours["architecture"] == default["architecture"]
+
+
+def test_another_process_waits_while_this_one_preprocesses(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnU-Net deletes what another process is writing to the same folder."""
+    code = f"""
+from pathlib import Path
+from hippo_nnunet.locks import exclusive
+with exclusive(Path({str(dataset / "hippo_plan.lock")!r}), "another process plans"):
+    pass
+"""
+
+    def locked() -> bool:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode != 0
+
+    seen = []
+    monkeypatch.setattr(
+        "nnunetv2.experiment_planning.plan_and_preprocess_api.preprocess_dataset",
+        lambda *_, **__: seen.append(locked()),
+    )
+    plan_and_preprocess(DATASET_ID, "CompactPlanner", ("2d",), num_processes=1, checked=True)
+    assert seen == [True]
+    assert not locked()

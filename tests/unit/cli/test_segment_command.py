@@ -109,7 +109,11 @@ def test_a_bids_dataset_makes_a_derivative(tmp_path: Path, bright: Path, monkeyp
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(("--kind", "brain"), "give one of auto, head, crop"), (("--roi", "mask.nii.gz"), "it is for one scan")],
+    [
+        (("--kind", "brain"), "give one of auto, head, crop"),
+        (("--roi", __file__), "it is for one scan"),
+        (("--roi", "missing.nii.gz"), "does not exist"),
+    ],
 )
 def test_wrong_options(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
     for name in ("a", "b"):
