@@ -182,7 +182,7 @@ def _files(inputs: Iterable[Path]) -> list[Path]:
             files.append(path)
     if not files:
         raise DataError("no images to predict: name a folder or files")
-    return list(dict.fromkeys(files))
+    return list({path.absolute(): path for path in files}.values())
 
 
 def _case_and_channel(path: Path, stem: str, stems: set[str], channels: int) -> tuple[str, int]:

@@ -76,9 +76,11 @@ def test_channels_are_grouped_in_order(tmp_path: Path) -> None:
     ]
 
 
-def test_files_from_several_places(tmp_path: Path) -> None:
+def test_files_from_several_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = touch(tmp_path / "x", "a.nii.gz"), touch(tmp_path / "y", "b_0000.nii.gz", "c.nii.gz")
     assert [c.case for c in find_cases([first, second / "b_0000.nii.gz"], 1)] == ["a", "b"]
+    monkeypatch.chdir(second)
+    assert [c.case for c in find_cases([Path("b_0000.nii.gz"), second / "b_0000.nii.gz"], 1)] == ["b"]
 
 
 def test_images_of_another_kind_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
