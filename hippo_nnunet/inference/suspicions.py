@@ -40,10 +40,10 @@ class Suspicions:
             return
         one = self._checked[case]
         problem = self._known.refusal(one.shape[::-1], one.spacing_mm[::-1], one.axis_codes)
-        header = load_header(case.files[0]).header
-        if problem and not header["sform_code"] and not header["qform_code"]:
-            problem = "no orientation: sform_code and qform_code are 0: correct the header (dcm2niix writes it)"
         if problem:
+            header = load_header(case.files[0]).header
+            if not header["sform_code"] and not header["qform_code"]:
+                problem = "no orientation: sform_code and qform_code are 0: correct the header (dcm2niix writes it)"
             raise DataError(f"{case.files[0]}: {problem}")
         if one.lowest == one.highest:
             raise DataError(f"{case.files[0]}: every voxel is {one.lowest:g}: replace the file")

@@ -149,10 +149,8 @@ def kind_of(path: Path, kind: str = AUTO) -> str:
     if kind != AUTO:
         return kind
     image = open_image(path)
-    edges = image.header.get_zooms()[:3]
-    size_mm = [
-        edge * count * spatial_unit(image.header)[1] for edge, count in zip(edges, image.shape[:3], strict=False)
-    ]
+    in_mm = spatial_unit(image.header)[1]
+    size_mm = [in_mm * edge * count for edge, count in zip(image.header.get_zooms()[:3], image.shape[:3], strict=False)]
     if min(size_mm) >= HEAD_MM:
         return HEAD
     if max(size_mm) <= CROP_MM:
